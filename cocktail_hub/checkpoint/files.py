@@ -1,0 +1,113 @@
+"""The files of one ingredient, wherever they lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from cocktail_hub.errors import SourceError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+SKIPPED_FOLDERS = frozenset({".git", ".cache"})
+"""Folders of version control and of the Hub client: never part of a model."""
+
+
+class RepoFiles(Protocol):
+    """Read access to a repository or folder. Paths are posix and relative to its root."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages: a Hub id or a folder."""
+        ...
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Every file -> its size in bytes."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """Return the whole of a small file. Raises SourceError if there is none."""
+        ...
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Return bytes `start:stop` of a file. Raises SourceError if they cannot be read."""
+        ...
+
+
+class LocalFiles:
+    """A folder on this machine.
+
+    A link inside it may point to another file inside it. In a snapshot of the Hub's cache, links also point to
+    the blobs of the same repository. Every other link is refused: a model must not reach out of its folder.
+    """
+
+    def __init__(self, root: Path | str, *, name: str | None = None) -> None:
+        self.root = Path(root)
+        """The folder as it was given."""
+        self.name = name or str(root)
+        if not self.root.is_dir():
+            raise SourceError(f"There is no folder '{root}'.\nAn ingredient is a Hub id or an existing local folder.")
+        self._real_root = self.root.resolve()
+        self._blobs = _blobs_of_snapshot(self.root) or _blobs_of_snapshot(self._real_root)
+        self.sizes: dict[str, int] = dict(sorted(self._walk()))
+
+    def _walk(self) -> Iterator[tuple[str, int]]:
+        for folder, subfolders, names in os.walk(self.root):
+            subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
+            for name in names:
+                path = Path(folder, name)
+                if path.is_file():  # a dangling link is no file
+                    yield path.relative_to(self.root).as_posix(), path.stat().st_size
+
+    def path(self, path: str) -> Path:
+        """Return where a file lies on this machine.
+
+        Raises:
+            SourceError: there is no such file, or it is a link that leaves the folder.
+        """
+        if path not in self.sizes:
+            raise SourceError(f"'{self.name}' has no file '{path}'. {did_you_mean(path, self.sizes)}")
+        full = self.root / PurePosixPath(path)
+        real = full.resolve()
+        allowed = (self._real_root, self._blobs) if self._blobs else (self._real_root,)
+        if not any(real.is_relative_to(folder) for folder in allowed):
+            raise SourceError(
+                f"'{path}' of '{self.name}' is a link to '{real}', outside of its folder.\n"
+                "A model could read any file of this machine that way, so such links are not followed.\n"
+                "Put the file itself into the folder, or name the folder that holds it."
+            )
+        return full
+
+    def read(self, path: str) -> bytes:
+        """Return the whole of a small file."""
+        return self.read_range(path, 0, self.sizes.get(path, 0))
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Return bytes `start:stop` of a file."""
+        try:
+            with self.path(path).open("rb") as file:
+                file.seek(start)
+                data = file.read(stop - start)
+        except OSError as error:
+            if isinstance(error, SourceError):
+                raise
+            raise SourceError(f"Cannot read '{path}' of '{self.name}': {error}.") from error
+        if len(data) != stop - start:
+            raise SourceError(
+                f"'{path}' of '{self.name}' ended at byte {start + len(data)}, but {stop} were expected.\n"
+                "Something changed or truncated it after it was listed. Download or save it again."
+            )
+        return data
+
+
+def _blobs_of_snapshot(root: Path) -> Path | None:
+    """Return `…/models--org--name/blobs` if `root` is, or lies in, `…/models--org--name/snapshots/<commit>`."""
+    absolute = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow the links this looks at
+    for folder in (absolute, *absolute.parents):
+        blobs = folder.parent.parent / "blobs"
+        if folder.parent.name == "snapshots" and blobs.is_dir():
+            return blobs.resolve()
+    return None

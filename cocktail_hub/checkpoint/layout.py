@@ -1,0 +1,152 @@
+"""Which files of a folder hold its weights, and what is in them: known from headers alone."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from cocktail_hub.checkpoint.header import read_header
+from cocktail_hub.errors import CheckpointError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cocktail_hub.checkpoint.files import RepoFiles
+    from cocktail_hub.checkpoint.spec import TensorSpec
+
+Format = Literal["safetensors", "pickle"]
+HEADER_READERS = 16
+"""Headers read side by side: over the network each is a round trip."""
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".onnx", ".msgpack", ".h5", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFiles:
+    """The one set of weight files that a loader would take from a folder."""
+
+    format: Format
+    """How they are written."""
+    paths: tuple[str, ...]
+    """The files, posix paths from the root of the repository, in the order of their names."""
+    weight_map: Mapping[str, str] | None
+    """Tensor -> path from the index; `None` for a single file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What the weights of one folder of an ingredient look like."""
+
+    name: str
+    """The ingredient, for messages."""
+    folder: str
+    """Folder of the repository, posix, '' for its root."""
+    format: Format
+    """How the weight files are written."""
+    weight_files: tuple[str, ...]
+    """Paths from the root of the repository."""
+    specs: Mapping[str, TensorSpec]
+    """Tensor -> shape and dtype, in the order of files and of the data in them."""
+    file_of: Mapping[str, str]
+    """Tensor -> path from the root of the repository."""
+
+
+def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> WeightFiles:
+    """Pick one weight format as transformers does: safetensors before `.bin`, a single file before shards.
+
+    Args:
+        files: the repository.
+        folder: posix path of a folder in it, '' for the root.
+        stem: name of the file without suffix: 'model', or 'adapter_model' for PEFT.
+
+    Raises:
+        SourceError: the folder has no weights in either format, or lacks a shard.
+        CheckpointError: the index is damaged.
+    """
+    pickled = "pytorch_model" if stem == "model" else stem
+    candidates: tuple[tuple[Format, str], ...] = (("safetensors", f"{stem}.safetensors"), ("pickle", f"{pickled}.bin"))
+    for kind, name in candidates:
+        path = str(PurePosixPath(folder, name))
+        if path in files.sizes:
+            return WeightFiles(format=kind, paths=(path,), weight_map=None)
+        if f"{path}.index.json" in files.sizes:
+            weight_map = _read_index(files, folder, f"{path}.index.json")
+            return WeightFiles(format=kind, paths=tuple(sorted(set(weight_map.values()))), weight_map=weight_map)
+    place = f"'{files.name}'" if not folder else f"'{folder}' of '{files.name}'"
+    inside = [path for path in files.sizes if str(PurePosixPath(path).parent) == (folder or ".")]
+    found = ", ".join(path for path in inside if path.endswith(_WEIGHT_SUFFIXES)) or "no weight files"
+    raise SourceError(
+        f"{place} has neither {candidates[0][1]} nor {candidates[1][1]}, nor their shards; it has {found}.\n"
+        "Only weights that transformers loads into PyTorch can be mixed.\n"
+        "Name a repository, revision or subfolder with such weights, or save the model with `save_pretrained`."
+    )
+
+
+def read_layout(files: RepoFiles, folder: str = "", *, stem: str = "model") -> Layout:
+    """Read what a folder's weights look like, from headers alone.
+
+    Args:
+        files: the repository.
+        folder: posix path of a folder in it, '' for the root.
+        stem: name of the weight file without suffix: 'model', or 'adapter_model' for PEFT.
+
+    Raises:
+        SourceError: the folder has no weights, or a file cannot be read.
+        CheckpointError: a file is damaged, or index and shards disagree.
+    """
+    weights = find_weights(files, folder, stem=stem)
+    if weights.format == "pickle":
+        raise CheckpointError(f"'{weights.paths[0]}' of '{files.name}' is no safetensors file.", model=files.name)
+    with ThreadPoolExecutor(min(HEADER_READERS, len(weights.paths))) as pool:
+        headers = list(pool.map(lambda path: read_header(files, path), weights.paths))
+    specs: dict[str, TensorSpec] = {}
+    file_of: dict[str, str] = {}
+    for path, header in zip(weights.paths, headers, strict=True):
+        for tensor, slot in header.tensors.items():
+            if tensor in specs:
+                raise _disagrees(files.name, f"'{tensor}' is in both '{file_of[tensor]}' and '{path}'")
+            specs[tensor] = slot.spec
+            file_of[tensor] = path
+    for tensor, path in (weights.weight_map or {}).items():
+        if file_of.get(tensor) != path:
+            raise _disagrees(files.name, f"the index has '{tensor}' in '{path}', where it is not")
+    return Layout(
+        name=files.name,
+        folder=folder,
+        format=weights.format,
+        weight_files=weights.paths,
+        specs=specs,
+        file_of=file_of,
+    )
+
+
+def _disagrees(model: str, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"The weight files of '{model}' disagree: {what}.\n"
+        "Which tensor is meant cannot be known, so nothing was mixed.\n"
+        "Download or save the model again.",
+        model=model,
+    )
+
+
+def _read_index(files: RepoFiles, folder: str, path: str) -> dict[str, str]:
+    """Return tensor -> path of its shard from the root, for shards that exist inside `folder`."""
+    try:
+        weight_map = json.loads(files.read(path))["weight_map"]
+        shards = {tensor: PurePosixPath(name) for tensor, name in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _disagrees(files.name, f"'{path}' is no index with a `weight_map` of tensors to files") from error
+    for shard in sorted(set(shards.values())):
+        if shard.is_absolute() or ".." in shard.parts or "\\" in str(shard):
+            raise _disagrees(files.name, f"'{path}' names '{shard}', outside of its folder")
+        if str(PurePosixPath(folder, shard)) not in files.sizes:
+            raise SourceError(
+                f"'{files.name}' lacks the shard '{PurePosixPath(folder, shard)}' that '{path}' names.\n"
+                "Part of the model would be missing from the mix.\n"
+                "Download or save the model again, with all of its shards."
+            )
+    if not shards:
+        raise _disagrees(files.name, f"'{path}' names no tensor")
+    return {tensor: str(PurePosixPath(folder, shard)) for tensor, shard in shards.items()}

@@ -1,0 +1,81 @@
+"""Reads and writes at an offset that many threads may do at once, on every system."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+HAS_POSITIONAL_IO = hasattr(os, "preadv") and hasattr(os, "pwrite")
+"""Whether the system reads and writes at an offset in one call. Windows does not: there a lock guards a seek."""
+
+_BINARY = getattr(os, "O_BINARY", 0)
+_CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
+
+
+class PositionalFile:
+    """An open file without a position: each call says where it reads or writes."""
+
+    __slots__ = ("_at_once", "_lock", "fd", "path")
+
+    def __init__(self, path: Path, *, write: bool = False) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY
+        self.path = path
+        """Where the file lies."""
+        self.fd = os.open(path, flags | _BINARY | _CLOSE_ON_EXEC, 0o666)
+        """Descriptor; -1 once closed."""
+        self._at_once = HAS_POSITIONAL_IO
+        self._lock = threading.Lock()
+
+    def read_into(self, out: memoryview, offset: int) -> int:
+        """Fill `out` (bytes) from `offset`; return how many bytes there were, fewer only at the end of the file."""
+        done = 0
+        while done < len(out):
+            count = self._read_some(out[done:] if done else out, offset + done)
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def write_from(self, data: memoryview | bytes, offset: int) -> None:
+        """Write all of `data` at `offset`. Raises OSError, such as ENOSPC."""
+        view = memoryview(data)
+        done = 0
+        while done < len(view):
+            done += self._write_some(view[done:] if done else view, offset + done)
+
+    def _read_some(self, out: memoryview, offset: int) -> int:
+        if self._at_once:
+            return os.preadv(self.fd, [out], offset)
+        with self._lock:
+            os.lseek(self.fd, offset, os.SEEK_SET)
+            data = os.read(self.fd, len(out))
+        out[: len(data)] = data
+        return len(data)
+
+    def _write_some(self, data: memoryview, offset: int) -> int:
+        if self._at_once:
+            return os.pwrite(self.fd, data, offset)
+        with self._lock:
+            os.lseek(self.fd, offset, os.SEEK_SET)
+            return os.write(self.fd, data)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,239 @@
+"""The tensors of one ingredient, read a piece at a time into memory that the caller owns."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+import torch
+
+from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.header import TensorSlot, read_header
+from cocktail_hub.checkpoint.positional import PositionalFile
+from cocktail_hub.checkpoint.spec import BITS
+from cocktail_hub.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from cocktail_hub.checkpoint.layout import Layout
+    from cocktail_hub.checkpoint.spec import TensorSpec
+
+Piece = tuple[str, int, int]
+"""Elements `start:stop` of the flattened tensor of this name."""
+
+
+class TensorSource(Protocol):
+    """Anything that tensors can be read from: files, renamed files, a base with an adapter."""
+
+    @property
+    def name(self) -> str:
+        """The ingredient, for messages."""
+        ...
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Tensor -> shape and dtype."""
+        ...
+
+    def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
+        """Copy elements `start:stop` of the flattened tensor into `out`.
+
+        Args:
+            tensor: a key of `specs`.
+            start: first element.
+            stop: one past the last element.
+            out: 1-D, contiguous, on the CPU, of the tensor's dtype and exactly `stop - start` elements.
+
+        Raises:
+            CheckpointError: the file is shorter than it was, or has changed.
+
+        Many threads may read at once.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """A source that reads many pieces in one go: worth it for models of many small tensors."""
+
+    def read_pieces(self, pieces: Sequence[Piece], out: torch.Tensor) -> None:
+        """Copy the pieces, all of one dtype, one after the other into `out`, which they fill exactly."""
+        ...
+
+
+@runtime_checkable
+class WatchedSource(Protocol):
+    """A source that can tell whether what it reads from has changed since it was opened."""
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a file behind this source is not what it was when it was opened."""
+        ...
+
+
+def read_pieces(source: TensorSource, pieces: Sequence[Piece], out: torch.Tensor) -> None:
+    """Copy the pieces, all of one dtype, one after the other into `out`, which they fill exactly."""
+    if isinstance(source, BatchSource):
+        source.read_pieces(pieces, out)
+        return
+    done = 0
+    for tensor, start, stop in pieces:
+        source.read(tensor, start, stop, out[done : done + stop - start])
+        done += stop - start
+
+
+def byte_view(tensor: torch.Tensor) -> memoryview:
+    """Return the memory of a contiguous CPU tensor as writable bytes, without a copy."""
+    return tensor.view(torch.uint8).numpy().data
+
+
+class _Place(NamedTuple):
+    """One tensor's place in an open file; a plain tuple because it is looked up for each tensor of each model."""
+
+    file: PositionalFile
+    start: int
+    stop: int
+    itemsize: int
+
+
+class _Stamp(NamedTuple):
+    """What changes when a file is written to or replaced."""
+
+    size: int
+    modified: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> _Stamp:
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+class SafetensorsSource:
+    """The tensors of safetensors files, read with plain reads: a file cut short is an error, never a crash."""
+
+    def __init__(self, name: str, files: Mapping[Path, Mapping[str, TensorSlot]]) -> None:
+        self.name = name
+        """The ingredient, for messages."""
+        self.specs: dict[str, TensorSpec] = {}
+        """Tensor -> shape and dtype."""
+        self._places: dict[str, _Place] = {}
+        self._files: list[tuple[PositionalFile, _Stamp]] = []
+        for path, slots in files.items():
+            file = PositionalFile(path)
+            self._files.append((file, _Stamp.of(os.fstat(file.fd))))
+            for tensor, slot in slots.items():
+                self.specs[tensor] = slot.spec
+                self._places[tensor] = _Place(file, slot.start, slot.stop, BITS[slot.spec.dtype] // 8)
+
+    def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
+        """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorSource.read`)."""
+        self.read_pieces([(tensor, start, stop)], out)
+
+    def read_pieces(self, pieces: Sequence[Piece], out: torch.Tensor) -> None:
+        """Copy pieces into `out`; those that follow each other in the file are one read."""
+        view = byte_view(out)
+        file: PositionalFile | None = None
+        begin = end = done = 0  # the pending read: bytes begin:end of `file` go to view[done:]
+        for tensor, start, stop in pieces:
+            place = self._places[tensor]
+            first, last = place.start + start * place.itemsize, place.start + stop * place.itemsize
+            if not place.itemsize:
+                raise CheckpointError(
+                    f"'{tensor}' of '{self.name}' packs elements into parts of bytes.", model=self.name
+                )
+            if start < 0 or last > place.stop:
+                raise IndexError(f"'{tensor}' has no elements {start}:{stop}")
+            if first == last:
+                continue
+            if file is not place.file or first != end:
+                done += self._fill(file, view[done : done + end - begin], begin)
+                file, begin = place.file, first
+            end = last
+        done += self._fill(file, view[done : done + end - begin], begin)
+        if done != len(view):
+            raise ValueError(f"The pieces have {done} bytes, `out` has {len(view)}")
+
+    def _fill(self, file: PositionalFile | None, view: memoryview, offset: int) -> int:
+        if file is None:
+            return 0
+        try:
+            count = file.read_into(view, offset)
+        except OSError as error:
+            raise CheckpointError(
+                f"Reading '{file.path.name}' of '{self.name}' failed at byte {offset}: {error}.\n"
+                "Without these weights the mix cannot be finished.\n"
+                "Check the disk or network share, then run the same command again: finished shards are kept.",
+                model=self.name,
+            ) from error
+        if count != len(view):
+            raise CheckpointError(
+                f"'{file.path.name}' of '{self.name}' ended at byte {offset + count}; {len(view) - count} bytes are "
+                "missing.\nIt was cut short after it was opened, so the rest of its weights is lost.\n"
+                "Download or save it again, then run the same command again: finished shards are kept.",
+                model=self.name,
+            )
+        return count
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if a file was written to or replaced since it was opened."""
+        for file, opened in self._files:
+            try:
+                now = {_Stamp.of(os.fstat(file.fd)), _Stamp.of(file.path.stat())}
+            except OSError:  # gone from its path: changed as well
+                now = set()
+            if now != {opened}:
+                raise CheckpointError(
+                    f"'{file.path.name}' of '{self.name}' changed while it was being mixed.\n"
+                    "Part of the mix would come from the old file and part from the new one.\n"
+                    "Wait until nothing writes to it, then mix again.",
+                    model=self.name,
+                )
+
+    def close(self) -> None:
+        """Close the files; a second call does nothing."""
+        for file, _ in self._files:
+            file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_source(layout: Layout, root: Path | str) -> SafetensorsSource:
+    """Open the weight files of a layout that lie under `root`, and check that they are what the layout says.
+
+    Args:
+        layout: what `read_layout` found, here or on the Hub.
+        root: the folder that holds the repository's files on this machine.
+
+    Raises:
+        CheckpointError: a file is damaged, or is not the one the layout was read from.
+        SourceError: a file is missing or cannot be read.
+    """
+    files = LocalFiles(root, name=layout.name)
+    slots: dict[Path, Mapping[str, TensorSlot]] = {}
+    specs: dict[str, TensorSpec] = {}
+    for path in layout.weight_files:
+        header = read_header(files, str(PurePosixPath(path)))
+        slots[files.path(path)] = header.tensors
+        specs |= {tensor: slot.spec for tensor, slot in header.tensors.items()}
+    if specs != layout.specs:
+        differing = sorted(
+            name for name in specs.keys() | layout.specs.keys() if specs.get(name) != layout.specs.get(name)
+        )
+        raise CheckpointError(
+            f"The weight files of '{layout.name}' in '{root}' are not those that were checked: "
+            f"'{differing[0]}' differs.\n"
+            "They changed after their headers were read, or belong to another revision.\n"
+            "Download the model again.",
+            model=layout.name,
+        )
+    return SafetensorsSource(layout.name, slots)

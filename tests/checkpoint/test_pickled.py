@@ -1,0 +1,196 @@
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+
+import pytest
+import torch
+
+from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.layout import Layout
+from cocktail_hub.checkpoint.pickled import READ_AHEAD, PickledSource, read_pickle_specs
+from cocktail_hub.checkpoint.spec import TensorSpec
+from cocktail_hub.errors import CheckpointError, SourceError
+
+FILE = "pytorch_model.bin"
+
+
+class Counted(LocalFiles):
+    """Local files that count what is fetched, as if each read were a request."""
+
+    def __init__(self, root):
+        super().__init__(root, name="org/model")
+        self.requests, self.fetched = 0, 0
+
+    def read_range(self, path, start, stop):
+        self.requests += 1
+        self.fetched += stop - start
+        return super().read_range(path, start, stop)
+
+
+def save(root, content, **kwargs):
+    root.mkdir(exist_ok=True)
+    torch.save(content, root / FILE, **kwargs)
+    return Counted(root)
+
+
+def opened(files):
+    specs = read_pickle_specs(files, FILE)
+    layout = Layout(
+        name=files.name,
+        folder="",
+        format="pickle",
+        weight_files=(FILE,),
+        specs=specs,
+        file_of=dict.fromkeys(specs, FILE),
+    )
+    return PickledSource(layout, files.root)
+
+
+def read_all(source, name, dtype):
+    out = torch.empty(source.specs[name].numel, dtype=dtype)
+    source.read(name, 0, len(out), out)
+    return out.view(source.specs[name].shape)
+
+
+@pytest.fixture
+def state():
+    tied = torch.arange(12, dtype=torch.float32).reshape(4, 3)
+    return OrderedDict(
+        {
+            "embed.weight": tied,
+            "head.weight": tied,
+            "transposed": tied.t(),
+            "part": tied[1:3, 1:],
+            "half": torch.nn.Parameter(torch.tensor([1.5, -2.0], dtype=torch.bfloat16)),
+            "ids": torch.arange(5).expand((1, -1)),
+            "scalar": torch.tensor(3.0, dtype=torch.float16),
+            "empty": torch.empty(0, 4),
+        }
+    )
+
+
+def test_specs_come_in_the_order_of_the_file(tmp_path, state):
+    specs = read_pickle_specs(save(tmp_path, state), FILE)
+    assert list(specs) == list(state)
+    assert specs["transposed"] == TensorSpec((3, 4), "F32")
+    assert specs["half"] == TensorSpec((2,), "BF16")
+    assert specs["ids"] == TensorSpec((1, 5), "I64")
+    assert specs["scalar"] == TensorSpec((), "F16")
+    assert specs["empty"] == TensorSpec((0, 4), "F32")
+
+
+@pytest.mark.parametrize(
+    "name", ["embed.weight", "head.weight", "transposed", "part", "half", "ids", "scalar", "empty"]
+)
+def test_shared_strided_and_small_tensors_read_back_exactly(tmp_path, state, name):
+    source = opened(save(tmp_path, state))
+    assert torch.equal(read_all(source, name, state[name].dtype), state[name].detach())
+
+
+def test_any_piece_of_a_transposed_tensor_is_in_row_major_order(tmp_path, state):
+    source = opened(save(tmp_path, state))
+    flat = state["transposed"].reshape(-1)
+    for start in range(12):
+        for stop in range(start, 13):
+            out = torch.empty(stop - start)
+            source.read("transposed", start, stop, out)
+            assert torch.equal(out, flat[start:stop])
+
+
+def test_a_header_costs_a_few_requests_however_large_the_tensors_are(tmp_path):
+    files = save(tmp_path, {f"layer.{i}.weight": torch.zeros(300, 1000) for i in range(40)})
+    assert len(read_pickle_specs(files, FILE)) == 40
+    assert files.sizes[FILE] > 48_000_000
+    assert files.requests == 2
+    assert files.fetched <= 2 * READ_AHEAD
+
+
+def test_code_in_the_pickle_is_refused_and_never_run(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    files = save(tmp_path / "model", {"weight": torch.ones(2), "extra": Attack()})
+    with pytest.raises(CheckpointError, match=r"(?s)pickles `\S*mkdir`, which is more than tensors.*save_pretrained"):
+        read_pickle_specs(files, FILE)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_the_old_format_is_refused_with_the_fix(tmp_path):
+    files = save(tmp_path, {"weight": torch.ones(2)}, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"(?s)not in the zip format that torch writes since 1\.6.*safetensors"):
+        read_pickle_specs(files, FILE)
+
+
+def test_a_truncated_file_is_damaged(tmp_path):
+    files = save(tmp_path, {"weight": torch.ones(200)})
+    data = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(data[:-100])
+    with pytest.raises(CheckpointError, match="damaged or incomplete"):
+        read_pickle_specs(Counted(files.root), FILE)
+
+
+@pytest.mark.parametrize(
+    ("content", "held"),
+    [
+        ([torch.ones(2)], "a list"),
+        ({"model": {"weight": torch.ones(2)}, "step": 3}, "a dict under 'model'"),
+        ({"step": 3}, "a int under 'step'"),
+        ({"w": torch.ones(2).to_sparse()}, "a Tensor under 'w'"),
+        ({1: torch.ones(2)}, "a Tensor under 1"),
+    ],
+)
+def test_anything_but_a_flat_state_dict_is_refused(tmp_path, content, held):
+    with pytest.raises(CheckpointError, match=f"holds {held}; expected one mapping"):
+        read_pickle_specs(save(tmp_path, content), FILE)
+
+
+def test_an_ordinary_zip_file_is_no_checkpoint(tmp_path):
+    with zipfile.ZipFile(tmp_path / FILE, "w") as archive:
+        archive.writestr("model/readme.txt", "hello")
+    with pytest.raises(CheckpointError, match="a zip file without tensors"):
+        read_pickle_specs(Counted(tmp_path), FILE)
+
+
+def test_a_dtype_that_no_mix_can_hold_is_named(tmp_path):
+    files = save(tmp_path, {"w": torch.ones(2, dtype=torch.complex128)})
+    with pytest.raises(CheckpointError, match="complex128"):
+        read_pickle_specs(files, FILE)
+
+
+def test_a_file_that_changed_after_the_check_is_refused(tmp_path):
+    files = save(tmp_path, {"weight": torch.ones(2)})
+    layout = opened(files)
+    torch.save({"weight": torch.ones(3)}, tmp_path / FILE)
+    with pytest.raises(CheckpointError, match="has changed since it was opened"):
+        layout.check_unchanged()
+    with pytest.raises(CheckpointError, match="has changed since it was checked"):
+        PickledSource(
+            Layout(name="m", folder="", format="pickle", weight_files=(FILE,), specs=layout.specs, file_of={}), tmp_path
+        )
+
+
+def test_a_missing_shard_is_a_source_error(tmp_path):
+    source = opened(save(tmp_path, {"weight": torch.ones(2)}))
+    (tmp_path / FILE).unlink()
+    with pytest.raises(SourceError, match=FILE):
+        PickledSource(
+            Layout(name="m", folder="", format="pickle", weight_files=(FILE,), specs=source.specs, file_of={}), tmp_path
+        )
+    with pytest.raises(CheckpointError, match="has changed"):
+        source.check_unchanged()
+
+
+def test_a_pickle_that_is_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("cocktail_hub.checkpoint.pickled.MAX_PICKLE_BYTES", 10)
+    files = save(tmp_path, {"weight": torch.ones(2)})
+    with pytest.raises(CheckpointError, match="at most 10 are read"):
+        read_pickle_specs(files, FILE)
+
+
+def test_errors_survive_pickling(tmp_path):
+    files = save(tmp_path, [1])
+    with pytest.raises(CheckpointError) as caught:
+        read_pickle_specs(files, FILE)
+    assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args

@@ -1,1 +1,62 @@
-"""Shared fixtures."""
+"""A Hub on loopback for the whole test run.
+
+huggingface_hub reads HF_ENDPOINT once, when it is first imported, so the server starts here, above every other import.
+COCKTAIL_TEST_XET=1 runs the same tests over Xet instead of plain LFS.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cocktail_hub.testing import LoopbackHub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HOME = Path(tempfile.mkdtemp(prefix="cocktail-tests-"))
+_HUB = LoopbackHub(_HOME / "server", xet=os.environ.get("COCKTAIL_TEST_XET") == "1").start()
+_HUB.add_user("alice", token="hf_alice", orgs=("acme",))
+_HUB.add_user("bob", token="hf_bob")
+_HUB.add_user("reader", token="hf_reader", role="read")
+
+for _name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE"):
+    os.environ.pop(_name, None)
+os.environ.update(
+    _HUB.environment(_HOME / "home"),
+    COCKTAIL_HUB_CACHE=str(_HOME / "cocktail"),
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pass the one warning that the Hub client causes in its own upload code."""
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Use 'content=<...>' to upload raw bytes/text content:DeprecationWarning"
+    )
+
+
+def pytest_unconfigure() -> None:
+    """Stop the Hub and remove what it and the caches held."""
+    _HUB.close()
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def hub() -> Iterator[LoopbackHub]:
+    """The session's Hub, with an empty request log and, afterwards, no faults left."""
+    _HUB.clear_requests()
+    yield _HUB
+    _HUB.clear_faults()
+
+
+@pytest.fixture
+def token() -> str:
+    """A token that may write to `alice/...` and `acme/...`."""
+    return "hf_alice"

@@ -97,17 +97,16 @@ def read_layout(files: RepoFiles, folder: str = "", *, stem: str = "model") -> L
         CheckpointError: a file is damaged, or index and shards disagree.
     """
     weights = find_weights(files, folder, stem=stem)
-    if weights.format == "pickle":
-        raise CheckpointError(f"'{weights.paths[0]}' of '{files.name}' is no safetensors file.", model=files.name)
+    read_specs = _pickle_specs if weights.format == "pickle" else _safetensors_specs
     with ThreadPoolExecutor(min(HEADER_READERS, len(weights.paths))) as pool:
-        headers = list(pool.map(lambda path: read_header(files, path), weights.paths))
+        specs_of = list(pool.map(lambda path: read_specs(files, path), weights.paths))
     specs: dict[str, TensorSpec] = {}
     file_of: dict[str, str] = {}
-    for path, header in zip(weights.paths, headers, strict=True):
-        for tensor, slot in header.tensors.items():
+    for path, found in zip(weights.paths, specs_of, strict=True):
+        for tensor, spec in found.items():
             if tensor in specs:
                 raise _disagrees(files.name, f"'{tensor}' is in both '{file_of[tensor]}' and '{path}'")
-            specs[tensor] = slot.spec
+            specs[tensor] = spec
             file_of[tensor] = path
     for tensor, path in (weights.weight_map or {}).items():
         if file_of.get(tensor) != path:
@@ -120,6 +119,16 @@ def read_layout(files: RepoFiles, folder: str = "", *, stem: str = "model") -> L
         specs=specs,
         file_of=file_of,
     )
+
+
+def _safetensors_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:
+    return {tensor: slot.spec for tensor, slot in read_header(files, path).tensors.items()}
+
+
+def _pickle_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:
+    from cocktail_hub.checkpoint.pickled import read_pickle_specs  # loads torch
+
+    return read_pickle_specs(files, path)
 
 
 def _disagrees(model: str, what: str) -> CheckpointError:

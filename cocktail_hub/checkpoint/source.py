@@ -10,6 +10,7 @@ import torch
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.header import TensorSlot, read_header
+from cocktail_hub.checkpoint.pickled import PickledSource
 from cocktail_hub.checkpoint.positional import PositionalFile
 from cocktail_hub.checkpoint.spec import BITS
 from cocktail_hub.errors import CheckpointError
@@ -207,7 +208,7 @@ class SafetensorsSource:
         self.close()
 
 
-def open_source(layout: Layout, root: Path | str) -> SafetensorsSource:
+def open_source(layout: Layout, root: Path | str) -> SafetensorsSource | PickledSource:
     """Open the weight files of a layout that lie under `root`, and check that they are what the layout says.
 
     Args:
@@ -218,6 +219,8 @@ def open_source(layout: Layout, root: Path | str) -> SafetensorsSource:
         CheckpointError: a file is damaged, or is not the one the layout was read from.
         SourceError: a file is missing or cannot be read.
     """
+    if layout.format == "pickle":
+        return PickledSource(layout, Path(root))
     files = LocalFiles(root, name=layout.name)
     slots: dict[Path, Mapping[str, TensorSlot]] = {}
     specs: dict[str, TensorSpec] = {}

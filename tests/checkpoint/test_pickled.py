@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import zipfile
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.layout import Layout
+from cocktail_hub.checkpoint.layout import Layout, read_layout
 from cocktail_hub.checkpoint.pickled import READ_AHEAD, PickledSource, read_pickle_specs
+from cocktail_hub.checkpoint.source import open_source
 from cocktail_hub.checkpoint.spec import TensorSpec
 from cocktail_hub.errors import CheckpointError, SourceError
 
@@ -194,3 +196,16 @@ def test_errors_survive_pickling(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         read_pickle_specs(files, FILE)
     assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
+
+
+def test_a_sharded_bin_checkpoint_is_one_layout(tmp_path):
+    state = {"a": torch.ones(2), "b": torch.arange(6.0).reshape(2, 3).t()}
+    torch.save({"a": state["a"]}, tmp_path / "pytorch_model-00001-of-00002.bin")
+    torch.save({"b": state["b"]}, tmp_path / "pytorch_model-00002-of-00002.bin")
+    weight_map = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
+    (tmp_path / f"{FILE}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    layout = read_layout(LocalFiles(tmp_path))
+    assert (layout.format, dict(layout.file_of)) == ("pickle", weight_map)
+    with open_source(layout, tmp_path) as source:
+        for name, tensor in state.items():
+            assert torch.equal(read_all(source, name, torch.float32), tensor)

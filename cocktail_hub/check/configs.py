@@ -1,0 +1,80 @@
+"""Do the ingredients' configs describe the same network? What differs, and does it matter?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cocktail_hub.errors import IncompatibleError
+
+MATTERS = frozenset(
+    {
+        "hidden_act",
+        "hidden_activation",
+        "layer_norm_eps",
+        "layer_norm_epsilon",
+        "rms_norm_eps",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "partial_rotary_factor",
+        "sliding_window",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "position_embedding_type",
+        "tie_word_embeddings",
+        "attention_bias",
+        "scale_embedding",
+        "logits_scaling",
+        "feed_forward_proj",
+        "num_experts_per_tok",
+    }
+)
+"""Keys that change what the same weights compute; the result follows the ingredient that gives the config."""
+
+
+def require_same_family(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse ingredients of another model type. Other heads show in the tensors, which are compared later.
+
+    Raises:
+        IncompatibleError: says both architectures and who has them.
+    """
+    for name, config in zip(names[1:], configs[1:], strict=True):
+        mine, theirs = configs[0].get("model_type"), config.get("model_type")
+        if mine and theirs and mine != theirs:
+            raise IncompatibleError(
+                f"Cannot mix '{name}' with '{names[0]}': it is a {_architecture(config)} (model type '{theirs}'), not a "
+                f"{_architecture(configs[0])} ('{mine}').\n"
+                "Weights are averaged tensor by tensor, so every ingredient must be the same network.\n"
+                f"Remove '{name}' from `ingredients`, or choose a model fine-tuned from the same base.",
+                model=name,
+            )
+
+
+def differences(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What differs between the configs and changes what the weights compute, a sentence each."""
+    notes = []
+    for name, config in zip(names[1:], configs[1:], strict=True):
+        if _architecture(configs[0]) != _architecture(config):
+            notes.append(f"'{name}' is a {_architecture(config)}, '{names[0]}' a {_architecture(configs[0])}.")
+        for key in sorted(MATTERS & (configs[0].keys() & config.keys())):
+            if configs[0][key] != config[key]:
+                notes.append(f"`{key}` is {configs[0][key]!r} in '{names[0]}' and {config[key]!r} in '{name}'.")
+    return notes
+
+
+def module_differences(names: Sequence[str], modules: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """How the sentence-transformers modules differ from the first ingredient's, a sentence each."""
+    chains = [[str(module["type"]).rsplit(".", 1)[-1] for module in chain] for chain in modules]
+    return [
+        f"The modules of '{name}' ({' > '.join(chain) or 'none'}) differ from those of '{names[0]}' "
+        f"({' > '.join(chains[0]) or 'none'}), which the mix has."
+        for name, chain in zip(names[1:], chains[1:], strict=True)
+        if chain != chains[0]
+    ]
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    return " / ".join(map(str, names)) if isinstance(names, list) and names else "model"

@@ -1,0 +1,192 @@
+"""Which files of a repository make up the model: weights to mix, small files to carry over. Names and JSON only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.checkpoint.layout import find_weights
+from cocktail_hub.errors import CheckpointError, SourceError
+
+if TYPE_CHECKING:
+    from cocktail_hub.checkpoint.files import RepoFiles
+
+ADAPTER_CONFIG = "adapter_config.json"
+MODULES = "modules.json"
+WEIGHT_STEMS = ("model", "pytorch_model")
+_CARRIED = ("*.json", "*.txt", "*.jinja", "*.model", "*.spm", "*.tiktoken", "*.vocab", "*.bpe", "LICENSE*", "NOTICE*")
+_NOT_CARRIED = (
+    "*.index.json",
+    "adapter_config.json",
+    "recipe.json",
+    "trainer_state.json",
+    "*_results.json",
+    "optimizer*",
+    "scheduler*",
+    "openvino_*",
+    "tf_model*",
+    "flax_model*",
+    "requirements*.txt",
+    "quantize_config.json",
+)
+_TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
+CODE = "*.py"
+"""Code of models that transformers does not know; carried only where the caller trusts it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a mix takes from one repository."""
+
+    name: str
+    """The ingredient, for messages."""
+    main: str
+    """Folder of the transformer's config and weights: '' but for old sentence-transformers layouts."""
+    weight_folders: tuple[str, ...]
+    """Folders with weights, `main` first: the transformer, then the modules of sentence-transformers."""
+    weight_files: tuple[str, ...]
+    """The weight files in them, of one format each, with their indexes."""
+    carried: tuple[str, ...]
+    """Config, tokenizer, processor, pooling and licence files."""
+    code: tuple[str, ...]
+    """Python files that the model's own loader would run."""
+    adapter: bool = False
+    """Whether the repo holds a PEFT adapter instead of a whole model."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Everything that a mix needs from this repository."""
+        return tuple(dict.fromkeys((*self.carried, *self.weight_files)))
+
+
+def read_contents(files: RepoFiles) -> Contents:
+    """Tell weights from the rest, and leave out every other format (onnx, openvino, gguf, flax, `original/`).
+
+    Raises:
+        SourceError: there are no weights that can be mixed.
+        CheckpointError: `modules.json` is damaged.
+    """
+    if _is_adapter(files):
+        carried = tuple(path for path in files.sizes if _carries(path, ("",)))
+        weights = find_weights(files, stem="adapter_model")
+        needed = (ADAPTER_CONFIG, *weights.paths)
+        return Contents(
+            name=files.name, main="", weight_folders=("",), weight_files=needed, carried=carried, code=(), adapter=True
+        )
+    modules = read_modules(files)
+    folders = _model_folders(files, modules)
+    main = folders[0]
+    weighted = tuple(folder for folder in folders if folder == main or _has_weights(files, folder))
+    return Contents(
+        name=files.name,
+        main=main,
+        weight_folders=weighted,
+        weight_files=tuple(path for folder in weighted for path in _weight_paths(files, folder)),
+        carried=tuple(path for path in files.sizes if _carries(path, ("", *folders, *_TEMPLATE_FOLDERS))),
+        code=tuple(path for path in files.sizes if fnmatchcase(path, CODE) and "/" not in path),
+    )
+
+
+def read_modules(files: RepoFiles) -> list[dict[str, Any]]:
+    """The modules of a sentence-transformers model in order, each with `path` and `type`; empty where there are none.
+
+    Raises:
+        CheckpointError: `modules.json` is damaged, or a path in it leaves the repository.
+    """
+    if MODULES not in files.sizes:
+        return []
+    modules = read_json(files, MODULES)
+    if not isinstance(modules, list) or not all(isinstance(m, dict) and {"path", "type"} <= m.keys() for m in modules):
+        raise CheckpointError(
+            f"'{MODULES}' of '{files.name}' is not a list of modules with `path` and `type`.\n"
+            "Without it the embeddings would be pooled in some other way.\nSave the model again.",
+            model=files.name,
+        )
+    for module in modules:
+        path = PurePosixPath(str(module["path"]))
+        if path.is_absolute() or ".." in path.parts:
+            raise CheckpointError(f"'{MODULES}' of '{files.name}' names '{path}', outside of the repo.", model=files.name)
+    return modules
+
+
+def read_json(files: RepoFiles, path: str) -> Any:
+    """A JSON file of the repository.
+
+    Raises:
+        SourceError: there is no such file.
+        CheckpointError: it is not JSON.
+    """
+    try:
+        return json.loads(files.read(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{path}' of '{files.name}' is not JSON: {error}", model=files.name) from error
+
+
+def read_config(files: RepoFiles, folder: str = "") -> Mapping[str, Any]:
+    """`config.json` of a folder, empty where there is none (static embeddings have none).
+
+    Raises:
+        CheckpointError: it is not a JSON mapping.
+    """
+    path = str(PurePosixPath(folder, "config.json"))
+    if path not in files.sizes:
+        return {}
+    config = read_json(files, path)
+    if not isinstance(config, Mapping):
+        raise CheckpointError(f"'{path}' of '{files.name}' is not a JSON mapping.", model=files.name)
+    return config
+
+
+def _is_adapter(files: RepoFiles) -> bool:
+    return ADAPTER_CONFIG in files.sizes and not _has_weights(files, "")
+
+
+def _model_folders(files: RepoFiles, modules: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Folders that belong to the model, the transformer's first; those below a module's folder are its parts."""
+    if not modules:
+        return ("",)
+    tops = [str(module["path"]).strip("/") for module in modules]
+    inside = {str(PurePosixPath(path).parent) for path in files.sizes}
+    nested = sorted(
+        folder for folder in inside if folder != "." and any(top and folder.startswith(f"{top}/") for top in tops)
+    )
+    return tuple(dict.fromkeys((*tops, *nested)))
+
+
+def _has_weights(files: RepoFiles, folder: str) -> bool:
+    names = [f"{stem}{suffix}" for stem in WEIGHT_STEMS for suffix in (".safetensors", ".bin")]
+    candidates = [str(PurePosixPath(folder, name)) for name in names]
+    return any(path in files.sizes or f"{path}.index.json" in files.sizes for path in candidates)
+
+
+def _weight_paths(files: RepoFiles, folder: str) -> tuple[str, ...]:
+    try:
+        weights = find_weights(files, folder)
+    except SourceError as error:
+        if folder == "" and any(path.endswith(".gguf") for path in files.sizes):
+            raise SourceError(
+                f"'{files.name}' holds GGUF files only.\nThey are quantised, and a mix of rounded weights is worse "
+                "than its parts.\nName the repo with the original safetensors weights."
+            ) from error
+        raise
+    index = [f"{path}.index.json" for path in _index_stems(folder) if f"{path}.index.json" in files.sizes]
+    return (*weights.paths, *(index if weights.weight_map is not None else ()))
+
+
+def _index_stems(folder: str) -> tuple[str, ...]:
+    return tuple(str(PurePosixPath(folder, name)) for name in ("model.safetensors", "pytorch_model.bin"))
+
+
+def _carries(path: str, folders: tuple[str, ...]) -> bool:
+    parent = str(PurePosixPath(path).parent)
+    name = PurePosixPath(path).name
+    return (
+        ("" if parent == "." else parent) in folders
+        and not name.startswith(".")
+        and any(fnmatchcase(name, pattern) for pattern in _CARRIED)
+        and not any(fnmatchcase(name, pattern) for pattern in _NOT_CARRIED)
+    )

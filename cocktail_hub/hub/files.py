@@ -1,0 +1,212 @@
+"""Models on the Hub: pin a revision, look at files before the weights, download what a mix needs."""
+
+from __future__ import annotations
+
+import glob
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import (
+    HfApi,
+    get_cached_repo_tree,
+    hf_hub_download,
+    hf_hub_url,
+    is_offline_mode,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import CachedRepoTreeNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+from cocktail_hub.errors import SourceError, did_you_mean
+from cocktail_hub.hub.failures import explained
+from cocktail_hub.version import USER_AGENT, VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SIDE_BY_SIDE = 4
+"""Models downloaded at the same time; each fetches several files at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """How to talk to the Hub; the fields mean what they mean in `from_pretrained`."""
+
+    token: str | bool | None = None
+    """Access token; `None`: the saved one; `False`: none. Never logged, cached or written."""
+    local_files_only: bool = False
+    """Ask nothing of the Hub; take everything from the local cache."""
+    cache_dir: str | Path | None = None
+    """Folder of the Hub cache; `None`: `HF_HUB_CACHE`."""
+    force_download: bool = False
+    """Download files again even if they are cached."""
+
+    @property
+    def offline(self) -> bool:
+        """Whether the Hub is not to be asked."""
+        return self.local_files_only or is_offline_mode()
+
+    @property
+    def api(self) -> HfApi:
+        """A client that says who is asking."""
+        return HfApi(token=self.token, library_name="cocktail_hub", library_version=VERSION, user_agent=USER_AGENT)
+
+
+def pin(model: str, revision: str | None, options: HubOptions, *, repo_type: str | None = None) -> str:
+    """The 40-hex commit that `revision` of a repo points to; without the Hub, what it last pointed to.
+
+    Raises:
+        SourceError: no such repo or revision, no access, or not cached and the Hub is out of reach.
+    """
+    with explained(model, revision):
+        return options.api.resolve_revision(
+            model,
+            revision=revision,
+            repo_type=repo_type,
+            cache_dir=options.cache_dir,
+            local_files_only=options.local_files_only,
+        ).resolved
+
+
+class HubFiles:
+    """A Hub repo at a commit, as `RepoFiles`: everything that can be known before its weights are downloaded."""
+
+    def __init__(self, model: str, commit: str, options: HubOptions, *, repo_type: str | None = None) -> None:
+        self.model = model
+        """Repo id."""
+        self.commit = commit
+        """Full commit hash; what it names never changes, so whatever is cached is right."""
+        self.options = options
+        self.repo_type = repo_type
+        self.name = model
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Every file -> its size in bytes."""
+        with explained(self.model, self.commit):
+            return dict(sorted(self._listing().items()))
+
+    def _listing(self) -> dict[str, int]:
+        try:
+            tree = get_cached_repo_tree(
+                self.model, repo_type=self.repo_type, revision=self.commit, cache_dir=self.options.cache_dir
+            )
+        except CachedRepoTreeNotFoundError:
+            if self.options.offline:
+                return self._cached_files()
+            found = self.options.api.list_repo_tree(
+                self.model, recursive=True, revision=self.commit, repo_type=self.repo_type
+            )
+            tree = [entry for entry in found if isinstance(entry, RepoFile)]
+        return {entry.path: entry.size for entry in tree}
+
+    def _cached_files(self) -> dict[str, int]:
+        folder = Path(
+            snapshot_download(
+                self.model,
+                repo_type=self.repo_type,
+                revision=self.commit,
+                cache_dir=self.options.cache_dir,
+                local_files_only=True,
+            )
+        )
+        return {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+
+    def path(self, path: str) -> Path:
+        """Download one small file into the Hub cache and return where it is."""
+        self._require(path)
+        with explained(self.model, self.commit):
+            return Path(
+                hf_hub_download(
+                    self.model,
+                    path,
+                    repo_type=self.repo_type,
+                    revision=self.commit,
+                    cache_dir=self.options.cache_dir,
+                    token=self.options.token,
+                    local_files_only=self.options.local_files_only,
+                    library_name="cocktail_hub",
+                    library_version=VERSION,
+                    user_agent=USER_AGENT,
+                )
+            )
+
+    def read(self, path: str) -> bytes:
+        """The whole of a small file, through the Hub cache."""
+        return self.path(path).read_bytes()
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes `start:stop` of a file, from the cache or by an HTTP range request.
+
+        Raises:
+            SourceError: the file is not there, or fewer bytes came than were asked for.
+        """
+        self._require(path)
+        if start >= stop:
+            return b""
+        cached = try_to_load_from_cache(
+            self.model, path, cache_dir=self.options.cache_dir, revision=self.commit, repo_type=self.repo_type
+        )
+        data = _read_local(Path(cached), start, stop) if isinstance(cached, str) else self._fetch(path, start, stop)
+        if len(data) != stop - start:
+            raise SourceError(
+                f"'{path}' of '{self.name}' gave {len(data)} bytes where {stop - start} were asked for.\n"
+                "Its header cannot be read.\nTry again; if it stays, the file on the Hub is truncated."
+            )
+        return data
+
+    def _fetch(self, path: str, start: int, stop: int) -> bytes:
+        with explained(self.model, self.commit):
+            url = hf_hub_url(self.model, path, repo_type=self.repo_type, revision=self.commit)
+            headers = build_hf_headers(
+                token=self.options.token, library_name="cocktail_hub", library_version=VERSION, user_agent=USER_AGENT
+            )
+            response = http_backoff(
+                "GET",
+                url,
+                headers={**headers, "Range": f"bytes={start}-{stop - 1}"},
+                follow_redirects=True,
+            )
+            hf_raise_for_status(response)
+        whole: bytes = response.content
+        return whole[start:stop] if response.status_code == 200 else whole  # noqa: PLR2004: the range was ignored
+
+    def _require(self, path: str) -> None:
+        if path not in self.sizes:
+            raise SourceError(f"'{self.name}' has no file '{path}'. {did_you_mean(path, self.sizes)}")
+
+    def download(self, paths: Sequence[str]) -> Path:
+        """Bring `paths` into the Hub cache and return the snapshot folder that holds them."""
+        with explained(self.model, self.commit):
+            return Path(
+                snapshot_download(
+                    self.model,
+                    repo_type=self.repo_type,
+                    revision=self.commit,
+                    cache_dir=self.options.cache_dir,
+                    token=self.options.token,
+                    local_files_only=self.options.local_files_only,
+                    force_download=self.options.force_download,
+                    allow_patterns=[glob.escape(path) for path in paths],
+                    library_name="cocktail_hub",
+                    library_version=VERSION,
+                    user_agent=USER_AGENT,
+                )
+            )
+
+
+def _read_local(path: Path, start: int, stop: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(stop - start)
+
+
+def download_all(wanted: Sequence[tuple[HubFiles, Sequence[str]]]) -> list[Path]:
+    """Download the files of several models side by side; returns a snapshot folder for each, in order."""
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        return list(pool.map(lambda pair: pair[0].download(pair[1]), wanted))

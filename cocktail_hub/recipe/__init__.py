@@ -1,0 +1,30 @@
+"""Recipes: what goes into a mix, in which shares, mixed how. No network, no torch."""
+
+from cocktail_hub.recipe.ingredient import COMMIT, Anchor, Ingredient, Pin, is_local
+from cocktail_hub.recipe.reading import SUFFIXES, dump_yaml, parse_recipe, read_recipe, recipe_from_mapping
+from cocktail_hub.recipe.recipe import DTYPES, SCHEMA, TASKS, LayerRule, Recipe
+from cocktail_hub.recipe.resolved import MERGE_FORMAT, ResolvedRecipe, as_resolved, canonical_json
+from cocktail_hub.recipe.weighting import Weighting
+
+__all__ = [
+    "COMMIT",
+    "DTYPES",
+    "MERGE_FORMAT",
+    "SCHEMA",
+    "SUFFIXES",
+    "TASKS",
+    "Anchor",
+    "Ingredient",
+    "LayerRule",
+    "Pin",
+    "Recipe",
+    "ResolvedRecipe",
+    "Weighting",
+    "as_resolved",
+    "canonical_json",
+    "dump_yaml",
+    "is_local",
+    "parse_recipe",
+    "read_recipe",
+    "recipe_from_mapping",
+]

@@ -1,0 +1,133 @@
+"""One checkpoint of a mix: which model, at which revision, in which share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from cocktail_hub.errors import RecipeError
+from cocktail_hub.recipe.values import as_mapping, as_number, as_text, reject_unknown
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A full git commit hash, which is what a resolved revision is."""
+CONTENT_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+"""Digest over the files of a local folder, as `resolve` writes it."""
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def is_local(model: str) -> bool:
+    """Whether `model` names a folder rather than a Hub repo: it exists, or is written as a path."""
+    return (
+        model.startswith((".", "~", "/"))
+        or PureWindowsPath(model).drive != ""
+        or "\\" in model
+        or Path(model).is_dir()
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """A model at a revision: what is asked for, and, once resolved, what it points to."""
+
+    model: str
+    """Hub id (`org/name`) or local folder."""
+    revision: str | None = None
+    """Branch, tag or commit; `None` is the default branch. A 40-hex commit once resolved. Hub ids only."""
+    requested: str | None = None
+    """What `revision` was before it was resolved. Written by `resolve`."""
+    digest: str | None = None
+    """`sha256:...` over the files of a local folder. Written by `resolve`."""
+    base: Pin | None = None
+    """The model that a PEFT adapter adapts. Written by `resolve`; may be given where the adapter names none."""
+
+    def __post_init__(self) -> None:
+        as_text(self.model, "model")
+        for key in ("revision", "requested", "digest"):
+            if getattr(self, key) is not None:
+                as_text(getattr(self, key), f"{key} of '{self.model}'")
+        if self.digest is not None and not CONTENT_DIGEST.fullmatch(self.digest):
+            raise RecipeError(f"`digest` of '{self.model}' must be 'sha256:' and 64 hex digits, got {self.digest!r}.")
+        if not is_local(self.model) and self.digest is None and not _HUB_ID.fullmatch(self.model):
+            raise RecipeError(
+                f"`model` must be a Hub id such as 'org/name' or a local folder, got {self.model!r}.\n"
+                "Write a local folder as './name' or as an absolute path; give a branch or commit as `revision`."
+            )
+
+    @property
+    def pinned(self) -> bool:
+        """Whether this names exact content: a commit, or the digest of a folder."""
+        exact = self.digest is not None or bool(self.revision and COMMIT.fullmatch(self.revision))
+        return exact and (self.base is None or self.base.pinned)
+
+    @property
+    def label(self) -> str:
+        """Name for messages: `org/name`, or `org/name@revision` where one was asked for."""
+        asked = self.requested or self.revision
+        return f"{self.model}@{asked[:12]}" if asked and asked != "main" else self.model
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys that say something, in the order in which people read them."""
+        shown: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        if self.base is not None:
+            shown["base"] = self.base.to_dict()
+        return shown
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the content: the commit of a repo or the digest of a folder, not how it was asked for."""
+        exact = {"digest": self.digest} if self.digest else {"model": self.model, "revision": self.revision}
+        return exact | ({"base": self.base.identity()} if self.base else {})
+
+    @classmethod
+    def from_value(cls, value: Any, key: str) -> Pin:
+        """Read `org/name`, `org/name@revision`, or a mapping with the keys of this class.
+
+        Raises:
+            RecipeError: a key is unknown or missing, or a value is of the wrong kind.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls(**_split_revision(value))
+        data = dict(as_mapping(value, key))
+        reject_unknown(data, [f.name for f in fields(cls)], f"`{key}`")
+        if "model" not in data:
+            raise RecipeError(f"`{key}` has no `model`. Give a Hub id such as 'org/name', or a local folder.")
+        if data.get("base") is not None:
+            data["base"] = Pin.from_value(data["base"], f"{key}.base")
+        return cls(**data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingredient(Pin):
+    """One checkpoint in the mix."""
+
+    weight: float | None = None
+    """Share of the mix, dimensionless. `None`: computed by the recipe's `weighting`."""
+
+    def __post_init__(self) -> None:
+        Pin.__post_init__(self)
+        if self.weight is not None:
+            object.__setattr__(self, "weight", as_number(self.weight, f"weight of '{self.model}'"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchor(Pin):
+    """The model that LM-Cocktail holds on to: `share * anchor + (1 - share) * sum of the others`."""
+
+    share: float = 0.5
+    """Share of the anchor in the whole mix, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        Pin.__post_init__(self)
+        object.__setattr__(self, "share", as_number(self.share, "anchor.share", low=0.0, high=1.0))
+
+
+def _split_revision(text: str) -> Mapping[str, Any]:
+    """`org/name@revision` -> both parts; a local path is taken as it stands."""
+    if is_local(text) or "@" not in text:
+        return {"model": text}
+    model, _, revision = text.partition("@")
+    return {"model": model, "revision": revision}

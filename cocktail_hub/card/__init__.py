@@ -1,0 +1,23 @@
+"""Model cards: the README.md that says what a mix is made of, how to load it and how to make it again."""
+
+from cocktail_hub.card.facts import CardFacts
+from cocktail_hub.card.license import License, LicenseInfo, combine_licenses, license_of
+from cocktail_hub.card.metadata import read_metadata
+from cocktail_hub.card.public import public_recipe, scrub
+from cocktail_hub.card.readme import END, START, merge_readme
+from cocktail_hub.card.render import render_card
+
+__all__ = [
+    "END",
+    "START",
+    "CardFacts",
+    "License",
+    "LicenseInfo",
+    "combine_licenses",
+    "license_of",
+    "merge_readme",
+    "public_recipe",
+    "read_metadata",
+    "render_card",
+    "scrub",
+]

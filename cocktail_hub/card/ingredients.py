@@ -1,0 +1,47 @@
+"""The table of ingredients: which model, at which commit, asked for how, in which share."""
+
+from __future__ import annotations
+
+from cocktail_hub.card.evidence import loss_column
+from cocktail_hub.card.markdown import code, commit_link, escape, hub_link, number, table
+from cocktail_hub.recipe import COMMIT, Pin, ResolvedRecipe
+
+_SHOWN_DIGITS = 12
+
+
+def ingredient_table(recipe: ResolvedRecipe) -> str:
+    """One row per ingredient, in recipe order, then the base of the method. The recipe must be a public one."""
+    losses = loss_column(recipe)
+    header = ["Ingredient", "Commit", "Asked for", "Share" if recipe.spec.convex else "Weight"]
+    rows = [[*_model_cells(i), number(i.weight or 0.0)] for i in recipe.ingredients]
+    if recipe.base is not None:
+        rows.append([*_model_cells(recipe.base), "base"])
+    if losses is not None:
+        header.append("Loss")
+        rows = [[*row, loss] for row, loss in zip(rows, [*losses, ""], strict=False)]
+    return table(header, rows)
+
+
+def shown(pin: Pin) -> str:
+    """Name of a model: a link to the Hub, or the name of a local folder."""
+    return f"{code(pin.model.removeprefix('./'))} (local folder)" if pin.digest else hub_link(pin.model)
+
+
+def _model_cells(pin: Pin) -> list[str]:
+    """Model, commit and requested revision; an adapter's base follows it in the same cells."""
+    cells = [shown(pin), _exact(pin), _requested(pin)]
+    if pin.base is None:
+        return cells
+    return [f"{cell} on {under}" for cell, under in zip(cells[:2], _model_cells(pin.base), strict=False)] + cells[2:]
+
+
+def _exact(pin: Pin) -> str:
+    if pin.digest is not None:
+        return code(f"sha256:{pin.digest.removeprefix('sha256:')[:_SHOWN_DIGITS]}")
+    return commit_link(pin.model, pin.revision or "")
+
+
+def _requested(pin: Pin) -> str:
+    if pin.digest is not None or pin.requested is None:
+        return ""
+    return code(pin.requested[:7]) if COMMIT.fullmatch(pin.requested) else escape(pin.requested)

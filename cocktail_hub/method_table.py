@@ -1,4 +1,4 @@
-"""What each merge method needs and takes: names, ranges, defaults, sources. Data only; the functions are in `methods`."""
+"""The merge methods and what each one takes: names, ranges, defaults, sources. Data only; see `methods`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""From header specs to a plan, and from a plan to weight files."""

@@ -1,0 +1,64 @@
+"""How many threads with buffers of which size: memory that depends on the machine, never on the model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from cocktail_hub.errors import MergeError
+
+MAX_MEMORY = 1 << 30
+"""Default for the most bytes that the buffers of a merge take together."""
+ARENA_BYTES = 6 << 20
+"""Buffers of one thread: about half of what fits into the second- and third-level cache of a core."""
+MIN_ARENA_BYTES = 1 << 18
+"""With less, the time goes into calls rather than arithmetic."""
+SEARCH_BYTES = 1 << 20
+"""Counters of one search for an order statistic."""
+MAX_THREADS = 16
+"""Default for the most threads: reading, adding and writing are bound by memory and disk from here on."""
+
+
+def usable_cpus() -> int:
+    """Return how many processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What a merge may use."""
+
+    threads: int
+    """Threads that read, compute and write. >= 1."""
+    arena: int
+    """Bytes of buffers per thread."""
+    searches: int
+    """Searches for an order statistic that a thread holds at once; 0 for methods that need none."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers together."""
+        return self.threads * (self.arena + self.searches * SEARCH_BYTES)
+
+    @classmethod
+    def of(cls, *, threads: int | None, max_memory: int | None, searches: int = 0) -> Budget:
+        """Fit threads and buffers into `max_memory` bytes: first smaller buffers, then fewer threads.
+
+        Raises:
+            MergeError: not even one thread fits, or `threads` is below 1.
+        """
+        limit = MAX_MEMORY if max_memory is None else max_memory
+        wanted = min(usable_cpus(), MAX_THREADS) if threads is None else threads
+        least = MIN_ARENA_BYTES + searches * SEARCH_BYTES
+        if wanted < 1:
+            raise MergeError(f"`threads` must be at least 1, got {wanted}.")
+        if limit < least:
+            raise MergeError(
+                f"`max_memory` of {limit:,} bytes is too little: the smallest buffers take {least:,} bytes.\n"
+                f"Allow at least that; the default is {MAX_MEMORY:,}."
+            )
+        count = min(wanted, limit // least)
+        arena = min(ARENA_BYTES, limit // count - searches * SEARCH_BYTES)
+        return cls(threads=count, arena=arena, searches=searches)

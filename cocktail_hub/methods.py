@@ -1,0 +1,287 @@
+"""Merge methods: pure functions from tensors to a tensor. No files, no configuration, no global state.
+
+Each method is written twice. Under its own name it takes whole tensors and returns a new one: that is its definition.
+The engine calls the same steps (`accumulate`, `Ties`, `round_once`, `settle_nan`) on chunks, in buffers that it reuses.
+
+The numbers are the same on every processor: a product and a sum are two operations, since fusing them rounds once on
+some processors and twice on others; the sum has the next wider type and is rounded once at the end; and NaN, whose bits
+differ between processors and even between the body and the tail of a vector loop, is settled explicitly.
+"""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cocktail_hub.method_table import arithmetic_weights
+from cocktail_hub.order_statistic import kept_count, kth_largest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+HALVES = frozenset({torch.float16, torch.bfloat16})
+_BITS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
+_BLOCK = 1 << 14
+"""Elements of temporaries that come from the heap: larger ones are mapped and cleared anew by the system each time."""
+_QUIET_NAN = {
+    torch.float64: 0x7FF8000000000000,
+    torch.float32: 0x7FC00000,
+    torch.float16: 0x7E00,
+    torch.bfloat16: 0x7FC0,
+}
+
+
+def linear(tensors: Sequence[Tensor], weights: Sequence[float], *, dtype: torch.dtype | None = None) -> Tensor:
+    """Average tensors: `sum(w_i * t_i)`.
+
+    Accumulated in recipe order in float32 for 16-bit tensors and in float64 for wider ones, rounded once.
+    A tensor of weight 0 is left out: even `0 * t` would turn -0.0 into +0.0, and infinity into NaN.
+
+    Args:
+        tensors: n tensors of one shape `(*dims)`, floating dtype.
+        weights: n dimensionless shares; summing to 1 is the recipe's job, not checked here.
+        dtype: of the result; `None`: that of `tensors[0]`.
+
+    Returns:
+        Shape `(*dims)`. Where the sum is not a number, and all tensors of weight other than 0 have the same bits
+        there, those bits; otherwise the NaN of that dtype with the sign and payload 0.
+
+    Source:
+        Model soups, arXiv:2203.05482; LM-Cocktail, arXiv:2311.13534.
+    """
+    out = torch.empty_like(tensors[0], dtype=dtype or tensors[0].dtype)
+    used = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight != 0.0]
+    if not used:
+        return out.zero_()
+    wide = accumulator_dtype([tensor.dtype for tensor, _ in used], out.dtype)
+    total = torch.empty_like(out, dtype=wide)
+    accumulate(used, total, torch.empty_like(total))
+    round_once(total, out)
+    settle_nan(total, out, lambda: [tensor for tensor, _ in used])
+    return out
+
+
+def task_arithmetic(
+    tensors: Sequence[Tensor], weights: Sequence[float], *, lam: float = 1.0, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Add up differences to a base: `base + lam * sum(w_i * (t_i - base))`.
+
+    Computed as the weighted sum it is, `(1 - lam * sum(w)) * base + sum(lam * w_i * t_i)`: one rounding fewer per
+    ingredient, and exactly `linear` when `lam * sum(w)` is 1.
+
+    Args:
+        tensors: the base, then n tensors, of one shape `(*dims)`.
+        weights: n dimensionless factors. The paper has 1 for each; 1/n makes it the mean.
+        lam: the paper's lambda, dimensionless.
+        dtype: of the result; `None`: that of the first ingredient, `tensors[1]`.
+
+    Source:
+        Ilharco et al., arXiv:2212.04089.
+    """
+    return linear(tensors, arithmetic_weights(weights, lam), dtype=dtype or tensors[1].dtype)
+
+
+def ties(
+    tensors: Sequence[Tensor],
+    weights: Sequence[float],
+    *,
+    density: float = 0.2,
+    lam: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Trim, elect signs, and average the differences to a base that agree.
+
+    1. Trim: of each difference keep the elements whose magnitude is at least the k-th largest of the tensor,
+       `k = max(1, floor(density * numel))`; elements equal to the k-th are all kept.
+    2. Elect: the sign of the sum of the trimmed differences, unweighted.
+    3. Merge: the mean of those trimmed differences that have the elected sign, weighted by `weights`.
+    4. `base + lam * mean`; where nothing was kept, or the differences cancel exactly, the base bit for bit.
+
+    With equal weights this is the paper's formula, tensor by tensor. How implementations differ: the official code
+    trims over the whole model at once and gives a sum of exactly 0 the majority's sign; PEFT and mergekit trim per
+    tensor as here, but give it +1, and keep just k elements, whichever come first among equals. mergekit elects on
+    weighted differences and divides by the weights of those that agree; PEFT divides by their number, so weights
+    below 1 shrink the result.
+
+    Args:
+        tensors: the base, then n tensors, of one shape `(*dims)`.
+        weights: n relative shares, each >= 0; one of 0 is left out of the election, too.
+        density: share kept, in (0, 1]. The paper's default is 0.2.
+        lam: the paper's lambda, dimensionless.
+        dtype: of the result; `None`: that of the first ingredient, `tensors[1]`.
+
+    Source:
+        Yadav et al., arXiv:2306.01708.
+    """
+    base, *others = tensors
+    used = [(tensor.flatten(), weight) for tensor, weight in zip(others, weights, strict=True) if weight != 0.0]
+    flat, out = base.flatten(), torch.empty(base.numel(), dtype=dtype or others[0].dtype, device=base.device)
+    if not used or not out.numel():
+        return out.copy_(flat).view(base.shape)
+    inputs = [flat, *(tensor for tensor, _ in used)]
+    steps = Ties([tensor.dtype for tensor in inputs], out.dtype, even=len({weight for _, weight in used}) == 1)
+    steps.use([torch.empty(out.numel(), dtype=kind, device=out.device) for kind in steps.buffers])
+    steps.begin(flat)
+    k = kept_count(out.numel(), density)
+    for tensor, weight in used:
+        cut = kth_largest(steps.magnitudes(tensor).cpu().numpy(), k) if density < 1 else 0.0
+        steps.add(tensor, weight, cut)
+    total = steps.total(lam)
+    round_once(total, out)
+    settle_nan(total, out, lambda: inputs)
+    return out.view(base.shape)
+
+
+METHODS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {"linear": linear, "task_arithmetic": task_arithmetic, "ties": ties}
+)
+"""Name in a recipe -> function; what each needs is in `METHOD_TABLE`, under the same names."""
+
+
+def accumulator_dtype(inputs: Iterable[torch.dtype], output: torch.dtype) -> torch.dtype:
+    """Return the dtype to add up in: float32 when all is 16-bit, float64 as soon as anything is wider."""
+    return torch.float32 if HALVES.issuperset({*inputs, output}) else torch.float64
+
+
+def accumulate(terms: Iterable[tuple[Tensor, float]], total: Tensor, scratch: Tensor) -> None:
+    """Set `total` to the sum of `tensor * weight`, in order, each product and each sum rounded on its own.
+
+    Args:
+        terms: one or more. A tensor is not looked at after the next is taken, so one buffer may serve for all.
+        total: of the accumulator's dtype; what it held is lost.
+        scratch: like `total`; what it held is lost.
+    """
+    for index, (tensor, weight) in enumerate(terms):
+        if index == 0:  # start from the first product, not from zeros: 0.0 + -0.0 is +0.0
+            total.copy_(tensor).mul_(weight)
+        else:
+            total.add_(scratch.copy_(tensor).mul_(weight))
+
+
+def round_once(total: Tensor, out: Tensor) -> None:
+    """Round `total` into `out`, to the nearest, ties to even, in one step.
+
+    torch turns float64 into a 16-bit float by way of float32, which rounds twice. Rounding to odd on the way, which
+    keeps in the last bit whether anything was lost, makes the second rounding the only one (Boldo and Melquiond 2008).
+    """
+    if total.dtype != torch.float64 or out.dtype not in HALVES:
+        out.copy_(total)
+        return
+    for exact, rounded in zip(total.split(_BLOCK), out.split(_BLOCK), strict=True):
+        near = exact.float()
+        back = near.double()
+        odd = near.view(torch.int32)
+        odd -= (back.abs() > exact.abs()).int()  # the neighbour towards zero; of infinity, the largest finite number
+        odd |= (back != exact).int()
+        rounded.copy_(near)
+
+
+def settle_nan(total: Tensor, out: Tensor, inputs: Callable[[], Iterable[Tensor]]) -> None:
+    """Give each result that is not a number bits that do not depend on the processor.
+
+    Where all inputs have the same bits they are kept: a model mixed with itself is itself even there. Elsewhere
+    the result is the quiet NaN without sign and payload.
+
+    Args:
+        total: the sum before rounding.
+        out: the result, changed in place.
+        inputs: yields the inputs once more; called only if there is a NaN. One buffer may serve for all.
+    """
+    if math.isfinite(total.sum().item()):  # quick: a sum over any NaN is NaN
+        return
+    where = total.isnan().nonzero().flatten()
+    if not len(where):
+        return
+    bits = _BITS[out.dtype]
+    settled = torch.full((len(where),), _QUIET_NAN[out.dtype], dtype=bits, device=out.device)
+    first: Tensor | None = None
+    same = torch.ones_like(settled, dtype=torch.bool)
+    for tensor in inputs():
+        if tensor.dtype != out.dtype:
+            break
+        found = tensor.view(bits)[where]
+        first = found if first is None else first
+        same &= found == first
+    else:
+        settled = settled if first is None else torch.where(same, first, settled)
+    out.view(bits)[where] = settled
+
+
+class Ties:
+    """The steps of `ties` on one chunk, in buffers of the caller.
+
+    Per chunk: `begin` with the base, `add` each ingredient, `total`. Elected sign s, and sums over the trimmed
+    differences d: those that agree have the sum (sum of w|d| + s * sum of w d) / 2 and the weight
+    (sum of w|sign d| + s * sum of w sign d) / 2, so one pass over the ingredients is enough.
+    """
+
+    def __init__(self, inputs: Sequence[torch.dtype], output: torch.dtype, *, even: bool) -> None:
+        """Choose the dtypes.
+
+        Args:
+            inputs: dtypes of the base and of the ingredients.
+            output: dtype of the result.
+            even: whether all weights are equal, so that the weighted sum elects as well as the unweighted one.
+        """
+        wide = accumulator_dtype(inputs, output)
+        exact = torch.float64 if torch.float64 in inputs else torch.float32
+        self._even = even
+        self.buffers: tuple[torch.dtype, ...] = (torch.float32, exact, exact, *(wide,) * (5 if even else 6))
+        """The dtypes of the buffers that `use` needs, of one length."""
+
+    def use(self, buffers: Sequence[Tensor]) -> None:
+        """Work in these 1-D buffers; what they held is lost."""
+        self._buffers = buffers
+
+    def begin(self, base: Tensor) -> None:
+        """Start a chunk with the base's elements, at most as many as the buffers have."""
+        cut = [buffer[: len(base)] for buffer in self._buffers]
+        self._delta, self._raw, self._base, self._scratch, *self._sums = cut
+        self._base.copy_(base)
+        for sums in self._sums:
+            sums.zero_()
+
+    def magnitudes(self, tensor: Tensor) -> Tensor:
+        """Return the magnitudes of an ingredient's differences, float32, in a buffer that is used again."""
+        return self._difference(tensor).abs_()
+
+    def _difference(self, tensor: Tensor) -> Tensor:
+        raw = self._raw.copy_(tensor).sub_(self._base)
+        return raw if raw.dtype == torch.float32 else self._delta.copy_(raw)
+
+    def add(self, tensor: Tensor, weight: float, cut: float) -> None:
+        """Take in an ingredient's chunk: its differences of magnitude `cut` or more, times `weight`."""
+        signed, absolute, votes, cast, *elected = self._sums
+        delta = self._difference(tensor)
+        if cut > 0.0:  # hardshrink drops what is equal to its bound, too
+            below = torch.nextafter(torch.tensor(cut, dtype=torch.float32), torch.tensor(0.0)).item()
+            torch.hardshrink(delta, below, out=delta)
+        for sums in elected:
+            sums.add_(delta)
+        self._count_in(delta, weight, signed, absolute)
+        self._count_in(delta.sign_(), weight, votes, cast)
+
+    def _count_in(self, delta: Tensor, weight: float, signed: Tensor, absolute: Tensor) -> None:
+        term = self._scratch.copy_(delta)
+        if not self._even:
+            term.mul_(weight)
+        signed.add_(term)
+        absolute.add_(term.abs_())
+
+    def total(self, lam: float) -> Tensor:
+        """Return `base + lam * mean` before rounding, in a buffer; where the mean is 0, the base, -0.0 included."""
+        signed, absolute, votes, cast, *elected = self._sums
+        sign = torch.sign(elected[0] if elected else signed, out=self._scratch)
+        summed = signed.mul_(sign).add_(absolute)
+        shares = votes.mul_(sign).add_(cast).clamp_(min=torch.finfo(torch.float32).tiny)
+        against = summed.div_(shares).mul_(sign).mul_(-lam).add_(0.0)  # -0.0 + 0.0 is 0.0, and x - 0.0 is x for every x
+        return torch.sub(self._scratch.copy_(self._base), against, out=against)

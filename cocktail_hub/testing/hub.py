@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
-from cocktail_hub.testing.server import Handler, Hub, Request, Server
+from cocktail_hub.testing.faults import Fault
+from cocktail_hub.testing.server import Listener
+from cocktail_hub.testing.site import LFS_THRESHOLD, Request, Settings, Site
+from cocktail_hub.testing.users import User
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import TracebackType
 
-# mypy: ignore-errors
+    from cocktail_hub.testing.repos import Gate
 
 
+@final
 class LoopbackHub:
-    """A real HTTP Hub on 127.0.0.1."""
+    """A Hugging Face Hub that the real clients talk to over HTTP, on 127.0.0.1.
+
+    Repos, branches, tags, pull requests, private and gated repos, LFS (in parts, too), Xet, Range requests and the
+    error headers behave as on the Hub. Large files come from another origin, under `/_cdn/`, in either mode:
+    `hub.sent("GET /_cdn/")` is the number of bytes of weights that clients have downloaded.
+
+    Args:
+        root: folder that keeps repos and bodies, and is served again when reopened. None for a temporary one.
+        port: to listen on; 0 for any free one.
+        xet: serve large files over Xet, to clients that have hf_xet; otherwise over plain LFS.
+        lfs_threshold: bytes above which a file is large, whatever its name.
+        multipart_chunk: bytes per part for uploads over plain LFS; None to upload in one piece.
+
+    Example:
+        >>> with LoopbackHub() as hub:
+        ...     hub.add_user("alice", token="hf_alice")
+        ...     hub.url.startswith("http://127.0.0.1:")
+        True
+
+    huggingface_hub reads HF_ENDPOINT once, when it is first imported: start the Hub and set `environment()` before.
+    """
 
     def __init__(
         self,
@@ -24,71 +49,163 @@ class LoopbackHub:
         *,
         port: int = 0,
         xet: bool = False,
-        lfs_threshold: int = 10 * 1024 * 1024,
+        lfs_threshold: int = LFS_THRESHOLD,
         multipart_chunk: int | None = None,
     ) -> None:
-        self.xet = xet
+        self._temporary = None if root else tempfile.TemporaryDirectory(prefix="loopback-hub-")
+        folder = Path(self._temporary.name) if self._temporary else Path(root or "")
+        self._site = Site(folder, Settings(xet=xet, lfs_threshold=lfs_threshold, multipart_chunk=multipart_chunk))
         self._port = port
-        self._state = Hub(xet=xet, lfs_threshold=lfs_threshold, multipart_chunk=multipart_chunk)
-        self._server: Server | None = None
-        self.url = ""
+        self._listeners: tuple[Listener, ...] = ()
+
+    # -- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> LoopbackHub:
-        """Listen; the address is in `url`."""
-        handler = type("H", (Handler,), {"hub": self._state, "disable_nagle_algorithm": True})
-        self._server = Server(("127.0.0.1", self._port), handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._state.cas_url = f"{self.url}/_cas"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        """Listen, and return self.
+
+        Raises:
+            OSError: the port is taken.
+            RuntimeError: it listens already.
+        """
+        if self._listeners:
+            raise RuntimeError(f"This Hub is already listening at {self.url}")
+        hub, cdn = self._listeners = Listener(self._site, self._port), Listener(self._site, 0)
+        self._site.url, self._site.cdn_url = hub.url, cdn.url
+        for listener in self._listeners:
+            listener.start()
         return self
 
     def close(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+        """Stop listening, and remove what is temporary. Nothing happens the second time."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = ()
+        if self._temporary:
+            self._temporary.cleanup()
 
     def __enter__(self) -> LoopbackHub:
         return self.start()
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
-    def add_user(self, name: str, *, token: str, role: str = "write", orgs: Sequence[str] = ()) -> None:
-        """Let `token` speak for `name`, who may write in their own namespace and in `orgs`."""
-        self._state.add_user(name, token, role, orgs)
+    # -- who and where -----------------------------------------------------------------------------------------------
 
     @property
-    def requests(self) -> list[Request]:
-        """Everything asked since the last `clear_requests`."""
-        return list(self._state.log)
+    def url(self) -> str:
+        """The address, such as http://127.0.0.1:35021: the HF_ENDPOINT of clients. Empty before the start."""
+        return self._site.url
 
-    def clear_requests(self) -> None:
-        """Forget the requests seen so far."""
-        self._state.log.clear()
-
-    def fail(self, match: str, *, status: int = 503, times: int = 1, headers: Mapping[str, str] | None = None) -> None:
-        """Answer the next `times` requests whose "METHOD path" matches with `status`."""
-        self._state.faults.append({"match": match, "status": status, "times": times, "headers": headers})
-
-    def clear_faults(self) -> None:
-        """Drop the injected faults."""
-        self._state.faults.clear()
-
-    def set_gated(self, repo_id: str, gated: bool | str = True, *, repo_type: str = "model") -> None:
-        """Restrict the files of a repo to its owner (True means "auto")."""
-        self._state.repos[(repo_type, repo_id)].gated = "auto" if gated is True else gated
+    @property
+    def xet(self) -> bool:
+        """Whether large files are served over Xet."""
+        return self._site.settings.xet
 
     def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
-        """Variables that point the HF libraries of a process at this Hub; set them before the first import."""
+        """Variables that point all HF libraries of a process at this Hub, to be set before they are imported.
+
+        Args:
+            home: a folder for the client's caches. A fresh one for every Hub: what hf_xet remembers of one that
+                listened on the same port before makes it skip uploads.
+            token: of the user to be; None for a stranger.
+        """
         variables = {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(home),
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_ASSETS_CACHE": str(home / "assets"),
+            "HF_XET_CACHE": str(home / "xet"),
             "HF_HUB_DISABLE_XET": "0" if self.xet else "1",
-            "NO_PROXY": "127.0.0.1,localhost",
+            "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_UPDATE_CHECK": "1",
             "DISABLE_SAFETENSORS_CONVERSION": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
         }
         return variables | ({"HF_TOKEN": token} if token else {})
+
+    def add_user(self, name: str, *, token: str, role: str = "write", orgs: Sequence[str] = ()) -> None:
+        """Let `token` speak for a user, who owns the namespace `name` and belongs to `orgs`.
+
+        Args:
+            name: of the user.
+            token: any text; clients send it as it is.
+            role: what the token is for, "read" or "write".
+            orgs: organizations whose repos the user may read, and write with a write token.
+        """
+        with self._site.lock:
+            self._site.users = {**self._site.users, token: User(name=name, role=role, orgs=tuple(orgs))}
+
+    def set_gated(
+        self, repo_id: str, gated: bool | Gate = True, *, repo_type: str = "model", admitted: Sequence[str] = ()
+    ) -> None:
+        """Restrict the files of a repo to members of its namespace and the `admitted` users, or open them.
+
+        Args:
+            repo_id: namespace/name.
+            gated: True (the same as "auto"), "auto", "manual" or False.
+            repo_type: "model", "dataset" or "space".
+            admitted: names of users.
+
+        Raises:
+            KeyError: there is no such repo.
+        """
+        with self._site.lock:
+            repo = self._site.repos[repo_type, repo_id]
+            repo.gated = "auto" if gated is True else gated
+            repo.admitted = tuple(admitted)
+            repo.save()
+
+    # -- what was asked ----------------------------------------------------------------------------------------------
+
+    @property
+    def requests(self) -> list[Request]:
+        """What was answered since the last `clear_requests()`, in order."""
+        return list(self._site.log)
+
+    def clear_requests(self) -> None:
+        """Forget the requests so far."""
+        self._site.log.clear()
+
+    def sent(self, match: str = "") -> int:
+        """Bytes sent in answer to the requests whose "METHOD path" matches a regular expression."""
+        wanted = re.compile(match)
+        return sum(seen.sent for seen in self.requests if wanted.search(f"{seen.method} {seen.path}"))
+
+    # -- faults ------------------------------------------------------------------------------------------------------
+
+    def fail(
+        self,
+        match: str,
+        *,
+        status: int = 503,
+        times: int = 1,
+        headers: Mapping[str, str] | None = None,
+        cut_after: int | None = None,
+    ) -> None:
+        """Spoil the next requests that match.
+
+        Args:
+            match: regular expression, searched in "METHOD path?query" (the path as sent: "/" in a revision is %2F).
+            status: to answer instead.
+            times: how many requests to spoil.
+            headers: to send with `status`, such as Retry-After.
+            cut_after: give the right answer instead, but drop the connection after so many bytes of its body.
+
+        Example:
+            >>> hub = LoopbackHub()
+            >>> hub.fail("POST .*/commit/", status=503, times=2)
+            >>> hub.fail("GET /_cdn/", cut_after=1000)
+            >>> hub.close()
+        """
+        fault = Fault(match=re.compile(match), status=status, times=times, headers=headers or {}, cut_after=cut_after)
+        with self._site.lock:
+            self._site.faults.append(fault)
+
+    def clear_faults(self) -> None:
+        """Spoil nothing any more."""
+        with self._site.lock:
+            self._site.faults.clear()

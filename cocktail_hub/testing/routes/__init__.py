@@ -1,0 +1,1 @@
+"""The Hub's addresses, and the function that answers each."""

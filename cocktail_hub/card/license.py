@@ -53,13 +53,13 @@ class LicenseInfo:
 
     @property
     def label(self) -> str:
-        """Name for people, and what tells two licences apart: the id, or the name of an `other` one."""
-        return self.name or self.license
+        """Name for people: the id, or the name of an `other` licence."""
+        return self.name if self.name and self.license == "other" else self.license
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> str:
         """Equal for equal licences. An `other` one without a name is known by its link alone."""
-        return (self.license, (self.name or (self.link or "" if self.license == "other" else "")).casefold())
+        return self.link or "other" if self.label == "other" else self.label.casefold()
 
     def located(self, url: str) -> LicenseInfo:
         """The same with a link that works outside the model's repo, whose files are under `url`."""
@@ -124,7 +124,7 @@ def combine_licenses(licenses: Mapping[str, LicenseInfo | None]) -> License:
 
 def _holders(licenses: Mapping[str, LicenseInfo | None]) -> dict[LicenseInfo, list[str]]:
     """Each licence, as it is first met -> the models under it."""
-    found: dict[tuple[str, str], tuple[LicenseInfo, list[str]]] = {}
+    found: dict[str, tuple[LicenseInfo, list[str]]] = {}
     for model, info in licenses.items():
         if info is not None:
             found.setdefault(info.key, (info, []))[1].append(model)
@@ -146,7 +146,7 @@ def _declared(infos: list[LicenseInfo]) -> License:
     if kept.license == "other" or "," in kept.license:
         shared = License(license="other", license_name=_slug([kept.label]), license_link=kept.link)
     else:
-        shared = License(license=kept.license, license_name=kept.name, license_link=kept.link)
+        shared = License(license=kept.license)
     if len(infos) == 1:
         return replace(shared, note=f"All ingredients are under {code(kept.label)}.")
     others = listing([code(info.label) for info in infos if info is not kept])
@@ -187,7 +187,7 @@ def _warning(info: LicenseInfo, models: list[str]) -> str:
         said.append("limits commercial use")
     if _OWN_TERMS.search(info.license):
         said.append("has terms of its own that bind whoever uses or shares the mix")
-    if _LLAMA_NAME.search(info.license):
+    if _LLAMA_NAME.search(info.label.lower()):
         said.append("asks that the name of a model made from it begins with `Llama`")
     return f"{who} {listing(said)}." if said else ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,12 @@ def read_metadata(card: str | Mapping[str, Any] | CardData | None) -> dict[str, 
     return {str(key): value for key, value in card.items()} if isinstance(card, Mapping) else {}
 
 
+def languages_of(card: str | Mapping[str, Any] | CardData | None) -> tuple[str, ...]:
+    """Languages that someone's card names, in its order; empty where it names none."""
+    named = read_metadata(card).get("language")
+    return tuple(one for one in (named if isinstance(named, list) else [named]) if isinstance(one, str) and one)
+
+
 def card_values(data: CardData) -> dict[str, Any]:
     """The keys of a card that have a value, in order."""
     return dict(data.to_dict())  # type: ignore[no-untyped-call]
@@ -73,7 +79,8 @@ def parse_metadata(block: str) -> dict[str, Any]:
 def change_metadata(block: str, changes: Mapping[str, Any], line_break: str) -> str:
     """Set top-level keys, or remove those that are `None`. All other lines stay as they are.
 
-    A block that cannot be changed line by line (anchors, `{...}` on one line) is written anew with the same values.
+    A block that cannot be changed line by line (anchors, `{...}` on one line, a key written twice) is written anew
+    with the same values.
 
     Raises:
         PublishError: the block is not a YAML mapping.
@@ -83,13 +90,17 @@ def change_metadata(block: str, changes: Mapping[str, Any], line_break: str) -> 
     if not changes:
         return block
     wanted = {key: value for key, value in (current | changes).items() if not (key in changes and value is None)}
-    edited = _edit_lines(block, changes, line_break)
+    entries = list(_entries(block))
+    if len({key for key, _, _ in entries}) < len(entries):
+        return _dump(wanted, line_break)
+    edited = _edit_lines(block, entries, changes, line_break)
     return edited if _reads_as(edited, wanted) else _dump(wanted, line_break)
 
 
-def _edit_lines(block: str, changes: Mapping[str, Any], line_break: str) -> str:
+def _edit_lines(
+    block: str, entries: Sequence[tuple[str, int, int]], changes: Mapping[str, Any], line_break: str
+) -> str:
     """Replace the lines of keys that are there, last one first, and add the others at the end."""
-    entries = list(_entries(block))
     for key, start, end in reversed(entries):
         if key in changes and changes[key] is not None:
             block = block[:start] + _dump({key: changes[key]}, line_break) + block[end:]

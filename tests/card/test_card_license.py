@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from huggingface_hub import ModelCardData
 
-from cocktail_hub.card import License, LicenseInfo, combine_licenses, license_of
+from cocktail_hub.card import License, LicenseInfo, combine_licenses, languages_of, license_of
 
 MIT = LicenseInfo(license="mit")
 APACHE = LicenseInfo(license="apache-2.0")
@@ -41,6 +41,20 @@ def _combined(*infos: LicenseInfo | None) -> License:
 )
 def test_a_licence_is_read_from_any_form_of_card(card: object, expected: LicenseInfo | None) -> None:
     assert license_of(card) == expected
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ({"language": "en"}, ("en",)),
+        ({"language": ["en", "de", 3]}, ("en", "de")),
+        ("---\nlanguage: no\n---\n", ()),  # YAML reads it as false
+        ({"language": None}, ()),
+        (None, ()),
+    ],
+)
+def test_languages_are_read_from_any_form_of_card(card: object, expected: tuple[str, ...]) -> None:
+    assert languages_of(card) == expected
 
 
 def test_the_same_licence_everywhere_is_the_licence_of_the_mix() -> None:
@@ -128,6 +142,15 @@ def test_other_licences_are_the_same_by_name() -> None:
     assert (combined.license, combined.license_name) == ("other", "own-terms")
     assert combined.license_link == "https://a.example/terms"
     assert not combined.conflict
+
+
+def test_a_licence_is_the_same_by_id_and_as_the_name_of_another() -> None:
+    combined = _combined(LicenseInfo(license="llama3"), LicenseInfo(license="other", name="Llama3", link="LICENSE"))
+    assert (combined.license, combined.conflict) == ("llama3", False)
+
+
+def test_a_name_beside_a_licence_of_the_hub_does_not_count() -> None:
+    assert _combined(MIT, LicenseInfo(license="mit", name="MIT License", link="LICENSE")) == _combined(MIT, MIT)
 
 
 def test_other_licences_without_a_name_are_the_same_by_link_only() -> None:

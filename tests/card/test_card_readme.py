@@ -184,6 +184,7 @@ def test_a_record_that_the_user_broke_takes_nothing_away(card, later) -> None:
         ("# nothing yet", "# nothing yet\nb: x"),
         ("{a: 1, b: 2}", "a: 1\nb: x"),
         ("b: &b 2\na: *b", "b: x\na: 2"),
+        ("a: 1\nb: 2\na: 3", "a: 3\nb: x"),
         ("a: &a 1\nb: *a", "a: &a 1\nb: x"),
     ],
 )

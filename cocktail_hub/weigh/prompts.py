@@ -1,0 +1,169 @@
+"""From an input and an output to one token list of which is known where the output begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.errors import ScoringError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_MARK = "\ue000answer\ue001"
+"""Stands for the output in a chat template: private-use characters, so that it occurs nowhere else."""
+_PARTIAL = "\ufffd"
+"""What decoding writes for a character of which some bytes are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text in which the output begins at a known character."""
+
+    text: str
+    """Input and output."""
+    boundary: int
+    """Index of the character behind the input: what comes later counts as output."""
+    special: bool = True
+    """The tokenizer shall add its special tokens; not so where a chat template has written them."""
+    closed: bool = False
+    """The text ends with the end of the turn, so that no EOS is appended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Tokens of an input and its output."""
+
+    ids: tuple[int, ...]
+    """Token ids."""
+    start: int
+    """Index of the first token that holds anything of the output; the loss is on `ids[start:]`."""
+    truncated: bool = False
+    """The text was longer than the limit and was cut."""
+
+    @property
+    def first(self) -> int:
+        """Index of the first token that is predicted: the very first of a text cannot be."""
+        return max(self.start, 1)
+
+
+def joined(source: str, target: str, *, compat: bool = False) -> Text:
+    """Input and output with one space between them, or with the white space they bring.
+
+    Args:
+        source: the input. One that ends in white space, such as a newline, gets no further space.
+        target: the output. One that begins with white space gets no further space.
+        compat: always add a space, as the original does.
+
+    Example:
+        >>> joined("2 + 2 =", "4").text, joined("Answer: ", "4").text
+        ('2 + 2 = 4', 'Answer: 4')
+    """
+    brings = not source or source[-1].isspace() or target[0].isspace()
+    separator = " " if compat or not brings else ""
+    return Text(source + separator + target, len(source))
+
+
+def templated(tokenizer: Any, source: str, target: str) -> Text:
+    """A chat of one turn in the tokenizer's template, up to the end of the turn.
+
+    The template is rendered with a mark in place of the output, so that what it writes around an output is known
+    even when the output's words occur elsewhere, and then again with the output, which must give the same.
+
+    Raises:
+        ValueError: the template changes the output, so that it is not known where it begins.
+    """
+
+    def render(answer: str) -> str:
+        chat = [{"role": "user", "content": source}, {"role": "assistant", "content": answer}]
+        return str(tokenizer.apply_chat_template(chat, tokenize=False))
+
+    before, mark, after = render(_MARK).rpartition(_MARK)
+    full = render(target)
+    for answer in (target, target.strip()):  # many templates strip what they are given
+        if mark and full == before + answer + after:
+            end = after.rstrip()
+            return Text(before + answer + end, len(before), special=False, closed=bool(end))
+    raise ValueError("the chat template changes the output; set `chat_template: false`")
+
+
+def tokenized(tokenizer: Any, text: Text) -> Prompt:
+    """One tokenisation of the whole text; the boundary comes from its offsets, and EOS ends it.
+
+    A token that holds the end of the input and the beginning of the output counts as output. A tokenizer without
+    offsets is asked by decoding: see `_start_by_decoding`. A tokenizer without an EOS token ends texts without one.
+    """
+    encoding = tokenizer(
+        text.text, add_special_tokens=text.special, return_offsets_mapping=tokenizer.is_fast, verbose=False
+    )
+    ids = list(encoding["input_ids"])
+    if tokenizer.is_fast:
+        ends = [end for _, end in encoding["offset_mapping"]]
+        start = next((place for place, end in enumerate(ends) if end > text.boundary), len(ids))
+    else:
+        start = _start_by_decoding(tokenizer, text, ids)
+    eos = tokenizer.eos_token_id
+    if eos is not None and not text.closed and ids[-1:] != [eos]:
+        ids.append(eos)
+    return Prompt(tuple(ids), start)
+
+
+def _start_by_decoding(tokenizer: Any, text: Text, ids: Sequence[int]) -> int:
+    """The first token with which the decoded text is longer than the decoded input.
+
+    Both sides are decoded alike, so that a tokenizer that loses case or spaces loses them on both.
+    """
+
+    def decode(tokens: Sequence[int]) -> str:
+        words = tokenizer.decode(list(tokens), skip_special_tokens=text.special, clean_up_tokenization_spaces=False)
+        return str(words).rstrip(_PARTIAL)
+
+    source = text.text[: text.boundary]
+    known = decode(tokenizer(source, add_special_tokens=text.special, verbose=False)["input_ids"]) if source else ""
+    return _first_true(len(ids), lambda count: not known.startswith(decode(ids[: count + 1])))
+
+
+def _first_true(count: int, found: Callable[[int], bool]) -> int:
+    """The smallest place in [0, count) where `found` turns true for good, by halving; `count` if it never does."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if found(middle) else (middle + 1, high)
+    return low
+
+
+def cut(prompt: Prompt, limit: int | None, *, bos: int | None = None, compat: bool = False) -> Prompt:
+    """Shorten a prompt to a number of tokens.
+
+    The input loses its beginning (a leading BOS stays), because its end is nearest to the output, but keeps up to
+    half of the limit; only then does the output lose its end. With `compat` the text loses its end, as in the
+    original.
+    """
+    if limit is None or len(prompt.ids) <= limit:
+        return prompt
+    if compat:
+        return Prompt(prompt.ids[:limit], min(prompt.start, limit), truncated=True)
+    source, target = prompt.ids[: prompt.start], prompt.ids[prompt.start :]
+    room = max(limit - len(target), min(len(source), limit // 2))
+    head = source[:1] if bos is not None and source[:1] == (bos,) and room > 0 else ()
+    tail = source[len(source) - (room - len(head)) :] if room > len(head) else ()
+    kept = head + tail
+    return Prompt(kept + target[: limit - len(kept)], len(kept), truncated=True)
+
+
+def check_scorable(prompt: Prompt, *, name: str, example: int, limit: int | None) -> None:
+    """Refuse a prompt of which no output token can be predicted.
+
+    Raises:
+        ScoringError: nothing of the output is left.
+    """
+    if prompt.first < len(prompt.ids):
+        return
+    why = f"none of its output fits into {limit} tokens" if prompt.truncated else "its output gives no token"
+    raise ScoringError(
+        f"Example {example} cannot be scored with '{name}': {why}.\n"
+        "The loss is the cross-entropy of the output's tokens.\n"
+        "Shorten the example, raise `max_length`, or remove the example.",
+        model=name,
+        example=example,
+    )

@@ -1,1 +1,64 @@
-"""Mix fine-tuned Hugging Face models from a recipe, and load the mix like any other model."""
+"""Mix fine-tuned Hugging Face models from a recipe, and load the mix like any other model.
+
+Importing this registers recipes with transformers, so that its auto classes take them, and does nothing else:
+torch and transformers are loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from cocktail_hub.registration import register
+
+if TYPE_CHECKING:
+    from cocktail_hub.auto import AutoCocktailModel
+    from cocktail_hub.checking import check
+    from cocktail_hub.configuration import CocktailConfig
+    from cocktail_hub.errors import CocktailError
+    from cocktail_hub.pipeline import Mix, MixOptions, mix
+    from cocktail_hub.publishing import publish
+    from cocktail_hub.recipe import Ingredient, Recipe, ResolvedRecipe
+    from cocktail_hub.version import VERSION as __version__
+
+_HOMES = {
+    "AutoCocktailModel": "auto",
+    "CocktailConfig": "configuration",
+    "CocktailError": "errors",
+    "Ingredient": "recipe",
+    "Mix": "pipeline",
+    "MixOptions": "pipeline",
+    "Recipe": "recipe",
+    "ResolvedRecipe": "recipe",
+    "check": "checking",
+    "mix": "pipeline",
+    "publish": "publishing",
+}
+__all__ = [
+    "AutoCocktailModel",
+    "CocktailConfig",
+    "CocktailError",
+    "Ingredient",
+    "Mix",
+    "MixOptions",
+    "Recipe",
+    "ResolvedRecipe",
+    "check",
+    "mix",
+    "publish",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return importlib.import_module(f"{__name__}.version").VERSION
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+register()

@@ -247,8 +247,7 @@ class Ties:
         cut = [buffer[: len(base)] for buffer in self._buffers]
         self._delta, self._raw, self._base, self._scratch, *self._sums = cut
         self._base.copy_(base)
-        for sums in self._sums:
-            sums.zero_()
+        self._fresh = True
 
     def magnitudes(self, tensor: Tensor) -> Tensor:
         """Return the magnitudes of an ingredient's differences, float32, in a buffer that is used again."""
@@ -260,6 +259,10 @@ class Ties:
 
     def add(self, tensor: Tensor, weight: float, cut: float) -> None:
         """Take in an ingredient's chunk: its differences of magnitude `cut` or more, times `weight`."""
+        if self._fresh:
+            for sums in self._sums:
+                sums.zero_()
+            self._fresh = False
         signed, absolute, votes, cast, *elected = self._sums
         delta = self._difference(tensor)
         if cut > 0.0:  # hardshrink drops what is equal to its bound, too

@@ -73,7 +73,9 @@ class KthLargest:
     def finish_pass(self) -> None:
         """Narrow the bracket after every chunk has been fed once."""
         inside = int(self._counts.sum())
-        if self._above >= self._k:  # a wrong guess: the answer lies above
+        if self._above >= self._k and self._high == _END:  # so many are NaN
+            self.value = float("inf")
+        elif self._above >= self._k:  # a wrong guess: the answer lies above
             self._floor, self._low, self._high = self._high, self._high, self._ceiling
         elif self._above + inside < self._k:  # a wrong guess: the answer lies below
             self._ceiling, self._low, self._high = self._low, self._floor, self._low

@@ -100,6 +100,11 @@ def _pinned(asked: PinT, options: HubOptions) -> PinT:
     return exact
 
 
+def local_root(located: Located) -> Path:
+    """The folder of a local model."""
+    return _folder(located.pin.model)
+
+
 def _folder(model: str) -> Path:
     return Path(model).expanduser()
 
@@ -213,7 +218,7 @@ def _file_digest(path: Path) -> str:
         return sha256_of(path)
     stamp = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
     note = Cache().root / "digests" / hashlib.sha256(stamp.encode()).hexdigest()
-    if note.is_file() and len(known := note.read_text(encoding="ascii")) == 64:  # noqa: PLR2004: hex digits of sha256
+    if note.is_file() and len(known := note.read_text(encoding="ascii")) == 64:  # noqa: PLR2004 - hex digits of sha256
         return known
     digest = sha256_of(path)
     note.parent.mkdir(parents=True, exist_ok=True)

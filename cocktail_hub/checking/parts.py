@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cocktail_hub.checkpoint.source import TensorSource
+    from cocktail_hub.checkpoint.spec import TensorSpec
     from cocktail_hub.recipe import Recipe
     from cocktail_hub.resolve import Located
 
@@ -29,6 +30,11 @@ class Part:
     """What each model's weight files look like, in the order of the check's `models`."""
     notes: tuple[str, ...] = ()
     """What people should know of, a sentence each."""
+
+    @property
+    def specs(self) -> tuple[Mapping[str, TensorSpec], ...]:
+        """Tensor -> shape and dtype, for each model, under the names of the mix."""
+        return tuple(layout.specs for layout in self.layouts)
 
     def open(self, roots: Sequence[Path]) -> list[TensorSource]:
         """Open every model's weights, given the folder each was downloaded to."""

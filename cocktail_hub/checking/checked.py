@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.check.configs import differences, module_differences, require_same_family
-from cocktail_hub.check.kinds import Kind, kind_of
-from cocktail_hub.check.parts import Part, read_part
-from cocktail_hub.check.vocabulary import compare, read_vocabulary
+from cocktail_hub.checking.configs import differences, module_differences, require_same_family
+from cocktail_hub.checking.kinds import Kind, kind_of
+from cocktail_hub.checking.parts import Part, read_part
+from cocktail_hub.checking.vocabulary import compare, read_vocabulary
 from cocktail_hub.checkpoint.contents import read_config, read_json, read_modules
 from cocktail_hub.checkpoint.quantized import refuse_quantized
 from cocktail_hub.errors import IncompatibleError
@@ -32,7 +31,9 @@ class Checked:
     recipe: Recipe
     """The recipe, every model pinned."""
     models: tuple[Located, ...]
-    """Ingredients in recipe order, then the base where the method has one; adapters are followed by nothing."""
+    """The base where the method has one, then the ingredients in recipe order: the order of the merge plan."""
+    bodies: tuple[Located, ...]
+    """The whole model behind each of them: itself, or the base of an adapter."""
     parts: tuple[Part, ...]
     """Folders with weights, the transformer's first."""
     kind: Kind
@@ -43,9 +44,14 @@ class Checked:
     """Differences that do not spoil the mix but that people should know of, a sentence each."""
 
     @property
-    def download(self) -> tuple[tuple[Located, tuple[str, ...]], ...]:
-        """Which files of which models a mix needs on this machine."""
-        return tuple((model, model.contents.needed) for part in (self.parts[0],) for model in part.everyone)
+    def first(self) -> int:
+        """Index of the first ingredient in `models`."""
+        return len(self.models) - len(self.recipe.ingredients)
+
+    def donor(self, key: str) -> int:
+        """Index in `models` of the one that gives `config` or `tokenizer`."""
+        name = getattr(self.recipe, key)
+        return self.first if name == "first" else [model.pin.model for model in self.models].index(name)
 
 
 def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = False) -> Checked:
@@ -56,7 +62,8 @@ def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = Fals
         CheckpointError: a file is damaged, or of a kind that cannot be mixed.
         SourceError: a file cannot be found or read.
     """
-    pins = (*recipe.ingredients, *((recipe.base,) if recipe.base else ()))
+    pins: tuple[Pin, ...] = (*((recipe.base,) if recipe.base else ()), *recipe.ingredients)
+    first = len(pins) - len(recipe.ingredients)
     with ThreadPoolExecutor(len(pins)) as pool:
         models = tuple(pool.map(lambda p: _located(p, options), pins))
         bodies = tuple(pool.map(lambda m: _body(m, options), models))
@@ -69,18 +76,18 @@ def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = Fals
     notes = [*differences(names, configs), *_compare_vocabularies(models, bodies)]
     modules = [read_modules(body.files) for body in bodies]
     notes += module_differences(names, modules)
-    parts = tuple(
-        read_part(recipe, folder, models, bodies, configs[0]) for folder in bodies[0].contents.weight_folders
-    )
-    donor = 0 if recipe.config == "first" else [pin.model for pin in pins].index(recipe.config)
-    return Checked(
+    folders = bodies[first].contents.weight_folders
+    parts = tuple(read_part(recipe, folder, models, bodies, configs[first]) for folder in folders)
+    checked = Checked(
         recipe=recipe,
         models=models,
+        bodies=bodies,
         parts=parts,
-        kind=kind_of(configs[donor], modules[0], _embedder_config(bodies[0]), recipe.task),
-        config=configs[donor],
+        kind=kind_of(configs[first], modules[first], _embedder_config(bodies[first]), recipe.task),
+        config=configs[first],
         notes=tuple(notes + [note for part in parts for note in part.notes]),
     )
+    return replace(checked, config=configs[checked.donor("config")])
 
 
 def _located(pin: Pin, options: HubOptions) -> Located:

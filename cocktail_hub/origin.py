@@ -1,0 +1,174 @@
+"""Where a recipe comes from: a value, a file, a folder or a Hub repo. Refuses what is no recipe, and says what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.errors import RecipeError, SourceError
+from cocktail_hub.hub import HubFiles, HubOptions, pin
+from cocktail_hub.recipe import (
+    SUFFIXES,
+    Pin,
+    Recipe,
+    Weighting,
+    is_local,
+    parse_recipe,
+    read_recipe,
+    recipe_from_mapping,
+)
+
+if TYPE_CHECKING:
+    from cocktail_hub.checkpoint.files import RepoFiles
+
+PinT = TypeVar("PinT", bound=Pin)
+RECIPE_FILE = "recipe.json"
+"""In a merged repo: the resolved recipe that its weights were made from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """A recipe, and where it was found."""
+
+    recipe: Recipe
+    """The recipe; relative local paths in it are absolute now."""
+    name: str
+    """What to call it: the Hub id or path, or 'recipe' for a value."""
+    config: Mapping[str, Any]
+    """config.json of a recipe repo (labels, architectures); empty for the rest."""
+    files: RepoFiles | None = None
+    """The files beside it, for examples that lie there."""
+    folder: str = ""
+    """Folder of the recipe inside `files`."""
+    merged: bool = False
+    """Whether the place has the merged weights, too."""
+    commit: str | None = None
+    """Commit of the repo that it was read from."""
+
+
+def read_origin(
+    source: Any, options: HubOptions, *, revision: str | None = None, subfolder: str = ""
+) -> Origin:
+    """Read a recipe from whatever names one.
+
+    Args:
+        source: a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, or a Hub id.
+        options: how to talk to the Hub.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        subfolder: of the recipe's repo or folder.
+
+    Raises:
+        SourceError: there is nothing, or it is a model and no recipe.
+        RecipeError: the recipe is wrong.
+    """
+    if isinstance(source, Recipe):
+        return Origin(recipe=source, name="recipe", config={})
+    if getattr(source, "model_type", None) == "cocktail":
+        return Origin(recipe=source.to_recipe(), name=source.name_or_path or "recipe", config=source.to_dict())
+    if isinstance(source, Mapping):
+        return Origin(recipe=recipe_from_mapping(source), name="recipe", config=source)
+    path = Path(source).expanduser()
+    if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
+        recipe = _anchored(read_recipe(path), path.parent)
+        return Origin(recipe=recipe, name=str(source), config={}, files=LocalFiles(path.parent))
+    if path.is_dir() or is_local(str(source)):
+        return _from_folder(path, str(source), subfolder)
+    return _from_hub(str(source), revision, subfolder, options)
+
+
+def origin_of_config(
+    config: Any, source: Any, options: HubOptions, revision: str | None = None, subfolder: str = ""
+) -> Origin:
+    """The recipe of a `CocktailConfig` that was read from `source`, whatever was changed in it since."""
+    origin = read_origin(source, options, revision=revision, subfolder=subfolder)
+    recipe = config.to_recipe()
+    if isinstance(origin.files, LocalFiles):
+        recipe = _anchored(recipe, origin.files.root / subfolder)
+    else:
+        _refuse_local(recipe, origin.name)
+    return replace(origin, recipe=recipe, config=config.to_dict())
+
+
+def _from_folder(path: Path, name: str, subfolder: str) -> Origin:
+    if not path.is_dir():
+        raise SourceError(
+            f"There is no recipe at '{name}'.\n"
+            "A recipe is a YAML or JSON file, a folder with a recipe's config.json, or a repo on the Hub.\n"
+            "Check the path; for a Hub repo write 'org/name' without a leading './'."
+        )
+    origin = _from_files(LocalFiles(path, name=name), subfolder)
+    return replace(origin, recipe=_anchored(origin.recipe, path / subfolder))
+
+
+def _from_hub(model: str, revision: str | None, subfolder: str, options: HubOptions) -> Origin:
+    commit = pin(model, revision, options)
+    origin = _from_files(HubFiles(model, commit, options), subfolder)
+    _refuse_local(origin.recipe, model)
+    return replace(origin, commit=commit)
+
+
+def _refuse_local(recipe: Recipe, name: str) -> None:
+    for found in recipe.pins:
+        if is_local(found.model) or found.digest:
+            raise RecipeError(
+                f"The recipe '{name}' names the local folder '{found.model}'.\n"
+                "A recipe from the Hub must not reach into the folders of this machine.\n"
+                "Its author can push that model to the Hub and name the repo, or publish the mix as weights."
+            )
+
+
+def _from_files(files: RepoFiles, subfolder: str) -> Origin:
+    config_path = str(PurePosixPath(subfolder, "config.json"))
+    recipe_path = str(PurePosixPath(subfolder, RECIPE_FILE))
+    config = json.loads(files.read(config_path)) if config_path in files.sizes else {}
+    if config.get("model_type") == "cocktail":
+        recipe = recipe_from_mapping(config)
+        return Origin(recipe=recipe, name=files.name, config=config, files=files, folder=subfolder)
+    if recipe_path in files.sizes:
+        recipe = parse_recipe(files.read(recipe_path).decode(), name=f"{files.name}/{recipe_path}")
+        return Origin(recipe=recipe, name=files.name, config=config, files=files, folder=subfolder, merged=True)
+    architectures = config.get("architectures") or ["model"]
+    fix = (
+        f"To load it as it is, use transformers.{architectures[0]} or AutoModel; to mix it, name it in a recipe."
+        if config
+        else "Check its name, or the `subfolder` that the recipe is in."
+    )
+    what = f"an ordinary {architectures[0]}" if config else "a repo without config.json and recipe.json"
+    raise SourceError(f"'{files.name}' is no recipe: it is {what}.\nThere is nothing to mix.\n{fix}")
+
+
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """Take relative paths of models and examples from the folder that the recipe lies in."""
+    weighting = recipe.weighting
+    if isinstance(weighting, Weighting) and isinstance(weighting.examples, str):
+        beside = folder / Path(weighting.examples).expanduser()
+        if beside.is_file():
+            weighting = replace(weighting, examples=str(beside))
+    models = {pin.model for pin in recipe.pins}
+    renamed = {
+        key: _absolute(value, folder) if value in models else value
+        for key, value in (("config", recipe.config), ("tokenizer", recipe.tokenizer))
+    }
+    return replace(
+        recipe,
+        ingredients=tuple(_at(i, folder) for i in recipe.ingredients),
+        base=_at(recipe.base, folder) if recipe.base else None,
+        anchor=_at(recipe.anchor, folder) if recipe.anchor else None,
+        weighting=weighting,
+        **renamed,
+    )
+
+
+def _at(found: PinT, folder: Path) -> PinT:
+    base = _at(found.base, folder) if found.base else None
+    return replace(found, model=_absolute(found.model, folder), base=base)
+
+
+def _absolute(model: str, folder: Path) -> str:
+    written_as_path = is_local(model) or (folder / model).is_dir()
+    path = Path(model).expanduser()
+    return str(path if path.is_absolute() else (folder / path).resolve()) if written_as_path else model

@@ -1,0 +1,307 @@
+"""From a recipe to the folder of a mix: the story of the package, one line a stage."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.cache import MANIFEST, Cache, CachedMix, remove, write_manifest
+from cocktail_hub.errors import CacheError
+from cocktail_hub.hub import HubFiles, HubOptions, download_all
+from cocktail_hub.origin import RECIPE_FILE, Origin, read_origin
+from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
+from cocktail_hub.resolve import local_root, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from cocktail_hub.checking import Checked, Part
+    from cocktail_hub.merge import MergePlan, MergeReport
+
+DEFAULT_SHARD_SIZE = "5GB"
+"""Largest size of one weight file, as `save_pretrained` takes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixOptions:
+    """How to make a mix; none of it changes the values of the result."""
+
+    hub: HubOptions = field(default_factory=HubOptions)
+    """How to talk to the Hub."""
+    max_shard_size: int | str = DEFAULT_SHARD_SIZE
+    """Largest size of one weight file, in bytes or as '5GB'."""
+    max_memory: int | None = None
+    """Bytes that the merge may take for its buffers; `None`: the engine's default."""
+    threads: int | None = None
+    """Threads of the merge; `None`: one per processor."""
+    device: str = "cpu"
+    """Where the arithmetic is done: `cpu` or `cuda`."""
+    trust_remote_code: bool = False
+    """Whether code from the ingredients' repos may run when the mix is loaded."""
+    force: bool = False
+    """Make the mix again even if it is cached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """A finished mix: a complete checkpoint folder and the recipe that it was made by."""
+
+    path: Path
+    """The checkpoint folder."""
+    recipe: ResolvedRecipe
+    """Exact models, a number for every weight."""
+    report: Mapping[str, Any]
+    """What was done: `cached` (nothing), or `merged` with bytes and seconds, and the notes of the check."""
+    name: str = "recipe"
+    """What the recipe was called by."""
+
+    def load(self, *, task: str | None = None, **kwargs: Any) -> Any:
+        """Load it as an ordinary transformers model; `kwargs` are those of its `from_pretrained`."""
+        from cocktail_hub.loading import load_model
+
+        return load_model(self.path, task, **kwargs)
+
+    def load_sentence_transformer(self, **kwargs: Any) -> Any:
+        """Load it as a `SentenceTransformer`, or the class of that library that it was saved by."""
+        from cocktail_hub.loading import load_sentence_transformer
+
+        return load_sentence_transformer(self.path, **kwargs)
+
+    def load_cross_encoder(self, **kwargs: Any) -> Any:
+        """Load it as a `CrossEncoder`."""
+        from cocktail_hub.loading import load_cross_encoder
+
+        return load_cross_encoder(self.path, **kwargs)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Copy the mix to `folder`, which must be new or empty.
+
+        Raises:
+            CacheError: there is something in the folder.
+        """
+        return _copy_out(self.path, Path(folder))
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Publish it. Takes the keywords of `publish` (`as_`, `private`, `revision`, `create_pr`, `token`, ...)."""
+        from cocktail_hub.publishing import publish
+
+        return publish(self, repo_id, **kwargs)
+
+
+def mix(
+    source: Any,
+    *,
+    output: str | Path | None = None,
+    revision: str | None = None,
+    subfolder: str = "",
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Mix:
+    """Make the mix that a recipe describes, or find it in the cache.
+
+    Args:
+        source: a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, or a Hub id.
+        output: folder to write the mix to, new or empty; `None`: the cache.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        subfolder: of the recipe's repo or folder.
+        options: how to make it.
+        **hub: fields of `HubOptions` in short: `token`, `local_files_only`, `cache_dir`, `force_download`.
+
+    Raises:
+        CocktailError: says what is wrong and how to fix it; nothing half-made is left behind.
+    """
+    options = options or MixOptions()
+    options = replace(options, hub=replace(options.hub, **hub))
+    origin = read_origin(source, options.hub, revision=revision, subfolder=subfolder)
+    return mix_origin(origin, options, output=Path(output) if output is not None else None)
+
+
+def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = None) -> Mix:
+    """The same for a recipe that was read already."""
+    pinned = resolve(origin.recipe, options.hub)
+    place = _Place(options=options, output=output)
+    if pinned.weights is not None and (found := place.find(as_resolved(pinned))):
+        return Mix(path=found, recipe=as_resolved(pinned), report={"cached": True}, name=origin.name)
+    checked, resolved = _settle(pinned, origin, options)
+    plan = plan_mix(checked, resolved, options.max_shard_size)
+    with place.held(resolved):
+        if found := place.find(resolved):
+            return Mix(path=found, recipe=resolved, report={"cached": True}, name=origin.name)
+        report = _make(checked, resolved, plan, place.stage(resolved), options)
+        path = place.finish(resolved, report.digests)
+    facts = {"cached": False, "notes": checked.notes, "merged": report}
+    return Mix(path=path, recipe=resolved, report=facts, name=origin.name)
+
+
+def plan_mix(checked: Checked, resolved: ResolvedRecipe, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -> MergePlan:
+    """Decide every output file and how each tensor comes about, from headers alone."""
+    from cocktail_hub.merge import Component, plan_merge
+
+    names = tuple(model.files.name for model in checked.models)
+    return plan_merge(
+        [Component(folder=part.folder, specs=part.specs, models=names) for part in checked.parts],
+        method=resolved.method,
+        weights=resolved.weights or (),
+        parameters=resolved.parameters,
+        layers=resolved.layers,
+        dtype=None if resolved.dtype == "auto" else resolved.dtype,
+        max_shard_size=max_shard_size,
+    )
+
+
+def _settle(pinned: Recipe, origin: Origin, options: MixOptions) -> tuple[Checked, ResolvedRecipe]:
+    """Check that the models fit; compute the weights where they are open."""
+    from cocktail_hub.checking import check
+
+    checked = check(pinned, options.hub, trust_remote_code=options.trust_remote_code)
+    resolved = as_resolved(pinned)
+    return replace(checked, recipe=resolved), resolved
+
+
+def _make(
+    checked: Checked, resolved: ResolvedRecipe, plan: MergePlan, stage: Path, options: MixOptions
+) -> MergeReport:
+    """Download what is needed and write the mix into `stage`."""
+    from cocktail_hub.assemble import carry_over, write_recipe
+
+    report = _merge(plan, checked.parts, fetch(checked), stage, options)
+    carry_over(checked, stage, code=options.trust_remote_code)
+    write_recipe(resolved, checked, stage)
+    return report
+
+
+def merge_modules(checked: Checked, origin: Origin, folder: Path, options: MixOptions) -> None:
+    """Write the merged weights of the small modules beside the transformer (Dense), which recipe repos carry."""
+    if len(checked.parts) == 1:
+        return
+    checked, resolved = _settle(checked.recipe, origin, options)
+    modules = replace(checked, parts=checked.parts[1:])
+    paths = [tuple(p for p in model.contents.weight_files if "/" in p) for model in checked.models]
+    _merge(plan_mix(modules, resolved), modules.parts, fetch(checked, paths), folder, options)
+
+
+def _merge(
+    plan: MergePlan, parts: Sequence[Part], roots: Sequence[Path], folder: Path, options: MixOptions
+) -> MergeReport:
+    from cocktail_hub.merge import execute
+    from cocktail_hub.progress import bar
+
+    with ExitStack() as opened, bar("merge", plan.output_bytes) as advance:
+        sources = [part.open(roots) for part in parts]
+        for source in (source for part in sources for source in part):
+            opened.callback(source.close)
+        return execute(
+            plan,
+            sources,
+            folder,
+            threads=options.threads,
+            max_memory=options.max_memory,
+            device=options.device,
+            on_progress=advance,
+        )
+
+
+def fetch(checked: Checked, paths: Sequence[Sequence[str]] | None = None) -> list[Path]:
+    """Bring the models' files onto this machine, side by side; returns the folder of each.
+
+    Args:
+        checked: the models.
+        paths: for each model the files that are wanted; `None`: all that a mix needs.
+    """
+    wanted = paths or [model.contents.needed for model in checked.models]
+    remote = [(m.files, p) for m, p in zip(checked.models, wanted, strict=True) if isinstance(m.files, HubFiles)]
+    fetched = iter(download_all(remote))
+    return [next(fetched) if isinstance(m.files, HubFiles) else local_root(m) for m in checked.models]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a mix goes: the cache, or a folder of the user's."""
+
+    options: MixOptions
+    output: Path | None
+    cache: Cache = field(default_factory=Cache)
+
+    def key(self, resolved: ResolvedRecipe) -> str:
+        """Name of the mix in the cache; a mix cut into other files has another one."""
+        size = self.options.max_shard_size
+        return resolved.digest if size == DEFAULT_SHARD_SIZE else f"{resolved.digest}-{size}"
+
+    def find(self, resolved: ResolvedRecipe) -> Path | None:
+        """The finished mix, where it is wanted."""
+        if self.options.force or self.options.hub.force_download:
+            return None
+        found = self.cache.find(self.key(resolved))
+        if self.output is None:
+            return found.path if found else None
+        if _holds(self.output, resolved):
+            return self.output
+        return _copy_out(found.path, self.output) if found else None
+
+    @contextmanager
+    def held(self, resolved: ResolvedRecipe) -> Iterator[None]:
+        """Hold the lock of the mix, after making sure that the result will have a place."""
+        if self.output is not None and not self.options.force:
+            _require_free(self.output)
+        with self.cache.locked(self.key(resolved)):
+            yield
+
+    def stage(self, resolved: ResolvedRecipe) -> Path:
+        """The folder to work in: on the same disk as the result, and kept when the work is interrupted."""
+        if self.output is None:
+            return self.cache.staging(self.key(resolved))
+        stage = self.output.absolute().with_name(f".{self.output.name}.{resolved.digest[:16]}.partial")
+        stage.mkdir(parents=True, exist_ok=True)
+        return stage
+
+    def finish(self, resolved: ResolvedRecipe, hashes: Mapping[str, str]) -> Path:
+        """Turn the working folder into the result, in one step."""
+        if self.output is None:
+            return self.cache.finish(self.key(resolved), dict(hashes)).path
+        stage = self.stage(resolved)
+        write_manifest(stage, dict(hashes))
+        _clear(self.output, force=self.options.force)
+        stage.rename(self.output)
+        return self.output
+
+
+def _holds(folder: Path, resolved: ResolvedRecipe) -> bool:
+    """Whether a folder is this very mix, undamaged."""
+    found = CachedMix(digest=resolved.digest, path=folder)
+    if not (folder / MANIFEST).is_file() or not (folder / RECIPE_FILE).is_file():
+        return False
+    return as_resolved(Recipe.from_dict(found.recipe)).digest == resolved.digest and not found.damage()
+
+
+def _require_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CacheError(
+            f"'{folder}' exists and is not empty.\nWriting a mix into it could mix it up with what is there.\n"
+            "Choose a new folder, or remove this one first."
+        )
+
+
+def _clear(folder: Path, *, force: bool) -> None:
+    if force and (folder / MANIFEST).is_file():
+        remove(folder)
+    elif folder.is_dir():
+        folder.rmdir()
+
+
+def _copy_out(source: Path, target: Path) -> Path:
+    """Copy a finished mix, so that the target is there whole or not at all."""
+    _require_free(target)
+    partial = target.absolute().with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(source, partial)
+        if target.is_dir():
+            target.rmdir()
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return target

@@ -1,0 +1,78 @@
+"""What a card says besides the recipe: licences of the ingredients, size and versions of the result."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.card import CardFacts, license_of, read_metadata
+from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.layout import read_layout
+from cocktail_hub.checkpoint.spec import MIXABLE, TORCH_NAMES
+from cocktail_hub.loading import AUTO_CLASS_OF_TASK
+from cocktail_hub.resolve import locate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from cocktail_hub.checking import Kind
+    from cocktail_hub.hub import HubOptions
+    from cocktail_hub.recipe import Pin, Recipe
+
+PACKAGES = ("cocktail-hub", "transformers", "sentence-transformers", "huggingface_hub", "safetensors", "torch")
+"""Packages whose versions a card names."""
+
+
+def gather_facts(recipe: Recipe, kind: Kind, options: HubOptions, folder: Path | None = None) -> CardFacts:
+    """Read the ingredients' cards, and the merged weights' headers where there are weights.
+
+    Args:
+        recipe: pinned.
+        kind: what the mix is.
+        options: how to talk to the Hub.
+        folder: of the finished mix; `None` for a recipe without weights.
+    """
+    pins = list(recipe.pins)
+    with ThreadPoolExecutor(max(1, len(pins))) as pool:
+        cards = dict(zip([pin.model for pin in pins], pool.map(lambda pin: _card(pin, options), pins), strict=True))
+    return CardFacts(
+        kind="recipe" if folder is None else "merged",
+        library="sentence-transformers" if kind.sentence_transformers else "transformers",
+        pipeline_tag=kind.task,
+        architecture=kind.architecture or None,
+        load_classes=_load_classes(kind),
+        licenses={model: license_of(card) for model, card in cards.items()},
+        languages={model: _languages(card) for model, card in cards.items()},
+        versions={package: version(package) for package in PACKAGES},
+        **(_size(folder) if folder else {}),
+    )
+
+
+def _card(pin: Pin, options: HubOptions) -> Mapping[str, Any]:
+    """Metadata of a model's card; empty where it has none."""
+    files = locate(pin, options).files
+    return read_metadata(files.read("README.md").decode("utf-8", "replace")) if "README.md" in files.sizes else {}
+
+
+def _languages(card: Mapping[str, Any]) -> tuple[str, ...]:
+    named = card.get("language") or ()
+    return (named,) if isinstance(named, str) else tuple(str(one) for one in named)
+
+
+def _load_classes(kind: Kind) -> tuple[str, ...]:
+    own = (kind.sentence_transformers,) if kind.sentence_transformers else ()
+    return (*own, AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel")) if kind.model_type else own
+
+
+def _size(folder: Path) -> dict[str, Any]:
+    """Number of parameters, and the type that most of them have."""
+    files = LocalFiles(folder)
+    weights = sorted({path.rpartition("/")[0] for path in files.sizes if path.endswith(".safetensors")})
+    specs = [spec for part in weights for spec in read_layout(files, part).specs.values() if spec.dtype in MIXABLE]
+    counts = Counter[str]()
+    for spec in specs:
+        counts[spec.dtype] += spec.numel
+    return {"parameters": counts.total(), "dtype": TORCH_NAMES[counts.most_common(1)[0][0]] if counts else None}

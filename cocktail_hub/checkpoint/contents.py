@@ -109,7 +109,9 @@ def read_modules(files: RepoFiles) -> list[dict[str, Any]]:
     for module in modules:
         path = PurePosixPath(str(module["path"]))
         if path.is_absolute() or ".." in path.parts:
-            raise CheckpointError(f"'{MODULES}' of '{files.name}' names '{path}', outside of the repo.", model=files.name)
+            raise CheckpointError(
+                f"'{MODULES}' of '{files.name}' names '{path}', outside of the repo.", model=files.name
+            )
     return modules
 
 

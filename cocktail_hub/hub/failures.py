@@ -46,7 +46,7 @@ def explained(model: str, revision: str | None = None) -> Iterator[None]:
         raise SourceError(
             f"'{model}' is not on the Hub, or it is private and the token in use cannot see it.\n"
             "Nothing can be downloaded from it.\n"
-            f"Check the spelling; for a private repo {_LOGIN}; for a local folder write './{model.split('/')[-1]}'."
+            f"Check the spelling; for a private repo {_LOGIN}; for a local folder write './{model.rsplit('/', maxsplit=1)[-1]}'."
         ) from error
     except RevisionNotFoundError as error:
         raise SourceError(

@@ -174,7 +174,7 @@ class HubFiles:
             )
             hf_raise_for_status(response)
         whole: bytes = response.content
-        return whole[start:stop] if response.status_code == 200 else whole  # noqa: PLR2004: the range was ignored
+        return whole[start:stop] if response.status_code == 200 else whole  # noqa: PLR2004 - the range was ignored
 
     def _require(self, path: str) -> None:
         if path not in self.sizes:

@@ -1,4 +1,4 @@
-"""Put a folder on the Hub in one commit, or one pull request. Safe to repeat."""
+"""Put files on the Hub in one commit, or one pull request. Safe to repeat."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Publication:
 
     repo_id: str
     """Repo to write to; made if it is not there."""
-    folder: Path
-    """Every file in it is published, at the same relative path; `README.md` is not taken from here."""
+    files: Mapping[str, Path | bytes]
+    """Path in the repo -> what to write there. The card comes from `readme`."""
     readme: Callable[[str | None], str]
     """The card to write, given the one that is there (`None`: there is none)."""
     message: str
@@ -53,8 +53,8 @@ class Publication:
     """Open a pull request instead of committing to the branch."""
 
 
-def publish_folder(publication: Publication, options: HubOptions) -> CommitInfo:
-    """Write a folder to the Hub as one commit, and remove the weights that an earlier one left.
+def publish_files(publication: Publication, options: HubOptions) -> CommitInfo:
+    """Write files to the Hub as one commit, and remove the weights that an earlier one left.
 
     Files that are there already are not sent again, so that it is safe to repeat after any failure.
 
@@ -63,7 +63,7 @@ def publish_folder(publication: Publication, options: HubOptions) -> CommitInfo:
     """
     api = options.api
     _make_repo(publication, api)
-    additions = _additions(publication.folder)
+    additions = [CommitOperationAdd(name, source) for name, source in sorted(publication.files.items())]
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _commit(publication, api, additions)
@@ -84,16 +84,6 @@ def _make_repo(publication: Publication, api: HfApi) -> None:
             api.create_branch(publication.repo_id, branch=publication.revision, exist_ok=True)
     except (HTTPError, ConnectionError, ValueError) as error:
         raise _refused(publication, error, 1) from error
-
-
-def _additions(folder: Path) -> list[CommitOperationAdd]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    names = ((path.relative_to(folder).as_posix(), path) for path in files)
-    return [
-        CommitOperationAdd(name, path)
-        for name, path in names
-        if name != "README.md" and not any(part.startswith(".") for part in name.split("/"))
-    ]
 
 
 def _commit(publication: Publication, api: HfApi, additions: list[CommitOperationAdd]) -> CommitInfo:
@@ -125,7 +115,7 @@ def _present(publication: Publication, api: HfApi, commit: str | None) -> Mappin
         except EntryNotFoundError:
             del paths["README.md"]
         else:
-            with open(local, encoding="utf-8", newline="") as file:  # noqa: PTH123: keep the line ends as they are
+            with open(local, encoding="utf-8", newline="") as file:  # noqa: PTH123 - keep the line ends as they are
                 paths["README.md"] = file.read()
     return paths
 

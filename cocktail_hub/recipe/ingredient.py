@@ -6,10 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.values import as_mapping, as_number, as_text, reject_unknown
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full git commit hash, which is what a resolved revision is."""
@@ -81,7 +84,7 @@ class Pin:
         return exact | ({"base": self.base.identity()} if self.base else {})
 
     @classmethod
-    def from_value(cls, value: Any, key: str) -> Pin:
+    def from_value(cls, value: Any, key: str) -> Self:
         """Read `org/name`, `org/name@revision`, or a mapping with the keys of this class.
 
         Raises:
@@ -90,11 +93,14 @@ class Pin:
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
+            as_text(value, key)
             return cls(**_split_revision(value))
         data = dict(as_mapping(value, key))
         reject_unknown(data, [f.name for f in fields(cls)], f"`{key}`")
         if "model" not in data:
             raise RecipeError(f"`{key}` has no `model`. Give a Hub id such as 'org/name', or a local folder.")
+        if isinstance(data["model"], str) and data.get("revision") is None:
+            data |= _split_revision(data["model"])
         if data.get("base") is not None:
             data["base"] = Pin.from_value(data["base"], f"{key}.base")
         return cls(**data)

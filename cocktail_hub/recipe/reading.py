@@ -41,7 +41,7 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
         RecipeError: the text is not YAML, or not a valid recipe.
     """
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506: a SafeLoader
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise RecipeError(f"'{name}' is not valid YAML or JSON: {error}") from error
     if not isinstance(data, Mapping):

@@ -176,6 +176,20 @@ class HubFiles:
         whole: bytes = response.content
         return whole[start:stop] if response.status_code == 200 else whole  # noqa: PLR2004 - the range was ignored
 
+    def missing(self, paths: Sequence[str]) -> int:
+        """Bytes of `paths` that are not in the Hub cache yet."""
+        absent = (
+            path
+            for path in paths
+            if not isinstance(
+                try_to_load_from_cache(
+                    self.model, path, cache_dir=self.options.cache_dir, revision=self.commit, repo_type=self.repo_type
+                ),
+                str,
+            )
+        )
+        return sum(self.sizes[path] for path in absent)
+
     def _require(self, path: str) -> None:
         if path not in self.sizes:
             raise SourceError(f"'{self.name}' has no file '{path}'. {did_you_mean(path, self.sizes)}")

@@ -176,7 +176,7 @@ def round_once(total: Tensor, out: Tensor) -> None:
     if total.dtype != torch.float64 or out.dtype not in HALVES:
         out.copy_(total)
         return
-    for exact, rounded in zip(total.split(_BLOCK), out.split(_BLOCK), strict=True):
+    for exact, rounded in zip(torch.split(total, _BLOCK), torch.split(out, _BLOCK), strict=True):
         near = exact.float()
         back = near.double()
         odd = near.view(torch.int32)

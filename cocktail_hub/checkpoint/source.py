@@ -57,6 +57,10 @@ class TensorSource(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of files; nothing is read after that."""
+        ...
+
 
 @runtime_checkable
 class BatchSource(Protocol):

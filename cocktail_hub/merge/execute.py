@@ -1,0 +1,132 @@
+"""Carry out a plan: stream every shard from the models to its file, and pick up where a killed run stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cocktail_hub.errors import MergeError
+from cocktail_hub.merge.journal import Entry, Journal
+from cocktail_hub.merge.shard import Progress, disk_full, fill_shard, write_errors
+from cocktail_hub.merge.team import Team
+from cocktail_hub.merge.writer import free_bytes, sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from cocktail_hub.checkpoint.source import TensorSource
+    from cocktail_hub.merge.plan import MergePlan, ShardPlan
+    from cocktail_hub.merge.writer import ShardWriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeReport:
+    """What a merge did."""
+
+    bytes_read: int
+    """Bytes of weights read in this run."""
+    bytes_written: int
+    """Bytes of weight files written in this run; less than the plan's when finished shards were found."""
+    seconds: float
+    """Wall time of this run."""
+    threads: int
+    """Threads that read, computed and wrote."""
+    digests: Mapping[str, str]
+    """Path of every shard -> sha256 in hex, those of earlier runs included."""
+
+
+def execute(
+    plan: MergePlan,
+    sources: Sequence[Sequence[TensorSource]],
+    folder: Path | str,
+    *,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    device: str = "cpu",
+    on_progress: Callable[[int], object] | None = None,
+) -> MergeReport:
+    """Write every weight file of a plan, and the indices of sharded components, into `folder`.
+
+    The bytes depend on the plan and the models alone: not on threads, memory, processor or device. A run that was
+    killed leaves a journal in `folder`; the next one with the same plan does not do its finished shards again. The
+    plan does not know which models it was made for, so `folder` must belong to one resolved recipe.
+
+    Args:
+        plan: what to write.
+        sources: for each component of the plan its models, in the order of `ComponentPlan.models`.
+        folder: where to write; made if it is missing.
+        threads: `None`: one per usable processor, up to 16.
+        max_memory: most bytes of buffers; `None`: 1 GiB, of which a few MB per thread are used.
+        device: where to compute: 'cpu', 'cuda' or 'cuda:1'.
+        on_progress: called with the bytes added to the output, from any thread but never from two at once; the
+            numbers add up to `plan.output_bytes`.
+
+    Raises:
+        DiskSpaceError: the disk has too little room, or ran out of it.
+        MergeError: a file cannot be written, or the budget is too small.
+        CheckpointError: a model is damaged, is not what was planned for, or changed under the merge.
+        IncompatibleError: integers or flags differ between models.
+    """
+    started = time.monotonic()
+    root, progress = Path(folder), Progress(on_progress)
+    if len(sources) != len(plan.components):
+        raise MergeError(f"The plan has {len(plan.components)} components, but sources for {len(sources)} were given.")
+    team = Team(plan.budget(threads, max_memory), device)
+    with write_errors(root, plan.output_bytes):
+        for shard in plan.shards:
+            (root / shard.path).parent.mkdir(parents=True, exist_ok=True)
+        journal = Journal(root, plan)
+        progress.add(sum(entry.size for entry in journal.finished.values()))
+        todo = [shard for shard in plan.shards if shard.path not in journal.finished]
+        missing = sum(shard.nbytes for shard in todo)
+    if free_bytes(root) < missing:
+        raise disk_full(root, missing)
+    with write_errors(root, missing), ThreadPoolExecutor(1) as finisher:
+        last: Future[None] | None = None
+        for shard in todo:
+            writer = fill_shard(plan, shard, sources[shard.component], root, team=team, progress=progress)
+            try:
+                if last is not None:
+                    last.result()
+            except BaseException:
+                writer.abort()
+                raise
+            last = finisher.submit(_finish, writer, journal, shard)  # the disk is busy while the next one is computed
+        if last is not None:
+            last.result()
+        _write_indices(plan, root)
+        journal.remove()
+    return MergeReport(
+        bytes_read=team.bytes_read,
+        bytes_written=missing,
+        seconds=time.monotonic() - started,
+        threads=len(team.benches),
+        digests={shard.path: journal.finished[shard.path].sha256 for shard in plan.shards},
+    )
+
+
+def _finish(writer: ShardWriter, journal: Journal, shard: ShardPlan) -> None:
+    """Bring a shard to disk, enter it, and give it its name, in this order."""
+    try:
+        digest = writer.seal()
+        journal.record(shard.path, Entry(shard.nbytes, digest))
+        writer.publish()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _write_indices(plan: MergePlan, root: Path) -> None:
+    for number, component in enumerate(plan.components):
+        if component.index_path is not None:
+            path = root / component.index_path
+            with path.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(plan.index(number), indent=2, sort_keys=True) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(path.parent)

@@ -1,0 +1,93 @@
+"""Methods that need an order statistic of a whole tensor: one pass over its chunks to find it, one to use it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cocktail_hub.checkpoint.spec import itemsize, torch_dtype
+from cocktail_hub.methods import Ties, round_once, settle_nan
+from cocktail_hub.order_statistic import SAMPLE, KthLargest, kept_count, kth_largest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cocktail_hub.checkpoint.source import Piece
+    from cocktail_hub.merge.bench import Bench, Job
+    from cocktail_hub.merge.plan import TensorPlan
+    from cocktail_hub.merge.runs import Run
+
+SAMPLE_BLOCKS = 32
+"""Places in a tensor that a sample is taken from."""
+
+
+def merge_ordered(bench: Bench, job: Job, run: Run) -> None:
+    """Make one tensor of the output with `ties`."""
+    ((name, _, numel),) = run.pieces
+    sweep = _Sweep(bench, job, run.like, name, numel)
+    cuts = sweep.cuts(job.parameters["density"])
+    for start, stop in sweep.chunks:
+        sweep.write(start, stop, cuts, offset=run.offset)
+
+
+class _Sweep:
+    """Passes over the chunks of one tensor."""
+
+    def __init__(self, bench: Bench, job: Job, tensor: TensorPlan, name: str, numel: int) -> None:
+        self._bench, self._job, self._tensor, self._name, self._numel = bench, job, tensor, name, numel
+        self._weights = tensor.weights[1:]
+        dtypes = [torch_dtype(dtype) for dtype in tensor.dtypes]
+        out = torch_dtype(tensor.dtype)
+        self._steps = Ties(dtypes, out, even=len(set(self._weights)) == 1)
+        self._dtypes = (torch_dtype(max(tensor.dtypes, key=itemsize)), out, *self._steps.buffers)
+        self._size = min(bench.fitting(self._dtypes), numel)
+        self._steps.use(bench.buffers(self._dtypes, self._size)[2:])
+        self.chunks = [(start, min(start + self._size, numel)) for start in range(0, numel, self._size)]
+        """Elements `start:stop` that are in the buffers at once."""
+
+    def write(self, start: int, stop: int, cuts: Sequence[float], *, offset: int) -> None:
+        """Compute one chunk from the ingredients' cuts and write it; `offset` is where the tensor begins."""
+        pieces, steps = [(self._name, start, stop)], self._steps
+        out = self._bench.buffers(self._dtypes, stop - start)[1]
+        inputs = self._bench.inputs(self._job, self._tensor, pieces, stop - start)
+        steps.begin(next(inputs))
+        for tensor, weight, cut in zip(inputs, self._weights, cuts, strict=True):
+            steps.add(tensor, weight, cut)
+        total = steps.total(self._job.parameters["lambda"])
+        round_once(total, out)
+        settle_nan(total, out, lambda: self._bench.inputs(self._job, self._tensor, pieces, stop - start))
+        self._bench.write(self._job, offset + start * out.itemsize, out)
+
+    def cuts(self, density: float) -> list[float]:
+        """Return for each ingredient the smallest magnitude that is kept."""
+        if density == 1.0:
+            return [0.0] * len(self._weights)
+        k = kept_count(self._numel, density)
+        if len(self.chunks) == 1:
+            return [kth_largest(found, k) for found in self._magnitudes([(self._name, 0, self._numel)])]
+        searches = [KthLargest(k, sample, numel=self._numel) for sample in self._samples()]
+        while any(search.value is None for search in searches):
+            for start, stop in self.chunks:
+                for search, found in zip(searches, self._magnitudes([(self._name, start, stop)]), strict=True):
+                    if search.value is None:
+                        search.feed(found)
+            for search in searches:
+                if search.value is None:
+                    search.finish_pass()
+        return [search.value for search in searches if search.value is not None]
+
+    def _magnitudes(self, pieces: Sequence[Piece]) -> Iterator[NDArray[np.float32]]:
+        """Yield the magnitudes of each ingredient's differences, each in the place of the one before."""
+        count = sum(stop - start for _, start, stop in pieces)
+        inputs = self._bench.inputs(self._job, self._tensor, pieces, count)
+        self._steps.begin(next(inputs))
+        for tensor in inputs:
+            yield self._steps.magnitudes(tensor).cpu().numpy()
+
+    def _samples(self) -> list[NDArray[np.float32]]:
+        length = min(SAMPLE, self._size) // SAMPLE_BLOCKS
+        step = (self._numel - length) / (SAMPLE_BLOCKS - 1)
+        pieces = [(self._name, int(i * step), int(i * step) + length) for i in range(SAMPLE_BLOCKS)]
+        return [found.copy() for found in self._magnitudes(pieces)]

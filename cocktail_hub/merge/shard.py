@@ -1,0 +1,161 @@
+"""Make one output file: the task that every engine runs, with the same bytes wherever it runs."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cocktail_hub.checkpoint.source import BatchSource, WatchedSource, read_pieces
+from cocktail_hub.errors import CheckpointError, CocktailError, DiskSpaceError, MergeError
+from cocktail_hub.merge.bench import Job
+from cocktail_hub.merge.kernels import merge_run, run_capacity
+from cocktail_hub.merge.runs import cut_runs
+from cocktail_hub.merge.team import Team
+from cocktail_hub.merge.writer import ShardWriter, free_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import torch
+
+    from cocktail_hub.checkpoint.source import Piece, TensorSource
+    from cocktail_hub.merge.plan import MergePlan, ShardPlan
+
+_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+
+
+class Progress:
+    """Adds up what threads report and passes it on, one call at a time."""
+
+    def __init__(self, report: Callable[[int], object] | None = None) -> None:
+        self._report = report
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Report `count` more bytes of output."""
+        if self._report is not None:
+            with self._lock:
+                self._report(count)
+
+
+def merge_shard(
+    plan: MergePlan,
+    index: int,
+    sources: Sequence[TensorSource],
+    folder: Path | str,
+    *,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    device: str = "cpu",
+) -> str:
+    """Write shard `plan.shards[index]` into `folder` and return its sha256 in hex. Needs no other shard.
+
+    Args:
+        plan: the whole plan.
+        index: which of its shards.
+        sources: the models of the shard's component, in the order of `ComponentPlan.models`.
+        folder: the root of the output; the folder of the component must exist.
+        threads: `None`: one per usable processor, up to 16.
+        max_memory: most bytes of buffers; `None`: 1 GiB.
+        device: where to compute.
+
+    Raises:
+        DiskSpaceError: the disk ran full; nothing of the shard is left behind.
+        MergeError: the file cannot be written.
+        CheckpointError: a model is damaged, is not what was planned for, or changed under the merge.
+        IncompatibleError: integers or flags differ between models.
+    """
+    shard = plan.shards[index]
+    team = Team(plan.budget(threads, max_memory), device)
+    with write_errors(Path(folder), shard.nbytes):
+        writer = fill_shard(plan, shard, sources, Path(folder), team=team, progress=Progress())
+        try:
+            digest = writer.seal()
+            writer.publish()
+        except BaseException:
+            writer.abort()
+            raise
+    return digest
+
+
+def fill_shard(
+    plan: MergePlan, shard: ShardPlan, sources: Sequence[TensorSource], folder: Path, *, team: Team, progress: Progress
+) -> ShardWriter:
+    """Compute and write all of a shard; the caller seals and publishes it. After an error nothing of it is left."""
+    _check_specs(plan, shard, sources)
+    header = shard.header
+    writer = ShardWriter(folder / shard.path, header, shard.nbytes)
+
+    def write(offset: int, data: memoryview) -> None:
+        writer.write(offset, data)
+        progress.add(len(data))
+
+    job = Job(
+        method=plan.method,
+        parameters=plan.parameters,
+        models=plan.components[shard.component].models,
+        readers=[_reader(source) for source in sources],
+        write=write,
+    )
+    try:
+        progress.add(len(header))
+        capacity = partial(run_capacity, team.benches[0], plan.method)
+        team.run(cut_runs(shard, len(header), capacity), lambda bench, run: merge_run(bench, job, run))
+        for source in sources:
+            if isinstance(source, WatchedSource):
+                source.check_unchanged()
+    except BaseException:
+        writer.abort()
+        raise
+    return writer
+
+
+@contextmanager
+def write_errors(folder: Path, needed: int) -> Iterator[None]:
+    """Turn errors of the system while writing into errors that say what to do."""
+    try:
+        yield
+    except CocktailError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise disk_full(folder, needed) from error
+        raise MergeError(
+            f"Writing to '{folder}' failed: {error}.\n"
+            "The mix cannot be finished; its finished shards are kept.\n"
+            "Check the folder and its disk, then run the same command again."
+        ) from error
+
+
+def disk_full(folder: Path, needed: int) -> DiskSpaceError:
+    """Say how much room the merge needs and how much there is."""
+    return DiskSpaceError(
+        f"The disk of '{folder}' has {free_bytes(folder):,} bytes free, but the mix needs {needed:,} more.\n"
+        "A mix is written next to its ingredients, which stay as they are.\n"
+        "Free some space or write to another disk, then run the same command again: finished shards are kept."
+    )
+
+
+def _reader(source: TensorSource) -> Callable[[Sequence[Piece], torch.Tensor], None]:
+    return source.read_pieces if isinstance(source, BatchSource) else partial(read_pieces, source)
+
+
+def _check_specs(plan: MergePlan, shard: ShardPlan, sources: Sequence[TensorSource]) -> None:
+    """Raise unless the sources have what the plan counts on."""
+    models = plan.components[shard.component].models
+    if len(sources) != len(models):
+        raise MergeError(f"The plan mixes {len(models)} models, but {len(sources)} sources were given.")
+    for tensor in shard.tensors:
+        for model, dtype in zip(tensor.models, tensor.dtypes, strict=True):
+            found = sources[model].specs.get(tensor.name)
+            if found is None or found.shape != tensor.shape or found.dtype != dtype:
+                raise CheckpointError(
+                    f"'{tensor.name}' of '{models[model]}' is not what was planned for: "
+                    f"{dtype} {list(tensor.shape)} then, {found or 'missing'} now.\n"
+                    "The mix was planned from other files than these.\nRun the same command again.",
+                    model=models[model],
+                )

@@ -1,0 +1,118 @@
+"""Write one shard: beside its final name, hashed on the way, synced to disk, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from typing import TYPE_CHECKING
+
+from cocktail_hub.checkpoint.positional import PositionalFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SUFFIX = ".incomplete"
+"""Added to the final name until the file is complete and on disk."""
+HASH_BYTES = 1 << 20
+"""Bytes hashed at a time, read back soon after they were written, from memory."""
+
+
+class ShardWriter:
+    """One output file. Threads write it in any order; a thread of its own hashes what is complete from the start.
+
+    Call `seal` and `publish` for a file under its final name, or `abort` for none.
+    """
+
+    def __init__(self, path: Path, header: bytes, nbytes: int) -> None:
+        """Create the file beside `path`, `nbytes` long with its header. Raises OSError."""
+        self._path = path
+        self._part = path.with_name(path.name + SUFFIX)
+        self._nbytes = nbytes
+        self._file = PositionalFile(self._part, write=True)
+        os.truncate(self._part, nbytes)
+        self._written: dict[int, int] = {}  # start -> stop of stretches that the hash has not reached
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._sha256 = hashlib.sha256()
+        self._failure: OSError | None = None
+        self._hasher = threading.Thread(target=self._follow, name=f"hash {path.name}", daemon=True)
+        self._hasher.start()
+        self.write(0, header)
+
+    def write(self, offset: int, data: memoryview | bytes) -> None:
+        """Write a stretch. Many threads may; stretches do not overlap. Raises OSError, such as ENOSPC."""
+        self._file.write_from(data, offset)
+        if len(data):
+            with self._changed:
+                self._written[offset] = offset + len(data)
+                self._changed.notify()
+
+    def seal(self) -> str:
+        """Wait until all is written and hashed, sync the file to disk, and return its sha256 in hex. Raises OSError."""
+        self._hasher.join()
+        if self._failure is not None:
+            raise self._failure
+        os.fsync(self._file.fd)
+        self._file.close()
+        return self._sha256.hexdigest()
+
+    def publish(self) -> None:
+        """Give the sealed file its final name. Raises OSError."""
+        self._part.replace(self._path)
+        sync_folder(self._path.parent)
+
+    def abort(self) -> None:
+        """Stop and remove what was written."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._hasher.join()
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+    def _follow(self) -> None:
+        """Hash the file from its start, as far as it is written without a gap."""
+        view = memoryview(bytearray(HASH_BYTES))
+        done = 0
+        try:
+            while done < self._nbytes:
+                reached = self._wait_beyond(done)
+                if reached is None:
+                    return
+                while done < reached and not self._stopped:
+                    count = self._file.read_into(view[: min(HASH_BYTES, reached - done)], done)
+                    if count == 0:
+                        self._failure = OSError(f"'{self._part}' was cut short while it was written")
+                        return
+                    self._sha256.update(view[:count])
+                    done += count
+        except OSError as error:
+            self._failure = error
+
+    def _wait_beyond(self, done: int) -> int | None:
+        """Return up to where the file is written without a gap, beyond `done`; `None` when there will be no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or done in self._written)
+            if self._stopped:
+                return None
+            while done in self._written:
+                done = self._written.pop(done)
+            return done
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes that may still be written to the disk of a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, where the system lets folders be synced."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

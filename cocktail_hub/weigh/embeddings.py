@@ -8,7 +8,15 @@ import torch
 
 from cocktail_hub.errors import ScoringError, SourceError
 from cocktail_hub.weigh.batches import pad_right
-from cocktail_hub.weigh.model import device_of, hard_limit, limit_of, load_model, load_tokenizer, pick_device
+from cocktail_hub.weigh.model import (
+    NO_LIMIT,
+    device_of,
+    hard_limit,
+    limit_of,
+    load_model,
+    load_tokenizer,
+    pick_device,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,8 +87,7 @@ class ModulesEmbedder:
 
     def lengths(self, texts: Sequence[str], role: Role) -> list[tuple[int, int]]:
         """See `Embedder`. A prompt counts as content: it goes through the model like text."""
-        prompt = self._prompt(role)
-        return token_lengths(self._model.tokenizer, [prompt + text for text in texts])
+        return uncut_lengths(self._model, texts, prompt=self._prompt(role), task=role)
 
     def _prompt(self, role: Role) -> str:
         prompts = self._model.prompts or {}
@@ -118,7 +125,7 @@ class PlainEmbedder:
 
     def lengths(self, texts: Sequence[str], role: Role) -> list[tuple[int, int]]:  # noqa: ARG002 - one role for all
         """See `Embedder`."""
-        return token_lengths(self._tokenizer, texts)
+        return _token_lengths(self._tokenizer, texts)
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], role: Role) -> torch.Tensor:  # noqa: ARG002 - one role for all
@@ -142,23 +149,38 @@ def limit_sequences(model: Any, settings: ScoringSettings) -> int | None:
 
     Its own limit stands where it is lower. `None`: there is no bound, or the model does not read tokens.
     """
-    inner = getattr(model[0], "auto_model", None)
-    limits = [getattr(model, "max_seq_length", None), settings.max_length, hard_limit(inner) if inner else None]
-    known = [int(limit) for limit in limits if limit is not None and limit != float("inf")]
+    inner = model.transformers_model
+    limits = [model.max_seq_length, settings.max_length, hard_limit(inner) if inner is not None else None]
+    known = [int(limit) for limit in limits if limit is not None and limit < NO_LIMIT]
     if not known:
         return None
-    if getattr(model[0], "tokenizer", None) is not None:
+    if inner is not None:
         model.max_seq_length = min(known)
     return min(known)
 
 
-def token_lengths(tokenizer: Any, *texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Per text, or pair of texts, its tokens uncut, and those of them that carry no content: see `Embedder.lengths`."""
-    if hasattr(tokenizer, "encode_batch_fast"):  # a bare `tokenizers.Tokenizer`, as static embeddings have
-        return [(len(encoding.ids), 0) for encoding in tokenizer.encode_batch_fast(list(texts[0]))]
-    ids = tokenizer(*map(list, texts), verbose=False)["input_ids"]
-    special = tokenizer.num_special_tokens_to_add(pair=len(texts) > 1)
-    return [(len(row), special) for row in ids]
+def uncut_lengths(model: Any, inputs: Sequence[Any], **kwargs: Any) -> list[tuple[int, int]]:
+    """Per text or pair its tokens as a sentence-transformers model reads it, but uncut: see `Embedder.lengths`.
+
+    Args:
+        model: a sentence-transformers model of any family.
+        inputs: texts, or pairs of texts.
+        kwargs: `prompt` and `task`, as for the model's `preprocess`.
+    """
+    counting = getattr(model.tokenizer, "num_special_tokens_to_add", None)
+    lengths = []
+    for one in inputs:
+        features = model.preprocess([one], processing_kwargs={"text": {"truncation": False}}, **kwargs)
+        mask = features.get("attention_mask")
+        length = int(mask.sum()) if mask is not None else features["input_ids"].numel()
+        lengths.append((length, counting(pair=not isinstance(one, str)) if counting else 0))
+    return lengths
+
+
+def _token_lengths(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Per text its tokens uncut, and those of them that carry no content: see `Embedder.lengths`."""
+    special = tokenizer.num_special_tokens_to_add(pair=False)
+    return [(len(row), special) for row in tokenizer(list(texts), verbose=False)["input_ids"]]
 
 
 def check_lengths(lengths: Sequence[tuple[int, int]], owners: Sequence[int], *, name: str, limit: int | None) -> int:

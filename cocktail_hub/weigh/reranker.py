@@ -10,7 +10,7 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.layout import read_layout
 from cocktail_hub.errors import ScoringError, SourceError
 from cocktail_hub.weigh.batches import Run, run_in_batches
-from cocktail_hub.weigh.embeddings import check_lengths, limit_sequences, token_lengths
+from cocktail_hub.weigh.embeddings import check_lengths, limit_sequences, uncut_lengths
 from cocktail_hub.weigh.encoder import Passages, contrast, passages_of
 from cocktail_hub.weigh.losses import Losses
 from cocktail_hub.weigh.model import missing_weights, pick_device
@@ -51,8 +51,8 @@ def reranker_losses(
     pairs = [(row.query, text) for row in rows for text in (*row.positives, *row.negatives)]
     owners = [index for index, row in enumerate(rows) for _ in (*row.positives, *row.negatives)]
     limit = limit_sequences(model, settings)
-    lengths = token_lengths(model.tokenizer, *zip(*pairs, strict=True))
-    run = Run(name=name, device=pick_device(settings.device), batch_size=settings.batch_size, on_texts=on_texts)
+    lengths = uncut_lengths(model, pairs, prompt=_prompt(model))
+    run = Run(name=name, device=pick_device(settings.device), batch_size=_rows(model, settings), on_texts=on_texts)
     truncated = check_lengths(lengths, owners, name=name, limit=limit)
     costs = [min(length, limit or length) for length, _ in lengths]
     scores = run_in_batches(
@@ -93,7 +93,28 @@ def _open(folder: Path, settings: ScoringSettings, *, name: str) -> Any:
     except (OSError, ValueError, ImportError) as error:
         raise SourceError(f"'{name}' cannot be loaded as a cross-encoder: {error}") from error
     _check_head(model, folder, name=name)
+    if model.tokenizer.pad_token_id is None:  # the mask hides padding, so any token will do
+        model.tokenizer.pad_token = model.tokenizer.eos_token or model.tokenizer.convert_ids_to_tokens(0)
     return model.eval()
+
+
+def _prompt(model: Any) -> str | None:
+    """What `predict` puts before a pair, where the model says so."""
+    return (model.prompts or {}).get(model.default_prompt_name)
+
+
+def _rows(model: Any, settings: ScoringSettings) -> int | None:
+    """Pairs per batch: one for a classifier without a pad token, which cannot find the end of a padded text."""
+    config = model.transformers_model.config.get_text_config()
+    alone = not _words(model) and getattr(config, "pad_token_id", None) is None
+    return 1 if alone else settings.batch_size
+
+
+def _words(model: Any) -> Any | None:
+    """The module that names a causal LM's tokens for yes and no; `None` for a classifier."""
+    from sentence_transformers.cross_encoder.modules import LogitScore
+
+    return next((module for module in model if isinstance(module, LogitScore)), None)
 
 
 def _check_head(model: Any, folder: Path, *, name: str) -> None:
@@ -102,9 +123,7 @@ def _check_head(model: Any, folder: Path, *, name: str) -> None:
     The head is every tensor outside the backbone; a causal LM's is usually tied to its embeddings, and has two
     different words for yes and no instead.
     """
-    from sentence_transformers.cross_encoder.modules import LogitScore
-
-    words = next((module for module in model if isinstance(module, LogitScore)), None)
+    words = _words(model)
     if words is not None:
         if words.true_token_id == words.false_token_id:
             raise ScoringError(
@@ -120,7 +139,7 @@ def _check_head(model: Any, folder: Path, *, name: str) -> None:
             "A reranker has one logit, or two.\nCheck that the model is a reranker.",
             model=name,
         )
-    inner = model[0].auto_model
+    inner = model.transformers_model
     stored = read_layout(LocalFiles(folder, name=name)).specs
     prefix = f"{inner.base_model_prefix}."
     missing = sorted(key for key in inner.state_dict() if not key.startswith(prefix) and key not in stored)

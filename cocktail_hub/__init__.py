@@ -13,13 +13,13 @@ from cocktail_hub.registration import register
 
 if TYPE_CHECKING:
     from cocktail_hub.auto import AutoCocktailModel
-    from cocktail_hub.checking import check
     from cocktail_hub.configuration import CocktailConfig
     from cocktail_hub.errors import CocktailError
     from cocktail_hub.pipeline import Mix, MixOptions, mix
+    from cocktail_hub.preview import Preview, check
     from cocktail_hub.publishing import publish
     from cocktail_hub.recipe import Ingredient, Recipe, ResolvedRecipe
-    from cocktail_hub.version import VERSION as __version__
+    from cocktail_hub.version import VERSION as __version__  # noqa: F401, N811 - a name of Python's
 
 _HOMES = {
     "AutoCocktailModel": "auto",
@@ -28,9 +28,10 @@ _HOMES = {
     "Ingredient": "recipe",
     "Mix": "pipeline",
     "MixOptions": "pipeline",
+    "Preview": "preview",
     "Recipe": "recipe",
     "ResolvedRecipe": "recipe",
-    "check": "checking",
+    "check": "preview",
     "mix": "pipeline",
     "publish": "publishing",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "Ingredient",
     "Mix",
     "MixOptions",
+    "Preview",
     "Recipe",
     "ResolvedRecipe",
     "check",

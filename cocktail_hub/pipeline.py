@@ -13,13 +13,14 @@ from cocktail_hub.errors import CacheError
 from cocktail_hub.hub import HubFiles, HubOptions, download_all
 from cocktail_hub.origin import RECIPE_FILE, Origin, read_origin
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
-from cocktail_hub.resolve import local_root, resolve
+from cocktail_hub.resolve import local_root, resolve, with_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from cocktail_hub.checking import Checked, Part
-    from cocktail_hub.merge import MergePlan, MergeReport
+    from cocktail_hub.merge.execute import MergeReport
+    from cocktail_hub.merge.plan import MergePlan
 
 DEFAULT_SHARD_SIZE = "5GB"
 """Largest size of one weight file, as `save_pretrained` takes it."""
@@ -126,7 +127,7 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
     if pinned.weights is not None and (found := place.find(as_resolved(pinned))):
         return Mix(path=found, recipe=as_resolved(pinned), report={"cached": True}, name=origin.name)
     checked, resolved = _settle(pinned, origin, options)
-    plan = plan_mix(checked, resolved, options.max_shard_size)
+    plan = plan_mix(checked, options.max_shard_size)
     with place.held(resolved):
         if found := place.find(resolved):
             return Mix(path=found, recipe=resolved, report={"cached": True}, name=origin.name)
@@ -136,27 +137,38 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
     return Mix(path=path, recipe=resolved, report=facts, name=origin.name)
 
 
-def plan_mix(checked: Checked, resolved: ResolvedRecipe, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -> MergePlan:
-    """Decide every output file and how each tensor comes about, from headers alone."""
-    from cocktail_hub.merge import Component, plan_merge
+def check_models(pinned: Recipe, options: MixOptions) -> Checked:
+    """Check that the models of a pinned recipe fit. Weights that are still open do not matter for that."""
+    from cocktail_hub.checking import check
 
+    if pinned.weights is None:
+        count = len(pinned.ingredients)
+        pinned = with_weights(pinned, [1.0 / count] * count, {})
+    return check(pinned, options.hub, trust_remote_code=options.trust_remote_code)
+
+
+def plan_mix(checked: Checked, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -> MergePlan:
+    """Decide every output file and how each tensor comes about, from headers alone."""
+    from cocktail_hub.merge.plan import Component, plan_merge
+
+    recipe = checked.recipe
     names = tuple(model.files.name for model in checked.models)
     return plan_merge(
         [Component(folder=part.folder, specs=part.specs, models=names) for part in checked.parts],
-        method=resolved.method,
-        weights=resolved.weights or (),
-        parameters=resolved.parameters,
-        layers=resolved.layers,
-        dtype=None if resolved.dtype == "auto" else resolved.dtype,
+        method=recipe.method,
+        weights=recipe.weights or (),
+        parameters=recipe.parameters,
+        layers=recipe.layers,
+        dtype=None if recipe.dtype == "auto" else recipe.dtype,
         max_shard_size=max_shard_size,
     )
 
 
 def _settle(pinned: Recipe, origin: Origin, options: MixOptions) -> tuple[Checked, ResolvedRecipe]:
     """Check that the models fit; compute the weights where they are open."""
-    from cocktail_hub.checking import check
-
-    checked = check(pinned, options.hub, trust_remote_code=options.trust_remote_code)
+    checked = check_models(pinned, options)
+    if pinned.weights is None:
+        raise NotImplementedError(origin.name)
     resolved = as_resolved(pinned)
     return replace(checked, recipe=resolved), resolved
 
@@ -177,16 +189,16 @@ def merge_modules(checked: Checked, origin: Origin, folder: Path, options: MixOp
     """Write the merged weights of the small modules beside the transformer (Dense), which recipe repos carry."""
     if len(checked.parts) == 1:
         return
-    checked, resolved = _settle(checked.recipe, origin, options)
+    checked, _ = _settle(checked.recipe, origin, options)
     modules = replace(checked, parts=checked.parts[1:])
     paths = [tuple(p for p in model.contents.weight_files if "/" in p) for model in checked.models]
-    _merge(plan_mix(modules, resolved), modules.parts, fetch(checked, paths), folder, options)
+    _merge(plan_mix(modules), modules.parts, fetch(modules, paths), folder, options)
 
 
 def _merge(
     plan: MergePlan, parts: Sequence[Part], roots: Sequence[Path], folder: Path, options: MixOptions
 ) -> MergeReport:
-    from cocktail_hub.merge import execute
+    from cocktail_hub.merge.execute import execute
     from cocktail_hub.progress import bar
 
     with ExitStack() as opened, bar("merge", plan.output_bytes) as advance:

@@ -1,0 +1,188 @@
+"""`cocktail mix`, `check` and `push`: what is done with one recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cocktail_hub.cli.output import say, show_json, size, table
+
+if TYPE_CHECKING:
+    from cocktail_hub.pipeline import Mix, MixOptions
+    from cocktail_hub.preview import Preview
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Bytes(click.ParamType):
+    """A size such as `500MB`, `5GB` or `1GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Turn a text into bytes."""
+        if isinstance(value, int):
+            return value
+        number = str(value).strip().upper().rstrip("ABGIKMT")
+        unit = str(value).strip().upper()[len(number) :]
+        try:
+            found = int(float(number) * _UNITS[unit])
+        except (ValueError, KeyError):
+            self.fail(f"{value!r} is not a size. Write it like 500MB, 5GB or 1GiB.", param, ctx)
+        return found
+
+
+def making(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how to make a mix."""
+    options = [
+        click.option("--revision", help="Branch, tag or commit of a recipe repo."),
+        click.option("--token", help="Access token; by default the saved one."),
+        click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the Hub cache."),
+        click.option("--local-files-only", is_flag=True, help="Ask nothing of the Hub."),
+        click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda."),
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of the merge. Default: one per processor."),
+        click.option("--max-memory", type=Bytes(), help="Most memory for the merge's buffers, e.g. 1GB."),
+        click.option("--max-shard-size", default="5GB", show_default=True, help="Largest weight file."),
+        click.option("--trust-remote-code", is_flag=True, help="Take code from the ingredients' repos along."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_options(given: dict[str, Any], *, force: bool = False) -> tuple[MixOptions, bool]:
+    """Turn the options of a command line into those of the library; also tells whether JSON is wanted."""
+    from cocktail_hub.hub import HubOptions
+    from cocktail_hub.pipeline import MixOptions
+
+    hub = HubOptions(
+        token=given["token"], cache_dir=given["cache_dir"], local_files_only=given["local_files_only"]
+    )
+    options = MixOptions(
+        hub=hub,
+        device=given["device"],
+        threads=given["threads"],
+        max_memory=given["max_memory"],
+        max_shard_size=given["max_shard_size"],
+        trust_remote_code=given["trust_remote_code"],
+        force=force,
+    )
+    return options, given["as_json"]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  cocktail mix recipe.yaml
+  cocktail mix me/my-mix -o ./my-mix
+  cocktail mix recipe.yaml --dry-run"""
+)
+@click.argument("recipe")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="New folder to write to. Default: the cache.")
+@click.option("--dry-run", is_flag=True, help="Check and plan only; weights are not downloaded.")
+@click.option("--force", is_flag=True, help="Make the mix again even if it is there.")
+@making
+def mix(recipe: str, output: Path | None, dry_run: bool, force: bool, **given: Any) -> None:
+    """Make the mix that RECIPE describes, and print the folder it is in."""
+    from cocktail_hub.pipeline import mix as make
+
+    options, as_json = read_options(given, force=force)
+    if dry_run:
+        _show_preview(_preview(recipe, given["revision"], options), as_json=as_json)
+        return
+    made = make(recipe, output=output, revision=given["revision"], options=options)
+    _tell(made)
+    if as_json:
+        show_json({"path": made.path, "digest": made.recipe.digest, "recipe": made.recipe.to_dict(), **made.report})
+    else:
+        click.echo(made.path)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  cocktail check recipe.yaml
+  cocktail check me/my-mix --json"""
+)
+@click.argument("recipe")
+@making
+def check(recipe: str, **given: Any) -> None:
+    """Tell whether RECIPE can be mixed and what it would take, without downloading weights."""
+    options, as_json = read_options(given)
+    _show_preview(_preview(recipe, given["revision"], options), as_json=as_json)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  cocktail push recipe.yaml me/my-mix
+  cocktail push recipe.yaml me/my-mix-recipe --as recipe --private"""
+)
+@click.argument("recipe")
+@click.argument("repo_id")
+@click.option("--as", "as_", type=click.Choice(["merged", "recipe", "both"]), default="merged", show_default=True)
+@click.option("--private", is_flag=True, default=None, help="Make a new repo private.")
+@click.option("--to-branch", help="Branch of REPO_ID to commit to.")
+@click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing.")
+@click.option("-m", "--message", help="First line of the commit.")
+@making
+def push(recipe: str, repo_id: str, as_: Any, private: bool | None, to_branch: str | None, **given: Any) -> None:
+    """Publish the mix of RECIPE, or RECIPE itself, to REPO_ID in one commit, and print where it is."""
+    from cocktail_hub.publishing import publish
+
+    options, as_json = read_options(given)
+    info = publish(
+        recipe,
+        repo_id,
+        as_=as_,
+        private=private,
+        revision=to_branch,
+        create_pr=given["create_pr"],
+        commit_message=given["message"],
+        max_shard_size=options.max_shard_size,
+        options=options,
+    )
+    if as_json:
+        show_json({"commit": info.oid, "url": info.commit_url, "pull_request": info.pr_url})
+    else:
+        click.echo(info.pr_url or info.commit_url)
+
+
+def _preview(recipe: str, revision: str | None, options: MixOptions) -> Preview:
+    from cocktail_hub.preview import check as look
+
+    return look(recipe, revision=revision, options=options)
+
+
+def _show_preview(found: Preview, *, as_json: bool) -> None:
+    if as_json:
+        show_json(found.to_dict())
+        return
+    rows = [
+        [m.model, (m.revision or "")[:19], "" if m.weight is None else f"{m.weight:g}", size(m.nbytes), m.license or "?"]
+        for m in found.models
+    ]
+    click.echo(table(["model", "revision", "share", "size", "licence"], rows))
+    click.echo(f"\nresult    {found.architecture or 'modules'} for {found.task}, {found.tensors} tensors, {found.method}")
+    click.echo(f"download  {size(found.to_download)}")
+    click.echo(f"disk      {size(found.output_bytes)} in {len(found.files)} file(s)")
+    click.echo(f"memory    {size(found.peak_memory)} for the merge's buffers")
+    click.echo(f"licence   {found.license or 'none'}")
+    for note in (*found.notes, found.license_note):
+        if note:
+            say(f"note: {note}")
+
+
+def _tell(made: Mix) -> None:
+    """Say what was done, to people."""
+    for note in made.report.get("notes", ()):
+        say(f"note: {note}")
+    merged = made.report.get("merged")
+    if merged is None:
+        say("The mix was there already: nothing was downloaded or merged.")
+    else:
+        say(f"Merged {size(merged.bytes_read)} into {size(merged.bytes_written)} in {merged.seconds:.1f} s.")

@@ -1,0 +1,126 @@
+"""What a mix would take: bytes to download, disk, memory, licences. Known before any weights are downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.card import combine_licenses
+from cocktail_hub.hub import HubFiles
+from cocktail_hub.origin import read_origin
+from cocktail_hub.pipeline import MixOptions, check_models, plan_mix
+from cocktail_hub.provenance import gather_facts
+from cocktail_hub.resolve import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cocktail_hub.card import LicenseInfo
+    from cocktail_hub.resolve import Located
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPreview:
+    """One model that goes in."""
+
+    model: str
+    """Hub id or folder."""
+    revision: str | None
+    """Commit, or the digest of a local folder."""
+    weight: float | None
+    """Share; `None` where it is still to be computed, or for the base of task vectors."""
+    nbytes: int
+    """Bytes of the files that the mix needs."""
+    to_download: int
+    """Bytes of them that are not on this machine yet."""
+    license: str | None
+    """Licence that its card names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What a mix would take and give."""
+
+    method: str
+    """Merge method."""
+    architecture: str
+    """Class of the result."""
+    task: str
+    """Hub task of the result."""
+    models: tuple[ModelPreview, ...]
+    """Base first where there is one, then the ingredients in recipe order."""
+    tensors: int
+    """Number of tensors in the result."""
+    output_bytes: int
+    """Size of the result's weight files."""
+    files: tuple[str, ...]
+    """The result's weight files."""
+    peak_memory: int
+    """Bytes of the merge's buffers, whatever the size of the models."""
+    license: str | None
+    """Licence of the result, as far as it follows from the ingredients'."""
+    license_note: str
+    """What people should know of the licences."""
+    notes: tuple[str, ...]
+    """Differences between the ingredients that people should know of."""
+
+    @property
+    def to_download(self) -> int:
+        """Bytes that are not on this machine yet."""
+        return sum(model.to_download for model in self.models)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return asdict(self) | {"to_download": self.to_download}
+
+
+def check(
+    source: Any, *, revision: str | None = None, subfolder: str = "", options: MixOptions | None = None, **hub: Any
+) -> Preview:
+    """Tell whether a recipe can be mixed, and what it would take, without downloading weights.
+
+    Args:
+        source: a recipe, as `mix` takes it.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        subfolder: of the recipe's repo or folder.
+        options: how the mix would be made.
+        **hub: fields of `HubOptions` in short: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        CocktailError: the ingredients do not fit together, or cannot be read; says which tensor of which model.
+    """
+    options = options or MixOptions()
+    options = replace(options, hub=replace(options.hub, **hub))
+    origin = read_origin(source, options.hub, revision=revision, subfolder=subfolder)
+    pinned = resolve(origin.recipe, options.hub)
+    checked = check_models(pinned, options)
+    plan = plan_mix(checked, options.max_shard_size)
+    facts = gather_facts(checked.recipe, checked.kind, options.hub)
+    combined = combine_licenses(dict(facts.licenses))
+    open_ = pinned.weights is None
+    return Preview(
+        method=pinned.method,
+        architecture=checked.kind.architecture,
+        task=checked.kind.task,
+        models=tuple(_model(model, facts.licenses, weighed=not open_) for model in checked.models),
+        tensors=sum(len(shard.tensors) for shard in plan.shards),
+        output_bytes=plan.output_bytes,
+        files=tuple(shard.path for shard in plan.shards),
+        peak_memory=plan.peak_memory(options.threads, options.max_memory),
+        license=combined.license,
+        license_note=combined.note,
+        notes=checked.notes,
+    )
+
+
+def _model(model: Located, licenses: Mapping[str, LicenseInfo | None], *, weighed: bool) -> ModelPreview:
+    needed = model.contents.needed
+    license_ = licenses.get(model.pin.model)
+    return ModelPreview(
+        model=model.pin.model,
+        revision=model.pin.digest or model.pin.revision,
+        weight=getattr(model.pin, "weight", None) if weighed else None,
+        nbytes=sum(model.files.sizes[path] for path in needed),
+        to_download=model.files.missing(needed) if isinstance(model.files, HubFiles) else 0,
+        license=license_.label if license_ else None,
+    )

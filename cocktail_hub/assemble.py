@@ -43,7 +43,7 @@ def carry_over(checked: Checked, folder: Path, *, code: bool) -> None:
         code: whether to take the models' own Python files along.
     """
     config, tokenizer = checked.donor("config"), checked.donor("tokenizer")
-    first = checked.bodies[checked.first]
+    first = checked.models[checked.first].body
     for path in (*first.contents.carried, *(first.contents.code if code else ())):
         if _group(path) == "rest":
             _copy(first, path, folder)
@@ -56,7 +56,7 @@ def write_recipe(resolved: ResolvedRecipe, checked: Checked, folder: Path) -> No
     """Write `recipe.json`, and say in config.json what the model was made of."""
     recipe = resolved.to_dict()
     (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    path = folder / checked.bodies[checked.first].contents.main / "config.json"
+    path = folder / checked.models[checked.first].body.contents.main / "config.json"
     if path.is_file():
         config = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(_marked(config, resolved), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -74,10 +74,10 @@ def _marked(config: Mapping[str, Any], resolved: ResolvedRecipe) -> dict[str, An
 
 def _files_of(checked: Checked, index: int, group: str) -> dict[str, Located]:
     """Path -> who gives it: the model itself before the base of an adapter."""
-    model, body = checked.models[index], checked.bodies[index]
-    found = {path: body for path in body.contents.carried if _group(path) == group}
-    if model is not body and group == "tokenizer":
-        own = {path: model for path in model.contents.carried if _group(path) == group}
+    model = checked.models[index]
+    found = {path: model.body for path in model.body.contents.carried if _group(path) == group}
+    if model.adapted and group == "tokenizer":
+        own = {path: model.located for path in model.located.contents.carried if _group(path) == group}
         return own or found
     return found
 

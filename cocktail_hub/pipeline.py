@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.cache import MANIFEST, Cache, CachedMix, remove, write_manifest
 from cocktail_hub.errors import CacheError
 from cocktail_hub.hub import HubFiles, HubOptions, download_all
 from cocktail_hub.origin import RECIPE_FILE, Origin, read_origin
-from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
+from cocktail_hub.recipe import LayerRule, Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve import local_root, resolve, with_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from cocktail_hub.checking import Checked, Part
+    from cocktail_hub.checking import Checked, Part, Roots
     from cocktail_hub.merge.execute import MergeReport
     from cocktail_hub.merge.plan import MergePlan
 
@@ -152,13 +153,15 @@ def plan_mix(checked: Checked, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -
     from cocktail_hub.merge.plan import Component, plan_merge
 
     recipe = checked.recipe
-    names = tuple(model.files.name for model in checked.models)
+    taken = [name for part in checked.parts for name in part.taken]
+    only_first = (1.0, *(0.0 for _ in recipe.ingredients[1:]))
+    names = tuple(model.name for model in checked.models)
     return plan_merge(
         [Component(folder=part.folder, specs=part.specs, models=names) for part in checked.parts],
         method=recipe.method,
         weights=recipe.weights or (),
         parameters=recipe.parameters,
-        layers=recipe.layers,
+        layers=(*(LayerRule(match=re.escape(name), weights=only_first) for name in taken), *recipe.layers),
         dtype=None if recipe.dtype == "auto" else recipe.dtype,
         max_shard_size=max_shard_size,
     )
@@ -191,12 +194,13 @@ def merge_modules(checked: Checked, origin: Origin, folder: Path, options: MixOp
         return
     checked, _ = _settle(checked.recipe, origin, options)
     modules = replace(checked, parts=checked.parts[1:])
-    paths = [tuple(p for p in model.contents.weight_files if "/" in p) for model in checked.models]
-    _merge(plan_mix(modules), modules.parts, fetch(modules, paths), folder, options)
+    folders = tuple(part.folder for part in modules.parts)
+    roots = fetch(modules, only=lambda path: str(PurePosixPath(path).parent) in folders)
+    _merge(plan_mix(modules), modules.parts, roots, folder, options)
 
 
 def _merge(
-    plan: MergePlan, parts: Sequence[Part], roots: Sequence[Path], folder: Path, options: MixOptions
+    plan: MergePlan, parts: Sequence[Part], roots: Sequence[Roots], folder: Path, options: MixOptions
 ) -> MergeReport:
     from cocktail_hub.merge.execute import execute
     from cocktail_hub.progress import bar
@@ -216,17 +220,29 @@ def _merge(
         )
 
 
-def fetch(checked: Checked, paths: Sequence[Sequence[str]] | None = None) -> list[Path]:
-    """Bring the models' files onto this machine, side by side; returns the folder of each.
+def fetch(checked: Checked, *, only: Callable[[str], bool] = lambda _: True) -> list[Roots]:
+    """Bring the models' files onto this machine, side by side.
 
     Args:
         checked: the models.
-        paths: for each model the files that are wanted; `None`: all that a mix needs.
+        only: which of the files that a mix needs are wanted.
+
+    Returns:
+        Where the files of each model lie, in the order of `checked.models`.
     """
-    wanted = paths or [model.contents.needed for model in checked.models]
-    remote = [(m.files, p) for m, p in zip(checked.models, wanted, strict=True) if isinstance(m.files, HubFiles)]
-    fetched = iter(download_all(remote))
-    return [next(fetched) if isinstance(m.files, HubFiles) else local_root(m) for m in checked.models]
+    from cocktail_hub.checking import Roots
+
+    places = list(dict.fromkeys(place for model in checked.models for place in (model.located, model.body)))
+    remote = [place for place in places if isinstance(place.files, HubFiles)]
+    folders = download_all([(place.files, [p for p in place.contents.needed if only(p)]) for place in remote])
+    found = dict(zip(remote, folders, strict=True))
+    return [
+        Roots(
+            body=found.get(model.body) or local_root(model.body),
+            adapter=(found.get(model.located) or local_root(model.located)) if model.adapted else None,
+        )
+        for model in checked.models
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

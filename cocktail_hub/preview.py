@@ -102,7 +102,7 @@ def check(
         method=pinned.method,
         architecture=checked.kind.architecture,
         task=checked.kind.task,
-        models=tuple(_model(model, facts.licenses, weighed=not open_) for model in checked.models),
+        models=tuple(_model(model.located, facts.licenses, weighed=not open_) for model in checked.models),
         tensors=sum(len(shard.tensors) for shard in plan.shards),
         output_bytes=plan.output_bytes,
         files=tuple(shard.path for shard in plan.shards),

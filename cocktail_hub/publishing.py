@@ -175,7 +175,7 @@ def _write_configs(recipe: Recipe, checked: Checked, origin: Origin, folder: Pat
         **own,
         "recipe": recipe.to_dict(),
     }
-    for place in dict.fromkeys((folder, folder / checked.bodies[checked.first].contents.main)):
+    for place in dict.fromkeys((folder, folder / checked.models[checked.first].body.contents.main)):
         (place / "config.json").write_bytes(_json({key: value for key, value in config.items() if value}))
 
 

@@ -2,6 +2,6 @@
 
 from cocktail_hub.checking.checked import Checked, check
 from cocktail_hub.checking.kinds import Kind
-from cocktail_hub.checking.parts import Part
+from cocktail_hub.checking.parts import Model, Part, Roots
 
-__all__ = ["Checked", "Kind", "Part", "check"]
+__all__ = ["Checked", "Kind", "Model", "Part", "Roots", "check"]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checking.configs import differences, module_differences, require_same_family
 from cocktail_hub.checking.kinds import Kind, kind_of
-from cocktail_hub.checking.parts import Part, read_part
-from cocktail_hub.checking.vocabulary import compare, read_vocabulary
+from cocktail_hub.checking.parts import Model, Part, read_part
+from cocktail_hub.checking.vocabulary import Vocabulary, compare, read_vocabulary
 from cocktail_hub.checkpoint.contents import read_config, read_json, read_modules
 from cocktail_hub.checkpoint.quantized import refuse_quantized
 from cocktail_hub.errors import IncompatibleError
@@ -30,10 +30,8 @@ class Checked:
 
     recipe: Recipe
     """The recipe, every model pinned."""
-    models: tuple[Located, ...]
+    models: tuple[Model, ...]
     """The base where the method has one, then the ingredients in recipe order: the order of the merge plan."""
-    bodies: tuple[Located, ...]
-    """The whole model behind each of them: itself, or the base of an adapter."""
     parts: tuple[Part, ...]
     """Folders with weights, the transformer's first."""
     kind: Kind
@@ -51,7 +49,7 @@ class Checked:
     def donor(self, key: str) -> int:
         """Index in `models` of the one that gives `config` or `tokenizer`."""
         name = getattr(self.recipe, key)
-        return self.first if name == "first" else [model.pin.model for model in self.models].index(name)
+        return self.first if name == "first" else [model.located.pin.model for model in self.models].index(name)
 
 
 def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = False) -> Checked:
@@ -65,44 +63,35 @@ def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = Fals
     pins: tuple[Pin, ...] = (*((recipe.base,) if recipe.base else ()), *recipe.ingredients)
     first = len(pins) - len(recipe.ingredients)
     with ThreadPoolExecutor(len(pins)) as pool:
-        models = tuple(pool.map(lambda p: _located(p, options), pins))
-        bodies = tuple(pool.map(lambda m: _body(m, options), models))
-        configs = list(pool.map(lambda body: read_config(body.files, body.contents.main), bodies))
-    names = [model.files.name for model in models]
+        models = tuple(pool.map(lambda pin: _read_model(pin, options), pins))
+    names, configs = [model.name for model in models], [model.config for model in models]
     require_same_family(names, configs)
-    _refuse_remote_code(names, configs, trust_remote_code=trust_remote_code)
-    for body, config in zip(bodies, configs, strict=True):
-        refuse_quantized(body.files, body.contents.main, config)
-    notes = [*differences(names, configs), *_compare_vocabularies(models, bodies)]
-    modules = [read_modules(body.files) for body in bodies]
-    notes += module_differences(names, modules)
-    folders = bodies[first].contents.weight_folders
-    parts = tuple(read_part(recipe, folder, models, bodies, configs[first]) for folder in folders)
+    for model in models:
+        _refuse_remote_code(model, trust_remote_code=trust_remote_code)
+        refuse_quantized(model.body.files, model.body.contents.main, model.config)
+    modules = [read_modules(model.body.files) for model in models]
+    notes = [*differences(names, configs), *_compare_vocabularies(models), *module_differences(names, modules)]
+    folders = models[first].body.contents.weight_folders
+    parts = tuple(read_part(folder, models, first, recipe.missing) for folder in folders)
     checked = Checked(
         recipe=recipe,
         models=models,
-        bodies=bodies,
         parts=parts,
-        kind=kind_of(configs[first], modules[first], _embedder_config(bodies[first]), recipe.task),
+        kind=kind_of(configs[first], modules[first], _embedder_config(models[first].body), recipe.task),
         config=configs[first],
         notes=tuple(notes + [note for part in parts for note in part.notes]),
     )
     return replace(checked, config=configs[checked.donor("config")])
 
 
-def _located(pin: Pin, options: HubOptions) -> Located:
+def _read_model(pin: Pin, options: HubOptions) -> Model:
     located = locate(pin, options)
-    _ = located.contents
-    return located
-
-
-def _body(model: Located, options: HubOptions) -> Located:
-    """The whole model behind an ingredient: itself, or the base of an adapter."""
-    if not model.contents.adapter:
-        return model
-    if model.pin.base is None:
-        raise IncompatibleError(f"'{model.pin.label}' is an adapter whose base was not resolved.", model=model.pin.model)
-    return _located(model.pin.base, options)
+    body = located
+    if located.contents.adapter:
+        if pin.base is None:
+            raise IncompatibleError(f"'{pin.label}' is an adapter whose base was not resolved.", model=pin.model)
+        body = locate(pin.base, options)
+    return Model(located=located, body=body, config=read_config(body.files, body.contents.main))
 
 
 def _embedder_config(model: Located) -> Mapping[str, Any]:
@@ -110,17 +99,14 @@ def _embedder_config(model: Located) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _refuse_remote_code(
-    names: Sequence[str], configs: Sequence[Mapping[str, Any]], *, trust_remote_code: bool
-) -> None:
-    for name, config in zip(names, configs, strict=True):
-        if "auto_map" in config and not trust_remote_code and _needs_code(config):
-            raise IncompatibleError(
-                f"'{name}' is loaded by Python code from its own repo (`auto_map` in config.json).\n"
-                "Loading the mix would run that code on this machine.\n"
-                "Read the code, then pass `trust_remote_code=True` (`--trust-remote-code`) if you trust it.",
-                model=name,
-            )
+def _refuse_remote_code(model: Model, *, trust_remote_code: bool) -> None:
+    if "auto_map" in model.config and not trust_remote_code and _needs_code(model.config):
+        raise IncompatibleError(
+            f"'{model.name}' is loaded by Python code from its own repo (`auto_map` in config.json).\n"
+            "Loading the mix would run that code on this machine.\n"
+            "Read the code, then pass `trust_remote_code=True` (`--trust-remote-code`) if you trust it.",
+            model=model.name,
+        )
 
 
 def _needs_code(config: Mapping[str, Any]) -> bool:
@@ -130,9 +116,12 @@ def _needs_code(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") not in CONFIG_MAPPING_NAMES
 
 
-def _compare_vocabularies(models: Sequence[Located], bodies: Sequence[Located]) -> list[str]:
-    found = []
-    for model, body in zip(models, bodies, strict=True):
-        own = read_vocabulary(model.files, "" if model.contents.adapter else model.contents.main)
-        found.append(own if own.source else read_vocabulary(body.files, body.contents.main))
+def _compare_vocabularies(models: Sequence[Model]) -> list[str]:
+    found = [_vocabulary(model) for model in models]
     return [note for other in found[1:] for note in compare(found[0], other)] if any(v.source for v in found) else []
+
+
+def _vocabulary(model: Model) -> Vocabulary:
+    """The tokens of a model; an adapter may bring a tokenizer of its own."""
+    own = read_vocabulary(model.located.files, model.located.contents.main)
+    return own if own.source or not model.adapted else read_vocabulary(model.body.files, model.body.contents.main)

@@ -1,63 +1,135 @@
-"""One folder of weights, as every ingredient has it: under the same names and in the same shapes, or refused."""
+"""One folder of weights, as every model has it: under the same names and in the same shapes, or refused."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.align import align
 from cocktail_hub.checkpoint.layout import Layout, read_layout
 from cocktail_hub.checkpoint.quantized import refuse_quantized
-from cocktail_hub.checkpoint.source import open_source
-from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from cocktail_hub.checkpoint.adapter import AdaptedLayout
     from cocktail_hub.checkpoint.source import TensorSource
     from cocktail_hub.checkpoint.spec import TensorSpec
-    from cocktail_hub.recipe import Recipe
+    from cocktail_hub.checkpoint.view import Note, View
     from cocktail_hub.resolve import Located
 
+_DONE = {
+    "renamed": "are named differently there and were matched",
+    "converted": "are cut differently there and were converted",
+    "dropped": "were left out, as the recipe says",
+    "taken": "are missing there and come from the first ingredient alone, as the recipe says",
+}
+"""Kind of note -> what to tell people. Tied tensors and rebuilt buffers change nothing, so nothing is said."""
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model that goes into the mix, with the files behind it."""
+
+    located: Located
+    """The ingredient or base as the recipe names it: a whole model or an adapter."""
+    body: Located
+    """The whole model: the same, or what the adapter adapts."""
+    config: Mapping[str, Any]
+    """config.json of the body."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return self.located.files.name
+
+    @property
+    def adapted(self) -> bool:
+        """Whether it is an adapter on a body."""
+        return self.located is not self.body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roots:
+    """Where the files of one model lie on this machine."""
+
+    body: Path
+    """Folder of the whole model."""
+    adapter: Path | None = None
+    """Folder of the adapter on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """A folder of the checkpoint with weights, and how each model's files hold it."""
 
     folder: str
     """Posix path of the folder in the mix, '' for its root."""
-    layouts: tuple[Layout, ...]
-    """What each model's weight files look like, in the order of the check's `models`."""
-    notes: tuple[str, ...] = ()
-    """What people should know of, a sentence each."""
+    views: tuple[View, ...]
+    """How each model's files are read under the names of the mix, in the order of the check's `models`."""
 
     @property
     def specs(self) -> tuple[Mapping[str, TensorSpec], ...]:
-        """Tensor -> shape and dtype, for each model, under the names of the mix."""
-        return tuple(layout.specs for layout in self.layouts)
+        """Tensor -> shape and dtype, for each model."""
+        return tuple(view.specs for view in self.views)
 
-    def open(self, roots: Sequence[Path]) -> list[TensorSource]:
-        """Open every model's weights, given the folder each was downloaded to."""
-        return [open_source(layout, root) for layout, root in zip(self.layouts, roots, strict=True)]
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was renamed, taken from elsewhere or left out, a sentence per model and kind."""
+        return tuple(sentence for view in self.views for sentence in _sentences(view))
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """Tensors that some models lack and that the recipe takes from the first ingredient alone."""
+        return tuple(dict.fromkeys(name for view in self.views for name in sorted(view.absent)))
+
+    def open(self, roots: Sequence[Roots]) -> list[TensorSource]:
+        """Open every model's weights, given where its files lie."""
+        return [view.open(root.body, root.adapter) for view, root in zip(self.views, roots, strict=True)]
 
 
-def read_part(
-    recipe: Recipe, folder: str, models: Sequence[Located], bodies: Sequence[Located], config: Mapping[str, Any]
-) -> Part:
-    layouts = tuple(read_layout(body.files, folder) for body in bodies)
-    for layout in layouts:
-        refuse_quantized(bodies[0].files, folder, {}, layout.specs)
-    first = layouts[0]
-    for other in layouts[1:]:
-        for name, spec in first.specs.items():
-            if name not in other.specs:
-                if spec.dtype in ("I64", "I32"):
-                    continue
-                raise IncompatibleError(f"Cannot mix '{other.name}': it lacks '{name}'.", model=other.name, tensor=name)
-            if other.specs[name].shape != spec.shape:
-                raise IncompatibleError(
-                    f"Cannot mix '{other.name}': '{name}' has shape {list(other.specs[name].shape)}, but {list(spec.shape)} in '{first.name}'.",
-                    model=other.name,
-                    tensor=name,
-                )
-    return Part(folder=folder, layouts=layouts)
+def _sentences(view: View) -> list[str]:
+    """What was done to a model's tensors, a sentence per kind, with an example."""
+    by_kind: dict[str, list[Note]] = {}
+    for note in view.notes:
+        by_kind.setdefault(note.what, []).append(note)
+    return [
+        f"'{view.name}': {len(notes)} tensor(s) {_DONE[what]} (e.g. '{notes[0].source or notes[0].tensor}')."
+        for what, notes in by_kind.items()
+        if what in _DONE
+    ]
+
+
+def read_part(folder: str, models: Sequence[Model], first: int, missing: Mapping[str, str]) -> Part:
+    """Bring every model's weights in one folder to the first ingredient's names, from headers alone.
+
+    Args:
+        folder: of the first ingredient.
+        models: in the order of the merge plan.
+        first: index of the first ingredient in `models`.
+        missing: the recipe's policy for tensors that some models lack.
+
+    Raises:
+        IncompatibleError: a tensor is missing, left over, or of another shape or kind.
+        CheckpointError: a file is damaged, quantised, or an adapter of a kind that cannot be mixed.
+    """
+    main = folder == models[first].body.contents.main
+    order = [first, *(index for index in range(len(models)) if index != first)]
+    layouts = [_layout(models[index], folder if not main else None) for index in order]
+    configs = [models[index].config if main else {} for index in order]
+    views = dict(zip(order, align(layouts, configs, missing=missing if main else {}), strict=True))
+    return Part(folder=folder, views=tuple(views[index] for index in range(len(models))))
+
+
+def _layout(model: Model, folder: str | None) -> Layout | AdaptedLayout:
+    """Headers of one folder of a model; `None` is where its transformer lies, adapter included."""
+    body = model.body
+    place = body.contents.main if folder is None else folder
+    layout = read_layout(body.files, place)
+    refuse_quantized(body.files, place, model.config if folder is None else {}, layout.specs)
+    if folder is not None or not model.adapted:
+        return layout
+    from cocktail_hub.checkpoint.adapter import adapt, read_adapter
+
+    return adapt(layout, model.config, read_adapter(model.located.files))

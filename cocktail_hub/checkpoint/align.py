@@ -17,11 +17,15 @@ from cocktail_hub.checkpoint.view import View
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from cocktail_hub.checkpoint.adapter import AdaptedLayout
     from cocktail_hub.checkpoint.layout import Layout
 
 
 def align(
-    layouts: Sequence[Layout], configs: Sequence[Mapping[str, Any]], *, missing: Mapping[str, str] | None = None
+    layouts: Sequence[Layout | AdaptedLayout],
+    configs: Sequence[Mapping[str, Any]],
+    *,
+    missing: Mapping[str, str] | None = None,
 ) -> tuple[View, ...]:
     """Say how each ingredient's files are read under the names of the first one's.
 

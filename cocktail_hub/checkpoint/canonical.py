@@ -93,6 +93,12 @@ class CanonicalModel:
         root = pairs.get(name, name)
         return frozenset({root, *(target for target, source in pairs.items() if source == root)} - {name})
 
+    def is_transposed(self, name: str) -> bool:
+        """Whether a matrix is stored as (in, out), as in GPT-2."""
+        from transformers.pytorch_utils import Conv1D
+
+        return isinstance(self._model.get_submodule(name.rpartition(".")[0]), Conv1D)
+
     def rebuilds(self, name: str) -> bool:
         """Whether the model computes this buffer itself, so that a checkpoint may have it or not."""
         if is_rebuilt(name) or {name, f"{self._prefix}.{name}", name.removeprefix(f"{self._prefix}.")} & self._rebuilt:

@@ -13,6 +13,7 @@ from cocktail_hub.errors import IncompatibleError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from cocktail_hub.checkpoint.adapter import AdaptedLayout
     from cocktail_hub.checkpoint.blocks import Block, Run
     from cocktail_hub.checkpoint.canonical import CanonicalModel, Group, NameMap
     from cocktail_hub.checkpoint.layout import Layout
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 class First:
     """The ingredient whose names and cuts the mix has. Its model is only built where names differ."""
 
-    def __init__(self, layout: Layout, config: Mapping[str, Any]) -> None:
+    def __init__(self, layout: Layout | AdaptedLayout, config: Mapping[str, Any]) -> None:
         self.layout, self.config, self.name = layout, config, layout.name
         self.raw_of = unwrapped(layout.specs)
         """Name in the mix -> name in the file."""
@@ -54,7 +55,9 @@ class First:
 class Match:
     """Where the tensors of the first ingredient are in another one."""
 
-    def __init__(self, first: First, layout: Layout, config: Mapping[str, Any], policy: MissingPolicy) -> None:
+    def __init__(
+        self, first: First, layout: Layout | AdaptedLayout, config: Mapping[str, Any], policy: MissingPolicy
+    ) -> None:
         self.first, self.layout, self.config, self.policy = first, layout, config, policy
         self.raw_of = unwrapped(layout.specs)
         self.specs: dict[str, TensorSpec] = {}

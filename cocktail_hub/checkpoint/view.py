@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from cocktail_hub.checkpoint.adapter import AdaptedLayout
 from cocktail_hub.checkpoint.canonical import CanonicalModel
 from cocktail_hub.checkpoint.refusals import different_values
 from cocktail_hub.checkpoint.source import open_source, read_pieces
@@ -53,8 +54,8 @@ class Note:
 class View:
     """How the tensors of the first ingredient are read from another one. Known from headers; can be pickled."""
 
-    layout: Layout
-    """The ingredient's own files."""
+    layout: Layout | AdaptedLayout
+    """The ingredient's own files, or those of a base and an adapter."""
     specs: Mapping[str, TensorSpec]
     """Name in the first ingredient -> shape and this ingredient's dtype; without those in `absent`."""
     names: Mapping[str, str]
@@ -82,16 +83,21 @@ class View:
         """Whether the files are read as they are."""
         return not self.runs and not self.blocks and all(a == b for a, b in self.names.items())
 
-    def open(self, root: Path | str) -> TensorSource:
+    def open(self, root: Path | str, adapter_root: Path | str | None = None) -> TensorSource:
         """Open the ingredient's files under the first one's names.
 
         Args:
-            root: the folder that holds the ingredient's files.
+            root: the folder that holds the ingredient's files; for an adapter, its base's.
+            adapter_root: the folder that holds the adapter's files.
 
         Raises:
             CheckpointError, SourceError: as `open_source`.
             IncompatibleError: tensors that the first ingredient ties differ here.
         """
+        if isinstance(self.layout, AdaptedLayout):
+            if adapter_root is None:
+                raise TypeError(f"'{self.name}' is an adapter: `open` needs its own folder, too")
+            return self.over(self.layout.open(root, adapter_root))
         return self.over(open_source(self.layout, root))
 
     def over(self, source: TensorSource) -> TensorSource:

@@ -1,0 +1,253 @@
+"""PEFT adapters (LoRA, rsLoRA, DoRA) as ingredients: what each tensor of the base becomes, from headers alone.
+
+A module's weight becomes W + scale * B @ A (arXiv:2106.09685); with DoRA, magnitude * (W + scale * B @ A) / norm per
+output (arXiv:2402.09353). Every tensor of the adapter must find its place, or the adapter is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.checkpoint.adapter_config import AdapterConfig, read_adapter_config
+from cocktail_hub.checkpoint.adapter_places import Places
+from cocktail_hub.checkpoint.layout import Layout, read_layout
+from cocktail_hub.checkpoint.names import unwrapped
+from cocktail_hub.checkpoint.spec import MIXABLE, TensorSpec
+from cocktail_hub.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from cocktail_hub.checkpoint.adapted import AdaptedSource
+    from cocktail_hub.checkpoint.files import RepoFiles
+    from cocktail_hub.checkpoint.source import TensorSource
+
+_PREFIX = "base_model.model."
+_PART = re.compile(
+    r"(?P<module>.+)\.(?:lora_(?P<side>[AB])(?:\.default)?\.(?P<leaf>weight|bias)"
+    r"|lora_embedding_(?P<embedding>[AB])(?:\.default)?"
+    r"|lora_(?P<magnitude>magnitude_vector)(?:\.default)?(?:\.weight)?)"
+)
+
+
+_PASSED = re.compile(r"\.(base_layer|modules_to_save(\.default)?)\.")
+"""Parts of a name that PEFT's wrappers insert."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What an adapter does to one tensor. Names are those in the adapter's file."""
+
+    replaced_by: str = ""
+    """The tensor that takes the base's place; '' to keep the base's."""
+    left: str = ""
+    """Factor with a row per row of the tensor (B), or with a column per row where `transposed`."""
+    right: str = ""
+    """The other factor (A)."""
+    bias: str = ""
+    """Bias of B, which is added to the module's bias, times `scale`."""
+    magnitude: str = ""
+    """DoRA's norm of each output; '' for plain LoRA."""
+    scale: float = 0.0
+    """What the product is multiplied by."""
+    transposed: bool = False
+    """Whether the tensor is stored as (in, out): embeddings, and GPT-2's matrices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A PEFT adapter, known from its config and headers."""
+
+    config: AdapterConfig
+    """How it is applied."""
+    layout: Layout
+    """Its own tensors."""
+
+    @property
+    def name(self) -> str:
+        """The ingredient, for messages."""
+        return self.layout.name
+
+    @property
+    def base_model(self) -> str:
+        """The model it was trained on: a Hub id or a folder; '' where the adapter does not say."""
+        return self.config.base_model
+
+    @property
+    def base_revision(self) -> str | None:
+        """The revision of it; `None` where the adapter does not say."""
+        return self.config.base_revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptedLayout:
+    """A base with an adapter, as if it were one checkpoint under the base's names."""
+
+    base: Layout
+    """The base's files."""
+    adapter: Adapter
+    """The adapter's."""
+    specs: Mapping[str, TensorSpec]
+    """Tensor -> shape and dtype: the base's, changed where the adapter replaces a tensor by one of another shape."""
+    changes: Mapping[str, Change]
+    """Tensor -> what the adapter does to it."""
+    config: Mapping[str, Any] = field(hash=False)
+    """The base's config.json, with the architecture and number of labels that the adapter was trained with."""
+
+    @property
+    def name(self) -> str:
+        """The ingredient, for messages."""
+        return self.adapter.name
+
+    def over(self, base: TensorSource, adapter: TensorSource) -> AdaptedSource:
+        """Read both together; several adapters may share one open base."""
+        from cocktail_hub.checkpoint.adapted import AdaptedSource
+
+        return AdaptedSource(self, base, adapter)
+
+    def open(self, base_root: Path | str, adapter_root: Path | str) -> AdaptedSource:
+        """Open the files of both.
+
+        Args:
+            base_root: the folder that holds the base's files.
+            adapter_root: the folder that holds the adapter's files.
+        """
+        from cocktail_hub.checkpoint.source import open_source
+
+        return self.over(open_source(self.base, base_root), open_source(self.adapter.layout, adapter_root))
+
+
+def read_adapter(files: RepoFiles) -> Adapter:
+    """Read an adapter's config and headers.
+
+    Raises:
+        CheckpointError: it is damaged, or not a LoRA, rsLoRA or DoRA.
+        SourceError: it has no weights.
+    """
+    config = read_adapter_config(files)
+    return Adapter(config=config, layout=read_layout(files, stem="adapter_model"))
+
+
+def adapt(base: Layout, base_config: Mapping[str, Any], adapter: Adapter) -> AdaptedLayout:
+    """Find the place of every tensor of an adapter in its base.
+
+    Args:
+        base: the base's layout.
+        base_config: the base's config.json.
+        adapter: what `read_adapter` gave.
+
+    Raises:
+        CheckpointError: a tensor of the adapter has no place in the base, or does not fit it.
+        IncompatibleError: names differ and transformers does not know the model; or the base lacks a tensor that the
+            adapter's class has, or ties one that the adapter changes.
+    """
+    places = Places(base, base_config, adapter.config, name=adapter.name)
+    specs = dict(base.specs)
+    changes: dict[str, Change] = {}
+    for module, parts in _modules(adapter).items():
+        for leaf, change in _changes(adapter, module, parts).items():
+            name = places.find(module, leaf, new=bool(change.replaced_by))
+            places.refuse_tied(name)
+            changes[name], specs[name] = _fit(adapter, name, change, specs.get(name))
+    if adapter.config.transposed or any(change.transposed for change in changes.values()):
+        for name, change in changes.items():
+            if change.left and not change.transposed and _is_square(specs[name]):  # the shape does not say
+                changes[name] = replace(change, transposed=places.is_transposed(name))
+    for name in places.without_place():
+        del specs[name]
+    return AdaptedLayout(base=base, adapter=adapter, specs=specs, changes=changes, config=places.config_for(specs))
+
+
+def _modules(adapter: Adapter) -> dict[str, dict[str, str]]:
+    """Module of the base -> part (`A`, `B`, `B.bias`, `embedding.A`, `magnitude`, `=weight`...) -> adapter tensor."""
+    found: dict[str, dict[str, str]] = {}
+    for bare, key in unwrapped(adapter.layout.specs).items():
+        if not bare.startswith(_PREFIX):
+            raise _no_place(adapter, key, f"PEFT's names begin with '{_PREFIX}'")
+        path = _PASSED.sub(".", bare.removeprefix(_PREFIX))
+        match = _PART.fullmatch(path)
+        if match is None:
+            module, _, leaf = path.rpartition(".")
+            part = f"={leaf}"
+        else:
+            module = match["module"]
+            part = f"{match['side']}.{match['leaf']}" if match["side"] else f"embedding.{match['embedding']}"
+            part = "magnitude" if match["magnitude"] else part.removesuffix(".weight")
+        if part in found.setdefault(module, {}):
+            raise _no_place(adapter, key, f"'{found[module][part]}' is in the same place")
+        found[module][part] = key
+    return found
+
+
+def _changes(adapter: Adapter, module: str, parts: Mapping[str, str]) -> dict[str, Change]:
+    """What the adapter does to each tensor of one module, by the tensor's last name (`weight`, `bias`)."""
+    left = dict(parts)
+    changes = {part[1:]: Change(replaced_by=left.pop(part)) for part in parts if part.startswith("=")}
+    scale = adapter.config.scale(module)
+    embedding = "embedding.A" in left
+    a, b = left.pop("embedding.A" if embedding else "A", ""), left.pop("embedding.B" if embedding else "B", "")
+    if a and b:
+        changes["weight"] = replace(
+            changes.get("weight", Change()),
+            left=b,
+            right=a,
+            magnitude=left.pop("magnitude", ""),
+            scale=scale,
+            transposed=embedding,
+        )
+        _check_rank(adapter, module, a, b)
+        if "B.bias" in left:
+            changes["bias"] = replace(changes.get("bias", Change()), bias=left.pop("B.bias"), scale=scale)
+    elif a or b:
+        raise _no_place(adapter, a or b, "its other factor is missing")
+    if left:
+        raise _no_place(adapter, next(iter(left.values())), "it belongs to no product of two matrices")
+    return changes
+
+
+def _check_rank(adapter: Adapter, module: str, a: str, b: str) -> None:
+    rank = adapter.config.rank_of(module)
+    found = adapter.layout.specs[a].shape, adapter.layout.specs[b].shape
+    if any(len(shape) < 2 for shape in found) or found[0][0] != rank or found[1][1] != rank:  # noqa: PLR2004 - matrices
+        raise _no_place(
+            adapter, a, f"the factors have shapes {list(found[0])} and {list(found[1])}, the rank is {rank}"
+        )
+
+
+def _fit(adapter: Adapter, name: str, change: Change, base: TensorSpec | None) -> tuple[Change, TensorSpec]:
+    """Check shapes, and tell how the tensor is stored. `base` is `None` for a tensor that the base lacks."""
+    theirs = adapter.layout.specs
+    if change.replaced_by:
+        new = theirs[change.replaced_by]
+        base = TensorSpec(new.shape, base.dtype if base and base.dtype in MIXABLE else new.dtype)
+    if base is None or base.dtype not in MIXABLE:
+        raise _no_place(adapter, change.right or change.bias, f"the base has no '{name}' of floating-point numbers")
+    if change.bias and theirs[change.bias].shape != base.shape:
+        raise _no_place(adapter, change.bias, f"'{name}' has shape {list(base.shape)}")
+    if change.left:
+        rows, columns = theirs[change.left].shape[0], math.prod(theirs[change.right].shape[1:])
+        straight = base.shape[:1] == (rows,) and math.prod(base.shape[1:]) == columns and not change.transposed
+        if not straight and base.shape != (columns, rows):
+            what = f"its product is {rows} x {columns}, but '{name}' has shape {list(base.shape)}"
+            raise _no_place(adapter, change.right, what)
+        change = replace(change, transposed=not straight)
+        if change.magnitude and theirs[change.magnitude].numel != rows:
+            raise _no_place(adapter, change.magnitude, f"'{name}' has {rows} outputs")
+    return change, base
+
+
+def _is_square(spec: TensorSpec) -> bool:
+    return len(spec.shape) == 2 and spec.shape[0] == spec.shape[1]  # noqa: PLR2004 - a matrix
+
+
+def _no_place(adapter: Adapter, key: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"The adapter '{adapter.name}' has a tensor '{key}' that does not fit its base: {why}.\n"
+        "Left out, the result would not be what was trained.\n"
+        "Check that its base and revision are the right ones, or merge it with PEFT (`merge_and_unload`) and mix that.",
+        model=adapter.name,
+    )

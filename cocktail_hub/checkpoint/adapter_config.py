@@ -1,0 +1,151 @@
+"""What adapter_config.json says of a PEFT adapter: LoRA, rsLoRA or DoRA, or refused by the name of the option."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cocktail_hub.checkpoint.files import RepoFiles
+
+FILE = "adapter_config.json"
+_STARTS_ELSEWHERE = "changes the base's weights before training, and the adapter fits only those changed weights"
+_REFUSED: Mapping[str, str] = {
+    "alora_invocation_tokens": "is active only after certain tokens",
+    "arrow_config": "chooses between adapters for each token",
+    "kasa_config": "is no plain product of two matrices",
+    "layer_replication": "makes a model of more layers than its base",
+    "megatron_config": "splits tensors over machines",
+    "monteclora_config": "draws its weights at random",
+    "target_parameters": "changes parameters that hold several matrices",
+    "trainable_token_indices": "changes single rows of the embeddings",
+    "use_bdlora": "is no plain product of two matrices",
+    "use_qalora": "changes pooled inputs",
+    "velora_config": "is no plain product of two matrices",
+}
+"""Option -> why an adapter that uses it is not a matrix product added to the base."""
+_UNDERSTOOD = frozenset(
+    {"use_dora", "use_rslora", "runtime_config", "loftq_config", "eva_config", "corda_config", "lora_ga_config"}
+)
+"""Options of the form of a variant that do not change how a trained adapter is applied."""
+_PLAIN_STARTS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal"})
+"""Values of `init_lora_weights` that leave the base as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterConfig:
+    """How a LoRA adapter is applied."""
+
+    base_model: str
+    """The model it was trained on: a Hub id or a folder; '' where the adapter does not say."""
+    base_revision: str | None
+    """The revision of it; `None` where the adapter does not say, which is the rule."""
+    task_type: str | None
+    """PEFT's task, such as `SEQ_CLS` or `CAUSAL_LM`."""
+    base_class: str | None
+    """Class that it was trained on, such as `BertModel`; only where there was no task."""
+    rank: int
+    """Rank of the product, > 0, where `ranks` has no other."""
+    alpha: float
+    """The product is multiplied by alpha / rank."""
+    ranks: Mapping[str, int]
+    """Pattern of module names -> rank."""
+    alphas: Mapping[str, float]
+    """Pattern of module names -> alpha."""
+    rank_stabilized: bool
+    """Whether the product is multiplied by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732)."""
+    transposed: bool
+    """Whether base weights may be stored as (in, out), as in GPT-2."""
+
+    def rank_of(self, module: str) -> int:
+        """Rank for one module of the model."""
+        return int(_matching(self.ranks, module, self.rank))
+
+    def scale(self, module: str) -> float:
+        """Return what the product for one module is multiplied by."""
+        rank, alpha = self.rank_of(module), float(_matching(self.alphas, module, self.alpha))
+        return alpha / math.sqrt(rank) if self.rank_stabilized else alpha / rank
+
+
+def read_adapter_config(files: RepoFiles) -> AdapterConfig:
+    """Read and check adapter_config.json.
+
+    Raises:
+        CheckpointError: it is damaged, or of a kind that is not a matrix product added to the base.
+        SourceError: there is none.
+    """
+    try:
+        data = json.loads(files.read(FILE))
+        if not isinstance(data, dict):
+            raise TypeError("it is not a mapping")  # noqa: TRY301 - reported as damage below
+        _refuse_other_kinds(data, files.name)
+        return _parse(data)
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(
+            f"'{FILE}' of '{files.name}' cannot be understood: {error}.\n"
+            "Without it, how the adapter changes its base is unknown.\n"
+            "Save the adapter again with PEFT's `save_pretrained`.",
+            model=files.name,
+        ) from error
+
+
+def _parse(data: Mapping[str, Any]) -> AdapterConfig:
+    rank = int(data["r"])
+    ranks = {str(k): int(v) for k, v in (data.get("rank_pattern") or {}).items()}
+    if min(rank, *ranks.values(), rank) <= 0:
+        raise ValueError("a rank is not positive")
+    mapping = data.get("auto_mapping") or {}
+    return AdapterConfig(
+        base_model=data.get("base_model_name_or_path") or "",
+        base_revision=data.get("revision"),
+        task_type=data.get("task_type"),
+        base_class=mapping.get("base_model_class"),
+        rank=rank,
+        alpha=float(data["lora_alpha"]),
+        ranks=ranks,
+        alphas={str(k): float(v) for k, v in (data.get("alpha_pattern") or {}).items()},
+        rank_stabilized=bool(data.get("use_rslora")),
+        transposed=bool(data.get("fan_in_fan_out")),
+    )
+
+
+def _refuse_other_kinds(data: Mapping[str, Any], name: str) -> None:
+    kind = str(data.get("peft_type"))
+    if kind != "LORA":
+        raise _refusal(name, f"`peft_type: {kind}`", "is no LoRA, so it cannot be added to the base here")
+    for key, why in _REFUSED.items():
+        if data.get(key):
+            raise _refusal(name, f"`{key}`", why)
+    for key in data:
+        variant = key.startswith("use_") or key.endswith("_config")
+        if variant and data[key] and key not in _UNDERSTOOD:
+            raise _refusal(name, f"`{key}`", "is not known to this version of cocktail_hub")
+    start = str(data.get("init_lora_weights", True)).lower()
+    if start not in _PLAIN_STARTS:
+        raise _refusal(name, f"`init_lora_weights: {data['init_lora_weights']}`", _STARTS_ELSEWHERE)
+
+
+def _refusal(name: str, option: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"The adapter '{name}' uses {option}, which {why}.\n"
+        "Read as a plain LoRA it would give other weights than PEFT does.\n"
+        "Merge it with PEFT (`merge_and_unload`), save the result, and mix that.",
+        model=name,
+    )
+
+
+def _matching(patterns: Mapping[str, float], module: str, default: float) -> float:
+    """Return the value of the first pattern that matches the end of a module's name, as PEFT does."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default

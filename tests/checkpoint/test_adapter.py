@@ -1,0 +1,302 @@
+import json
+
+import peft
+import pytest
+import torch
+import transformers as hf
+from families import bert
+from safetensors.torch import load_file, save_file
+
+from cocktail_hub.checkpoint.adapter import adapt, read_adapter
+from cocktail_hub.checkpoint.align import align
+from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.layout import read_layout
+from cocktail_hub.checkpoint.source import open_source
+from cocktail_hub.checkpoint.spec import torch_dtype
+from cocktail_hub.errors import CheckpointError, IncompatibleError
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # what peft says as it saves
+
+
+def llama(**extra):
+    config = hf.LlamaConfig(
+        vocab_size=48,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **extra,
+    )
+    return hf.LlamaForCausalLM(config)
+
+
+def gpt2():
+    config = hf.GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=16, tie_word_embeddings=False)
+    return hf.GPT2LMHeadModel(config)
+
+
+def vit():
+    config = hf.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, image_size=8, patch_size=4
+    )
+    return hf.ViTForImageClassification(config)
+
+
+def train(model, adapter_root, base_root, **config):
+    """Save a base and an adapter with random weights; return what PEFT merges them into."""
+    model.save_pretrained(base_root)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(**config))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    adapted.peft_config["default"].base_model_name_or_path = str(base_root)
+    adapted.save_pretrained(adapter_root)
+    return adapted.merge_and_unload(safe_merge=True)
+
+
+def adapted_layout(base_root, adapter_root):
+    config = json.loads((base_root / "config.json").read_text())
+    return adapt(read_layout(LocalFiles(base_root, name="base")), config, read_adapter(LocalFiles(adapter_root)))
+
+
+def read_all(source):
+    found = {}
+    for name, spec in source.specs.items():
+        out = torch.empty(spec.numel, dtype=torch_dtype(spec.dtype))
+        for start in range(0, spec.numel, 101):  # in pieces that cut rows
+            stop = min(start + 101, spec.numel)
+            source.read(name, start, stop, out[start:stop])
+        found[name] = out.reshape(spec.shape)
+    return found
+
+
+def load(model_class, config, state, root):
+    root.mkdir()
+    save_file(state, root / "model.safetensors", metadata={"format": "pt"})
+    (root / "config.json").write_text(json.dumps(dict(config)))
+    loaded, info = model_class.from_pretrained(root, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return loaded
+
+
+KINDS = {
+    "lora": (llama, {"target_modules": ["q_proj", "v_proj"]}),
+    "rslora": (llama, {"target_modules": ["q_proj", "v_proj"], "use_rslora": True}),
+    "patterns": (
+        llama,
+        {
+            "target_modules": ["q_proj", "v_proj"],
+            "rank_pattern": {"layers.0.self_attn.q_proj": 2},
+            "alpha_pattern": {"layers.1.self_attn.v_proj": 32, "q_proj": 5},
+        },
+    ),
+    "all linear": (llama, {"target_modules": "all-linear"}),
+    "dora": (llama, {"target_modules": ["q_proj", "down_proj"], "use_dora": True}),
+    "embeddings": (llama, {"target_modules": ["q_proj", "embed_tokens"]}),
+    "dora embeddings": (llama, {"target_modules": ["embed_tokens"], "use_dora": True}),
+    "saved head": (llama, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+    "saved norm": (llama, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "norm"]}),
+    "trained biases": (lambda: llama(attention_bias=True), {"target_modules": ["q_proj"], "bias": "all"}),
+    "biases of its own": (lambda: llama(attention_bias=True), {"target_modules": ["q_proj"], "bias": "lora_only"}),
+    "bias of B": (lambda: llama(attention_bias=True), {"target_modules": ["q_proj"], "lora_bias": True}),
+    "gpt2": (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
+    "gpt2 and its head": (gpt2, {"target_modules": ["c_proj", "lm_head"]}),
+    "gpt2 dora": (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "use_dora": True}),
+    "convolution": (vit, {"target_modules": ["projection", "query", "q_proj"]}),
+    "convolution dora": (vit, {"target_modules": ["projection"], "use_dora": True}),
+    "bert labels": (
+        lambda: bert("BertForSequenceClassification", num_labels=3),
+        {"target_modules": ["query", "value"], "task_type": "SEQ_CLS"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_is_read_as_peft_merges_it(kind, tmp_path):
+    make, config = KINDS[kind]
+    torch.manual_seed(0)
+    model = make()
+    merged = train(model, tmp_path / "adapter", tmp_path / "base", r=4, lora_alpha=8, **config)
+    layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
+    with layout.open(tmp_path / "base", tmp_path / "adapter") as source:
+        state = read_all(source)
+    before = load_file(tmp_path / "base" / "model.safetensors")
+    assert any(not torch.equal(before[name], tensor) for name, tensor in state.items())
+    loaded = load(type(merged), layout.config, state, tmp_path / "merged").state_dict()
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(loaded[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_bfloat16_is_rounded_once(tmp_path):
+    torch.manual_seed(0)
+    model = llama().bfloat16()
+    train(model, tmp_path / "adapter", tmp_path / "base", r=4, lora_alpha=8, target_modules=["q_proj"])
+    layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
+    with layout.open(tmp_path / "base", tmp_path / "adapter") as source:
+        state = read_all(source)
+    name = "model.layers.0.self_attn.q_proj"
+    base = load_file(tmp_path / "base" / "model.safetensors")[f"{name}.weight"]
+    factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    a, b = (factors[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB")
+    assert state[f"{name}.weight"].dtype == torch.bfloat16
+    exact = (base.double() + 2 * (b @ a)).bfloat16()
+    assert (state[f"{name}.weight"] != exact).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 16, 10_000])
+def test_bytes_do_not_depend_on_how_a_tensor_is_cut(tmp_path, pieces, monkeypatch):
+    torch.manual_seed(0)
+    options = {"r": 4, "target_modules": ["q_proj", "embed_tokens"], "use_dora": True}
+    train(llama(), tmp_path / "adapter", tmp_path / "base", **options)
+    layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
+    with layout.open(tmp_path / "base", tmp_path / "adapter") as source:
+        expected = read_all(source)
+    monkeypatch.setattr("cocktail_hub.checkpoint.adapted.ELEMENTS_AT_ONCE", pieces)
+    for name in ("model.layers.0.self_attn.q_proj.weight",):
+        with layout.open(tmp_path / "base", tmp_path / "adapter") as source:
+            assert torch.equal(read_all(source)[name], expected[name])
+
+
+def test_several_adapters_share_one_open_base(tmp_path):
+    torch.manual_seed(0)
+    base = tmp_path / "base"
+    merged = []
+    for name in ("one", "two"):
+        torch.manual_seed(1)
+        merged.append(train(llama(), tmp_path / name, base, r=2, target_modules=["q_proj"]).state_dict())
+    with open_source(read_layout(LocalFiles(base)), base) as shared:
+        for name, expected in zip(("one", "two"), merged, strict=True):
+            layout = adapted_layout(base, tmp_path / name)
+            with open_source(layout.adapter.layout, tmp_path / name) as own:
+                state = read_all(layout.over(shared, own))
+            for tensor, value in state.items():
+                torch.testing.assert_close(value, expected[tensor], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("base_class", ["BertForMaskedLM", "BertModel", "BertForSequenceClassification"])
+def test_an_adapter_brings_its_head_to_a_base_of_another_class(tmp_path, base_class):
+    torch.manual_seed(0)
+    base = bert(base_class)
+    base.save_pretrained(tmp_path / "plain")
+    model = hf.BertForSequenceClassification.from_pretrained(
+        tmp_path / "plain", num_labels=3, ignore_mismatched_sizes=True
+    )
+    options = {"target_modules": ["query"], "task_type": "SEQ_CLS", "modules_to_save": ["classifier", "pooler"]}
+    merged = train(model, tmp_path / "adapter", tmp_path / "unused", r=2, **options)
+    layout = adapted_layout(tmp_path / "plain", tmp_path / "adapter")
+    assert layout.config["architectures"] == ["BertForSequenceClassification"]
+    with layout.open(tmp_path / "plain", tmp_path / "adapter") as source:
+        state = read_all(source)
+    assert not any("predictions" in name for name in state)
+    config = {**layout.config, "id2label": {str(i): f"LABEL_{i}" for i in range(3)}}
+    loaded = load(hf.BertForSequenceClassification, config, state, tmp_path / "merged").state_dict()
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(loaded[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_an_adapter_mixes_with_a_whole_model(tmp_path):
+    torch.manual_seed(0)
+    whole = llama()
+    whole.save_pretrained(tmp_path / "whole")
+    merged = train(llama(), tmp_path / "adapter", tmp_path / "base", r=2, target_modules=["q_proj"]).state_dict()
+    layouts = [
+        read_layout(LocalFiles(tmp_path / "whole")),
+        adapted_layout(tmp_path / "base", tmp_path / "adapter"),
+    ]
+    _, view = align(layouts, [json.loads((tmp_path / "whole" / "config.json").read_text())] * 2)
+    with view.open(tmp_path / "base", tmp_path / "adapter") as source:
+        for name, tensor in read_all(source).items():
+            torch.testing.assert_close(tensor, merged[name], rtol=1e-6, atol=1e-7)
+
+
+def saved_adapter(tmp_path, make=llama, **config):
+    train(make(), tmp_path / "adapter", tmp_path / "base", **{"r": 2, "target_modules": ["q_proj"]} | config)
+    return tmp_path / "adapter"
+
+
+def rewrite(root, **changes):
+    path = root / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"peft_type": "LOHA"}, "uses `peft_type: LOHA`, which is no LoRA"),
+        ({"trainable_token_indices": [1]}, "uses `trainable_token_indices`, which changes single rows"),
+        ({"alora_invocation_tokens": [1]}, "uses `alora_invocation_tokens`"),
+        ({"layer_replication": [[0, 1]]}, "uses `layer_replication`"),
+        ({"target_parameters": ["x"]}, "uses `target_parameters`"),
+        ({"use_qalora": True}, "uses `use_qalora`"),
+        ({"use_hyperlora": True}, "uses `use_hyperlora`, which is not known to this version"),
+        ({"new_config": {"a": 1}}, "uses `new_config`, which is not known"),
+        ({"init_lora_weights": "pissa"}, "uses `init_lora_weights: pissa`, which changes the base's weights"),
+        ({"init_lora_weights": "loftq"}, "uses `init_lora_weights: loftq`"),
+        ({"r": 0}, "cannot be understood: a rank is not positive"),
+        ({"r": None}, "cannot be understood"),
+    ],
+)
+def test_other_kinds_are_refused_by_name(tmp_path, changes, words):
+    root = saved_adapter(tmp_path)
+    rewrite(root, **changes)
+    with pytest.raises(CheckpointError, match=words):
+        read_adapter(LocalFiles(root))
+
+
+def test_damaged_configs_are_refused(tmp_path):
+    root = saved_adapter(tmp_path)
+    (root / "adapter_config.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match="it is not a mapping"):
+        read_adapter(LocalFiles(root))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_C.weight", (2, 2), "lora_C"),
+        ("base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight", (2, 16), "its other factor is missing"),
+        ("model.layers.0.self_attn.k_proj.weight", (8, 16), "PEFT's names begin with 'base_model.model.'"),
+        ("base_model.model.model.layers.0.self_attn.k_proj.lora_magnitude_vector", (8,), "belongs to no product"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", (9, 2), "its product is 9 x 16"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", (16, 3), "the rank is 2"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector", (3,), "has 16 outputs"),
+    ],
+)
+def test_every_tensor_of_an_adapter_must_have_a_place(tmp_path, key, value, words):
+    root = saved_adapter(tmp_path)
+    state = load_file(root / "adapter_model.safetensors") | {key: torch.zeros(value)}
+    save_file(state, root / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=words):
+        adapted_layout(tmp_path / "base", root)
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path):
+    root = saved_adapter(tmp_path)
+    gpt2().save_pretrained(tmp_path / "other")
+    with pytest.raises(
+        CheckpointError, match="was trained on a LlamaForCausalLM, but its base 'base' is a GPT2LMHeadModel"
+    ):
+        adapted_layout(tmp_path / "other", root)
+    rewrite(root, auto_mapping=None)
+    with pytest.raises(CheckpointError, match=r"changes 'model\.layers\.0\.self_attn\.q_proj\.weight', which its base"):
+        adapted_layout(tmp_path / "other", root)
+
+
+def test_a_head_that_the_base_ties_is_refused(tmp_path):
+    root = saved_adapter(tmp_path, lambda: llama(tie_word_embeddings=True), modules_to_save=["lm_head"])
+    with pytest.raises(IncompatibleError, match=r"shares with 'model\.embed_tokens\.weight' \(`tie_word_embeddings`"):
+        adapted_layout(tmp_path / "base", root)
+
+
+def test_a_pooler_that_started_at_random_is_refused(tmp_path):
+    torch.manual_seed(0)
+    bert("BertForMaskedLM").save_pretrained(tmp_path / "plain")
+    model = hf.BertForSequenceClassification.from_pretrained(tmp_path / "plain")
+    train(model, tmp_path / "adapter", tmp_path / "unused", r=2, target_modules=["query"], task_type="SEQ_CLS")
+    with pytest.raises(IncompatibleError, match=r"whose 'bert\.pooler\.dense\.bias' is neither in its base"):
+        adapted_layout(tmp_path / "plain", tmp_path / "adapter")

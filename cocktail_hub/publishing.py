@@ -18,7 +18,7 @@ from cocktail_hub.loading import folder_kind, main_folder
 from cocktail_hub.origin import RECIPE_FILE, Origin, read_origin
 from cocktail_hub.pipeline import DEFAULT_SHARD_SIZE, Mix, MixOptions, merge_modules, mix
 from cocktail_hub.provenance import gather_facts
-from cocktail_hub.recipe import Weighting, is_local
+from cocktail_hub.recipe import Weighting, as_resolved, is_local
 from cocktail_hub.resolve import resolve
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def publish_recipe(source: Any, target: Target, options: MixOptions) -> CommitIn
         _write_configs(recipe, checked, origin, folder)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         facts = gather_facts(recipe, checked.kind, options.hub)
-        card = render_card(recipe, replace(facts, kind="recipe", repo_id=target.repo_id))
+        card = render_card(as_resolved(recipe), replace(facts, kind="recipe", repo_id=target.repo_id))
         return target.commit(files, card, options.hub, "recipe")
 
 

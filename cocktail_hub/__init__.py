@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cocktail_hub.preview import Preview, check
     from cocktail_hub.publishing import publish
     from cocktail_hub.recipe import Ingredient, Recipe, ResolvedRecipe
+    from cocktail_hub.scoring import score
     from cocktail_hub.version import VERSION as __version__  # noqa: F401, N811 - a name of Python's
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "check": "preview",
     "mix": "pipeline",
     "publish": "publishing",
+    "score": "scoring",
 }
 __all__ = [
     "AutoCocktailModel",
@@ -48,6 +50,7 @@ __all__ = [
     "check",
     "mix",
     "publish",
+    "score",
 ]
 
 

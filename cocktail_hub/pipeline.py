@@ -10,18 +10,20 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.cache import MANIFEST, Cache, CachedMix, remove, write_manifest
-from cocktail_hub.errors import CacheError
-from cocktail_hub.hub import HubFiles, HubOptions, download_all
+from cocktail_hub.errors import CacheError, RecipeError
+from cocktail_hub.hub import HubOptions
 from cocktail_hub.origin import RECIPE_FILE, Origin, read_origin
 from cocktail_hub.recipe import LayerRule, Recipe, ResolvedRecipe, as_resolved
-from cocktail_hub.resolve import local_root, resolve, with_weights
+from cocktail_hub.progress import bar
+from cocktail_hub.resolve import resolve, with_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cocktail_hub.checking import Checked, Part, Roots
     from cocktail_hub.merge.execute import MergeReport
     from cocktail_hub.merge.plan import MergePlan
+    from cocktail_hub.weighing import Weighed
 
 DEFAULT_SHARD_SIZE = "5GB"
 """Largest size of one weight file, as `save_pretrained` takes it."""
@@ -41,6 +43,8 @@ class MixOptions:
     """Threads of the merge; `None`: one per processor."""
     device: str = "cpu"
     """Where the arithmetic is done: `cpu` or `cuda`."""
+    scoring_device: str = "auto"
+    """Where ingredients are run to be scored: `auto` (a GPU when there is one), `cpu` or `cuda`."""
     trust_remote_code: bool = False
     """Whether code from the ingredients' repos may run when the mix is loaded."""
     force: bool = False
@@ -170,10 +174,30 @@ def plan_mix(checked: Checked, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -
 def _settle(pinned: Recipe, origin: Origin, options: MixOptions) -> tuple[Checked, ResolvedRecipe]:
     """Check that the models fit; compute the weights where they are open."""
     checked = check_models(pinned, options)
-    if pinned.weights is None:
-        raise NotImplementedError(origin.name)
-    resolved = as_resolved(pinned)
+    resolved = as_resolved(pinned if pinned.weights is not None else _weighed(pinned, checked, origin, options))
     return replace(checked, recipe=resolved), resolved
+
+
+def _weighed(pinned: Recipe, checked: Checked, origin: Origin, options: MixOptions) -> Recipe:
+    """The recipe with weights from its examples, and what they came from."""
+    found = weigh_recipe(pinned, checked, origin, options)
+    return with_weights(pinned, found.weights, found.evidence)
+
+
+def weigh_recipe(pinned: Recipe, checked: Checked, origin: Origin, options: MixOptions) -> Weighed:
+    """Score the ingredients of a pinned recipe on its examples."""
+    from cocktail_hub.weighing import Scene, weigh_ingredients
+
+    if pinned.weighting is None:
+        raise RecipeError("The recipe has no `weighting`, so there is nothing to score its ingredients on.")
+    scene = Scene(
+        checked=checked,
+        origin=origin,
+        hub=options.hub,
+        device=options.scoring_device,
+        trust_remote_code=options.trust_remote_code,
+    )
+    return weigh_ingredients(pinned.ingredients, pinned.weighting, scene)
 
 
 def _make(
@@ -181,8 +205,9 @@ def _make(
 ) -> MergeReport:
     """Download what is needed and write the mix into `stage`."""
     from cocktail_hub.assemble import carry_over, write_recipe
+    from cocktail_hub.fetching import fetch
 
-    report = _merge(plan, checked.parts, fetch(checked), stage, options)
+    report = _merge(plan, checked.parts, fetch(checked.models), stage, options)
     carry_over(checked, stage, code=options.trust_remote_code)
     write_recipe(resolved, checked, stage)
     return report
@@ -192,10 +217,12 @@ def merge_modules(checked: Checked, origin: Origin, folder: Path, options: MixOp
     """Write the merged weights of the small modules beside the transformer (Dense), which recipe repos carry."""
     if len(checked.parts) == 1:
         return
+    from cocktail_hub.fetching import fetch
+
     checked, _ = _settle(checked.recipe, origin, options)
     modules = replace(checked, parts=checked.parts[1:])
     folders = tuple(part.folder for part in modules.parts)
-    roots = fetch(modules, only=lambda path: str(PurePosixPath(path).parent) in folders)
+    roots = fetch(modules.models, only=lambda path: str(PurePosixPath(path).parent) in folders)
     _merge(plan_mix(modules), modules.parts, roots, folder, options)
 
 
@@ -203,7 +230,6 @@ def _merge(
     plan: MergePlan, parts: Sequence[Part], roots: Sequence[Roots], folder: Path, options: MixOptions
 ) -> MergeReport:
     from cocktail_hub.merge.execute import execute
-    from cocktail_hub.progress import bar
 
     with ExitStack() as opened, bar("merge", plan.output_bytes) as advance:
         sources = [part.open(roots) for part in parts]
@@ -218,31 +244,6 @@ def _merge(
             device=options.device,
             on_progress=advance,
         )
-
-
-def fetch(checked: Checked, *, only: Callable[[str], bool] = lambda _: True) -> list[Roots]:
-    """Bring the models' files onto this machine, side by side.
-
-    Args:
-        checked: the models.
-        only: which of the files that a mix needs are wanted.
-
-    Returns:
-        Where the files of each model lie, in the order of `checked.models`.
-    """
-    from cocktail_hub.checking import Roots
-
-    places = list(dict.fromkeys(place for model in checked.models for place in (model.located, model.body)))
-    remote = [place for place in places if isinstance(place.files, HubFiles)]
-    folders = download_all([(place.files, [p for p in place.contents.needed if only(p)]) for place in remote])
-    found = dict(zip(remote, folders, strict=True))
-    return [
-        Roots(
-            body=found.get(model.body) or local_root(model.body),
-            adapter=(found.get(model.located) or local_root(model.located)) if model.adapted else None,
-        )
-        for model in checked.models
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)

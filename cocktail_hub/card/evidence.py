@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 PAPER = "[LM-Cocktail](https://arxiv.org/abs/2311.13534)"
 
+_SINGULAR = {"losses": "loss", "standard_errors": "standard_error"}
+"""List of all ingredients -> key in the row of one."""
+
 
 def loss_column(recipe: ResolvedRecipe) -> list[str] | None:
     """`0.4312 ± 0.01` for each ingredient, empty where it was not scored; `None` where no losses are known."""
@@ -72,8 +75,11 @@ def _anchor(recipe: ResolvedRecipe, anchor: Any) -> str:
 
 
 def _per_ingredient(recipe: ResolvedRecipe, key: str) -> list[str]:
-    """One number per ingredient from a list in recipe order, or a mapping by model. An anchor may have none."""
+    """One number per scored ingredient, in recipe order or by model. An anchor may have none."""
+    rows = (recipe.evidence or {}).get("ingredients")
     values = (recipe.evidence or {}).get(key)
+    if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+        values = [row.get(_SINGULAR[key]) for row in rows]
     count = len(recipe.ingredients)
     if isinstance(values, Mapping):
         return [_number(values.get(ingredient.model)) for ingredient in recipe.ingredients]

@@ -8,7 +8,7 @@ import click
 
 from cocktail_hub.cli.cache import cache
 from cocktail_hub.cli.demo import demo
-from cocktail_hub.cli.recipes import check, mix, push
+from cocktail_hub.cli.recipes import check, mix, push, score
 from cocktail_hub.errors import CocktailError
 from cocktail_hub.version import VERSION
 
@@ -38,5 +38,5 @@ def main() -> None:
     """
 
 
-for command in (mix, check, push, cache, demo):
+for command in (mix, check, score, push, cache, demo):
     main.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-class Bytes(click.ParamType):
+class Bytes(click.ParamType[int]):
     """A size such as `500MB`, `5GB` or `1GiB`."""
 
     name = "size"
@@ -150,6 +151,50 @@ def push(recipe: str, repo_id: str, as_: Any, private: bool | None, to_branch: s
         show_json({"commit": info.oid, "url": info.commit_url, "pull_request": info.pr_url})
     else:
         click.echo(info.pr_url or info.commit_url)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  cocktail score recipe.yaml
+  cocktail score recipe.yaml --examples examples.jsonl --temperature auto -o scored.yaml"""
+)
+@click.argument("recipe")
+@click.option("--examples", help="File or Hub dataset of examples. Default: the recipe's.")
+@click.option("--rule", type=click.Choice(["softmax", "uniform"]), help="How losses become shares.")
+@click.option("--temperature", help="In nats, above 0, or auto. Lower favours the best ingredient.")
+@click.option("--scoring-device", default="auto", show_default=True, help="Where to run the models: auto, cpu or cuda.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the recipe with the shares to this file.")
+@making
+def score(recipe: str, output: Path | None, **given: Any) -> None:
+    """Compute the shares of RECIPE from a few examples, and print them."""
+    from cocktail_hub.recipe import dump_yaml
+    from cocktail_hub.scoring import score as compute
+
+    options, as_json = read_options(given)
+    found = compute(
+        recipe,
+        given["examples"],
+        rule=given["rule"],
+        temperature=_temperature(given["temperature"]),
+        revision=given["revision"],
+        options=replace(options, scoring_device=given["scoring_device"]),
+    )
+    if output is not None:
+        output.write_text(dump_yaml(found.recipe), encoding="utf-8")
+    if as_json:
+        show_json(found.recipe.to_dict())
+    else:
+        click.echo(str(found))
+
+
+def _temperature(text: str | None) -> float | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is neither a number nor 'auto'.", param_hint="--temperature") from error
 
 
 def _preview(recipe: str, revision: str | None, options: MixOptions) -> Preview:

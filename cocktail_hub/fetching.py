@@ -1,0 +1,41 @@
+"""Bring the files of models onto this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cocktail_hub.checking.parts import Roots
+from cocktail_hub.hub import HubFiles, download_all
+from cocktail_hub.resolve import local_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cocktail_hub.checking.parts import Model
+
+
+def fetch(models: Sequence[Model], *, only: Callable[[str], bool] = lambda _: True) -> list[Roots]:
+    """Bring the files that a mix needs onto this machine, side by side. What is there already is not fetched.
+
+    Args:
+        models: whole models and adapters.
+        only: which of the needed files are wanted.
+
+    Returns:
+        Where the files of each model lie, in the same order.
+    """
+    places = list(dict.fromkeys(place for model in models for place in (model.located, model.body)))
+    wanted = [
+        (place, place.files, [path for path in place.contents.needed if only(path)])
+        for place in places
+        if isinstance(place.files, HubFiles)
+    ]
+    folders = download_all([(files, paths) for _, files, paths in wanted])
+    found = {place: folder for (place, _, _), folder in zip(wanted, folders, strict=True)}
+    return [
+        Roots(
+            body=found.get(model.body) or local_root(model.body),
+            adapter=(found.get(model.located) or local_root(model.located)) if model.adapted else None,
+        )
+        for model in models
+    ]

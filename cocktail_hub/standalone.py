@@ -1,0 +1,50 @@
+"""One ingredient as a folder that its own library loads.
+
+Most lie on the disk like that already. An adapter, or a checkpoint whose tensors had to be matched by name, would load
+as something else than what goes into the mix; such a one is written out, so that what is scored is what is mixed.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from cocktail_hub.fetching import fetch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cocktail_hub.checking import Model, Part
+
+
+def standalone_folder(model: Model, index: int, parts: tuple[Part, ...], scratch: Path) -> Path:
+    """Give the folder of one ingredient, written into `scratch` if its files are not loadable as they are.
+
+    Args:
+        model: the ingredient.
+        index: its place among the views of each part.
+        parts: the folders with weights, as checked.
+        scratch: an empty folder; written to only when it has to be.
+    """
+    roots = fetch([model])[0]
+    if not model.adapted and all(part.views[index].plain for part in parts):
+        return roots.body
+    from cocktail_hub.merge.execute import execute
+    from cocktail_hub.merge.plan import Component, plan_merge
+
+    for place in (model.body, model.located):
+        for path in place.contents.carried:
+            target = scratch / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(place.files.read(path))
+    views = [part.views[index] for part in parts]
+    components = [
+        Component(folder=part.folder, specs=(view.specs,), models=(model.name,))
+        for part, view in zip(parts, views, strict=True)
+    ]
+    with ExitStack() as opened:
+        sources = [[view.open(roots.body, roots.adapter)] for view in views]
+        for (source,) in sources:
+            opened.callback(source.close)
+        execute(plan_merge(components, weights=[1.0]), sources, scratch)
+    return scratch

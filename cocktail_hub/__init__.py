@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cocktail_hub.auto import AutoCocktailModel
     from cocktail_hub.configuration import CocktailConfig
     from cocktail_hub.errors import CocktailError
+    from cocktail_hub.legacy import mix_models, mix_models_by_layers, mix_models_with_data
     from cocktail_hub.pipeline import Mix, MixOptions, mix
     from cocktail_hub.preview import Preview, check
     from cocktail_hub.publishing import publish
@@ -34,6 +35,9 @@ _HOMES = {
     "ResolvedRecipe": "recipe",
     "check": "preview",
     "mix": "pipeline",
+    "mix_models": "legacy",
+    "mix_models_by_layers": "legacy",
+    "mix_models_with_data": "legacy",
     "publish": "publishing",
     "score": "scoring",
 }
@@ -49,6 +53,9 @@ __all__ = [
     "ResolvedRecipe",
     "check",
     "mix",
+    "mix_models",
+    "mix_models_by_layers",
+    "mix_models_with_data",
     "publish",
     "score",
 ]

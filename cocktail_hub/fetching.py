@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checking.parts import Model
 
+CARD = "README.md"
+"""Fetched along, so that the card of the mix can name the licence without asking the Hub again."""
+
 
 def fetch(models: Sequence[Model], *, only: Callable[[str], bool] = lambda _: True) -> list[Roots]:
     """Bring the files that a mix needs onto this machine, side by side. What is there already is not fetched.
@@ -26,7 +29,7 @@ def fetch(models: Sequence[Model], *, only: Callable[[str], bool] = lambda _: Tr
     """
     places = list(dict.fromkeys(place for model in models for place in (model.located, model.body)))
     wanted = [
-        (place, place.files, [path for path in place.contents.needed if only(path)])
+        (place, place.files, [path for path in (*place.contents.needed, CARD) if path in place.files.sizes and only(path)])
         for place in places
         if isinstance(place.files, HubFiles)
     ]

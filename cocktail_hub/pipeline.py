@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checking import Checked, Part, Roots
     from cocktail_hub.merge.execute import MergeReport
     from cocktail_hub.merge.plan import MergePlan
+    from cocktail_hub.weigh.settings import ScoringSettings
     from cocktail_hub.weighing import Weighed
 
 DEFAULT_SHARD_SIZE = "5GB"
@@ -49,6 +50,8 @@ class MixOptions:
     """Whether code from the ingredients' repos may run when the mix is loaded."""
     force: bool = False
     """Make the mix again even if it is cached."""
+    replace: bool = False
+    """Replace an earlier mix in `output`; anything else there is never touched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +187,14 @@ def _weighed(pinned: Recipe, checked: Checked, origin: Origin, options: MixOptio
     return with_weights(pinned, found.weights, found.evidence)
 
 
-def weigh_recipe(pinned: Recipe, checked: Checked, origin: Origin, options: MixOptions) -> Weighed:
-    """Score the ingredients of a pinned recipe on its examples."""
+def weigh_recipe(
+    pinned: Recipe,
+    checked: Checked,
+    origin: Origin,
+    options: MixOptions,
+    settings: ScoringSettings | None = None,
+) -> Weighed:
+    """Score the ingredients of a pinned recipe on its examples; `settings` replace those that the recipe gives."""
     from cocktail_hub.weighing import Scene, weigh_ingredients
 
     if pinned.weighting is None:
@@ -195,6 +204,7 @@ def weigh_recipe(pinned: Recipe, checked: Checked, origin: Origin, options: MixO
         origin=origin,
         hub=options.hub,
         device=options.scoring_device,
+        settings=settings,
         trust_remote_code=options.trust_remote_code,
     )
     return weigh_ingredients(pinned.ingredients, pinned.weighting, scene)
@@ -206,10 +216,12 @@ def _make(
     """Download what is needed and write the mix into `stage`."""
     from cocktail_hub.assemble import carry_over, write_recipe
     from cocktail_hub.fetching import fetch
+    from cocktail_hub.provenance import write_card
 
     report = _merge(plan, checked.parts, fetch(checked.models), stage, options)
     carry_over(checked, stage, code=options.trust_remote_code)
     write_recipe(resolved, checked, stage)
+    write_card(resolved, checked.kind, stage, options.hub)
     return report
 
 
@@ -268,12 +280,16 @@ class _Place:
             return found.path if found else None
         if _holds(self.output, resolved):
             return self.output
-        return _copy_out(found.path, self.output) if found else None
+        if found is None:
+            return None
+        if self.options.replace:
+            _clear(self.output)
+        return _copy_out(found.path, self.output)
 
     @contextmanager
     def held(self, resolved: ResolvedRecipe) -> Iterator[None]:
         """Hold the lock of the mix, after making sure that the result will have a place."""
-        if self.output is not None and not self.options.force:
+        if self.output is not None and not (self.options.replace and (self.output / MANIFEST).is_file()):
             _require_free(self.output)
         with self.cache.locked(self.key(resolved)):
             yield
@@ -292,7 +308,7 @@ class _Place:
             return self.cache.finish(self.key(resolved), dict(hashes)).path
         stage = self.stage(resolved)
         write_manifest(stage, dict(hashes))
-        _clear(self.output, force=self.options.force)
+        _clear(self.output)
         stage.rename(self.output)
         return self.output
 
@@ -313,8 +329,9 @@ def _require_free(folder: Path) -> None:
         )
 
 
-def _clear(folder: Path, *, force: bool) -> None:
-    if force and (folder / MANIFEST).is_file():
+def _clear(folder: Path) -> None:
+    """Make room for the result: an earlier mix, or an empty folder."""
+    if (folder / MANIFEST).is_file():
         remove(folder)
     elif folder.is_dir():
         folder.rmdir()

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.card import CardFacts, license_of, read_metadata
+from cocktail_hub.card import CardFacts, license_of, read_metadata, render_card
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.layout import read_layout
 from cocktail_hub.checkpoint.spec import MIXABLE, TORCH_NAMES
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checking import Kind
     from cocktail_hub.hub import HubOptions
-    from cocktail_hub.recipe import Pin, Recipe
+    from cocktail_hub.recipe import Pin, Recipe, ResolvedRecipe
 
 PACKAGES = ("cocktail-hub", "transformers", "sentence-transformers", "huggingface_hub", "safetensors", "torch")
 """Packages whose versions a card names."""
@@ -49,6 +49,12 @@ def gather_facts(recipe: Recipe, kind: Kind, options: HubOptions, folder: Path |
         versions={package: version(package) for package in PACKAGES},
         **(_size(folder) if folder else {}),
     )
+
+
+def write_card(resolved: ResolvedRecipe, kind: Kind, folder: Path, options: HubOptions) -> None:
+    """Write the card of a finished mix into its folder."""
+    card = render_card(resolved, gather_facts(resolved, kind, options, folder))
+    (folder / "README.md").write_text(str(card), encoding="utf-8", newline="")
 
 
 def _card(pin: Pin, options: HubOptions) -> Mapping[str, Any]:

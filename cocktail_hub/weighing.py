@@ -63,6 +63,8 @@ class Scene:
     """How to talk to the Hub."""
     device: str = "auto"
     """Where models are run: `auto`, `cpu` or `cuda`."""
+    settings: ScoringSettings | None = None
+    """How losses are computed; `None`: as the recipe's `weighting` says."""
     trust_remote_code: bool = False
     """Whether model code from the ingredients' repos may run."""
 
@@ -83,7 +85,7 @@ def weigh_ingredients(ingredients: Sequence[Ingredient], weighting: Weighting, s
     """
     if weighting.rule == "uniform":
         return Weighed(weights=uniform_shares(len(ingredients)), evidence={"rule": "uniform"})
-    settings = _settings(weighting, scene)
+    settings = scene.settings or _settings(weighting, scene)
     examples = find_examples(weighting, settings.task, scene.origin, scene.hub)
     with ExitStack() as stack:
         candidates = [_candidate(ingredient, scene, stack) for ingredient in ingredients]

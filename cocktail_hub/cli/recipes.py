@@ -71,6 +71,7 @@ def read_options(given: dict[str, Any], *, force: bool = False) -> tuple[MixOpti
         max_shard_size=given["max_shard_size"],
         trust_remote_code=given["trust_remote_code"],
         force=force,
+        replace=force,
     )
     return options, given["as_json"]
 
@@ -85,7 +86,7 @@ Examples:
 @click.argument("recipe")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="New folder to write to. Default: the cache.")
 @click.option("--dry-run", is_flag=True, help="Check and plan only; weights are not downloaded.")
-@click.option("--force", is_flag=True, help="Make the mix again even if it is there.")
+@click.option("--force", is_flag=True, help="Make the mix again, and replace an earlier mix in the output folder.")
 @making
 def mix(recipe: str, output: Path | None, dry_run: bool, force: bool, **given: Any) -> None:
     """Make the mix that RECIPE describes, and print the folder it is in."""

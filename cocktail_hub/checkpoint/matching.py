@@ -11,7 +11,7 @@ from cocktail_hub.checkpoint.view import Note, View, What
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from cocktail_hub.checkpoint.adapter import AdaptedLayout
     from cocktail_hub.checkpoint.blocks import Block, Run
@@ -76,18 +76,22 @@ class Match:
 
     def run(self) -> None:
         """Match by name where that settles everything, else by what transformers knows of the model."""
-        mine, theirs = self.raw_of.keys(), self.first.specs.keys()
-        if all(map(is_rebuilt, mine ^ theirs)):
+        if self._same_shapes():
             self._by_name()
+            return
+        try:
+            self._map: NameMap = self.first.model.name_map(self.raw_of).in_file(self.raw_of)
+        except IncompatibleError as unknown_model:
+            self._by_name()
+            if self.missing or self.extra:
+                raise unknown_model from None
         else:
-            try:
-                self._map: NameMap = self.first.model.name_map(mine).in_file(self.raw_of)
-            except IncompatibleError as unknown_model:
-                self._by_name()
-                if self.missing or self.extra:
-                    raise unknown_model from None
-            else:
-                self._by_model()
+            self._by_model()
+
+    def _same_shapes(self) -> bool:
+        """Whether names and shapes are the same, but for buffers that any model computes."""
+        mine = {name: self.layout.specs[raw].shape for name, raw in self.raw_of.items() if not is_rebuilt(name)}
+        return mine == {name: spec.shape for name, spec in self.first.specs.items() if not is_rebuilt(name)}
 
     def view(self) -> View:
         """The result."""
@@ -163,7 +167,7 @@ class Match:
         from cocktail_hub.checkpoint.blocks import Block
 
         groups = [self._map.groups.get(target) for target in wanted.targets]
-        if all(g and _alike(g, wanted) for g in groups) and groups[0]:
+        if all(g and self._alike(g, wanted) for g in groups) and groups[0]:
             for name, raw in zip(wanted.files, groups[0].files, strict=True):
                 self._take(name, raw)
             return
@@ -236,11 +240,9 @@ class Match:
     def _note(self, what: What, tensor: str, source: str = "") -> None:
         self._notes.append(Note(what=what, tensor=tensor, source=source))
 
-
-def _alike(group: Group, other: Group) -> bool:
-    """Whether two checkpoints cut the same tensors in the same way."""
-
-    def cut(g: Group) -> tuple[int, list[str], Iterable[str]]:
-        return g.converter, [pattern for _, _, pattern in g.sources], g.targets
-
-    return cut(group) == cut(other)
+    def _alike(self, group: Group, wanted: Group) -> bool:
+        """Whether this ingredient cuts the same tensors in the same way as the first one."""
+        cuts = [[pattern for _, _, pattern in g.sources] for g in (group, wanted)]
+        mine = [self.layout.specs[name].shape for name in group.files]
+        theirs = [self.first.specs[name].shape for name in wanted.files]
+        return (group.converter, group.targets, cuts[0], mine) == (wanted.converter, wanted.targets, cuts[1], theirs)

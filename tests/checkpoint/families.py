@@ -14,7 +14,7 @@ _TEXT = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-_DECODER = {**_TEXT, "num_key_value_heads": 1, "max_position_embeddings": 32}
+DECODER = {**_TEXT, "num_key_value_heads": 1, "max_position_embeddings": 32}
 _IMAGE = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -47,7 +47,7 @@ def bert(cls: str = "BertForMaskedLM", **extra: object) -> hf.PreTrainedModel:
 
 def qwen2_moe(**extra: object) -> hf.PreTrainedModel:
     config = hf.Qwen2MoeConfig(
-        **_DECODER,
+        **DECODER,
         moe_intermediate_size=8,
         shared_expert_intermediate_size=8,
         num_experts=4,
@@ -69,7 +69,7 @@ def qwen2_vl() -> hf.PreTrainedModel:
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
     }
-    config = hf.Qwen2VLConfig(text_config={**_DECODER, "rope_parameters": rope}, vision_config=vision)
+    config = hf.Qwen2VLConfig(text_config={**DECODER, "rope_parameters": rope}, vision_config=vision)
     return hf.Qwen2VLForConditionalGeneration(config)
 
 
@@ -114,12 +114,12 @@ FAMILIES = {
     "GPT-2": lambda: hf.GPT2LMHeadModel(
         hf.GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=16, **_SPECIAL)
     ),
-    "Llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**_DECODER)),
-    "Qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**_DECODER, tie_word_embeddings=True)),
-    "Qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**_DECODER, head_dim=8, tie_word_embeddings=True)),
+    "Llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**DECODER)),
+    "Qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**DECODER, tie_word_embeddings=True)),
+    "Qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**DECODER, head_dim=8, tie_word_embeddings=True)),
     "Qwen2-MoE": qwen2_moe,
-    "Mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**_DECODER, num_local_experts=4)),
-    "Gemma": lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**_DECODER, head_dim=8)),
+    "Mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**DECODER, num_local_experts=4)),
+    "Gemma": lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**DECODER, head_dim=8)),
     "Mamba": lambda: hf.MambaForCausalLM(
         hf.MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, state_size=4)
     ),

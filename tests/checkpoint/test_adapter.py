@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers as hf
 from families import bert
+from handling import read_all
 from safetensors.torch import load_file, save_file
 
 from cocktail_hub.checkpoint.adapter import adapt, read_adapter
@@ -12,7 +13,6 @@ from cocktail_hub.checkpoint.align import align
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.layout import read_layout
 from cocktail_hub.checkpoint.source import open_source
-from cocktail_hub.checkpoint.spec import torch_dtype
 from cocktail_hub.errors import CheckpointError, IncompatibleError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # what peft says as it saves
@@ -64,17 +64,6 @@ def adapted_layout(base_root, adapter_root):
     return adapt(read_layout(LocalFiles(base_root, name="base")), config, read_adapter(LocalFiles(adapter_root)))
 
 
-def read_all(source):
-    found = {}
-    for name, spec in source.specs.items():
-        out = torch.empty(spec.numel, dtype=torch_dtype(spec.dtype))
-        for start in range(0, spec.numel, 101):  # in pieces that cut rows
-            stop = min(start + 101, spec.numel)
-            source.read(name, start, stop, out[start:stop])
-        found[name] = out.reshape(spec.shape)
-    return found
-
-
 def load(model_class, config, state, root):
     root.mkdir()
     save_file(state, root / "model.safetensors", metadata={"format": "pt"})
@@ -124,7 +113,7 @@ def test_an_adapter_is_read_as_peft_merges_it(kind, tmp_path):
     merged = train(model, tmp_path / "adapter", tmp_path / "base", r=4, lora_alpha=8, **config)
     layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
     with layout.open(tmp_path / "base", tmp_path / "adapter") as source:
-        state = read_all(source)
+        state = read_all(source, 101)  # pieces that cut rows
     before = load_file(tmp_path / "base" / "model.safetensors")
     assert any(not torch.equal(before[name], tensor) for name, tensor in state.items())
     loaded = load(type(merged), layout.config, state, tmp_path / "merged").state_dict()
@@ -138,7 +127,7 @@ def test_bfloat16_is_rounded_once(tmp_path):
     train(model, tmp_path / "adapter", tmp_path / "base", r=4, lora_alpha=8, target_modules=["q_proj"])
     layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
     with layout.open(tmp_path / "base", tmp_path / "adapter") as source:
-        state = read_all(source)
+        state = read_all(source, 101)  # pieces that cut rows
     name = "model.layers.0.self_attn.q_proj"
     base = load_file(tmp_path / "base" / "model.safetensors")[f"{name}.weight"]
     factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
@@ -191,7 +180,7 @@ def test_an_adapter_brings_its_head_to_a_base_of_another_class(tmp_path, base_cl
     layout = adapted_layout(tmp_path / "plain", tmp_path / "adapter")
     assert layout.config["architectures"] == ["BertForSequenceClassification"]
     with layout.open(tmp_path / "plain", tmp_path / "adapter") as source:
-        state = read_all(source)
+        state = read_all(source, 101)  # pieces that cut rows
     assert not any("predictions" in name for name in state)
     config = {**layout.config, "id2label": {str(i): f"LABEL_{i}" for i in range(3)}}
     loaded = load(hf.BertForSequenceClassification, config, state, tmp_path / "merged").state_dict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import sys
@@ -28,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         LoopbackHub(options.root, port=options.port, xet=options.xet) as hub,
     ):
         hub.add_user(_USER, token=_TOKEN)
-        _print_environment(hub.environment(Path(home), _TOKEN))
+        variables = hub.environment(Path(home), _TOKEN)
+        os.environ.update(variables)  # hf_xet, when this Hub itself needs it, leaves its traces there as well
+        _print_environment(variables)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from cocktail_hub.testing.http_error import HttpError, repo_not_found
 
@@ -53,6 +54,11 @@ class Call:
     def first(self, name: str, default: str = "") -> str:
         """The first value of a query parameter."""
         return self.query.get(name, [default])[0]
+
+    def next_page(self, cursor: int) -> dict[str, str]:
+        """The `Link` header that leads to the rest of a listing."""
+        query = urlencode({**self.query, "cursor": [str(cursor)]}, doseq=True)
+        return {"Link": f'<{self.site.url}{self.path}?{query}>; rel="next"'}
 
     def flag(self, name: str) -> bool:
         """Whether a query parameter says yes: `?name=1`, `?name=true`."""

@@ -90,7 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
         site = self.server.site
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = RequestBody(cast("BinaryIO", self.rfile), headers)
-        fault = _fault(site, f"{self.command} {self.path}")
+        internal = self.path.startswith("/_self/")  # the Hub reads its own store: not a client's request
+        fault = None if internal else _fault(site, f"{self.command} {self.path}")
         if fault and fault.cut_after is None:
             reply = error_reply(HttpError(fault.status, "Injected fault", headers=fault.headers))
         else:
@@ -100,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.cut_after is not None:
             sent = min(sent, fault.cut_after)
             self.close_connection = True
-        if not self.path.startswith("/_self/"):  # before the answer goes out: a client that has it finds it in the log
+        if not internal:  # noted before the answer goes out: a client that has it finds it in the log
             site.log.append(
                 Request(method=self.command, path=self.path, status=reply.status, headers=headers, sent=sent)
             )

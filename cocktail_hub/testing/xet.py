@@ -26,6 +26,18 @@ _END_OF_FILES = b"\xff" * 32
 _HAS_VERIFICATION = 1 << 31
 _HAS_SHA256 = 1 << 30
 
+_SMALL_BUFFERS = {
+    "reconstruction.min_reconstruction_fetch_size": 16_000_000,
+    "reconstruction.max_reconstruction_fetch_size": 16_000_000,
+    "reconstruction.min_prefetch_buffer": 16_000_000,
+    "reconstruction.download_buffer_size": 32_000_000,
+    "reconstruction.download_buffer_perfile_size": 32_000_000,
+    "reconstruction.download_buffer_limit": 32_000_000,
+    "client.ac_max_download_concurrency": 2,
+    "telemetry.enabled": False,
+}
+"""hf_xet reads ahead by a gigabyte otherwise, which pays over a network only. Bytes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
@@ -178,7 +190,7 @@ class XetStore:
         import hf_xet
 
         target = blobs.new_file()
-        session = hf_xet.XetSession()
+        session = hf_xet.XetSession(hf_xet.XetConfig().with_config(_SMALL_BUFFERS))
         expiry = int(time.time()) + 3600
         with session.new_file_download_group(endpoint=cas_url, token="self", token_expiry_unix_secs=expiry) as group:  # noqa: S106
             group.start_download_file(hf_xet.XetFileInfo(file.hash, file.size), str(target))

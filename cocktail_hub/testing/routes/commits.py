@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from cocktail_hub.testing.call import Call
     from cocktail_hub.testing.repos import Repo
     from cocktail_hub.testing.site import Site
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def preupload(call: Call) -> Reply:
@@ -147,7 +150,7 @@ def _regular(site: Site, value: dict[str, Any]) -> Entry:
 
 
 def _large(site: Site, value: dict[str, Any]) -> Entry:
-    size = site.size(value["oid"])
+    size = site.size(value["oid"]) if _SHA256.fullmatch(value["oid"]) else None
     if size is None:
         raise HttpError(400, f"LFS pointer pointed to a file that does not exist: {value['path']} ({value['oid']})")
     return Entry.large(value["oid"], size)

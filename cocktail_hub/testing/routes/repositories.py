@@ -106,10 +106,7 @@ def listing(call: Call) -> Reply:
     values = [value for _, value in found if set(call.query.get("filter", [])) <= set(value["tags"])]
     start = int(call.first("cursor", "0"))
     stop = start + min(int(call.first("limit") or _PAGE), _PAGE)
-    headers = {}
-    if stop < len(values) and not call.first("limit"):
-        headers["Link"] = f'<{call.site.url}/api/{call.args["kinds"]}?cursor={stop}>; rel="next"'
-    return json_reply(values[start:stop], headers=headers)
+    return json_reply(values[start:stop], headers=call.next_page(stop) if stop < len(values) else {})
 
 
 def _candidates(call: Call) -> list[Repo]:

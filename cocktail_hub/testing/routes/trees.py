@@ -34,8 +34,7 @@ def tree(call: Call) -> Reply:
     stop = start + (_EXPANDED_PAGE if expand else _PAGE)
     headers = {"X-Repo-Commit": commit.id}
     if stop < len(paths):
-        query = f"recursive={recursive}&expand={expand}&cursor={stop}"
-        headers["Link"] = f'<{call.site.url}{call.path}?{query}>; rel="next"'
+        headers |= call.next_page(stop)
     return json_reply([_item(call, repo, commit, path, expand) for path in paths[start:stop]], headers=headers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -150,11 +151,28 @@ def test_deleting_what_is_not_there_changes_nothing(api: HfApi, filled: str) -> 
     assert api.model_info(filled).sha == head
 
 
-def test_a_file_cannot_be_put_outside_its_repo(token: str, hub: LoopbackHub, repo: str) -> None:
-    lines = '{"key":"header","value":{"summary":"x"}}\n{"key":"file","value":{"path":"../x","content":"x"}}\n'
-    url = f"{hub.url}/api/models/{repo}/commit/main"
-    answer = get_session().post(url, content=lines, headers={"Authorization": f"Bearer {token}"})
-    assert (answer.status_code, answer.json()) == (400, {"error": "Invalid path: '../x'"})
+@pytest.mark.parametrize(
+    ("operation", "problem"),
+    [
+        ({"key": "file", "value": {"path": "../x", "content": "x"}}, "Invalid path: '../x'"),
+        ({"key": "file", "value": {"path": ".git/config", "content": "x"}}, "Invalid path: '.git/config'"),
+        ({"key": "lfsFile", "value": {"path": "x", "oid": "../../site.json"}}, "a file that does not exist: x"),
+        ({"key": "lfsFile", "value": {"path": "x", "oid": "0" * 64}}, "a file that does not exist: x"),
+        ({"key": "moveFile", "value": {}}, "Unknown operation 'moveFile'"),
+    ],
+)
+def test_a_commit_that_makes_no_sense_is_refused(
+    token: str, hub: LoopbackHub, repo: str, operation: dict[str, object], problem: str
+) -> None:
+    """Sent without the client, which would not do so."""
+    lines = [{"key": "header", "value": {"summary": "x"}}, operation]
+    answer = get_session().post(
+        f"{hub.url}/api/models/{repo}/commit/main",
+        content="\n".join(map(json.dumps, lines)),
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    assert answer.status_code == 400
+    assert problem in answer.json()["error"]
 
 
 def test_a_repo_moves_and_goes(api: HfApi, new_repo: Callable[..., str], weights: bytes) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cocktail_hub.publishing import publish
     from cocktail_hub.recipe import Ingredient, Recipe, ResolvedRecipe
     from cocktail_hub.scoring import score
+    from cocktail_hub.verification import verify
     from cocktail_hub.version import VERSION as __version__  # noqa: F401, N811 - a name of Python's
 
 _HOMES = {
@@ -40,6 +41,7 @@ _HOMES = {
     "mix_models_with_data": "legacy",
     "publish": "publishing",
     "score": "scoring",
+    "verify": "verification",
 }
 __all__ = [
     "AutoCocktailModel",
@@ -58,6 +60,7 @@ __all__ = [
     "mix_models_with_data",
     "publish",
     "score",
+    "verify",
 ]
 
 

@@ -52,23 +52,28 @@ def carry_over(checked: Checked, folder: Path, *, code: bool) -> None:
             _copy(owner, path, folder)
 
 
-def write_recipe(resolved: ResolvedRecipe, checked: Checked, folder: Path) -> None:
-    """Write `recipe.json`, and say in config.json what the model was made of."""
+def write_recipe(resolved: ResolvedRecipe, checked: Checked, folder: Path, max_shard_size: int | str) -> None:
+    """Write `recipe.json`, and say in config.json what the model was made of and into which files it was cut."""
     recipe = resolved.to_dict()
     (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     path = folder / checked.models[checked.first].body.contents.main / "config.json"
     if path.is_file():
         config = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(_marked(config, resolved), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(_marked(config, resolved, max_shard_size), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _marked(config: Mapping[str, Any], resolved: ResolvedRecipe) -> dict[str, Any]:
+def _marked(config: Mapping[str, Any], resolved: ResolvedRecipe, max_shard_size: int | str) -> dict[str, Any]:
     """The config with the recipe in it; `dtype` as the recipe says."""
     marked = {key: value for key, value in config.items() if key != "_name_or_path"}
     if resolved.dtype != "auto":
         marked.pop("torch_dtype", None)
         marked["dtype"] = resolved.dtype
-    marked["cocktail"] = {"version": VERSION, "digest": resolved.digest, "recipe": resolved.to_dict()}
+    marked["cocktail"] = {
+        "version": VERSION,
+        "digest": resolved.digest,
+        "max_shard_size": max_shard_size,
+        "recipe": resolved.to_dict(),
+    }
     return marked
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.cache import MANIFEST, Cache, CachedMix, remove, write_manifest
 from cocktail_hub.errors import CacheError, RecipeError
 from cocktail_hub.hub import HubOptions
-from cocktail_hub.origin import RECIPE_FILE, Origin, read_origin
+from cocktail_hub.origin import RECIPE_FILE, Origin, read_origin, refuse_local
 from cocktail_hub.recipe import LayerRule, Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.progress import bar
 from cocktail_hub.resolve import resolve, with_weights
@@ -66,12 +66,14 @@ class Mix:
     """What was done: `cached` (nothing), or `merged` with bytes and seconds, and the notes of the check."""
     name: str = "recipe"
     """What the recipe was called by."""
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    """`id2label` and `label2id` that the recipe's repo gives; empty where the ingredients' own count."""
 
     def load(self, *, task: str | None = None, **kwargs: Any) -> Any:
         """Load it as an ordinary transformers model; `kwargs` are those of its `from_pretrained`."""
-        from cocktail_hub.loading import load_model
+        from cocktail_hub.loading import keywords_for, load_model
 
-        return load_model(self.path, task, **kwargs)
+        return load_model(self.path, task, **keywords_for(self.labels, kwargs))
 
     def load_sentence_transformer(self, **kwargs: Any) -> Any:
         """Load it as a `SentenceTransformer`, or the class of that library that it was saved by."""
@@ -130,19 +132,37 @@ def mix(
 
 def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = None) -> Mix:
     """The same for a recipe that was read already."""
+    if origin.commit:
+        refuse_local(origin.recipe, origin.name)
     pinned = resolve(origin.recipe, options.hub)
     place = _Place(options=options, output=output)
-    if pinned.weights is not None and (found := place.find(as_resolved(pinned))):
-        return Mix(path=found, recipe=as_resolved(pinned), report={"cached": True}, name=origin.name)
+    if found := _found(pinned, origin, place):
+        return found
     checked, resolved = _settle(pinned, origin, options)
     plan = plan_mix(checked, options.max_shard_size)
     with place.held(resolved):
-        if found := place.find(resolved):
-            return Mix(path=found, recipe=resolved, report={"cached": True}, name=origin.name)
+        if found := _found(resolved, origin, place):
+            return found
         report = _make(checked, resolved, plan, place.stage(resolved), options)
         path = place.finish(resolved, report.digests)
     facts = {"cached": False, "notes": checked.notes, "merged": report}
-    return Mix(path=path, recipe=resolved, report=facts, name=origin.name)
+    return Mix(path=path, recipe=resolved, report=facts, name=origin.name, labels=origin.labels)
+
+
+def cached_mix(origin: Origin, options: MixOptions) -> Mix | None:
+    """The mix of a recipe, if the cache has it."""
+    return _found(resolve(origin.recipe, options.hub), origin, _Place(options=options, output=None))
+
+
+def _found(pinned: Recipe, origin: Origin, place: _Place) -> Mix | None:
+    """The mix where it is wanted, if it is there already."""
+    if pinned.weights is None:
+        return None
+    resolved = as_resolved(pinned)
+    path = place.find(resolved)
+    if path is None:
+        return None
+    return Mix(path=path, recipe=resolved, report={"cached": True}, name=origin.name, labels=origin.labels)
 
 
 def check_models(pinned: Recipe, options: MixOptions) -> Checked:
@@ -220,22 +240,24 @@ def _make(
 
     report = _merge(plan, checked.parts, fetch(checked.models), stage, options)
     carry_over(checked, stage, code=options.trust_remote_code)
-    write_recipe(resolved, checked, stage)
+    write_recipe(resolved, checked, stage, options.max_shard_size)
     write_card(resolved, checked.kind, stage, options.hub)
     return report
 
 
-def merge_modules(checked: Checked, origin: Origin, folder: Path, options: MixOptions) -> None:
-    """Write the merged weights of the small modules beside the transformer (Dense), which recipe repos carry."""
-    if len(checked.parts) == 1:
-        return
-    from cocktail_hub.fetching import fetch
+def merge_modules(checked: Checked, parts: Sequence[Part], folder: Path, options: MixOptions) -> None:
+    """Write the merged weights of some parts only: the small modules (Dense), which recipe repos carry.
 
-    checked, _ = _settle(checked.recipe, origin, options)
-    modules = replace(checked, parts=checked.parts[1:])
-    folders = tuple(part.folder for part in modules.parts)
-    roots = fetch(modules.models, only=lambda path: str(PurePosixPath(path).parent) in folders)
-    _merge(plan_mix(modules), modules.parts, roots, folder, options)
+    Args:
+        checked: the models, every weight given.
+        parts: which of its parts.
+        folder: where to write.
+        options: how to merge.
+    """
+    wanted = replace(checked, parts=tuple(parts))
+    folders = {part.folder for part in parts}
+    paths = [tuple(p for p in m.contents.weight_files if p.rpartition("/")[0] in folders) for m in checked.models]
+    _merge(plan_mix(wanted), wanted.parts, fetch(wanted, paths), folder, options)
 
 
 def _merge(

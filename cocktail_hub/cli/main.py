@@ -9,6 +9,7 @@ import click
 from cocktail_hub.cli.cache import cache
 from cocktail_hub.cli.demo import demo
 from cocktail_hub.cli.recipes import check, mix, push, score
+from cocktail_hub.cli.verify import verify
 from cocktail_hub.errors import CocktailError
 from cocktail_hub.version import VERSION
 
@@ -38,5 +39,5 @@ def main() -> None:
     """
 
 
-for command in (mix, check, score, push, cache, demo):
+for command in (mix, check, score, push, verify, cache, demo):
     main.add_command(command)

@@ -176,6 +176,14 @@ class HubFiles:
         whole: bytes = response.content
         return whole[start:stop] if response.status_code == 200 else whole  # noqa: PLR2004 - the range was ignored
 
+    def hashes(self, paths: Sequence[str]) -> dict[str, str]:
+        """Path -> sha256 of large files, as the Hub has them; nothing is downloaded."""
+        with explained(self.model, self.commit):
+            found = self.options.api.get_paths_info(
+                self.model, list(paths), revision=self.commit, repo_type=self.repo_type
+            )
+        return {entry.path: entry.lfs.sha256 for entry in found if isinstance(entry, RepoFile) and entry.lfs}
+
     def missing(self, paths: Sequence[str]) -> int:
         """Bytes of `paths` that are not in the Hub cache yet."""
         absent = (

@@ -1,0 +1,45 @@
+"""`cocktail verify`: is a published mix what its recipe says?"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from cocktail_hub.cli.output import say, show_json
+from cocktail_hub.cli.recipes import making, read_options
+from cocktail_hub.errors import CocktailError
+
+EXIT_DIFFERENT = 1
+EXIT_NOT_CHECKED = 3
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  cocktail verify me/my-mix
+  cocktail verify ./my-mix
+
+\b
+Exit code: 0 the same, 1 different, 3 it could not be checked."""
+)
+@click.argument("source")
+@making
+def verify(source: str, **given: Any) -> None:
+    """Make the mix in SOURCE again from its ingredients, and compare the weights byte for byte."""
+    from cocktail_hub.verification import verify as compare
+
+    options, as_json = read_options(given)
+    try:
+        found = compare(source, revision=given["revision"], options=options)
+    except CocktailError as error:
+        click.echo(f"Error: could not check '{source}'.\n{error}", err=True)
+        sys.exit(EXIT_NOT_CHECKED)
+    if as_json:
+        show_json({"same": found.same, "digest": found.digest, "files": found.found, "differences": found.differences})
+    else:
+        click.echo("same" if found.same else "\n".join(["different", *found.differences]))
+    say(f"Made again from recipe {found.digest[:12]}: {len(found.expected)} weight file(s) compared.")
+    if not found.same:
+        sys.exit(EXIT_DIFFERENT)

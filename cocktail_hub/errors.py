@@ -96,6 +96,17 @@ class MissingExtraError(CocktailError, ImportError):
         )
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `word` is most likely a slip of; `None` when nothing is near.
+
+    Example:
+        >>> nearest("temprature", ["temperature", "seed"])
+        'temperature'
+    """
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return close[0] if close else None
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Suggest the nearest of `known`, or list them all when none is near.
 
@@ -104,5 +115,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         "Did you mean 'temperature'?"
     """
     names = list(known)
-    close = difflib.get_close_matches(word, names, n=1)
-    return f"Did you mean '{close[0]}'?" if close else f"Accepted: {', '.join(names)}."
+    close = nearest(word, names)
+    return f"Did you mean '{close}'?" if close else f"Accepted: {', '.join(names)}."

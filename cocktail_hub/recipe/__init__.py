@@ -1,8 +1,9 @@
 """Recipes: what goes into a mix, in which shares, mixed how. No network, no torch."""
 
-from cocktail_hub.recipe.ingredient import COMMIT, Anchor, Ingredient, Pin, is_local
+from cocktail_hub.recipe.ingredient import COMMIT, Anchor, Ingredient, Pin, is_local, is_path
+from cocktail_hub.recipe.layers import LayerRule
 from cocktail_hub.recipe.reading import SUFFIXES, dump_yaml, parse_recipe, read_recipe, recipe_from_mapping
-from cocktail_hub.recipe.recipe import DTYPES, SCHEMA, TASKS, LayerRule, Recipe
+from cocktail_hub.recipe.recipe import DTYPES, SCHEMA, TASKS, Recipe
 from cocktail_hub.recipe.resolved import MERGE_FORMAT, ResolvedRecipe, as_resolved, canonical_json
 from cocktail_hub.recipe.weighting import Weighting
 
@@ -24,6 +25,7 @@ __all__ = [
     "canonical_json",
     "dump_yaml",
     "is_local",
+    "is_path",
     "parse_recipe",
     "read_recipe",
     "recipe_from_mapping",

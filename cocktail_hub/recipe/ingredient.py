@@ -18,22 +18,28 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full git commit hash, which is what a resolved revision is."""
 CONTENT_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 """Digest over the files of a local folder, as `resolve` writes it."""
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+LARGEST_WEIGHT = 1e6
+"""Weights beyond this are a slip, and their sums would overflow."""
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def is_path(model: str) -> bool:
+    """Whether `model` is written as a path, whatever exists: `./name`, `../name`, `~/name`, `/name`, `C:name`."""
+    return model.startswith((".", "~", "/")) or PureWindowsPath(model).drive != "" or "\\" in model
 
 
 def is_local(model: str) -> bool:
-    """Whether `model` names a folder rather than a Hub repo: it exists, or is written as a path."""
-    return (
-        model.startswith((".", "~", "/"))
-        or PureWindowsPath(model).drive != ""
-        or "\\" in model
-        or Path(model).is_dir()
-    )
+    """Whether `model` names a folder rather than a Hub repo: it is written as a path, or there is such a folder."""
+    return is_path(model) or Path(model).is_dir()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """A model at a revision: what is asked for, and, once resolved, what it points to."""
+    """A model at a revision: what is asked for, and, once resolved, what it points to.
+
+    Raises:
+        RecipeError: a value is of the wrong kind, or the values do not go together.
+    """
 
     model: str
     """Hub id (`org/name`) or local folder."""
@@ -47,17 +53,30 @@ class Pin:
     """The model that a PEFT adapter adapts. Written by `resolve`; may be given where the adapter names none."""
 
     def __post_init__(self) -> None:
-        as_text(self.model, "model")
+        object.__setattr__(self, "model", as_text(self.model, "model"))
         for key in ("revision", "requested", "digest"):
             if getattr(self, key) is not None:
-                as_text(getattr(self, key), f"{key} of '{self.model}'")
+                object.__setattr__(self, key, as_text(getattr(self, key), f"{key} of '{self.model}'"))
+        if self.base is not None:
+            object.__setattr__(self, "base", Pin.from_value(self.base, f"base of '{self.model}'"))
         if self.digest is not None and not CONTENT_DIGEST.fullmatch(self.digest):
             raise RecipeError(f"`digest` of '{self.model}' must be 'sha256:' and 64 hex digits, got {self.digest!r}.")
-        if not is_local(self.model) and self.digest is None and not _HUB_ID.fullmatch(self.model):
+        if not self.local and not _HUB_ID.fullmatch(self.model):
             raise RecipeError(
                 f"`model` must be a Hub id such as 'org/name' or a local folder, got {self.model!r}.\n"
                 "Write a local folder as './name' or as an absolute path; give a branch or commit as `revision`."
             )
+        if self.local and self.revision is not None:
+            raise RecipeError(
+                f"'{self.model}' is a local folder, but has the `revision` '{self.revision}'.\n"
+                "Only models on the Hub have revisions.\nRemove it, or write the Hub id of the model."
+            )
+
+    @property
+    def local(self) -> bool:
+        """Whether this is a folder of this machine. With a revision, `org/name` is a repo, whatever folders exist."""
+        by_name = is_local(self.model) if self.revision is None else is_path(self.model)
+        return by_name or self.digest is not None
 
     @property
     def pinned(self) -> bool:
@@ -69,14 +88,15 @@ class Pin:
     def label(self) -> str:
         """Name for messages: `org/name`, or `org/name@revision` where one was asked for."""
         asked = self.requested or self.revision
-        return f"{self.model}@{asked[:12]}" if asked and asked != "main" else self.model
+        if not asked or asked == "main":
+            return self.model
+        return f"{self.model}@{asked[:12] if COMMIT.fullmatch(asked) else asked}"
 
     def to_dict(self) -> dict[str, Any]:
         """The keys that say something, in the order in which people read them."""
-        shown: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        if self.base is not None:
-            shown["base"] = self.base.to_dict()
-        return shown
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown = {key: value for key, value in values.items() if value is not None}
+        return shown | ({"base": self.base.to_dict()} if self.base else {})
 
     def identity(self) -> dict[str, Any]:
         """What decides the content: the commit of a repo or the digest of a folder, not how it was asked for."""
@@ -90,8 +110,10 @@ class Pin:
         Raises:
             RecipeError: a key is unknown or missing, or a value is of the wrong kind.
         """
-        if isinstance(value, cls):
+        if type(value) is cls:
             return value
+        if isinstance(value, Pin):
+            return cls(**{f.name: getattr(value, f.name) for f in fields(Pin)})
         if isinstance(value, str):
             as_text(value, key)
             return cls(**_split_revision(value))
@@ -103,7 +125,7 @@ class Pin:
             data |= _split_revision(data["model"])
         if data.get("base") is not None:
             data["base"] = Pin.from_value(data["base"], f"{key}.base")
-        return cls(**data)
+        return cls(**{name: inner for name, inner in data.items() if inner is not None or name == "model"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +138,8 @@ class Ingredient(Pin):
     def __post_init__(self) -> None:
         Pin.__post_init__(self)
         if self.weight is not None:
-            object.__setattr__(self, "weight", as_number(self.weight, f"weight of '{self.model}'"))
+            weight = as_number(self.weight, f"weight of '{self.model}'", low=-LARGEST_WEIGHT, high=LARGEST_WEIGHT)
+            object.__setattr__(self, "weight", weight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,9 @@ from cocktail_hub.recipe.recipe import Recipe
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """Names of recipe files end in one of these."""
+LARGEST_FILE = 64 << 20
+"""In bytes. A larger file is no recipe, but weights or data; it is refused before it is read."""
+_MERGE_KEY = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
@@ -23,11 +26,13 @@ class _Loader(yaml.SafeLoader):
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     seen: set[Hashable] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        if key_node.tag == _MERGE_KEY:
+            continue
+        key = loader.construct_object(key_node)
         if isinstance(key, Hashable) and key in seen:
-            line = key_node.start_mark.line + 1
-            raise RecipeError(f"Key '{key}' is written twice (line {line}); only one can count. Remove one.")
-        seen.add(key)
+            raise _written_twice(key, f" (line {key_node.start_mark.line + 1})")
+        if isinstance(key, Hashable):
+            seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
@@ -38,22 +43,63 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
     """Read a recipe from YAML or JSON text. `name` is for messages.
 
     Raises:
-        RecipeError: the text is not YAML, or not a valid recipe.
+        RecipeError: the text is neither, or not a valid recipe.
     """
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+        return recipe_from_mapping(_require_mapping(_load(text), name))
+    except RecipeError:
+        raise
+    except RecursionError as error:
+        raise RecipeError(f"'{name}' is nested too deeply to be a recipe.") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"'{name}' is not valid YAML or JSON: {error}") from error
-    if not isinstance(data, Mapping):
-        kind = "empty" if data is None else f"a {type(data).__name__}"
-        raise RecipeError(f"'{name}' must be a mapping with `ingredients`, but it is {kind}.")
-    return recipe_from_mapping(data)
+
+
+def _require_mapping(data: Any, name: str) -> Mapping[str, Any]:
+    if isinstance(data, Mapping):
+        return data
+    kind = "empty" if data is None else f"a {type(data).__name__}"
+    raise RecipeError(f"'{name}' must be a mapping with `ingredients`, but it is {kind}.")
+
+
+def _load(text: str) -> Any:
+    """JSON where it is JSON: YAML would take its `1e-05` for a text."""
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text, object_pairs_hook=_object_without_duplicates)
+        except json.JSONDecodeError:
+            pass  # YAML's `{model: org/name}` begins the same
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+
+def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _written_twice(key, "")
+        found[key] = value
+    return found
+
+
+def _written_twice(key: Any, where: str) -> RecipeError:
+    return RecipeError(f"Key '{key}' is written twice{where}; only one can count. Remove one.")
 
 
 def recipe_from_mapping(data: Mapping[str, Any]) -> Recipe:
-    """Read a recipe, or the `recipe` inside a `config.json` of a recipe repo."""
+    """Read a recipe, or the `recipe` inside a `config.json` of a recipe repo.
+
+    Raises:
+        RecipeError: it is not a valid recipe.
+    """
+    if data.get("model_type") != "cocktail":
+        return Recipe.from_dict(data)
     inner = data.get("recipe")
-    return Recipe.from_dict(inner if isinstance(inner, Mapping) and data.get("model_type") == "cocktail" else data)
+    if not isinstance(inner, Mapping):
+        raise RecipeError(
+            "The config has the `model_type` 'cocktail', but no mapping under `recipe`.\n"
+            "It does not say what to mix.\nPublish it again with `CocktailConfig.push_to_hub` or `cocktail push`."
+        )
+    return Recipe.from_dict(inner)
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -66,9 +112,12 @@ def read_recipe(path: str | Path) -> Recipe:
         RecipeError: it is not a valid recipe.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        size = Path(path).stat().st_size
+        text = Path(path).read_text(encoding="utf-8-sig") if size <= LARGEST_FILE else None
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"Cannot read the recipe '{path}': {error}.\nGive a YAML or JSON file.") from error
+    if text is None:
+        raise SourceError(f"'{path}' has {size:,} bytes, so it is no recipe.\nGive a YAML or JSON file.")
     return parse_recipe(text, name=str(path))
 
 

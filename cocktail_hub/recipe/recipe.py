@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.policy import MissingPolicy
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.method_table import METHOD_TABLE, MethodSpec
 from cocktail_hub.recipe.ingredient import Anchor, Ingredient, Pin
-from cocktail_hub.recipe.values import as_choice, as_list, as_mapping, as_number, as_text, as_whole, reject_unknown
+from cocktail_hub.recipe.layers import LayerRule, check_sum
+from cocktail_hub.recipe.values import as_choice, as_json, as_list, as_mapping, as_whole, plain, reject_unknown
 from cocktail_hub.recipe.weighting import Weighting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from typing_extensions import Self
 
 SCHEMA = 1
 """Version of the recipe format; a recipe of a later one is refused."""
-WEIGHT_SUM_TOLERANCE = 1e-6
-"""How far the weights of a linear mix may miss 1."""
+FEWEST_MODELS = 2
+"""A mix of one model is that model."""
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 TASKS = (
     "text-generation",
@@ -42,35 +45,18 @@ TASKS = (
 """Tasks that a recipe may name; where it names none, the ingredients' architecture says."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerRule:
-    """Other weights for the tensors whose name matches. The first rule that matches wins."""
-
-    match: str
-    """Regular expression over the whole tensor name, as in the first ingredient's files."""
-    weights: tuple[float, ...]
-    """A weight per ingredient, in recipe order."""
-
-    def __post_init__(self) -> None:
-        as_text(self.match, "layers.match")
-        try:
-            re.compile(self.match)
-        except re.error as error:
-            raise RecipeError(f"`layers.match` {self.match!r} is not a regular expression: {error}.") from error
-        numbers = tuple(as_number(w, f"layers.weights of '{self.match}'") for w in self.weights)
-        object.__setattr__(self, "weights", numbers)
-
-    @classmethod
-    def from_value(cls, value: Any, key: str) -> LayerRule:
-        """Read one entry of `layers`."""
-        if isinstance(value, cls):
-            return value
-        data = as_mapping(value, key)
-        reject_unknown(data, ("match", "weights"), f"`{key}`")
-        missing = [name for name in ("match", "weights") if name not in data]
-        if missing:
-            raise RecipeError(f"`{key}` has no `{missing[0]}`. It needs `match` and `weights`.")
-        return cls(match=data["match"], weights=tuple(as_list(data["weights"], f"{key}.weights")))
+_ELSEWHERE: Mapping[str, str] = {
+    **{f.name: "It belongs under `weighting`." for f in fields(Weighting)},
+    **{name: "It belongs under `parameters`." for spec in METHOD_TABLE.values() for name in spec.parameters},
+    "revision": "It belongs beside the `model` that it is a revision of.",
+    "weight": "It belongs beside the `model` that it is the share of.",
+    "weights": "Give each ingredient its own `weight`.",
+    "models": "List the models under `ingredients`.",
+    "model": "List the models under `ingredients`.",
+    "merge_method": "The key is `method`.",
+    "base_model": "The key is `base`.",
+}
+"""Keys that people write at the top of a recipe -> where they belong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +86,7 @@ class Recipe:
     layers: tuple[LayerRule, ...] = ()
     """Other weights for some tensors."""
     missing: Mapping[str, str] = field(default_factory=dict)
-    """Pattern of tensor names -> what to do when some ingredients lack them (docs/checkpoints.md)."""
+    """Pattern of tensor names -> what to do when some ingredients lack them (docs/checkpoints.md). Longest first."""
     dtype: str = "auto"
     """Type of the result's floating-point tensors; `auto`: the first ingredient's."""
     config: str = "first"
@@ -113,6 +99,10 @@ class Recipe:
     """What computed weights came from: losses, examples, temperature. Written with the weights."""
 
     def __post_init__(self) -> None:
+        for key, read in _READERS.items():
+            value = getattr(self, key)
+            if value is not None or key not in _OPTIONAL:
+                object.__setattr__(self, key, read(value, key))
         self._check_kinds()
         self._check_method()
         self._check_duplicates()
@@ -135,16 +125,21 @@ class Recipe:
         """Every model that goes in: ingredients, then base, then anchor."""
         return (*self.ingredients, *(pin for pin in (self.base, self.anchor) if pin))
 
+    @property
+    def all_pins(self) -> tuple[Pin, ...]:
+        """The same, each adapter followed by the model that it adapts."""
+        return tuple(inner for pin in self.pins for inner in _with_base(pin))
+
     def _check_kinds(self) -> None:
-        if len(self.ingredients) + (self.anchor is not None) < 2:
+        if as_whole(self.schema, "schema", low=0) != SCHEMA:
             raise RecipeError(
-                f"`ingredients` needs at least 2 entries, got {len(self.ingredients)}.\n"
-                "A mix of one model is that model.\nAdd another ingredient, or load the model itself."
-            )
-        if self.schema != SCHEMA:
-            raise RecipeError(
-                f"`schema` is {self.schema!r}, but this version of cocktail_hub reads schema {SCHEMA}.\n"
+                f"`schema` is {self.schema}, but this version of cocktail_hub reads schema {SCHEMA}.\n"
                 "A recipe of another format could mean something else.\nUpgrade with: pip install -U cocktail-hub"
+            )
+        if len(self.ingredients) + (self.anchor is not None) < FEWEST_MODELS:
+            raise RecipeError(
+                f"`ingredients` needs at least {FEWEST_MODELS} entries, got {len(self.ingredients)}.\n"
+                "A mix of one model is that model.\nAdd another ingredient, or load the model itself."
             )
         if self.task is not None:
             as_choice(self.task, "task", TASKS)
@@ -157,7 +152,8 @@ class Recipe:
     def _check_method(self) -> None:
         if self.spec.needs_base and self.base is None:
             raise RecipeError(
-                f"Method '{self.method}' needs a `base`.\nIt adds up the differences of the ingredients to that model.\n"
+                f"Method '{self.method}' needs a `base`.\n"
+                "It adds up the differences of the ingredients to that model.\n"
                 "Give the model that the ingredients were fine-tuned from: `base: org/name`."
             )
         if self.base is not None and not self.spec.needs_base:
@@ -166,7 +162,11 @@ class Recipe:
                 "Remove it, list it as an ingredient, or choose a method on task vectors such as 'task_arithmetic'."
             )
         if self.anchor is not None and self.method != "linear":
-            raise RecipeError(f"`anchor` goes with method 'linear', got '{self.method}'.")
+            raise RecipeError(
+                f"`anchor` goes with method 'linear', got '{self.method}'.\n"
+                "It is a share in a sum of models, and this method adds up differences.\n"
+                "Remove it; the `base` plays its part here."
+            )
         self.spec.check_parameters(self.parameters)
 
     def _check_duplicates(self) -> None:
@@ -200,8 +200,14 @@ class Recipe:
                 "The ingredients have a `weight`, and there is a `weighting` that computes them.\n"
                 "Only one of the two can decide.\nRemove the weights to have them computed, or remove `weighting`."
             )
-        if given and self.spec.convex:
-            check_sum([i.weight or 0.0 for i in given], "the weights")
+        if given:
+            self._check_shares([i.weight or 0.0 for i in given], "the weights")
+
+    def _check_shares(self, weights: Sequence[float], what: str) -> None:
+        if self.spec.convex:
+            check_sum(weights, what)
+        if not self.spec.negative and min(weights) < 0.0:
+            raise RecipeError(f"Method '{self.method}' takes no weights below 0, but {what} hold {min(weights)!r}.")
 
     def _check_layers(self) -> None:
         for rule in self.layers:
@@ -210,76 +216,92 @@ class Recipe:
                     f"`layers` rule '{rule.match}' has {len(rule.weights)} weights for {len(self.ingredients)} "
                     "ingredients.\nGive one weight per ingredient, in recipe order."
                 )
-            if self.spec.convex:
-                check_sum(rule.weights, f"the weights of `layers` rule '{rule.match}'")
+            self._check_shares(rule.weights, f"the weights of `layers` rule '{rule.match}'")
         if self.layers and self.anchor is not None:
             raise RecipeError(
                 "`layers` and `anchor` cannot be combined: a rule's weights would not say what the anchor gets.\n"
                 "List the anchor as an ingredient with its own weight."
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as JSON values: read-only mappings cannot be pickled."""
+        return type(self).from_dict, (self.to_dict(),)
+
     def to_dict(self) -> dict[str, Any]:
         """The keys that differ from their defaults, ready for YAML or JSON. `from_dict` reads them back."""
-        shown: dict[str, Any] = {"schema": self.schema}
-        for key in ("task", "method"):
-            if getattr(self, key):
-                shown[key] = getattr(self, key)
-        shown["ingredients"] = [ingredient.to_dict() for ingredient in self.ingredients]
-        for key in ("base", "weighting", "anchor"):
-            if getattr(self, key) is not None:
-                shown[key] = getattr(self, key).to_dict()
-        for key in ("parameters", "missing"):
-            if getattr(self, key):
-                shown[key] = dict(getattr(self, key))
-        if self.layers:
-            shown["layers"] = [{"match": rule.match, "weights": list(rule.weights)} for rule in self.layers]
-        for key, default in (("dtype", "auto"), ("config", "first"), ("tokenizer", "first"), ("seed", 0)):
-            if getattr(self, key) != default:
-                shown[key] = getattr(self, key)
-        if self.evidence is not None:
-            shown["evidence"] = dict(self.evidence)
-        return shown
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        optional = {key: value for key, value in values.items() if value is not None}
+        shown = {
+            key: _shown(optional[key]) for key in _ORDER if key in optional and _says_something(key, optional[key])
+        }
+        return {"schema": self.schema} | shown
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Parse a loaded YAML or JSON mapping.
+        """Parse a loaded YAML or JSON mapping; `null` means the default.
 
         Raises:
             RecipeError: a key is unknown or missing, or a value is of the wrong kind or out of range.
         """
-        reject_unknown(as_mapping(data, "recipe"), [f.name for f in fields(cls)], "the recipe")
-        return cls(**parse_parts(data))
+        reject_unknown(as_mapping(data, "recipe"), [f.name for f in fields(cls)], "the recipe", _ELSEWHERE)
+        given = {key: value for key, value in data.items() if value is not None}
+        if "ingredients" not in given:
+            raise RecipeError("The recipe has no `ingredients`. List two or more models to mix.")
+        return cls(**given)
 
 
-def parse_parts(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a recipe's keys, each read into its own class; `null` means the default."""
-    parts = {key: value for key, value in data.items() if value is not None}
-    if "ingredients" not in parts:
-        raise RecipeError("The recipe has no `ingredients`. List two or more models to mix.")
-    entries = as_list(parts["ingredients"], "ingredients")
-    parts["ingredients"] = tuple(Ingredient.from_value(e, f"ingredients[{i}]") for i, e in enumerate(entries))
-    if "base" in parts:
-        parts["base"] = Pin.from_value(parts["base"], "base")
-    if "anchor" in parts:
-        parts["anchor"] = Anchor.from_value(parts["anchor"], "anchor")
-    if "weighting" in parts:
-        parts["weighting"] = Weighting.from_value(parts["weighting"])
-    if "layers" in parts:
-        rules = as_list(parts["layers"], "layers")
-        parts["layers"] = tuple(LayerRule.from_value(rule, f"layers[{i}]") for i, rule in enumerate(rules))
-    for key in ("parameters", "missing", "evidence"):
-        if key in parts:
-            parts[key] = dict(as_mapping(parts[key], key))
-    return parts
+def _with_base(pin: Pin) -> Iterator[Pin]:
+    yield pin
+    if pin.base is not None:
+        yield from _with_base(pin.base)
 
 
-def check_sum(weights: tuple[float, ...] | list[float], what: str) -> None:
-    """Refuse weights that do not sum to 1, and say by what to divide them."""
-    total = math.fsum(weights)
-    if abs(total - 1.0) > WEIGHT_SUM_TOLERANCE:
-        divided = f"Divide each by {total:g}" if total > 0 else "Raise them"
-        raise RecipeError(
-            f"{what[0].upper()}{what[1:]} sum to {total:g}, not to 1.\n"
-            "A linear mix of shares that miss 1 scales the whole model, which breaks it.\n"
-            f"{divided}, or leave them out and add `weighting: {{rule: uniform}}`."
-        )
+def _read_ingredients(value: Any, key: str) -> tuple[Ingredient, ...]:
+    return tuple(Ingredient.from_value(entry, f"{key}[{i}]") for i, entry in enumerate(as_list(value, key)))
+
+
+def _read_layers(value: Any, key: str) -> tuple[LayerRule, ...]:
+    return tuple(LayerRule.from_value(rule, f"{key}[{i}]") for i, rule in enumerate(as_list(value, key)))
+
+
+def _read_mapping(value: Any, key: str) -> Any:
+    return as_json(as_mapping(value, key), key)
+
+
+def _read_missing(value: Any, key: str) -> Any:
+    """Longest pattern first: JSON objects have no order that survives, so the order they are tried in is fixed."""
+    missing = _read_mapping(value, key)
+    MissingPolicy(missing)
+    return MappingProxyType(dict(sorted(missing.items(), key=lambda item: (-len(item[0]), item[0]))))
+
+
+_READERS: Mapping[str, Callable[[Any, str], Any]] = {
+    "ingredients": _read_ingredients,
+    "base": Pin.from_value,
+    "weighting": lambda value, _: Weighting.from_value(value),
+    "anchor": Anchor.from_value,
+    "parameters": _read_mapping,
+    "layers": _read_layers,
+    "missing": _read_missing,
+    "evidence": _read_mapping,
+}
+"""Key -> what makes its value, from a mapping or from a value of its own class."""
+_OPTIONAL = frozenset({"base", "weighting", "anchor", "evidence"})
+_ORDER = (
+    *("task", "method", "ingredients", "base", "weighting", "anchor", "parameters", "layers", "missing"),
+    *("dtype", "config", "tokenizer", "seed", "evidence"),
+)
+"""The order in which people read a recipe."""
+_ALWAYS = frozenset({"method", "evidence"})
+"""Keys that are written even where they say nothing new."""
+
+
+def _says_something(key: str, value: Any) -> bool:
+    default = Recipe.__dataclass_fields__[key].default
+    return key in _ALWAYS or bool(value if default is MISSING else value != default)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, (Pin, Weighting, LayerRule)):
+        return value.to_dict()
+    return [_shown(inner) for inner in value] if isinstance(value, tuple) else plain(value)

@@ -12,6 +12,8 @@ from cocktail_hub.recipe.recipe import Recipe
 
 MERGE_FORMAT = 1
 """Raised whenever the same recipe would give other bytes, so that cached mixes are made anew."""
+_WITHOUT_EFFECT = ("task", "evidence", "base", "ingredients")
+"""Keys that do not decide the bytes, or are told otherwise: models by commit or digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class ResolvedRecipe(Recipe):
 
     def __post_init__(self) -> None:
         Recipe.__post_init__(self)
-        for pin in self.pins:
+        for pin in self.all_pins:
             if not pin.pinned:
                 raise RecipeError(
                     f"'{pin.label}' is not pinned to a commit or a content digest, so the recipe is not resolved."
@@ -35,11 +37,10 @@ class ResolvedRecipe(Recipe):
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of the mix, and nothing else: no spelling of revisions, no paths, no evidence."""
-        shared = self.to_dict()
-        for key in ("task", "evidence", "base", "ingredients"):
-            shared.pop(key, None)
+        shared = {key: value for key, value in self.to_dict().items() if key not in _WITHOUT_EFFECT}
         for key in ("config", "tokenizer"):
             shared[key] = self.donor(key)
+        shared["parameters"] = self.spec.with_defaults(self.parameters)
         ingredients = [i.identity() | {"weight": i.weight} for i in self.ingredients]
         base = {"base": self.base.identity()} if self.base else {}
         return shared | {"merge_format": MERGE_FORMAT, "ingredients": ingredients} | base

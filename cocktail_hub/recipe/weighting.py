@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.values import (
     as_choice,
     as_flag,
+    as_json,
     as_list,
     as_mapping,
     as_number,
     as_text,
     as_whole,
+    plain,
     reject_unknown,
 )
 
 RULES = ("softmax", "uniform")
 POOLINGS = ("cls", "mean", "max", "lasttoken")
+DTYPES = ("float32", "bfloat16", "float16")
 Examples = str | tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weighting:
-    """Shares by how well each ingredient does on a few examples (LM-Cocktail, arXiv:2311.13534)."""
+    """Shares by how well each ingredient does on a few examples (LM-Cocktail, arXiv:2311.13534).
+
+    Raises:
+        RecipeError: a value is of the wrong kind or out of range.
+    """
 
     rule: str = "softmax"
     """`softmax`: `softmax(-loss / temperature)`. `uniform`: equal shares, no examples needed."""
@@ -58,16 +65,15 @@ class Weighting:
 
     def __post_init__(self) -> None:
         as_choice(self.rule, "weighting.rule", RULES)
-        if self.rule != "uniform" and not self.examples:
-            raise RecipeError(
-                "`weighting` has no `examples`.\nThe shares are computed from how well each ingredient does on them.\n"
-                "Give a path, a Hub dataset id or a list, or use `rule: uniform` for equal shares."
-            )
-        if self.temperature != "auto":
-            self._check_temperature()
+        object.__setattr__(self, "examples", self._checked_examples())
+        object.__setattr__(self, "temperature", self._checked_temperature())
         for key in ("revision", "split"):
             if getattr(self, key) is not None:
                 as_text(getattr(self, key), f"weighting.{key}")
+        if self.columns is not None:
+            columns = as_mapping(self.columns, "weighting.columns")
+            texts = {key: as_text(column, f"weighting.columns.{key}") for key, column in columns.items()}
+            object.__setattr__(self, "columns", as_json(texts, "weighting.columns"))
         as_whole(self.seed, "weighting.seed", low=0)
         for key in ("max_length", "negatives", "batch_size"):
             if getattr(self, key) is not None:
@@ -77,40 +83,51 @@ class Weighting:
             as_choice(self.pooling, "weighting.pooling", POOLINGS)
         if self.normalize is not None:
             as_flag(self.normalize, "weighting.normalize")
-        as_choice(self.dtype, "weighting.dtype", ("float32", "bfloat16", "float16"))
+        as_choice(self.dtype, "weighting.dtype", DTYPES)
 
-    def _check_temperature(self) -> None:
-        if isinstance(self.temperature, str):
-            raise RecipeError(f"`weighting.temperature` must be a number or 'auto', got {self.temperature!r}.")
-        if as_number(self.temperature, "weighting.temperature") <= 0:
+    def _checked_examples(self) -> Examples | None:
+        if self.examples is None or self.examples in ("", (), []):
+            if self.rule == "uniform":
+                return None
+            raise RecipeError(
+                "`weighting` has no `examples`.\nThe shares are computed from how well each ingredient does on them.\n"
+                "Give a path, a Hub dataset id or a list, or use `rule: uniform` for equal shares."
+            )
+        if isinstance(self.examples, str):
+            return as_text(self.examples, "weighting.examples")
+        listed = enumerate(as_list(self.examples, "weighting.examples"))
+        checked = ((as_mapping(example, f"weighting.examples[{i}]"), i) for i, example in listed)
+        return tuple(as_json(example, f"weighting.examples[{i}]") for example, i in checked)
+
+    def _checked_temperature(self) -> float | str:
+        if self.temperature == "auto":
+            return "auto"
+        try:
+            temperature = as_number(self.temperature, "weighting.temperature")
+        except RecipeError as error:
+            raise RecipeError(f"{error} Accepted, too: auto.") from None
+        if temperature <= 0:
             raise RecipeError(f"`weighting.temperature` must be above 0 nats, got {self.temperature!r}.")
+        return temperature
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as JSON values: read-only mappings cannot be pickled."""
+        return type(self).from_value, (self.to_dict(),)
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys that differ from their defaults, ready for JSON."""
-        shown = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name == "rule" or f.default is MISSING or getattr(self, f.name) != f.default
-        }
-        if isinstance(self.examples, tuple):
-            shown["examples"] = [dict(example) for example in self.examples]
-        return shown
+        """The rule, and the keys that differ from their defaults, ready for JSON."""
+        shown = (f for f in fields(self) if f.name == "rule" or getattr(self, f.name) != f.default)
+        return {f.name: plain(getattr(self, f.name)) for f in shown}
 
     @classmethod
     def from_value(cls, value: Any) -> Weighting:
-        """Read the `weighting` of a recipe.
+        """Read the `weighting` of a recipe; `null` means the default.
 
         Raises:
             RecipeError: a key is unknown, or a value is of the wrong kind or out of range.
         """
         if isinstance(value, cls):
             return value
-        data = dict(as_mapping(value, "weighting"))
+        data = as_mapping(value, "weighting")
         reject_unknown(data, [f.name for f in fields(cls)], "`weighting`")
-        if data.get("examples") is not None and not isinstance(data["examples"], str):
-            examples = as_list(data["examples"], "weighting.examples")
-            data["examples"] = tuple(as_mapping(e, f"weighting.examples[{i}]") for i, e in enumerate(examples))
-        if data.get("columns") is not None:
-            columns = as_mapping(data["columns"], "weighting.columns")
-            data["columns"] = {str(k): as_text(v, f"weighting.columns.{k}") for k, v in columns.items()}
-        return cls(**data)
+        return cls(**{key: inner for key, inner in data.items() if inner is not None})

@@ -287,7 +287,7 @@ def test_losses_stand_beside_the_shares(recipe: ResolvedRecipe, facts: CardFacts
 
 @pytest.mark.parametrize(
     "evidence",
-    [{}, {"losses": None}, {"losses": [1.0]}, {"losses": "abc"}, {"losses": [float("inf"), True]}, {"examples": 3}],
+    [{}, {"losses": None}, {"losses": [1.0]}, {"losses": "abc"}, {"losses": ["0.5", True]}, {"examples": 3}],
 )
 def test_evidence_of_another_shape_is_passed_over(
     recipe: ResolvedRecipe, facts: CardFacts, evidence: dict[str, object]

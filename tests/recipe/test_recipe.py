@@ -1,0 +1,270 @@
+"""Recipes: what is refused, in the words that people read, and what survives every round trip."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from copy import deepcopy
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+
+from cocktail_hub.errors import RecipeError
+from cocktail_hub.recipe import Anchor, Ingredient, LayerRule, Pin, Recipe, Weighting
+
+A = {"model": "org/a", "weight": 0.75}
+B = {"model": "org/b", "weight": 0.25}
+OPEN = [{"model": "org/a"}, {"model": "org/b"}]
+UNIFORM = {"rule": "uniform"}
+TIES = {"method": "ties", "base": "org/base"}
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    # keys
+    ({"wieghting": UNIFORM}, "Unknown key 'wieghting' in the recipe. Did you mean 'weighting'?"),
+    ({"Method": "linear"}, "Unknown key 'Method' in the recipe. Did you mean 'method'?"),
+    ({"weights": [0.5, 0.5]}, "Unknown key 'weights' in the recipe. Give each ingredient its own `weight`."),
+    ({"models": []}, "Unknown key 'models' in the recipe. List the models under `ingredients`."),
+    ({"merge_method": "ties"}, "Unknown key 'merge_method' in the recipe. The key is `method`."),
+    ({"base_model": "org/a"}, "Unknown key 'base_model' in the recipe. The key is `base`."),
+    ({"temperature": 5.0}, "Unknown key 'temperature' in the recipe. It belongs under `weighting`."),
+    ({"density": 0.2}, "Unknown key 'density' in the recipe. It belongs under `parameters`."),
+    ({"revision": "main"}, "It belongs beside the `model` that it is a revision of."),
+    ({"zzz": 1}, "Unknown key 'zzz' in the recipe.\nA key that nobody reads would be silently without effect"),
+    ({"zzz": 1}, "Accepted keys: ingredients, schema, task, method, base, weighting, anchor, parameters, layers,"),
+    ({1: 2}, "Unknown key '1' in the recipe."),
+    ({"ingredients": [A | {"wieght": 1}, B]}, "Unknown key 'wieght' in `ingredients[0]`. Did you mean 'weight'?"),
+    ({"weighting": {"rle": "uniform"}}, "Unknown key 'rle' in `weighting`. Did you mean 'rule'?"),
+    ({"anchor": {"model": "org/c", "shares": 0.5}}, "Unknown key 'shares' in `anchor`. Did you mean 'share'?"),
+    ({**TIES, "base": {"modl": "org/c"}}, "Unknown key 'modl' in `base`. Did you mean 'model'?"),
+    ({"layers": [{"mach": ".*", "weights": [1, 0]}]}, "Unknown key 'mach' in `layers[0]`. Did you mean 'match'?"),
+    ({**TIES, "parameters": {"densty": 1}}, "Unknown key 'densty' in `parameters`. Did you mean 'density'?"),
+    ({"parameters": {"density": 1}}, "Unknown key 'density' in `parameters`. This method takes none."),
+    # ingredients
+    ({"ingredients": [A]}, "`ingredients` needs at least 2 entries, got 1.\nA mix of one model is that model."),
+    ({"ingredients": []}, "`ingredients` needs at least 2 entries, got 0."),
+    ({"ingredients": "org/a"}, "`ingredients` must be a list, got 'org/a' (str)."),
+    ({"ingredients": {"org/a": 0.5}}, "`ingredients` must be a list, got {'org/a': 0.5} (dict)."),
+    ({"ingredients": [A, 3]}, "`ingredients[1]` must be a mapping of keys to values, got 3 (int)."),
+    ({"ingredients": [A, {"weight": 0.25}]}, "`ingredients[1]` has no `model`. Give a Hub id such as 'org/name'"),
+    ({"ingredients": [A, {"model": 7}]}, "`model` must be a text, got 7 (int). Put it in quotes."),
+    ({"ingredients": [A, {"model": ""}]}, "`model` must be a text, got '' (str)."),
+    ({"ingredients": [A, {"model": None}]}, "`model` must be a text, got None (NoneType)."),
+    ({"ingredients": [A, {"model": "a/b/c"}]}, "`model` must be a Hub id such as 'org/name' or a local folder, got"),
+    ({"ingredients": [A, {"model": "two words"}]}, "Write a local folder as './name' or as an absolute path"),
+    ({"ingredients": [A, {"model": "org/\N{LATIN SMALL LETTER U WITH DIAERESIS}"}]}, "`model` must be a Hub id"),
+    ({"ingredients": [A, B | {"revision": 1234567}]}, "`revision of 'org/b'` must be a text, got 1234567 (int). Put"),
+    ({"ingredients": [A, "org/b@"]}, "`revision of 'org/b'` must be a text, got '' (str)."),
+    ({"ingredients": [A, B | {"digest": "sha256:12"}]}, "`digest` of 'org/b' must be 'sha256:' and 64 hex digits"),
+    ({"ingredients": [A, {"model": "./b", "revision": "main"}]}, "'./b' is a local folder, but has the `revision`"),
+    ({"ingredients": [A, B, A]}, "Ingredient 'org/a' is listed twice (positions 0 and 2).\nThat is most often a slip"),
+    ({"ingredients": [A, "org/b@v1", "org/b@v1"]}, "Ingredient 'org/b@v1' is listed twice (positions 1 and 2)."),
+    ({"ingredients": [A, {"model": "org/b", "base": 3}]}, "`ingredients[1].base` must be a mapping of keys to values"),
+    # weights
+    ({"ingredients": [A, B | {"weight": 0.15}]}, "The weights sum to 0.9, not to 1.\nA linear mix of shares that miss"),
+    ({"ingredients": [A, B | {"weight": 0.15}]}, "Divide each by 0.9, or leave them out and add `weighting: {rule:"),
+    ({"ingredients": [A, B | {"weight": 0.250002}]}, "The weights sum to 1.000002, not to 1."),
+    ({"ingredients": [A, B | {"weight": -0.75}]}, "The weights sum to 0, not to 1."),
+    ({"ingredients": [A | {"weight": 70}, B | {"weight": 30}]}, "Divide each by 100,"),
+    ({"ingredients": [A, {"model": "org/b"}]}, "'org/b' has no `weight`, but 'org/a' has one.\nGive every ingredient"),
+    ({"ingredients": OPEN}, "The ingredients have no `weight`, and there is no `weighting`."),
+    ({"weighting": UNIFORM}, "The ingredients have a `weight`, and there is a `weighting` that computes them."),
+    ({"ingredients": [A, B | {"weight": "half"}]}, "`weight of 'org/b'` must be a number, got 'half' (str)."),
+    ({"ingredients": [A, B | {"weight": "1e-3"}]}, "must be a number, got '1e-3' (str). Write 0.001, without quotes."),
+    ({"ingredients": [A, B | {"weight": True}]}, "`weight of 'org/b'` must be a number, got True (bool)."),
+    ({"ingredients": [A, B | {"weight": float("nan")}]}, "`weight of 'org/b'` must be a finite number, got nan"),
+    ({"ingredients": [A, B | {"weight": float("inf")}]}, "`weight of 'org/b'` must be a finite number, got inf"),
+    ({"ingredients": [A, B | {"weight": 10**400}]}, "`weight of 'org/b'` must be a finite number, got 1000"),
+    ({"ingredients": [A, B | {"weight": 1e300}]}, "must be between -1e+06 and 1e+06, got 1e+300."),
+    ({**TIES, "ingredients": [A, B | {"weight": -1}]}, "Method 'ties' takes no weights below 0, but the weights hold"),
+    # the rest
+    ({"schema": 2}, "`schema` is 2, but this version of cocktail_hub reads schema 1."),
+    ({"schema": "1"}, "`schema` must be a whole number, got '1' (str)."),
+    ({"schema": True}, "`schema` must be a whole number, got True (bool)."),
+    ({"task": "text-generatoin"}, "got 'text-generatoin' (str). Did you mean 'text-generation'?"),
+    ({"method": "liner"}, "`method` must be one of linear, task_arithmetic, ties, got 'liner' (str). Did you mean 'lin"),
+    ({"method": "qqq"}, "`method` must be one of linear, task_arithmetic, ties, got 'qqq' (str)."),
+    ({"method": ["linear"]}, "`method` must be one of linear, task_arithmetic, ties, got ['linear'] (list)."),
+    ({"method": "ties"}, "Method 'ties' needs a `base`.\nIt adds up the differences of the ingredients to that model."),
+    ({"base": "org/base"}, "Method 'linear' does not use a `base`.\nIt would be silently without effect."),
+    ({**TIES, "anchor": "org/c"}, "`anchor` goes with method 'linear', got 'ties'."),
+    ({"anchor": {"model": "org/c", "share": 1.5}}, "`anchor.share` must be between 0 and 1, got 1.5."),
+    ({"anchor": "org/c", "layers": [{"match": ".*", "weights": [1, 0]}]}, "`layers` and `anchor` cannot be combined"),
+    ({"layers": {"match": ".*"}}, "`layers` must be a list, got {'match': '.*'} (dict)."),
+    ({"layers": [{"match": "a.*", "weights": [1]}]}, "`layers` rule 'a.*' has 1 weights for 2 ingredients.\nGive one"),
+    ({"layers": [{"match": "a.*", "weights": [1, 1]}]}, "The weights of `layers` rule 'a.*' sum to 2, not to 1."),
+    ({"layers": [{"match": "("}]}, "`layers[0]` has no `weights`. It needs `match` and `weights`."),
+    ({"layers": [{"match": "(", "weights": [1, 0]}]}, "`layers.match` '(' is not a regular expression: "),
+    ({"layers": [{"match": ".*", "weights": 1}]}, "`layers.weights of '.*'` must be a list, got 1 (int)."),
+    ({"missing": {"pooler.*": "second"}}, "`missing` of 'pooler.*' cannot be 'second'. Accepted: first, drop."),
+    ({"missing": {"(": "first"}}, "`missing` has '(', which is not a regular expression"),
+    ({"missing": ["pooler.*"]}, "`missing` must be a mapping of keys to values, got ['pooler.*'] (list)."),
+    ({"dtype": "fp16"}, "`dtype` must be one of auto, float32, float16, bfloat16, float64, got 'fp16' (str)."),
+    ({"config": "org/z"}, "`config` must be one of first, org/a, org/b, got 'org/z' (str). Did you mean 'org/b'?"),
+    ({"tokenizer": "union"}, "`tokenizer` must be one of first, org/a, org/b, got 'union' (str)."),
+    ({"seed": -1}, "`seed` must be at least 0, got -1 (int)."),
+    ({"seed": 1.5}, "`seed` must be a whole number, got 1.5 (float)."),
+    ({"seed": 2**63}, "`seed` must be at most 9223372036854775807"),
+    ({**TIES, "parameters": {"density": "1"}}, "`parameters.density` must be a number above 0 to 1, got '1'."),
+    ({"parameters": 3}, "`parameters` must be a mapping of keys to values, got 3 (int)."),
+    ({"evidence": {"losses": [1.0, float("nan")]}}, "`evidence.losses[1]` must be a finite number, got nan"),
+    ({"evidence": {"when": {1, 2}}}, "`evidence.when` must be a JSON value, got {1, 2} (set)."),
+    ({"evidence": {3: "x"}}, "The keys of `evidence` must be texts, got 3 (int). Put it in quotes."),
+    ({"evidence": {"note": "\ud800"}}, "`evidence.note` holds half of a surrogate pair at character 0"),
+    ({"evidence": []}, "`evidence` must be a mapping of keys to values, got [] (list)."),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG, ids=range(len(WRONG)))
+def test_a_wrong_recipe_says_what_to_fix(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        Recipe.from_dict({"ingredients": [A, B], **change})
+
+
+def test_a_recipe_without_ingredients_says_so() -> None:
+    with pytest.raises(RecipeError, match="The recipe has no `ingredients`. List two or more models to mix."):
+        Recipe.from_dict({"method": "linear"})
+
+
+def test_weights_that_miss_one_by_a_millionth_are_taken() -> None:
+    recipe = Recipe.from_dict({"ingredients": [A, B | {"weight": 0.2500009}]})
+    assert recipe.weights == (0.75, 0.2500009)
+
+
+def test_a_model_may_be_mixed_with_itself() -> None:
+    """LM_Cocktail's own README mixes bge-reranker-base with bge-reranker-base."""
+    recipe = Recipe.from_dict({"ingredients": [A | {"weight": 0.5}, A | {"weight": 0.5}]})
+    assert [ingredient.model for ingredient in recipe.ingredients] == ["org/a", "org/a"]
+
+
+def test_a_linear_mix_may_have_a_weight_below_zero() -> None:
+    assert Recipe.from_dict({"ingredients": [A | {"weight": 1.5}, B | {"weight": -0.5}]}).weights == (1.5, -0.5)
+
+
+def test_weights_of_task_vectors_need_not_sum_to_one() -> None:
+    recipe = Recipe.from_dict({**TIES, "ingredients": [A | {"weight": 1}, B | {"weight": 1}]})
+    assert recipe.weights == (1.0, 1.0)
+
+
+def test_one_ingredient_with_an_anchor_is_a_mix_of_two() -> None:
+    recipe = Recipe.from_dict({"ingredients": ["org/a"], "weighting": UNIFORM, "anchor": "org/base@v1"})
+    assert recipe.anchor == Anchor(model="org/base", revision="v1", share=0.5)
+    assert [pin.label for pin in recipe.pins] == ["org/a", "org/base@v1"]
+
+
+def test_null_means_the_default() -> None:
+    keys = ("schema", "task", "method", "base", "layers", "missing", "parameters", "dtype", "seed", "evidence")
+    assert Recipe.from_dict({"ingredients": [A, B], **dict.fromkeys(keys)}) == Recipe.from_dict({"ingredients": [A, B]})
+
+
+def test_values_and_mappings_make_the_same_recipe() -> None:
+    values = Recipe(
+        ingredients=[Ingredient(model="org/a", revision="v1"), "org/b"],  # type: ignore[arg-type]
+        weighting={"rule": "softmax", "examples": [{"input": "x"}]},  # type: ignore[arg-type]
+        anchor={"model": "org/c"},  # type: ignore[arg-type]
+    )
+    mapping = Recipe.from_dict(
+        {
+            "ingredients": ["org/a@v1", {"model": "org/b"}],
+            "weighting": {"examples": [{"input": "x"}]},
+            "anchor": "org/c",
+        }
+    )
+    assert values == mapping
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    evidence = {"losses": [1.0, 2.0]}
+    recipe = Recipe.from_dict({"ingredients": [A, B], "evidence": evidence, "missing": {"x": "first"}})
+    with pytest.raises(FrozenInstanceError):
+        recipe.method = "ties"  # type: ignore[misc]
+    for mapping in (recipe.evidence, recipe.missing, recipe.parameters):
+        with pytest.raises(TypeError):
+            mapping["x"] = "drop"  # type: ignore[index]
+    evidence["losses"].append(3.0)
+    recipe.to_dict()["evidence"]["losses"].append(3.0)
+    assert recipe.to_dict()["evidence"] == {"losses": [1.0, 2.0]}
+
+
+def test_replacing_a_part_checks_the_whole() -> None:
+    recipe = Recipe.from_dict({"ingredients": [A, B]})
+    with pytest.raises(RecipeError, match="sum to 1.25"):
+        replace(recipe, ingredients=(recipe.ingredients[0], Ingredient(model="org/b", weight=0.5)))
+
+
+def test_a_recipe_survives_pickle_and_deepcopy() -> None:
+    recipe = Recipe.from_dict(
+        {
+            "ingredients": OPEN,
+            "weighting": {"examples": [{"input": "x", "output": "y"}], "columns": {"input": "q"}},
+            "evidence": {"a": {"b": [1]}},
+            "missing": {"x": "first"},
+        }
+    )
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+    assert deepcopy(recipe) == recipe
+    assert pickle.loads(pickle.dumps(recipe.weighting)) == recipe.weighting
+
+
+def test_missing_is_tried_longest_pattern_first_however_it_was_written() -> None:
+    """transformers sorts the keys of a config, so their order cannot carry meaning."""
+    one = Recipe.from_dict({"ingredients": [A, B], "missing": {"a.*": "drop", "a.long.*": "first", "b.*": "drop"}})
+    other = Recipe.from_dict({"ingredients": [A, B], "missing": {"b.*": "drop", "a.long.*": "first", "a.*": "drop"}})
+    assert list(one.missing) == list(other.missing) == ["a.long.*", "a.*", "b.*"]
+
+
+def test_only_what_says_something_is_written() -> None:
+    recipe = Recipe.from_dict({"ingredients": [A, B], "seed": 0, "dtype": "auto", "parameters": {}})
+    assert recipe.to_dict() == {"schema": 1, "method": "linear", "ingredients": [A, B]}
+
+
+def test_keys_are_written_in_the_order_people_read_them() -> None:
+    recipe = Recipe.from_dict(
+        {
+            "evidence": {"x": 1},
+            "tokenizer": "org/b",
+            "parameters": {"lambda": 0.5},
+            "layers": [{"match": "a", "weights": [1, 0]}],
+            "base": "org/base@v1",
+            "method": "task_arithmetic",
+            "task": "text-generation",
+            "ingredients": [A, B],
+        }
+    )
+    assert recipe.to_dict() == {
+        "schema": 1,
+        "task": "text-generation",
+        "method": "task_arithmetic",
+        "ingredients": [A, B],
+        "base": {"model": "org/base", "revision": "v1"},
+        "parameters": {"lambda": 0.5},
+        "layers": [{"match": "a", "weights": [1.0, 0.0]}],
+        "tokenizer": "org/b",
+        "evidence": {"x": 1},
+    }
+    assert list(recipe.to_dict()) == [
+        *("schema", "task", "method", "ingredients", "base", "parameters", "layers", "tokenizer", "evidence")
+    ]
+
+
+def test_all_pins_lists_each_adapter_with_its_base() -> None:
+    recipe = Recipe.from_dict(
+        {
+            **TIES,
+            "ingredients": [
+                {"model": "org/lora", "base": {"model": "org/x", "revision": "v2"}, "weight": 1},
+                {"model": "org/b", "weight": 1},
+            ],
+        }
+    )
+    assert [pin.label for pin in recipe.pins] == ["org/lora", "org/b", "org/base"]
+    assert [pin.label for pin in recipe.all_pins] == ["org/lora", "org/x@v2", "org/b", "org/base"]
+
+
+def test_the_classes_say_what_they_are_made_of() -> None:
+    recipe = Recipe.from_dict({"ingredients": OPEN, "weighting": UNIFORM})
+    assert isinstance(recipe.ingredients[0], Ingredient)
+    assert isinstance(recipe.weighting, Weighting)
+    rule = LayerRule(match="x", weights=[1, 0])  # type: ignore[arg-type]
+    assert rule.weights == (1.0, 0.0)
+    assert type(Recipe.from_dict({**TIES, "base": Ingredient(model="org/z", weight=1), "ingredients": [A, B]}).base) is Pin

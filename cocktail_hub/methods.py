@@ -235,7 +235,9 @@ class Ties:
         wide = accumulator_dtype(inputs, output)
         exact = torch.float64 if torch.float64 in inputs else torch.float32
         self._even = even
-        self.buffers: tuple[torch.dtype, ...] = (torch.float32, exact, exact, *(wide,) * (5 if even else 6))
+        self._one_type = wide == torch.float32
+        terms = () if self._one_type else (torch.float32, wide)
+        self.buffers: tuple[torch.dtype, ...] = (exact, exact, *terms, *(wide,) * (5 if even else 6))
         """The dtypes of the buffers that `use` needs, of one length."""
 
     def use(self, buffers: Sequence[Tensor]) -> None:
@@ -245,7 +247,9 @@ class Ties:
     def begin(self, base: Tensor) -> None:
         """Start a chunk with the base's elements, at most as many as the buffers have."""
         cut = [buffer[: len(base)] for buffer in self._buffers]
-        self._delta, self._raw, self._base, self._scratch, *self._sums = cut
+        self._base, self._raw, *self._sums = cut
+        if not self._one_type:
+            self._delta, self._term, *self._sums = self._sums
         self._base.copy_(base)
         self._fresh = True
 
@@ -263,28 +267,25 @@ class Ties:
             for sums in self._sums:
                 sums.zero_()
             self._fresh = False
-        signed, absolute, votes, cast, *elected = self._sums
+        sign, signed, absolute, votes, cast, *elected = self._sums
         delta = self._difference(tensor)
         if cut > 0.0:  # hardshrink drops what is equal to its bound, too
             below = torch.nextafter(torch.tensor(cut, dtype=torch.float32), torch.tensor(0.0)).item()
             torch.hardshrink(delta, below, out=delta)
         for sums in elected:
             sums.add_(delta)
-        self._count_in(delta, weight, signed, absolute)
-        self._count_in(delta.sign_(), weight, votes, cast)
-
-    def _count_in(self, delta: Tensor, weight: float, signed: Tensor, absolute: Tensor) -> None:
-        term = self._scratch.copy_(delta)
-        if not self._even:
-            term.mul_(weight)
-        signed.add_(term)
-        absolute.add_(term.abs_())
+        term = delta if self._one_type else self._term.copy_(delta)
+        torch.sign(term, out=sign)
+        signed.add_(term if self._even else term.mul_(weight))
+        absolute.addcmul_(term, sign)  # a product with 1, 0 or -1 is exact, fused with the sum or not
+        votes.add_(sign if self._even else torch.mul(sign, weight, out=term))
+        cast.addcmul_(sign if self._even else term, sign)
 
     def total(self, lam: float) -> Tensor:
         """Return `base + lam * mean` before rounding, in a buffer; where the mean is 0, the base, -0.0 included."""
-        signed, absolute, votes, cast, *elected = self._sums
-        sign = torch.sign(elected[0] if elected else signed, out=self._scratch)
+        sign, signed, absolute, votes, cast, *elected = self._sums
+        torch.sign(elected[0] if elected else signed, out=sign)
         summed = signed.mul_(sign).add_(absolute)
         shares = votes.mul_(sign).add_(cast).clamp_(min=torch.finfo(torch.float32).tiny)
         against = summed.div_(shares).mul_(sign).mul_(-lam).add_(0.0)  # -0.0 + 0.0 is 0.0, and x - 0.0 is x for every x
-        return torch.sub(self._scratch.copy_(self._base), against, out=against)
+        return torch.sub(sign.copy_(self._base), against, out=against)

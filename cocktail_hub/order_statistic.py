@@ -15,16 +15,23 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BINS = 1 << 17
-"""Counters of a search: 1 MiB."""
-SAMPLE = 1 << 16
-"""Magnitudes worth guessing a bracket from."""
+BINS = 1 << 19
+"""Counters of a search."""
+HELD = 1 << 18
+"""Magnitudes inside of the bracket that a search holds before it counts them: counting few is as dear as many."""
+SEARCH_BYTES = 3 * 8 * BINS + 4 * HELD
+"""Most memory of a search: its counters, two copies that a count makes, and what it holds."""
+SAMPLE_SHARE = 1 / 32
+"""Share of the magnitudes that a bracket is guessed from."""
+SAMPLE = 1 << 17
+"""The most."""
 _END = 0x7F800001
 """One past the bit pattern of infinity: NaN counts as infinity."""
-_SIGMAS = 6.0
-"""Half-width of the guessed bracket, in standard errors of a sampled rank."""
-_CLUSTERING = 4.0
-"""Neighbours in a tensor resemble each other: a sample of blocks is worth this many times fewer draws."""
+_SIGMAS = 5.0
+"""Half-width of the guessed bracket, in standard errors of a sampled rank. Wider costs a second pass over large
+tensors, narrower one where neighbours resemble each other, so that the sample says less."""
+_BLOCK = 1 << 14
+"""Magnitudes looked at at a time: they and all that is made of them stay in the first cache."""
 
 
 def kept_count(numel: int, density: float) -> int:
@@ -50,46 +57,74 @@ class KthLargest:
             numel: how many magnitudes there are in all; needed with a sample.
         """
         self._k = k
-        self._above = 0  # magnitudes at or above the bracket
-        self._low, self._high = _guess(sample, k / numel) if sample is not None and len(sample) else (0, _END)
-        self._ceiling, self._floor = _END, 0  # the bracket that is certain
+        self._floor, self._ceiling = 0, _END  # the bracket that is certain
+        self._held = np.empty(HELD, dtype=np.uint32)
         self._counts = np.zeros(BINS, dtype=np.int64)
         self.value: float | None = None
         """The answer, once a pass has found it."""
+        guessed = sample is not None and len(sample) > 0
+        self._begin_pass(*(_guess(sample, k / numel) if guessed and sample is not None else (0, _END)))
 
-    @property
-    def _shift(self) -> int:
+    def _begin_pass(self, low: int, high: int) -> None:
+        """Look for the answer in bit patterns `low:high`."""
+        self._shift = max(0, (high - low).bit_length() + 1 - BINS.bit_length())
         """log2 of the bit patterns per bin."""
-        return max(0, (self._high - self._low - 1).bit_length() - (BINS.bit_length() - 1))
+        self._low, self._high = low >> self._shift << self._shift, high
+        self._above = 0  # magnitudes at or above the bracket
+        self._count = 0  # of those held
+        self._tallied = False
+        self._seen_bits = 0  # set in any offset from `low`
 
     def feed(self, magnitudes: NDArray[np.float32]) -> None:
         """Count one chunk (1-D float32, >= 0); the order of the chunks does not matter."""
-        bits = magnitudes.view(np.uint32)
-        self._above += int(np.count_nonzero(bits >= np.uint32(self._high)))
-        offsets = bits - np.uint32(self._low)  # wraps around below the bracket, far beyond its width
-        inside = offsets[offsets < np.uint32(self._high - self._low)]
-        self._counts += np.bincount(inside >> np.uint32(self._shift), minlength=BINS)
+        low, high, width = np.uint32(self._low), np.uint32(self._high), np.uint32(self._high - self._low)
+        for start in range(0, len(magnitudes), _BLOCK):
+            bits = magnitudes[start : start + _BLOCK].view(np.uint32)
+            self._above += int(np.count_nonzero(bits >= high))
+            offsets = bits - low  # wraps around below the bracket, far beyond its width
+            inside = offsets[offsets < width]
+            if self._count + len(inside) > HELD:
+                self._tally()
+            self._held[self._count : self._count + len(inside)] = inside
+            self._count += len(inside)
+
+    def _tally(self) -> None:
+        """Move what is held into the bins."""
+        offsets = self._held[: self._count]
+        self._seen_bits |= int(np.bitwise_or.reduce(offsets))
+        if not self._tallied:
+            self._counts[:] = 0
+        self._counts += np.bincount(offsets >> np.uint32(self._shift), minlength=BINS)
+        self._count, self._tallied = 0, True
 
     def finish_pass(self) -> None:
         """Narrow the bracket after every chunk has been fed once."""
-        inside = int(self._counts.sum())
-        if self._above >= self._k and self._high == _END:  # so many are NaN
-            self.value = float("inf")
-        elif self._above >= self._k:  # a wrong guess: the answer lies above
-            self._floor, self._low, self._high = self._high, self._high, self._ceiling
-        elif self._above + inside < self._k:  # a wrong guess: the answer lies below
-            self._ceiling, self._low, self._high = self._low, self._floor, self._low
+        wanted = self._k - self._above  # rank among those inside
+        if wanted <= 0:  # a wrong guess, the answer lies above; or beyond infinity, where NaN is
+            if self._high == _END:
+                self.value = _value(_END - 1)
+            self._floor = self._high
+            self._begin_pass(self._high, self._ceiling)
+        elif not self._tallied and wanted <= self._count:
+            place = self._count - wanted
+            self.value = _value(self._low + int(np.partition(self._held[: self._count], place)[place]))
         else:
-            from_top = self._above + np.cumsum(self._counts[::-1])
-            index = BINS - 1 - int(np.searchsorted(from_top, self._k))
-            shift = self._shift
-            low = self._low + (index << shift)
-            self._low, self._high = low, min(low + (1 << shift), self._high)
-            self._floor, self._ceiling = self._low, self._high
-            if shift == 0:
-                self.value = _value(low)
-        self._above = 0
-        self._counts[:] = 0
+            self._narrow(wanted)
+
+    def _narrow(self, wanted: int) -> None:
+        """Go on in the bin that holds the answer; or below the bracket, after a wrong guess."""
+        self._tally()
+        from_top = np.cumsum(self._counts[::-1])
+        if wanted > from_top[-1]:
+            self._ceiling = self._low
+            self._begin_pass(self._floor, self._low)
+            return
+        low = self._low + ((BINS - 1 - int(np.searchsorted(from_top, wanted))) << self._shift)
+        if self._seen_bits & ((1 << self._shift) - 1) == 0:  # a bin holds one bit pattern only
+            self.value = _value(low)
+            return
+        self._floor, self._ceiling = low, min(low + (1 << self._shift), self._high)
+        self._begin_pass(self._floor, self._ceiling)
 
 
 def _value(bits: int) -> float:
@@ -100,7 +135,7 @@ def _guess(sample: NDArray[np.float32], share: float) -> tuple[int, int]:
     """Return a bracket of bit patterns that the top `share` most likely ends in."""
     bits = np.minimum(sample.view(np.int32), _END - 1)
     count = len(bits)
-    margin = 1 + int(_SIGMAS * _CLUSTERING * np.sqrt(share * (1 - share) * count))
+    margin = 1 + int(_SIGMAS * np.sqrt(share * (1 - share) * count))
     rank = count - int(share * count)
     first, last = max(0, rank - margin), min(count - 1, rank + margin)
     ordered = np.partition(bits, (first, last))

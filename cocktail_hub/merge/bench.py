@@ -92,8 +92,7 @@ class Bench:
             place = self._work[: count * dtype.itemsize].view(dtype)
             host = self.read(job, model, pieces, place)
             if self._remote:
-                place.copy_(host, non_blocking=True)
-                torch.cuda.current_stream(self._device).synchronize()  # the next read overwrites `host`
+                place.copy_(host)  # returns when it is done: the next read overwrites `host`
             yield place
 
     def write(self, job: Job, offset: int, out: Tensor) -> None:

@@ -11,10 +11,12 @@ MAX_MEMORY = 1 << 30
 """Default for the most bytes that the buffers of a merge take together."""
 ARENA_BYTES = 6 << 20
 """Buffers of one thread: about half of what fits into the second- and third-level cache of a core."""
+REMOTE_ARENA_BYTES = 64 << 20
+"""The same for another device, which is slow to start and to talk to."""
 MIN_ARENA_BYTES = 1 << 18
 """With less, the time goes into calls rather than arithmetic."""
-SEARCH_BYTES = 1 << 20
-"""Counters of one search for an order statistic."""
+SEARCH_BYTES = 13 << 20
+"""One search for an order statistic, as `order_statistic` has it; written here so that a plan needs no numpy."""
 MAX_THREADS = 16
 """Default for the most threads: reading, adding and writing are bound by memory and disk from here on."""
 
@@ -43,7 +45,7 @@ class Budget:
         return self.threads * (self.arena + self.searches * SEARCH_BYTES)
 
     @classmethod
-    def of(cls, *, threads: int | None, max_memory: int | None, searches: int = 0) -> Budget:
+    def of(cls, *, threads: int | None, max_memory: int | None, searches: int = 0, remote: bool = False) -> Budget:
         """Fit threads and buffers into `max_memory` bytes: first smaller buffers, then fewer threads.
 
         Raises:
@@ -51,7 +53,9 @@ class Budget:
         """
         limit = MAX_MEMORY if max_memory is None else max_memory
         wanted = min(usable_cpus(), MAX_THREADS) if threads is None else threads
-        least = MIN_ARENA_BYTES + searches * SEARCH_BYTES
+        least = REMOTE_ARENA_BYTES = 64 << 20
+"""The same for another device, which is slow to start and to talk to."""
+MIN_ARENA_BYTES + searches * SEARCH_BYTES
         if wanted < 1:
             raise MergeError(f"`threads` must be at least 1, got {wanted}.")
         if limit < least:
@@ -60,5 +64,5 @@ class Budget:
                 f"Allow at least that; the default is {MAX_MEMORY:,}."
             )
         count = min(wanted, limit // least)
-        arena = min(ARENA_BYTES, limit // count - searches * SEARCH_BYTES)
+        arena = min(REMOTE_ARENA_BYTES if remote else ARENA_BYTES, limit // count - searches * SEARCH_BYTES)
         return cls(threads=count, arena=arena, searches=searches)

@@ -76,7 +76,7 @@ def execute(
     root, progress = Path(folder), Progress(on_progress)
     if len(sources) != len(plan.components):
         raise MergeError(f"The plan has {len(plan.components)} components, but sources for {len(sources)} were given.")
-    team = Team(plan.budget(threads, max_memory), device)
+    team = Team(plan.budget(threads, max_memory, device), device)
     with write_errors(root, plan.output_bytes):
         for shard in plan.shards:
             (root / shard.path).parent.mkdir(parents=True, exist_ok=True)

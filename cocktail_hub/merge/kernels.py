@@ -36,7 +36,7 @@ def merge_run(bench: Bench, job: Job, run: Run) -> None:
         _compare(bench, job, run)
     elif _is_copy(run.like):
         _copy(bench, job, run)
-    elif METHOD_TABLE[job.method].kind == "order":
+    elif _needs_order(job.method, run.like):
         merge_ordered(bench, job, run)
     else:
         _add_up(bench, job, run)
@@ -44,9 +44,12 @@ def merge_run(bench: Bench, job: Job, run: Run) -> None:
 
 def run_capacity(bench: Bench, method: str, tensor: TensorPlan) -> int:
     """Return the most elements of a run of tensors like this one; 0: it takes one whole tensor of any size."""
-    if tensor.rule == "mix" and not _is_copy(tensor) and METHOD_TABLE[method].kind == "order":
-        return 0
-    return bench.fitting(_buffers(tensor))
+    return 0 if _needs_order(method, tensor) else bench.fitting(_buffers(tensor))
+
+
+def _needs_order(method: str, tensor: TensorPlan) -> bool:
+    """Tell whether an order statistic is needed; a tensor of one model alone is just rounded."""
+    return tensor.rule == "mix" and len(tensor.models) > 1 and METHOD_TABLE[method].kind == "order"
 
 
 def _is_copy(tensor: TensorPlan) -> bool:

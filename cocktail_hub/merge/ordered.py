@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.spec import itemsize, torch_dtype
 from cocktail_hub.methods import Ties, round_once, settle_nan
-from cocktail_hub.order_statistic import SAMPLE, KthLargest, kept_count, kth_largest
+from cocktail_hub.order_statistic import SAMPLE, SAMPLE_SHARE, KthLargest, kept_count, kth_largest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,7 +87,7 @@ class _Sweep:
             yield self._steps.magnitudes(tensor).cpu().numpy()
 
     def _samples(self) -> list[NDArray[np.float32]]:
-        length = min(SAMPLE, self._size) // SAMPLE_BLOCKS
+        length = min(SAMPLE, self._size, int(self._numel * SAMPLE_SHARE)) // SAMPLE_BLOCKS
         step = (self._numel - length) / (SAMPLE_BLOCKS - 1)
         pieces = [(self._name, int(i * step), int(i * step) + length) for i in range(SAMPLE_BLOCKS)]
         return [found.copy() for found in self._magnitudes(pieces)]

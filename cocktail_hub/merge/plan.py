@@ -19,7 +19,7 @@ from cocktail_hub.merge.budget import Budget
 from cocktail_hub.method_table import METHOD_TABLE, arithmetic_weights, linear_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from cocktail_hub.method_table import MethodSpec
     from cocktail_hub.recipe import LayerRule
@@ -160,11 +160,12 @@ class MergePlan:
         places = {tensor.name: PurePosixPath(shard.path).name for shard in shards for tensor in shard.tensors}
         return {"metadata": {"total_size": plan.total_size}, "weight_map": dict(sorted(places.items()))}
 
-    def budget(self, threads: int | None = None, max_memory: int | None = None) -> Budget:
+    def budget(self, threads: int | None = None, max_memory: int | None = None, device: str = "cpu") -> Budget:
         """Return how many threads with which buffers would run this plan."""
         kind = METHOD_TABLE[self.method].kind
         models = max((len(tensor.models) for shard in self.shards for tensor in shard.tensors), default=1)
-        return Budget.of(threads=threads, max_memory=max_memory, searches=models if kind == "order" else 0)
+        searches = models if kind == "order" else 0
+        return Budget.of(threads=threads, max_memory=max_memory, searches=searches, remote=device != "cpu")
 
     def peak_memory(self, threads: int | None = None, max_memory: int | None = None) -> int:
         """Return the most bytes that the merge's buffers take, whatever the size of the model."""
@@ -180,6 +181,7 @@ def plan_merge(
     layers: Sequence[LayerRule] = (),
     dtype: str | None = None,
     max_shard_size: int | str = "5GB",
+    first_only: Collection[str] = (),
 ) -> MergePlan:
     """Plan a mix.
 
@@ -191,6 +193,7 @@ def plan_merge(
         layers: other weights for tensors whose whole name matches; the first rule that matches wins.
         dtype: of the floating-point tensors of the mix; `None` or 'auto': the first ingredient's, tensor by tensor.
         max_shard_size: bytes, or text such as '5GB' (powers of 1000).
+        first_only: tensors that are the first ingredient's as they are, whatever the method; others may lack them.
 
     Raises:
         RecipeError: an argument is out of range.
@@ -206,6 +209,7 @@ def plan_merge(
         weights=_checked_weights(weights, spec, "weights"),
         rules=tuple((re.compile(rule.match), _checked_weights(rule.weights, spec, rule.match)) for rule in layers),
         dtype=None if dtype in (None, "auto") else mixable_dtype(str(dtype)),
+        first_only=frozenset(first_only),
     )
     plans: list[ComponentPlan] = []
     shards: list[ShardPlan] = []
@@ -236,6 +240,7 @@ class _Planner:
     weights: tuple[float, ...]
     rules: tuple[tuple[re.Pattern[str], tuple[float, ...]], ...]
     dtype: str | None
+    first_only: frozenset[str]
 
     def tensors(self, component: Component) -> list[TensorPlan]:
         """Plan every tensor of a component: in the order of the first ingredient, then what only others have."""
@@ -287,6 +292,9 @@ class _Planner:
 
     def _coefficients(self, name: str) -> tuple[float, ...]:
         """One per model, base first where there is one; 0 for a model that is not read."""
+        if name in self.first_only:
+            first = int(self.spec.needs_base)
+            return tuple(float(index == first) for index in range(first + len(self.weights)))
         weights = next((given for pattern, given in self.rules if pattern.fullmatch(name)), self.weights)
         if self.spec.convex:
             return linear_weights(weights)

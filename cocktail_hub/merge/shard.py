@@ -70,7 +70,7 @@ def merge_shard(
         IncompatibleError: integers or flags differ between models.
     """
     shard = plan.shards[index]
-    team = Team(plan.budget(threads, max_memory), device)
+    team = Team(plan.budget(threads, max_memory, device), device)
     with write_errors(Path(folder), shard.nbytes):
         writer = fill_shard(plan, shard, sources, Path(folder), team=team, progress=Progress())
         try:

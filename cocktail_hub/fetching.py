@@ -17,6 +17,14 @@ CARD = "README.md"
 """Fetched along, so that the card of the mix can name the licence without asking the Hub again."""
 
 
+def bytes_to_fetch(models: Sequence[Model]) -> int:
+    """Bytes that the models need and that are not on this machine yet."""
+    places = dict.fromkeys(place for model in models for place in (model.located, model.body))
+    return sum(
+        place.files.missing(place.contents.needed) for place in places if isinstance(place.files, HubFiles)
+    )
+
+
 def fetch(models: Sequence[Model], *, only: Callable[[str], bool] = lambda _: True) -> list[Roots]:
     """Bring the files that a mix needs onto this machine, side by side. What is there already is not fetched.
 

@@ -16,6 +16,7 @@ from cocktail_hub.origin import RECIPE_FILE, Origin, read_origin, refuse_local
 from cocktail_hub.recipe import LayerRule, Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.progress import bar
 from cocktail_hub.resolve import resolve, with_weights
+from cocktail_hub.space import require_room, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -235,9 +236,15 @@ def _make(
 ) -> MergeReport:
     """Download what is needed and write the mix into `stage`."""
     from cocktail_hub.assemble import carry_over, write_recipe
-    from cocktail_hub.fetching import fetch
+    from cocktail_hub.fetching import bytes_to_fetch, fetch
     from cocktail_hub.provenance import write_card
 
+    require_room(
+        [
+            (options.hub.cache_folder, bytes_to_fetch(checked.models), "the downloads"),
+            (stage, max(0, plan.output_bytes - size_of(stage)), "the mix"),
+        ]
+    )
     report = _merge(plan, checked.parts, fetch(checked.models), stage, options)
     carry_over(checked, stage, code=options.trust_remote_code)
     write_recipe(resolved, checked, stage, options.max_shard_size)
@@ -362,6 +369,7 @@ def _clear(folder: Path) -> None:
 def _copy_out(source: Path, target: Path) -> Path:
     """Copy a finished mix, so that the target is there whole or not at all."""
     _require_free(target)
+    require_room([(target, size_of(source), "the copy")])
     partial = target.absolute().with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import (
     HfApi,
+    constants,
     get_cached_repo_tree,
     hf_hub_download,
     hf_hub_url,
@@ -50,6 +51,11 @@ class HubOptions:
     def offline(self) -> bool:
         """Whether the Hub is not to be asked."""
         return self.local_files_only or is_offline_mode()
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where downloads are kept."""
+        return Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
 
     @property
     def api(self) -> HfApi:

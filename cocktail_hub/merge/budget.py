@@ -10,7 +10,7 @@ from cocktail_hub.errors import MergeError
 MAX_MEMORY = 1 << 30
 """Default for the most bytes that the buffers of a merge take together."""
 ARENA_BYTES = 6 << 20
-"""Buffers of one thread: about half of what fits into the second- and third-level cache of a core."""
+"""Buffers of one thread: large enough to keep calls rare, small enough for a core's share of the cache."""
 REMOTE_ARENA_BYTES = 64 << 20
 """The same for another device, which is slow to start and to talk to."""
 MIN_ARENA_BYTES = 1 << 18
@@ -53,9 +53,7 @@ class Budget:
         """
         limit = MAX_MEMORY if max_memory is None else max_memory
         wanted = min(usable_cpus(), MAX_THREADS) if threads is None else threads
-        least = REMOTE_ARENA_BYTES = 64 << 20
-"""The same for another device, which is slow to start and to talk to."""
-MIN_ARENA_BYTES + searches * SEARCH_BYTES
+        least = MIN_ARENA_BYTES + searches * SEARCH_BYTES
         if wanted < 1:
             raise MergeError(f"`threads` must be at least 1, got {wanted}.")
         if limit < least:
@@ -64,5 +62,5 @@ MIN_ARENA_BYTES + searches * SEARCH_BYTES
                 f"Allow at least that; the default is {MAX_MEMORY:,}."
             )
         count = min(wanted, limit // least)
-        arena = min(REMOTE_ARENA_BYTES if remote else ARENA_BYTES, limit // count - searches * SEARCH_BYTES)
-        return cls(threads=count, arena=arena, searches=searches)
+        full = REMOTE_ARENA_BYTES if remote else ARENA_BYTES
+        return cls(threads=count, arena=min(full, limit // count - searches * SEARCH_BYTES), searches=searches)

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.errors import PublishError
 from cocktail_hub.publishing import publish
 
 if TYPE_CHECKING:
     from cocktail_hub.pipeline import Mix
 
 logger = logging.getLogger(__name__)
-Stamp = tuple[str, int, int, tuple[int, ...], str]
+SAMPLES = 16
+"""How many values of each tensor are compared."""
+Stamp = tuple[object, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +26,20 @@ class Attached:
     mix: Mix
     """What the model was loaded from."""
     stamps: tuple[Stamp, ...]
-    """Name, identity, number of in-place changes, shape and dtype of every parameter and buffer."""
+    """What tells every tensor and config of the model from a changed one."""
 
 
-def attach(model: Any, mix: Mix) -> None:
-    """Let `model.push_to_hub` publish the mix, as long as nobody trains or changes the model."""
+def attach(model: Any, mix: Mix, *, complete: bool = True) -> None:
+    """Let `model.push_to_hub` publish the mix, as long as nobody trains or changes the model.
+
+    Args:
+        model: a model that was loaded from the mix.
+        mix: the mix.
+        complete: whether all its weights are the mix's; a model with a new head or quantised weights is another one.
+    """
+    if not complete or getattr(model, "hf_quantizer", None) is not None:
+        _disown(model)
+        return
     model._cocktail = Attached(mix=mix, stamps=_stamps(model))  # noqa: SLF001 - an attribute of ours
     model.push_to_hub = MethodType(push_to_hub, model)
 
@@ -37,15 +49,43 @@ def push_to_hub(model: Any, repo_id: str, **kwargs: Any) -> Any:
 
     A model that was trained or changed after it was mixed is no longer that mix: it is pushed as transformers pushes
     any model, without the recipe.
+
+    Raises:
+        PublishError: the Hub did not take it, or a changed model is to be published as a recipe.
     """
     attached: Attached = model._cocktail  # noqa: SLF001 - an attribute of ours
     if attached.stamps == _stamps(model):
-        return publish(attached.mix, repo_id, **kwargs)
+        mix = attached.mix
+        return publish(mix if mix.path.is_dir() else mix.recipe, repo_id, **kwargs)
+    if "as_" in kwargs:
+        raise PublishError(
+            "The model has changed since it was mixed, so the recipe no longer describes it.\n"
+            "Whoever loads the recipe would get other weights.\n"
+            "Push it without `as_`, as an ordinary model, or load the recipe again and push that."
+        )
     logger.warning("The model has changed since it was mixed, so it is pushed without the recipe.")
-    model.config.cocktail = None
+    _disown(model)
     return type(model).push_to_hub(model, repo_id, **kwargs)
 
 
+def _disown(model: Any) -> None:
+    """The weights are not those of the recipe, so the config must not say so."""
+    vars(model.config).pop("cocktail", None)
+
+
 def _stamps(model: Any) -> tuple[Stamp, ...]:
+    """Tensors by identity, count of in-place changes and a few values; configs by their text."""
+    configs = (model.config, getattr(model, "generation_config", None))
+    texts = tuple(config.to_json_string() for config in configs if config is not None)
     tensors = (*model.named_parameters(), *model.named_buffers())
-    return tuple((name, id(t), t._version, tuple(t.shape), str(t.dtype)) for name, t in tensors)  # noqa: SLF001
+    return (texts, *((name, *_stamp(tensor)) for name, tensor in tensors))
+
+
+def _stamp(tensor: Any) -> Stamp:
+    shape = (tuple(tensor.shape), str(tensor.dtype))
+    if tensor.is_meta:  # offloaded: put in place for each use, and not trained
+        return shape
+    changes = 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - torch has no other name for it
+    flat = tensor.detach().reshape(-1)
+    some = flat[:: max(1, flat.numel() // SAMPLES)]  # `tensor.data` is changed without being counted
+    return (*shape, id(tensor), changes, str(some.tolist()))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.attached import attach
 from cocktail_hub.cache import Cache
 from cocktail_hub.checking import check
-from cocktail_hub.errors import RecipeError
-from cocktail_hub.hub import HubOptions
-from cocktail_hub.loading import AUTO_CLASS_OF_TASK, config_of, load_model, main_folder
-from cocktail_hub.origin import Origin, origin_of_config, read_origin
-from cocktail_hub.pipeline import Mix, MixOptions, mix_origin
+from cocktail_hub.checkpoint.contents import read_contents
+from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.errors import CocktailError, RecipeError
+from cocktail_hub.hub import HubFiles, HubOptions
+from cocktail_hub.loading import auto_class_name, config_of, keywords_for, load_model, main_folder, narrowed
+from cocktail_hub.origin import RECIPE_FILE, Origin, origin_of_config, read_origin
+from cocktail_hub.pipeline import Mix, MixOptions, cached_mix, mix_origin
 from cocktail_hub.publishing import publish
+from cocktail_hub.recipe import as_resolved
 from cocktail_hub.resolve import resolve
 
 if TYPE_CHECKING:
@@ -63,7 +66,8 @@ class AutoCocktailModel:
 
     def __init__(self) -> None:
         raise OSError(
-            "AutoCocktailModel is made by `AutoCocktailModel.from_pretrained(recipe)`, as transformers' auto classes are."
+            "AutoCocktailModel is made by `AutoCocktailModel.from_pretrained(recipe)`, like the auto classes of "
+            "transformers."
         )
 
     @classmethod
@@ -94,75 +98,84 @@ class AutoCocktailModel:
         Raises:
             CocktailError: says what is wrong and how to fix it.
         """
-        config = kwargs.pop("config", None)
+        if task is not None:
+            auto_class_name(task)  # refuse a task that nobody knows before anything is downloaded
+        if getattr(kwargs.get("config"), "model_type", None) == "cocktail":
+            source = kwargs.pop("config")
+        if getattr(source, "model_type", None) == "cocktail":
+            kwargs = source.take_overrides() | kwargs
         request = Request.of(kwargs)
-        origin = read_origin(
-            config if config is not None else source,
-            request.options.hub,
-            revision=request.revision,
-            subfolder=request.subfolder,
-        )
-        if origin.merged:
-            return _load_merged(origin, source, task, model_args, kwargs)
-        return _load_mix(origin, request, _Loader(task=task, args=model_args, push_to_hub=push_to_hub, cache=cache))
+        origin = read_origin(source, request.options.hub, revision=request.revision, subfolder=request.subfolder)
+        return _load(origin, request, _Loader(task=task, args=model_args, push_to_hub=push_to_hub, cache=cache))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Loader:
-    """What to load the finished folder with."""
+    """What to do with the finished folder."""
 
     task: str | None = None
+    """Hub task that the caller chose."""
     auto_class: Any = None
+    """Class of transformers that the caller chose; `None`: the one that fits."""
     args: tuple[Any, ...] = ()
+    """For the model's own constructor."""
     push_to_hub: str | None = None
+    """Repo to publish to, too."""
     cache: bool = True
+    """Whether the folder is to stay."""
 
-    def __call__(self, folder: Path, **kwargs: Any) -> Any:
+    def __call__(self, made: Mix, part: str, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The model, and what transformers says of how its weights came about."""
+        keywords = {**keywords_for(made.labels, keywords), "output_loading_info": True}
         if self.auto_class is None:
-            return load_model(folder, self.task, *self.args, **kwargs)
-        return self.auto_class.from_pretrained(str(main_folder(folder)), *self.args, **kwargs)
+            loaded = load_model(made.path, self.task, *self.args, **keywords)
+        else:
+            loaded = self.auto_class.from_pretrained(str(main_folder(made.path, part)), *self.args, **keywords)
+        model, info = loaded
+        return model, info
 
 
-def _load_mix(origin: Origin, request: Request, loader: _Loader) -> Any:
-    keywords = _labels(origin) | request.loading
+def _load(origin: Origin, request: Request, loader: _Loader) -> Any:
+    if origin.merged:
+        return _finished(_fetched(origin), origin, request, loader)
     if loader.cache:
-        made = mix_origin(origin, request.options)
-        return _finished(loader(made.path, **keywords), made, request, loader)
-    if "offload_folder" in keywords:
-        raise RecipeError("`cache=False` cannot go with `offload_folder`: offloaded weights are read from the cache.")
+        return _finished(mix_origin(origin, request.options), origin, request, loader)
+    if found := cached_mix(origin, request.options):
+        return _finished(found, origin, request, loader)
     root = Cache().root
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True) as folder:
         made = mix_origin(origin, request.options, output=Path(folder) / "mix")
-        return _finished(loader(made.path, **keywords), made, request, loader)
+        return _finished(made, origin, request, loader)
 
 
-def _finished(loaded: Any, made: Mix, request: Request, loader: _Loader) -> Any:
-    """Give the model its origin: the name it was loaded by, and a `push_to_hub` that publishes card and recipe."""
-    model = loaded[0] if isinstance(loaded, tuple) else loaded
+def _fetched(origin: Origin) -> Mix:
+    """A mix that somebody published: its weights are there, and nothing is mixed."""
+    files = origin.files
+    if isinstance(files, HubFiles):
+        inside = [path for path in files.sizes if PurePosixPath(path).is_relative_to(origin.folder)]
+        wanted = inside if origin.folder else [*read_contents(files).needed, RECIPE_FILE]
+        root = files.download(wanted)
+    elif isinstance(files, LocalFiles):
+        root = files.root
+    return Mix(path=root / origin.folder, recipe=as_resolved(origin.recipe), report={"cached": True}, name=origin.name)
+
+
+def _finished(made: Mix, origin: Origin, request: Request, loader: _Loader) -> Any:
+    """Load a finished folder, and give the model its name and a `push_to_hub` that publishes card and recipe."""
+    keywords = dict(request.loading)
+    wants_info = keywords.pop("output_loading_info", False)
+    model, info = loader(made, origin.folder, keywords)
+    if not loader.cache and "disk" in (getattr(model, "hf_device_map", None) or {}).values():
+        raise RecipeError(
+            "`cache=False` cannot go with weights that are offloaded to the disk: they are read from the cache.\n"
+            "Leave `cache=False` out, or give the model more memory."
+        )
     model.config.name_or_path = made.name
-    attach(model, made)
+    attach(model, made, complete=not info.get("missing_keys") and not info.get("mismatched_keys"))
     if loader.push_to_hub:
         publish(made, loader.push_to_hub, options=request.options)
-    return loaded
-
-
-def _labels(origin: Origin) -> dict[str, Any]:
-    """Labels that the recipe's config.json gives; the ingredients may have none."""
-    labels = origin.config.get("id2label")
-    if not labels:
-        return {}
-    id2label = {int(key): str(value) for key, value in labels.items()}
-    return {"id2label": id2label, "label2id": {value: key for key, value in id2label.items()}}
-
-
-def _load_merged(origin: Origin, source: Any, task: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The weights are there: load them with the class that the config names, as anybody would."""
-    import transformers
-
-    names = origin.config.get("architectures") or ["AutoModel"]
-    name = AUTO_CLASS_OF_TASK[task] if task else names[0]
-    return getattr(transformers, name, transformers.AutoModel).from_pretrained(str(source), *args, **kwargs)
+    return (model, info) if wants_info else model
 
 
 class Dispatcher:
@@ -173,10 +186,22 @@ class Dispatcher:
 
     @classmethod
     def from_pretrained(cls, source: Any, *model_args: Any, config: CocktailConfig, **kwargs: Any) -> Any:
-        """What `AutoModelX.from_pretrained(recipe)` ends in."""
-        request = Request.of(config.take_overrides() | kwargs)
-        origin = origin_of_config(config, source, request.options.hub, request.revision, request.subfolder)
-        return _load_mix(origin, request, _Loader(auto_class=cls._class_for(config), args=model_args))
+        """What `AutoModelX.from_pretrained(recipe)` ends in.
+
+        Raises:
+            CocktailError: says what is wrong and how to fix it.
+        """
+        overrides = config.take_overrides()
+        try:
+            request = Request.of(overrides | kwargs)
+            origin = origin_of_config(config, source, request.options.hub, request.revision, request.subfolder)
+            return _load(origin, request, _Loader(auto_class=cls._class_for(config), args=model_args))
+        except CocktailError as error:
+            if "_from_pipeline" not in overrides | kwargs:
+                raise
+            # `pipeline()` takes every OSError, ValueError and RuntimeError for a wrong class, tries the next ones, and
+            # buries what was said. A plain CocktailError is none of them: the merge is tried once, and says why.
+            raise CocktailError(str(error)) from error
 
     @classmethod
     def _from_config(cls, config: CocktailConfig, **kwargs: Any) -> Any:
@@ -186,13 +211,7 @@ class Dispatcher:
 
     @classmethod
     def _class_for(cls, config: CocktailConfig) -> Any:
-        """The auto class itself; but `AutoModel` of an encoder-only checkpoint would add a decoder (T5)."""
-        import transformers
-
-        name = (config.architectures or [""])[0]
-        if cls.auto_class.__name__ == "AutoModel" and name.endswith("EncoderModel"):
-            return getattr(transformers, name)
-        return cls.auto_class
+        return narrowed(cls.auto_class, (config.architectures or [""])[0])
 
 
 def dispatcher(auto_class: Any) -> type[Dispatcher]:

@@ -52,17 +52,46 @@ def model_class(folder: Path, task: str | None = None) -> Any:
     """
     import transformers
 
-    if task is not None:
-        if task not in AUTO_CLASS_OF_TASK:
-            raise RecipeError(f"Unknown `task` {task!r}. {did_you_mean(task, AUTO_CLASS_OF_TASK)}")
-        return getattr(transformers, AUTO_CLASS_OF_TASK[task])
+    config = read_config(LocalFiles(folder), _main(folder))
     kind = folder_kind(folder)
     if not kind.model_type:
         raise SourceError(
             f"The mix in '{folder}' has no transformers model in it (no `model_type` in config.json).\n"
-            "It can be loaded by sentence-transformers alone.\nUse `mix(...).load_sentence_transformer()`."
+            "It can be loaded by sentence-transformers alone.\n"
+            "Use `SentenceTransformer(recipe)`, or `mix(recipe).load_sentence_transformer()`."
         )
-    return getattr(transformers, kind.architecture, None) or transformers.AutoModel
+    if task is not None:
+        return narrowed(getattr(transformers, auto_class_name(task)), kind.architecture)
+    own = getattr(transformers, kind.architecture, None) if kind.architecture else None
+    return own or getattr(transformers, _auto_class_of(config, kind))
+
+
+def auto_class_name(task: str) -> str:
+    """Name of the class of transformers that loads a model for a Hub task.
+
+    Raises:
+        RecipeError: the task is unknown.
+    """
+    if task not in AUTO_CLASS_OF_TASK:
+        raise RecipeError(f"Unknown `task` {task!r}. {did_you_mean(task, AUTO_CLASS_OF_TASK)}")
+    return AUTO_CLASS_OF_TASK[task]
+
+
+def narrowed(auto_class: Any, architecture: str) -> Any:
+    """The auto class itself; but `AutoModel` of an encoder alone (T5) would add a decoder of random weights."""
+    import transformers
+
+    if auto_class.__name__ == "AutoModel" and architecture.endswith("EncoderModel"):
+        return getattr(transformers, architecture, auto_class)
+    return auto_class
+
+
+def _auto_class_of(config: Mapping[str, Any], kind: Kind) -> str:
+    """Auto class of an architecture that transformers itself lacks: what the repo's code says, or by the name's end."""
+    named = config.get("auto_map")
+    remote = named.items() if isinstance(named, dict) else ()
+    fits = (auto for auto, code in remote if str(code).endswith(f".{kind.architecture}"))
+    return next(fits, AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel"))
 
 
 def load_model(folder: Path, task: str | None = None, *model_args: Any, **kwargs: Any) -> Any:
@@ -70,9 +99,24 @@ def load_model(folder: Path, task: str | None = None, *model_args: Any, **kwargs
     return model_class(folder, task).from_pretrained(str(main_folder(folder)), *model_args, **kwargs)
 
 
-def main_folder(folder: Path) -> Path:
-    """Where the transformer of a mix lies: the folder itself but for old sentence-transformers layouts."""
-    return folder / next((str(module["path"]) for module in read_modules(LocalFiles(folder))), "")
+def keywords_for(labels: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of a `from_pretrained` with the labels of the recipe, unless the caller says what the labels are."""
+    decided = any(keywords.get(key) is not None for key in ("num_labels", "id2label", "config"))
+    return {**({} if decided else labels), **keywords}
+
+
+def main_folder(folder: Path, part: str = "") -> Path:
+    """Where the transformer of a mix lies: the folder itself but for old sentence-transformers layouts.
+
+    Args:
+        folder: of the mix.
+        part: subfolder that the caller asks for; counts if the mix has a transformer there.
+    """
+    return folder / (part if part and (folder / part / "config.json").is_file() else _main(folder))
+
+
+def _main(folder: Path) -> str:
+    return next((str(module["path"]) for module in read_modules(LocalFiles(folder))), "")
 
 
 def load_sentence_transformer(folder: Path, **kwargs: Any) -> Any:
@@ -85,9 +129,9 @@ def load_sentence_transformer(folder: Path, **kwargs: Any) -> Any:
 
 def config_of(values: Mapping[str, Any]) -> Any:
     """The values of a config.json as a config of transformers."""
-    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    return AutoConfig.for_model(**values)
+    return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
 
 
 def load_cross_encoder(folder: Path, **kwargs: Any) -> Any:

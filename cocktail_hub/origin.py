@@ -1,4 +1,4 @@
-"""Where a recipe comes from: a value, a file, a folder or a Hub repo. Refuses what is no recipe, and says what it is."""
+"""Where a recipe comes from: a value, a file, a folder or a Hub repo. Says what it is where it is none."""
 
 from __future__ import annotations
 
@@ -49,10 +49,22 @@ class Origin:
     commit: str | None = None
     """Commit of the repo that it was read from."""
 
+    @property
+    def labels(self) -> dict[str, Any]:
+        """`id2label` and `label2id` that the recipe's config.json gives the mix; empty where it gives none."""
+        return labels_of(self.config)
 
-def read_origin(
-    source: Any, options: HubOptions, *, revision: str | None = None, subfolder: str = ""
-) -> Origin:
+
+def labels_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`id2label` and `label2id` of a config.json; empty for none, or for the `LABEL_0` that transformers makes up."""
+    given = config.get("id2label")
+    named = {int(key): str(label) for key, label in given.items()} if isinstance(given, Mapping) else {}
+    if all(label == f"LABEL_{key}" for key, label in named.items()):
+        return {}
+    return {"id2label": named, "label2id": {label: key for key, label in named.items()}}
+
+
+def read_origin(source: Any, options: HubOptions, *, revision: str | None = None, subfolder: str = "") -> Origin:
     """Read a recipe from whatever names one.
 
     Args:
@@ -68,7 +80,7 @@ def read_origin(
     if isinstance(source, Recipe):
         return Origin(recipe=source, name="recipe", config={})
     if getattr(source, "model_type", None) == "cocktail":
-        return Origin(recipe=source.to_recipe(), name=source.name_or_path or "recipe", config=source.to_dict())
+        return _from_config(source)
     if isinstance(source, Mapping):
         return Origin(recipe=recipe_from_mapping(source), name="recipe", config=source)
     path = Path(source).expanduser()
@@ -89,8 +101,18 @@ def origin_of_config(
     if isinstance(origin.files, LocalFiles):
         recipe = _anchored(recipe, origin.files.root / subfolder)
     else:
-        _refuse_local(recipe, origin.name)
+        refuse_local(recipe, origin.name)
     return replace(origin, recipe=recipe, config=config.to_dict())
+
+
+def _from_config(config: Any) -> Origin:
+    """The recipe of a `CocktailConfig`, with the rules of the place that it was read from, if it was."""
+    recipe, name = config.to_recipe(), str(config.name_or_path)
+    if Path(name).is_dir() and name:
+        recipe = _anchored(recipe, Path(name))
+    elif name:
+        refuse_local(recipe, name)
+    return Origin(recipe=recipe, name=name or "recipe", config=config.to_dict())
 
 
 def _from_folder(path: Path, name: str, subfolder: str) -> Origin:
@@ -107,11 +129,17 @@ def _from_folder(path: Path, name: str, subfolder: str) -> Origin:
 def _from_hub(model: str, revision: str | None, subfolder: str, options: HubOptions) -> Origin:
     commit = pin(model, revision, options)
     origin = _from_files(HubFiles(model, commit, options), subfolder)
-    _refuse_local(origin.recipe, model)
+    if not origin.merged:  # else the weights are there, and the folders' names are only history
+        refuse_local(origin.recipe, model)
     return replace(origin, commit=commit)
 
 
-def _refuse_local(recipe: Recipe, name: str) -> None:
+def refuse_local(recipe: Recipe, name: str) -> None:
+    """Refuse a recipe from elsewhere that names a folder.
+
+    Raises:
+        RecipeError: says which folder.
+    """
     for found in recipe.pins:
         if is_local(found.model) or found.digest:
             raise RecipeError(
@@ -130,7 +158,8 @@ def _from_files(files: RepoFiles, subfolder: str) -> Origin:
         return Origin(recipe=recipe, name=files.name, config=config, files=files, folder=subfolder)
     if recipe_path in files.sizes:
         recipe = parse_recipe(files.read(recipe_path).decode(), name=f"{files.name}/{recipe_path}")
-        return Origin(recipe=recipe, name=files.name, config=config, files=files, folder=subfolder, merged=True)
+        merged = _has_weights(files, subfolder)
+        return Origin(recipe=recipe, name=files.name, config=config, files=files, folder=subfolder, merged=merged)
     architectures = config.get("architectures") or ["model"]
     fix = (
         f"To load it as it is, use transformers.{architectures[0]} or AutoModel; to mix it, name it in a recipe."
@@ -139,6 +168,10 @@ def _from_files(files: RepoFiles, subfolder: str) -> Origin:
     )
     what = f"an ordinary {architectures[0]}" if config else "a repo without config.json and recipe.json"
     raise SourceError(f"'{files.name}' is no recipe: it is {what}.\nThere is nothing to mix.\n{fix}")
+
+
+def _has_weights(files: RepoFiles, folder: str) -> bool:
+    return any(path.endswith(".safetensors") and PurePosixPath(path).is_relative_to(folder) for path in files.sizes)
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:

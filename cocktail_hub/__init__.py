@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from cocktail_hub.configuration import CocktailConfig
     from cocktail_hub.errors import CocktailError
     from cocktail_hub.legacy import mix_models, mix_models_by_layers, mix_models_with_data
-    from cocktail_hub.pipeline import Mix, MixOptions, mix
+    from cocktail_hub.options import MixOptions
+    from cocktail_hub.pipeline import Mix, mix
     from cocktail_hub.preview import Preview, check
     from cocktail_hub.publishing import publish
     from cocktail_hub.recipe import Ingredient, Recipe, ResolvedRecipe
@@ -30,7 +31,7 @@ _HOMES = {
     "CocktailError": "errors",
     "Ingredient": "recipe",
     "Mix": "pipeline",
-    "MixOptions": "pipeline",
+    "MixOptions": "options",
     "Preview": "preview",
     "Recipe": "recipe",
     "ResolvedRecipe": "recipe",

@@ -7,17 +7,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.card import public_recipe
 from cocktail_hub.origin import RECIPE_FILE
 from cocktail_hub.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from cocktail_hub.checking import Checked
     from cocktail_hub.recipe import ResolvedRecipe
     from cocktail_hub.resolve import Located
 
 CONFIG_FILES = ("config.json", "generation_config.json")
+"""Files that go with the config, in the transformer's folder; modules have a config.json of their own."""
 TOKENIZER_FILES = (
     "tokenizer*",
     "vocab*",
@@ -27,6 +29,7 @@ TOKENIZER_FILES = (
     "*.model",
     "*.spm",
     "*.tiktoken",
+    "*.bpe",
     "chat_template*",
     "normalizer.json",
     "*processor_config.json",
@@ -42,60 +45,79 @@ def carry_over(checked: Checked, folder: Path, *, code: bool) -> None:
         folder: where to write.
         code: whether to take the models' own Python files along.
     """
-    config, tokenizer = checked.donor("config"), checked.donor("tokenizer")
     first = checked.models[checked.first].body
     for path in (*first.contents.carried, *(first.contents.code if code else ())):
-        if _group(path) == "rest":
-            _copy(first, path, folder)
-    for index, group in ((config, "config"), (tokenizer, "tokenizer")):
-        for path, owner in _files_of(checked, index, group).items():
-            _copy(owner, path, folder)
+        if _group(path, first.contents.main) == "rest":
+            _write(folder / path, first.files.read(path))
+    for group in ("config", "tokenizer"):
+        owner = _giver(checked, group)
+        for path in _paths(owner, group):
+            _write(folder / _moved(path, owner.contents.main, first.contents.main), owner.files.read(path))
 
 
 def write_recipe(resolved: ResolvedRecipe, checked: Checked, folder: Path, max_shard_size: int | str) -> None:
-    """Write `recipe.json`, and say in config.json what the model was made of and into which files it was cut."""
-    recipe = resolved.to_dict()
-    (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write `recipe.json`, and say in config.json what the model was made of and into which files it was cut.
+
+    A config.json is copied by whoever saves the model, so the recipe in it is without the paths of this machine.
+    """
+    write_json(folder / RECIPE_FILE, resolved.to_dict())
     path = folder / checked.models[checked.first].body.contents.main / "config.json"
-    if path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(_marked(config, resolved, max_shard_size), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _marked(config: Mapping[str, Any], resolved: ResolvedRecipe, max_shard_size: int | str) -> dict[str, Any]:
-    """The config with the recipe in it; `dtype` as the recipe says."""
-    marked = {key: value for key, value in config.items() if key != "_name_or_path"}
-    if resolved.dtype != "auto":
-        marked.pop("torch_dtype", None)
-        marked["dtype"] = resolved.dtype
-    marked["cocktail"] = {
+    if not path.is_file():
+        return
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    made_of = {
         "version": VERSION,
         "digest": resolved.digest,
         "max_shard_size": max_shard_size,
-        "recipe": resolved.to_dict(),
+        "recipe": public_recipe(resolved).to_dict(),
     }
-    return marked
+    write_json(path, config | _dtype(resolved, checked, config) | {"cocktail": made_of})
 
 
-def _files_of(checked: Checked, index: int, group: str) -> dict[str, Located]:
-    """Path -> who gives it: the model itself before the base of an adapter."""
-    model = checked.models[index]
-    found = {path: model.body for path in model.body.contents.carried if _group(path) == group}
-    if model.adapted and group == "tokenizer":
-        own = {path: model.located for path in model.located.contents.carried if _group(path) == group}
-        return own or found
-    return found
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as the Hub's own libraries do."""
+    _write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _group(path: str) -> str:
-    name = PurePosixPath(path).name
-    folder = str(PurePosixPath(path).parent)
-    if folder.endswith("chat_templates") or any(fnmatchcase(name, pattern) for pattern in TOKENIZER_FILES):
+def _dtype(resolved: ResolvedRecipe, checked: Checked, config: dict[str, Any]) -> dict[str, Any]:
+    """`dtype` of the config: what the recipe says, or the first ingredient's, whoever gives the rest of the config."""
+    if resolved.dtype != "auto":
+        dtype: Any = resolved.dtype
+    elif checked.donor("config") != checked.first:
+        first: Mapping[str, Any] = checked.models[checked.first].config
+        dtype = first.get("dtype", first.get("torch_dtype"))
+    else:
+        return {}
+    config.pop("torch_dtype", None)
+    return {"dtype": dtype} if dtype else {}
+
+
+def _giver(checked: Checked, group: str) -> Located:
+    """Who gives the files: the ingredient itself before the model that it adapts."""
+    model = checked.models[checked.donor(group)]
+    own = group == "tokenizer" and any(_paths(model.located, group))
+    return model.located if own else model.body
+
+
+def _paths(owner: Located, group: str) -> Iterator[str]:
+    return (path for path in owner.contents.carried if _group(path, owner.contents.main) == group)
+
+
+def _group(path: str, main: str) -> str:
+    """Whose file it is, by name: `config`, `tokenizer`, or `rest`, which always comes from the first ingredient."""
+    name, parent = PurePosixPath(path).name, PurePosixPath(path).parent
+    if parent.name.endswith("chat_templates") or any(fnmatchcase(name, pattern) for pattern in TOKENIZER_FILES):
         return "tokenizer"
-    return "config" if path in CONFIG_FILES else "rest"
+    return "config" if name in CONFIG_FILES and parent == PurePosixPath(main) else "rest"
 
 
-def _copy(owner: Located, path: str, folder: Path) -> None:
-    target = folder / path
+def _moved(path: str, source: str, target: str) -> PurePosixPath:
+    """Where a file of the transformer's folder goes: old layouts have it in `0_Transformer`, new ones in the root."""
+    inside = PurePosixPath(path).is_relative_to(source)
+    return PurePosixPath(target, PurePosixPath(path).relative_to(source)) if inside else PurePosixPath(path)
+
+
+def _write(target: Path, content: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(owner.files.read(path))
+    target.write_bytes(content)

@@ -15,8 +15,9 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import CocktailError, RecipeError
 from cocktail_hub.hub import HubFiles, HubOptions
 from cocktail_hub.loading import auto_class_name, config_of, keywords_for, load_model, main_folder, narrowed
+from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import RECIPE_FILE, Origin, origin_of_config, read_origin
-from cocktail_hub.pipeline import Mix, MixOptions, cached_mix, mix_origin
+from cocktail_hub.pipeline import Mix, cached_mix, mix_origin
 from cocktail_hub.publishing import publish
 from cocktail_hub.recipe import as_resolved
 from cocktail_hub.resolve import resolve

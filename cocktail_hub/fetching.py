@@ -20,9 +20,7 @@ CARD = "README.md"
 def bytes_to_fetch(models: Sequence[Model]) -> int:
     """Bytes that the models need and that are not on this machine yet."""
     places = dict.fromkeys(place for model in models for place in (model.located, model.body))
-    return sum(
-        place.files.missing(place.contents.needed) for place in places if isinstance(place.files, HubFiles)
-    )
+    return sum(place.files.missing(place.contents.needed) for place in places if isinstance(place.files, HubFiles))
 
 
 def fetch(models: Sequence[Model], *, only: Callable[[str], bool] = lambda _: True) -> list[Roots]:
@@ -37,7 +35,11 @@ def fetch(models: Sequence[Model], *, only: Callable[[str], bool] = lambda _: Tr
     """
     places = list(dict.fromkeys(place for model in models for place in (model.located, model.body)))
     wanted = [
-        (place, place.files, [path for path in (*place.contents.needed, CARD) if path in place.files.sizes and only(path)])
+        (
+            place,
+            place.files,
+            [path for path in (*place.contents.needed, CARD) if path in place.files.sizes and only(path)],
+        )
         for place in places
         if isinstance(place.files, HubFiles)
     ]

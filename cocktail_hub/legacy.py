@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import RecipeError, did_you_mean
+from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import read_origin
-from cocktail_hub.pipeline import Mix, MixOptions, check_models, mix, weigh_recipe
+from cocktail_hub.pipeline import Mix, check_models, mix, weigh_recipe
 from cocktail_hub.recipe import Ingredient, Recipe, Weighting
 from cocktail_hub.resolve import resolve
 from cocktail_hub.weigh.settings import ScoringSettings

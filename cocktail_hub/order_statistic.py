@@ -15,12 +15,14 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BINS = 1 << 19
+BINS = 1 << 18
 """Counters of a search."""
 HELD = 1 << 18
 """Magnitudes inside of the bracket that a search holds before it counts them: counting few is as dear as many."""
-SEARCH_BYTES = 3 * 8 * BINS + 4 * HELD
-"""Most memory of a search: its counters, two copies that a count makes, and what it holds."""
+SEARCH_BYTES = 8 * BINS + 4 * HELD
+"""Memory of a search: its counters and what it holds."""
+COUNTING_BYTES = 2 * 8 * BINS
+"""Memory that a search takes while it counts what it holds."""
 SAMPLE_SHARE = 1 / 32
 """Share of the magnitudes that a bracket is guessed from."""
 SAMPLE = 1 << 17

@@ -3,56 +3,28 @@
 from __future__ import annotations
 
 import re
-import shutil
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.cache import MANIFEST, Cache, CachedMix, remove, write_manifest
-from cocktail_hub.errors import CacheError, RecipeError
-from cocktail_hub.hub import HubOptions
-from cocktail_hub.origin import RECIPE_FILE, Origin, read_origin, refuse_local
-from cocktail_hub.recipe import LayerRule, Recipe, ResolvedRecipe, as_resolved
+from cocktail_hub.errors import RecipeError
+from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
+from cocktail_hub.origin import Origin, read_origin, refuse_local
+from cocktail_hub.place import Place, copy_out
 from cocktail_hub.progress import bar
+from cocktail_hub.recipe import LayerRule, Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve import resolve, with_weights
 from cocktail_hub.space import require_room, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from cocktail_hub.checking import Checked, Part, Roots
     from cocktail_hub.merge.execute import MergeReport
     from cocktail_hub.merge.plan import MergePlan
     from cocktail_hub.weigh.settings import ScoringSettings
     from cocktail_hub.weighing import Weighed
-
-DEFAULT_SHARD_SIZE = "5GB"
-"""Largest size of one weight file, as `save_pretrained` takes it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixOptions:
-    """How to make a mix; none of it changes the values of the result."""
-
-    hub: HubOptions = field(default_factory=HubOptions)
-    """How to talk to the Hub."""
-    max_shard_size: int | str = DEFAULT_SHARD_SIZE
-    """Largest size of one weight file, in bytes or as '5GB'."""
-    max_memory: int | None = None
-    """Bytes that the merge may take for its buffers; `None`: the engine's default."""
-    threads: int | None = None
-    """Threads of the merge; `None`: one per processor."""
-    device: str = "cpu"
-    """Where the arithmetic is done: `cpu` or `cuda`."""
-    scoring_device: str = "auto"
-    """Where ingredients are run to be scored: `auto` (a GPU when there is one), `cpu` or `cuda`."""
-    trust_remote_code: bool = False
-    """Whether code from the ingredients' repos may run when the mix is loaded."""
-    force: bool = False
-    """Make the mix again even if it is cached."""
-    replace: bool = False
-    """Replace an earlier mix in `output`; anything else there is never touched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +66,7 @@ class Mix:
         Raises:
             CacheError: there is something in the folder.
         """
-        return _copy_out(self.path, Path(folder))
+        return copy_out(self.path, Path(folder))
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Publish it. Takes the keywords of `publish` (`as_`, `private`, `revision`, `create_pr`, `token`, ...)."""
@@ -136,7 +108,7 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
     if origin.commit:
         refuse_local(origin.recipe, origin.name)
     pinned = resolve(origin.recipe, options.hub)
-    place = _Place(options=options, output=output)
+    place = Place(options=options, output=output)
     if found := _found(pinned, origin, place):
         return found
     checked, resolved = _settle(pinned, origin, options)
@@ -144,7 +116,8 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
     with place.held(resolved):
         if found := _found(resolved, origin, place):
             return found
-        report = _make(checked, resolved, plan, place.stage(resolved), options)
+        with place.stage(resolved) as stage:
+            report = _make(checked, resolved, plan, stage, options)
         path = place.finish(resolved, report.digests)
     facts = {"cached": False, "notes": checked.notes, "merged": report}
     return Mix(path=path, recipe=resolved, report=facts, name=origin.name, labels=origin.labels)
@@ -152,10 +125,10 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
 
 def cached_mix(origin: Origin, options: MixOptions) -> Mix | None:
     """The mix of a recipe, if the cache has it."""
-    return _found(resolve(origin.recipe, options.hub), origin, _Place(options=options, output=None))
+    return _found(resolve(origin.recipe, options.hub), origin, Place(options=options, output=None))
 
 
-def _found(pinned: Recipe, origin: Origin, place: _Place) -> Mix | None:
+def _found(pinned: Recipe, origin: Origin, place: Place) -> Mix | None:
     """The mix where it is wanted, if it is there already."""
     if pinned.weights is None:
         return None
@@ -231,9 +204,7 @@ def weigh_recipe(
     return weigh_ingredients(pinned.ingredients, pinned.weighting, scene)
 
 
-def _make(
-    checked: Checked, resolved: ResolvedRecipe, plan: MergePlan, stage: Path, options: MixOptions
-) -> MergeReport:
+def _make(checked: Checked, resolved: ResolvedRecipe, plan: MergePlan, stage: Path, options: MixOptions) -> MergeReport:
     """Download what is needed and write the mix into `stage`."""
     from cocktail_hub.assemble import carry_over, write_recipe
     from cocktail_hub.fetching import bytes_to_fetch, fetch
@@ -261,10 +232,12 @@ def merge_modules(checked: Checked, parts: Sequence[Part], folder: Path, options
         folder: where to write.
         options: how to merge.
     """
+    from cocktail_hub.fetching import fetch
+
     wanted = replace(checked, parts=tuple(parts))
     folders = {part.folder for part in parts}
-    paths = [tuple(p for p in m.contents.weight_files if p.rpartition("/")[0] in folders) for m in checked.models]
-    _merge(plan_mix(wanted), wanted.parts, fetch(wanted, paths), folder, options)
+    roots = fetch(wanted.models, only=lambda path: path.rpartition("/")[0] in folders)
+    _merge(plan_mix(wanted), wanted.parts, roots, folder, options)
 
 
 def _merge(
@@ -285,99 +258,3 @@ def _merge(
             device=options.device,
             on_progress=advance,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Where a mix goes: the cache, or a folder of the user's."""
-
-    options: MixOptions
-    output: Path | None
-    cache: Cache = field(default_factory=Cache)
-
-    def key(self, resolved: ResolvedRecipe) -> str:
-        """Name of the mix in the cache; a mix cut into other files has another one."""
-        size = self.options.max_shard_size
-        return resolved.digest if size == DEFAULT_SHARD_SIZE else f"{resolved.digest}-{size}"
-
-    def find(self, resolved: ResolvedRecipe) -> Path | None:
-        """The finished mix, where it is wanted."""
-        if self.options.force or self.options.hub.force_download:
-            return None
-        found = self.cache.find(self.key(resolved))
-        if self.output is None:
-            return found.path if found else None
-        if _holds(self.output, resolved):
-            return self.output
-        if found is None:
-            return None
-        if self.options.replace:
-            _clear(self.output)
-        return _copy_out(found.path, self.output)
-
-    @contextmanager
-    def held(self, resolved: ResolvedRecipe) -> Iterator[None]:
-        """Hold the lock of the mix, after making sure that the result will have a place."""
-        if self.output is not None and not (self.options.replace and (self.output / MANIFEST).is_file()):
-            _require_free(self.output)
-        with self.cache.locked(self.key(resolved)):
-            yield
-
-    def stage(self, resolved: ResolvedRecipe) -> Path:
-        """The folder to work in: on the same disk as the result, and kept when the work is interrupted."""
-        if self.output is None:
-            return self.cache.staging(self.key(resolved))
-        stage = self.output.absolute().with_name(f".{self.output.name}.{resolved.digest[:16]}.partial")
-        stage.mkdir(parents=True, exist_ok=True)
-        return stage
-
-    def finish(self, resolved: ResolvedRecipe, hashes: Mapping[str, str]) -> Path:
-        """Turn the working folder into the result, in one step."""
-        if self.output is None:
-            return self.cache.finish(self.key(resolved), dict(hashes)).path
-        stage = self.stage(resolved)
-        write_manifest(stage, dict(hashes))
-        _clear(self.output)
-        stage.rename(self.output)
-        return self.output
-
-
-def _holds(folder: Path, resolved: ResolvedRecipe) -> bool:
-    """Whether a folder is this very mix, undamaged."""
-    found = CachedMix(digest=resolved.digest, path=folder)
-    if not (folder / MANIFEST).is_file() or not (folder / RECIPE_FILE).is_file():
-        return False
-    return as_resolved(Recipe.from_dict(found.recipe)).digest == resolved.digest and not found.damage()
-
-
-def _require_free(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CacheError(
-            f"'{folder}' exists and is not empty.\nWriting a mix into it could mix it up with what is there.\n"
-            "Choose a new folder, or remove this one first."
-        )
-
-
-def _clear(folder: Path) -> None:
-    """Make room for the result: an earlier mix, or an empty folder."""
-    if (folder / MANIFEST).is_file():
-        remove(folder)
-    elif folder.is_dir():
-        folder.rmdir()
-
-
-def _copy_out(source: Path, target: Path) -> Path:
-    """Copy a finished mix, so that the target is there whole or not at all."""
-    _require_free(target)
-    require_room([(target, size_of(source), "the copy")])
-    partial = target.absolute().with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        shutil.copytree(source, partial)
-        if target.is_dir():
-            target.rmdir()
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return target

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.card import CardFacts, license_of, read_metadata, render_card
+from cocktail_hub.card import CardFacts, all_pins, languages_of, license_of, read_metadata, render_card
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.layout import read_layout
 from cocktail_hub.checkpoint.spec import MIXABLE, TORCH_NAMES
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 PACKAGES = ("cocktail-hub", "transformers", "sentence-transformers", "huggingface_hub", "safetensors", "torch")
 """Packages whose versions a card names."""
+PROCESSOR_OF_TASK = {
+    "image-classification": "AutoImageProcessor",
+    "image-feature-extraction": "AutoImageProcessor",
+    "audio-classification": "AutoFeatureExtractor",
+    "automatic-speech-recognition": "AutoProcessor",
+    "image-text-to-text": "AutoProcessor",
+    "zero-shot-image-classification": "AutoProcessor",
+}
+"""Hub task -> the class of transformers that prepares the inputs; `AutoTokenizer` for the rest."""
 
 
 def gather_facts(recipe: Recipe, kind: Kind, options: HubOptions, folder: Path | None = None) -> CardFacts:
@@ -35,7 +44,7 @@ def gather_facts(recipe: Recipe, kind: Kind, options: HubOptions, folder: Path |
         options: how to talk to the Hub.
         folder: of the finished mix; `None` for a recipe without weights.
     """
-    pins = list(recipe.pins)
+    pins = all_pins(recipe)
     with ThreadPoolExecutor(max(1, len(pins))) as pool:
         cards = dict(zip([pin.model for pin in pins], pool.map(lambda pin: _card(pin, options), pins), strict=True))
     return CardFacts(
@@ -44,8 +53,9 @@ def gather_facts(recipe: Recipe, kind: Kind, options: HubOptions, folder: Path |
         pipeline_tag=kind.task,
         architecture=kind.architecture or None,
         load_classes=_load_classes(kind),
+        processor=PROCESSOR_OF_TASK.get(kind.task, "AutoTokenizer") if kind.model_type else None,
         licenses={model: license_of(card) for model, card in cards.items()},
-        languages={model: _languages(card) for model, card in cards.items()},
+        languages={model: languages_of(card) for model, card in cards.items()},
         versions={package: version(package) for package in PACKAGES},
         **(_size(folder) if folder else {}),
     )
@@ -63,14 +73,13 @@ def _card(pin: Pin, options: HubOptions) -> Mapping[str, Any]:
     return read_metadata(files.read("README.md").decode("utf-8", "replace")) if "README.md" in files.sizes else {}
 
 
-def _languages(card: Mapping[str, Any]) -> tuple[str, ...]:
-    named = card.get("language") or ()
-    return (named,) if isinstance(named, str) else tuple(str(one) for one in named)
-
-
 def _load_classes(kind: Kind) -> tuple[str, ...]:
+    """Classes that load the mix, best first. `AutoModel` would add a decoder to an encoder alone."""
     own = (kind.sentence_transformers,) if kind.sentence_transformers else ()
-    return (*own, AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel")) if kind.model_type else own
+    if not kind.model_type:
+        return own
+    alone = kind.architecture.endswith("EncoderModel")
+    return (*own, kind.architecture if alone else AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel"))
 
 
 def _size(folder: Path) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from cocktail_hub.checking import check
 from cocktail_hub.errors import PublishError, RecipeError, did_you_mean
 from cocktail_hub.hub import HubOptions, Publication, publish_files
 from cocktail_hub.loading import folder_kind, main_folder
+from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.origin import RECIPE_FILE, Origin, read_origin
-from cocktail_hub.pipeline import DEFAULT_SHARD_SIZE, Mix, MixOptions, merge_modules, mix
+from cocktail_hub.pipeline import Mix, merge_modules, mix
 from cocktail_hub.provenance import gather_facts
 from cocktail_hub.recipe import Weighting, as_resolved, is_local
 from cocktail_hub.resolve import resolve

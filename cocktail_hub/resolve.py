@@ -88,9 +88,8 @@ def _pinned(asked: PinT, options: HubOptions) -> PinT:
     if asked.pinned and asked.requested:
         return asked
     if is_local(asked.model):
-        folder = _folder(asked.model)
-        located = Located(pin=asked, files=LocalFiles(folder, name=asked.model))
-        exact = replace(asked, digest=folder_digest(located))
+        located = locate(asked, options)  # a digest that is given has to fit
+        exact = replace(asked, digest=asked.digest or folder_digest(located))
     else:
         commit = pin(asked.model, asked.revision, options)
         exact = replace(asked, revision=commit, requested=asked.requested or asked.revision or "main")

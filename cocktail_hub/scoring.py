@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import read_origin
-from cocktail_hub.pipeline import MixOptions, check_models, weigh_recipe
+from cocktail_hub.pipeline import check_models, weigh_recipe
 from cocktail_hub.recipe import Weighting, as_resolved
 from cocktail_hub.resolve import resolve, with_weights
 from cocktail_hub.weigh.report import table_of

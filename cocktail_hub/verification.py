@@ -12,8 +12,9 @@ from cocktail_hub.checkpoint.contents import read_config
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import RecipeError, SourceError
 from cocktail_hub.hub import HubFiles
+from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.origin import read_origin
-from cocktail_hub.pipeline import DEFAULT_SHARD_SIZE, MixOptions, mix_origin
+from cocktail_hub.pipeline import mix_origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

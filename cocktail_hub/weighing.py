@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from cocktail_hub.assemble import carry_over, files_of
 from cocktail_hub.cache import Cache
-from cocktail_hub.errors import SourceError
-from cocktail_hub.hub import HubFiles, pin
+from cocktail_hub.example_files import locate_examples
 from cocktail_hub.progress import bar
 from cocktail_hub.recipe import canonical_json
 from cocktail_hub.standalone import standalone_folder
@@ -28,14 +29,9 @@ if TYPE_CHECKING:
     from cocktail_hub.hub import HubOptions
     from cocktail_hub.origin import Origin
     from cocktail_hub.recipe import Ingredient, Weighting
-    from cocktail_hub.weigh.examples import Examples
     from cocktail_hub.weigh.losses import Losses, Progress
     from cocktail_hub.weigh.rules import Shares
     from cocktail_hub.weigh.settings import Dtype, Pooling
-
-EXAMPLE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-"""Files of a Hub dataset that examples are read from."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weighed:
@@ -82,65 +78,28 @@ def weigh_ingredients(ingredients: Sequence[Ingredient], weighting: Weighting, s
     Raises:
         ScoringError: the examples cannot rank the ingredients; says which example of which model.
         SourceError: the examples cannot be found.
+        RecipeError: a recipe from the Hub names examples on this machine.
     """
     if weighting.rule == "uniform":
         return Weighed(weights=uniform_shares(len(ingredients)), evidence={"rule": "uniform"})
     settings = scene.settings or _settings(weighting, scene)
-    examples = find_examples(weighting, settings.task, scene.origin, scene.hub)
+    found = locate_examples(weighting, scene.origin, scene.hub)
+    examples = load_examples(found.content, settings.task, columns=weighting.columns)
     with ExitStack() as stack:
-        candidates = [_candidate(ingredient, scene, stack) for ingredient in ingredients]
-        with _progress(len(ingredients)) as on_progress:
-            cache = LossesCache(root=Cache().root / "losses")
-            losses = score_all(candidates, examples, settings, cache=cache, on_progress=on_progress)
+        scratch = stack.enter_context(closing(_Scratch()))
+        small = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True)))
+        losses = score_all(
+            [_candidate(ingredient, scene, scratch) for ingredient in ingredients],
+            examples,
+            settings,
+            tokenizer=_tokenizer(scene, small),
+            cache=LossesCache(root=Cache().root / "losses"),
+            on_progress=stack.enter_context(_progress(len(ingredients))),
+        )
     shares = weigh(losses, rule=weighting.rule, temperature=weighting.temperature)
     evidence = evidence_of(losses, shares, examples=examples, settings=settings)
+    evidence["examples"] |= found.to_dict()
     return Weighed(weights=shares.weights, evidence=evidence, losses=losses, shares=shares)
-
-
-def find_examples(weighting: Weighting, task: str, origin: Origin, hub: HubOptions) -> Examples:
-    """Read the examples of a recipe: given in it, a file beside it, a file of this machine, or a Hub dataset.
-
-    A recipe from the Hub never reads files of this machine.
-
-    Raises:
-        SourceError: there is no such file or dataset.
-        ScoringError: an example lacks a key or holds something else than text.
-    """
-    source: Any = weighting.examples
-    if isinstance(source, str):
-        source = _example_file(source, weighting, origin, hub)
-    return load_examples(source, task, columns=weighting.columns)
-
-
-def _example_file(name: str, weighting: Weighting, origin: Origin, hub: HubOptions) -> Path:
-    beside = str(PurePosixPath(origin.folder, name))
-    if isinstance(origin.files, HubFiles):
-        if beside in origin.files.sizes:
-            return origin.files.path(beside)
-    elif Path(name).expanduser().is_file():
-        return Path(name).expanduser()
-    elif PurePosixPath(name).suffix in EXAMPLE_SUFFIXES:
-        raise SourceError(
-            f"There is no file of examples at '{name}'.\nThe shares are computed from them.\n"
-            "Give an existing path (relative to the recipe file), or a dataset on the Hub such as 'org/name'."
-        )
-    return _dataset_file(name, weighting, hub)
-
-
-def _dataset_file(name: str, weighting: Weighting, hub: HubOptions) -> Path:
-    """The one file of a Hub dataset that holds the examples."""
-    commit = pin(name, weighting.revision, hub, repo_type="dataset")
-    files = HubFiles(name, commit, hub, repo_type="dataset")
-    found = [path for path in files.sizes if path.endswith(EXAMPLE_SUFFIXES)]
-    wanted = [path for path in found if weighting.split is None or weighting.split in PurePosixPath(path).stem.split("-")]
-    exact = [path for path in found if path == weighting.split] or wanted
-    if len(exact) == 1:
-        return files.path(exact[0])
-    listing = ", ".join(found) or "none"
-    raise SourceError(
-        f"Which file of the dataset '{name}' holds the examples? {len(exact)} fit (`split: {weighting.split}`).\n"
-        f"It has these files: {listing}.\nName one of them, or its split, as `weighting.split`."
-    )
 
 
 def _settings(weighting: Weighting, scene: Scene) -> ScoringSettings:
@@ -159,17 +118,53 @@ def _settings(weighting: Weighting, scene: Scene) -> ScoringSettings:
     )
 
 
-def _candidate(ingredient: Ingredient, scene: Scene, stack: ExitStack) -> Candidate:
+def _candidate(ingredient: Ingredient, scene: Scene, scratch: _Scratch) -> Candidate:
     """An ingredient whose folder is looked for only if it has to be scored."""
     identity = ingredient.identity()
     models = scene.checked.models
     index = next(i for i, model in enumerate(models) if model.located.pin.identity() == identity)
 
     def folder() -> Path:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True))
-        return standalone_folder(models[index], index, scene.checked.parts, Path(scratch))
+        return standalone_folder(models[index], index, scene.checked.parts, scratch.fresh())
 
     return Candidate(name=ingredient.label, identity=canonical_json(identity), folder=folder)
+
+
+def _tokenizer(scene: Scene, folder: Path) -> Candidate:
+    """The tokenizer that the mix will have, so that every ingredient is asked the same. Its content is its name."""
+    donor = scene.checked.donor("tokenizer")
+    contents = {
+        path: hashlib.sha256(owner.files.read(path)).hexdigest()
+        for path, owner in files_of(scene.checked, donor, "tokenizer").items()
+    }
+
+    def written() -> Path:
+        if not any(folder.iterdir()):
+            carry_over(scene.checked, folder, code=scene.trust_remote_code)
+        return folder / scene.checked.models[scene.checked.first].body.contents.main
+
+    return Candidate(name=scene.checked.models[donor].name, identity=canonical_json(contents), folder=written)
+
+
+class _Scratch:
+    """One temporary folder at a time, in the cache, where there is room for a model: ten adapters need that of one."""
+
+    def __init__(self) -> None:
+        self._current: tempfile.TemporaryDirectory[str] | None = None
+
+    def fresh(self) -> Path:
+        """An empty folder. The one before is removed."""
+        self.close()
+        place = Cache().root / "staging"
+        place.mkdir(parents=True, exist_ok=True)
+        self._current = tempfile.TemporaryDirectory(prefix="scoring-", dir=place, ignore_cleanup_errors=True)
+        return Path(self._current.name)
+
+    def close(self) -> None:
+        """Remove the folder."""
+        if self._current is not None:
+            self._current.cleanup()
+        self._current = None
 
 
 @contextmanager

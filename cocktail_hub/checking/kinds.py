@@ -60,9 +60,7 @@ def kind_of(
     if not loader and _is_reranker(config, architecture):
         loader = "CrossEncoder"
     guessed = _task_of(architecture, model_type, loader)
-    return Kind(
-        architecture=architecture, model_type=model_type, task=task or guessed, sentence_transformers=loader
-    )
+    return Kind(architecture=architecture, model_type=model_type, task=task or guessed, sentence_transformers=loader)
 
 
 def _is_reranker(config: Mapping[str, Any], architecture: str) -> bool:

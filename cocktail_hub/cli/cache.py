@@ -64,4 +64,11 @@ def _described(mix: CachedMix) -> dict[str, Any]:
     recipe = mix.recipe
     shares = " + ".join(f"{i['weight']:.3g} {i['model']}" for i in recipe["ingredients"])
     days = (time.time() - mix.last_used) / _DAY
-    return {"digest": mix.digest, "size": mix.nbytes, "days": days, "path": mix.path, "contents": shares, "recipe": recipe}
+    return {
+        "digest": mix.digest,
+        "size": mix.nbytes,
+        "days": days,
+        "path": mix.path,
+        "contents": shares,
+        "recipe": recipe,
+    }

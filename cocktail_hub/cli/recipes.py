@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cocktail_hub.cli.output import say, show_json, size, table
+from cocktail_hub.errors import CocktailError
 
 if TYPE_CHECKING:
-    from cocktail_hub.pipeline import Mix, MixOptions
+    from cocktail_hub.options import MixOptions
+    from cocktail_hub.pipeline import Mix
     from cocktail_hub.preview import Preview
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 class Bytes(click.ParamType[int]):
@@ -25,15 +25,12 @@ class Bytes(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Turn a text into bytes."""
-        if isinstance(value, int):
-            return value
-        number = str(value).strip().upper().rstrip("ABGIKMT")
-        unit = str(value).strip().upper()[len(number) :]
+        from cocktail_hub.options import parse_size
+
         try:
-            found = int(float(number) * _UNITS[unit])
-        except (ValueError, KeyError):
-            self.fail(f"{value!r} is not a size. Write it like 500MB, 5GB or 1GiB.", param, ctx)
-        return found
+            return parse_size(value, param.name or "size" if param else "size")
+        except CocktailError as error:
+            self.fail(str(error), param, ctx)
 
 
 def making(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,7 +43,7 @@ def making(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of the merge. Default: one per processor."),
         click.option("--max-memory", type=Bytes(), help="Most memory for the merge's buffers, e.g. 1GB."),
-        click.option("--max-shard-size", default="5GB", show_default=True, help="Largest weight file."),
+        click.option("--max-shard-size", type=Bytes(), default="5GB", show_default=True, help="Largest weight file."),
         click.option("--trust-remote-code", is_flag=True, help="Take code from the ingredients' repos along."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     ]
@@ -58,11 +55,9 @@ def making(command: Callable[..., Any]) -> Callable[..., Any]:
 def read_options(given: dict[str, Any], *, force: bool = False) -> tuple[MixOptions, bool]:
     """Turn the options of a command line into those of the library; also tells whether JSON is wanted."""
     from cocktail_hub.hub import HubOptions
-    from cocktail_hub.pipeline import MixOptions
+    from cocktail_hub.options import MixOptions
 
-    hub = HubOptions(
-        token=given["token"], cache_dir=given["cache_dir"], local_files_only=given["local_files_only"]
-    )
+    hub = HubOptions(token=given["token"], cache_dir=given["cache_dir"], local_files_only=given["local_files_only"])
     options = MixOptions(
         hub=hub,
         device=given["device"],
@@ -209,11 +204,19 @@ def _show_preview(found: Preview, *, as_json: bool) -> None:
         show_json(found.to_dict())
         return
     rows = [
-        [m.model, (m.revision or "")[:19], "" if m.weight is None else f"{m.weight:g}", size(m.nbytes), m.license or "?"]
+        [
+            m.model,
+            (m.revision or "")[:19],
+            "" if m.weight is None else f"{m.weight:g}",
+            size(m.nbytes),
+            m.license or "?",
+        ]
         for m in found.models
     ]
     click.echo(table(["model", "revision", "share", "size", "licence"], rows))
-    click.echo(f"\nresult    {found.architecture or 'modules'} for {found.task}, {found.tensors} tensors, {found.method}")
+    click.echo(
+        f"\nresult    {found.architecture or 'modules'} for {found.task}, {found.tensors} tensors, {found.method}"
+    )
     click.echo(f"download  {size(found.to_download)}")
     click.echo(f"disk      {size(found.output_bytes)} in {len(found.files)} file(s)")
     click.echo(f"memory    {size(found.peak_memory)} for the merge's buffers")

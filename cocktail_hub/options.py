@@ -1,0 +1,63 @@
+"""How to make a mix: values that callers give and every stage reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cocktail_hub.errors import RecipeError
+from cocktail_hub.hub import HubOptions
+
+DEFAULT_SHARD_SIZE = "5GB"
+"""Largest size of one weight file, as `save_pretrained` takes it."""
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BINARY_UNITS = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_size(size: int | str, key: str = "max_shard_size") -> int:
+    """Bytes of a size such as `500MB`, `5GB` or `1GiB`; a number is taken as bytes.
+
+    Raises:
+        RecipeError: it is no size above 0.
+    """
+    text = str(size).strip().upper()
+    number = text.rstrip("ABGIKMT")
+    try:
+        nbytes = int(float(number) * (_UNITS | _BINARY_UNITS)[text[len(number) :]])
+    except (ValueError, KeyError, OverflowError):
+        nbytes = 0
+    if nbytes < 1:
+        raise RecipeError(f"`{key}` is {size!r}, which is not a size. Write it like 500MB, 5GB or 1GiB.")
+    return nbytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixOptions:
+    """How to make a mix; none of it changes the values of the result."""
+
+    hub: HubOptions = field(default_factory=HubOptions)
+    """How to talk to the Hub."""
+    max_shard_size: int | str = DEFAULT_SHARD_SIZE
+    """Largest size of one weight file, in bytes or as '5GB'."""
+    max_memory: int | None = None
+    """Bytes that the merge may take for its buffers; `None`: the engine's default."""
+    threads: int | None = None
+    """Threads of the merge; `None`: one per processor."""
+    device: str = "cpu"
+    """Where the arithmetic is done: `cpu` or `cuda`."""
+    scoring_device: str = "auto"
+    """Where ingredients are run to be scored: `auto` (a GPU when there is one), `cpu` or `cuda`."""
+    trust_remote_code: bool = False
+    """Whether code from the ingredients' repos may run when the mix is loaded."""
+    force: bool = False
+    """Make the mix again even if it is cached."""
+    replace: bool = False
+    """Replace an earlier mix in `output`; anything else there is never touched."""
+
+    def __post_init__(self) -> None:
+        parse_size(self.max_shard_size)
+
+    @property
+    def shard_bytes(self) -> int:
+        """Largest size of one weight file in bytes."""
+        return parse_size(self.max_shard_size)

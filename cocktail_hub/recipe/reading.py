@@ -16,6 +16,9 @@ SUFFIXES = (".yaml", ".yml", ".json")
 """Names of recipe files end in one of these."""
 LARGEST_FILE = 64 << 20
 """In bytes. A larger file is no recipe, but weights or data; it is refused before it is read."""
+MOST_VALUES = 1_000_000
+"""Values in one recipe, inline examples included. References in YAML can stand for any number of them."""
+_LINE_BREAKS = frozenset("\x85\u2028\u2029")
 _MERGE_KEY = "tag:yaml.org,2002:merge"
 
 
@@ -46,7 +49,7 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
         RecipeError: the text is neither, or not a valid recipe.
     """
     try:
-        return recipe_from_mapping(_require_mapping(_load(text), name))
+        return recipe_from_mapping(_bounded(_require_mapping(_load(text), name), name))
     except RecipeError:
         raise
     except RecursionError as error:
@@ -60,6 +63,19 @@ def _require_mapping(data: Any, name: str) -> Mapping[str, Any]:
         return data
     kind = "empty" if data is None else f"a {type(data).__name__}"
     raise RecipeError(f"'{name}' must be a mapping with `ingredients`, but it is {kind}.")
+
+
+def _bounded(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Refuse a few lines of references to references that spell out to more than memory holds."""
+    left, count = [data], 0
+    while left:
+        value = left.pop()
+        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+        count += len(inner)
+        if count > MOST_VALUES:
+            raise RecipeError(f"'{name}' spells out to more than {MOST_VALUES:,} values, so it is no recipe.")
+        left.extend(inner)
+    return data
 
 
 def _load(text: str) -> Any:
@@ -123,4 +139,6 @@ def read_recipe(path: str | Path) -> Recipe:
 
 def dump_yaml(recipe: Recipe) -> str:
     """The recipe as YAML that people read and edit; `parse_recipe` reads it back."""
-    return yaml.safe_dump(json.loads(json.dumps(recipe.to_dict())), sort_keys=False, allow_unicode=True, width=100)
+    text = json.dumps(recipe.to_dict(), ensure_ascii=False)
+    legible = not _LINE_BREAKS.intersection(text)  # those PyYAML writes as they are, but reads as a new line
+    return yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=legible, width=100)

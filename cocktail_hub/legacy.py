@@ -5,21 +5,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cocktail_hub.errors import RecipeError, did_you_mean
+from cocktail_hub.assemble import write_json
+from cocktail_hub.cache import MANIFEST, CachedMix, write_manifest
+from cocktail_hub.checking.kinds import TEXT_TO_TEXT
+from cocktail_hub.checkpoint.contents import MODULES, read_config
+from cocktail_hub.errors import CacheError, RecipeError, did_you_mean
 from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import Mix, check_models, mix, weigh_recipe
 from cocktail_hub.recipe import Ingredient, Recipe, Weighting
-from cocktail_hub.resolve import resolve
+from cocktail_hub.resolve import locate, resolve
+from cocktail_hub.weigh.report import table_of
 from cocktail_hub.weigh.settings import ScoringSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+logger = logging.getLogger(__name__)
 
 TASK_OF_MODEL_TYPE = {
     "decoder": "text-generation",
@@ -28,6 +34,14 @@ TASK_OF_MODEL_TYPE = {
     "encoder-decoder": "text2text-generation",
 }
 """The original's `model_type` -> Hub task."""
+ARCHITECTURES = {
+    "decoder": ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"),
+    "reranker": ("ForSequenceClassification", "ForCausalLM"),
+    "encoder-decoder": ("ForConditionalGeneration", "EncoderDecoderModel"),
+}
+"""`model_type` -> what the names of its classes end in; any other class would get a head of random numbers."""
+MODULE_FILES = (MODULES, "1_Pooling/config.json", "config_sentence_transformers.json")
+"""Files that a plain encoder gets."""
 TOLERANCE = 1e-3
 """How far weights may miss 1, as in the original; they are then divided by their sum."""
 
@@ -41,18 +55,21 @@ def mix_models(
         model_names_or_paths: Hub ids or local folders.
         model_type: `decoder`, `encoder`, `reranker` or `encoder-decoder`.
         weights: one per model; they sum to 1 up to 1e-3.
-        output_path: folder to write the mix to, complete with tokenizer, sentence-transformers modules and recipe. An
-            earlier mix there is replaced; anything else is left alone.
+        output_path: folder to write the mix to, complete with tokenizer, sentence-transformers modules, card and
+            recipe. An earlier mix there is replaced; anything else is left alone.
 
     Returns:
         The mix as an ordinary transformers model.
 
     Raises:
-        RecipeError: weights that do not sum to 1, or an unknown `model_type`.
+        RecipeError: weights that do not sum to 1, an unknown `model_type`, or one that the models are not of.
+        CacheError: there is something else than an earlier mix at `output_path`.
         CocktailError: the models do not fit together, or cannot be read.
     """
-    recipe = _recipe(model_names_or_paths, model_type, _shares(weights, model_names_or_paths))
-    return _finish(recipe, model_type, output_path)
+    names = _names(model_names_or_paths)
+    task = _task(model_type)
+    ingredients = _weighted(names, _shares(weights, names))
+    return _finish(resolve(Recipe(ingredients=ingredients, task=task), MixOptions().hub), model_type, output_path)
 
 
 def mix_models_by_layers(
@@ -62,7 +79,7 @@ def mix_models_by_layers(
     return mix_models(model_names_or_paths, model_type, weights, output_path)
 
 
-def mix_models_with_data(
+def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its order
     model_names_or_paths: Sequence[str],
     model_type: str,
     example_data: Sequence[Mapping[str, Any]] | None = None,
@@ -79,7 +96,7 @@ def mix_models_with_data(
     The losses are the original's, whose candidates for an embedder are the passages of one batch of `batch_size`.
 
     Args:
-        model_names_or_paths: Hub ids or local folders.
+        model_names_or_paths: Hub ids or local folders, each once.
         model_type: `decoder`, `encoder`, `reranker` or `encoder-decoder`.
         example_data: `{"input", "output"}` for decoders and encoder-decoders, `{"query", "pos", "neg"}` for the others.
         temperature: in nats, above 0; lower favours the best model.
@@ -87,7 +104,7 @@ def mix_models_with_data(
         max_input_length: longest text in tokens; no longer than what a model takes.
         neg_number: negatives used of each example, at most.
         output_path: as for `mix_models`.
-        example_ata: `example_data` as the original's README spells it.
+        example_ata: `example_data` as version 0.0.4 of the original spells it.
 
     Returns:
         The mix as an ordinary transformers model.
@@ -96,36 +113,58 @@ def mix_models_with_data(
         ScoringError: the examples cannot rank the models.
         CocktailError: as for `mix_models`.
     """
-    examples = example_data if example_data is not None else example_ata
-    if not examples:
-        raise RecipeError("`example_data` is empty.\nThe weights are computed from it.\nGive at least one example.")
+    task = _task(model_type)
     weighting = Weighting(
-        examples=tuple(examples),
+        examples=_examples(example_data, example_ata),
         temperature=temperature,
         batch_size=batch_size,
         max_length=max_input_length,
         negatives=neg_number,
     )
-    task = _task(model_type)
     settings = ScoringSettings(
         task=task, max_length=max_input_length, neg_number=neg_number, batch_size=batch_size, compat=True
     )
-    ingredients = tuple(Ingredient(model=str(name)) for name in model_names_or_paths)
-    origin = read_origin(Recipe(ingredients=ingredients, task=task, weighting=weighting), MixOptions().hub)
-    pinned = resolve(origin.recipe, MixOptions().hub)
-    found = weigh_recipe(pinned, check_models(pinned, MixOptions()), origin, MixOptions(), settings=settings)
+    ingredients = tuple(Ingredient(model=name) for name in _names(model_names_or_paths))
+    options = MixOptions()
+    origin = read_origin(Recipe(ingredients=ingredients, task=task, weighting=weighting), options.hub)
+    pinned = resolve(origin.recipe, options.hub)
+    _require_class(pinned, model_type)
+    _require_place(output_path)
+    found = weigh_recipe(pinned, check_models(pinned, options), origin, options, settings=settings)
+    if found.shares is not None:
+        logger.info("%s", table_of(found.losses, found.shares))
     weighed = tuple(replace(i, weight=w) for i, w in zip(pinned.ingredients, found.weights, strict=True))
-    recipe = replace(pinned, ingredients=weighed, weighting=None, evidence=found.evidence)
-    return _finish(recipe, model_type, output_path)
+    return _finish(
+        replace(pinned, ingredients=weighed, weighting=None, evidence=found.evidence), model_type, output_path
+    )
+
+
+def _names(models: Sequence[Any]) -> list[str]:
+    if isinstance(models, (str, Path)) or not isinstance(models, Sequence):
+        raise RecipeError(
+            f"`model_names_or_paths` must be a list of Hub ids or folders, got {models!r}. Put it in brackets."
+        )
+    return [str(model) for model in models]
 
 
 def _task(model_type: str) -> str:
     if model_type not in TASK_OF_MODEL_TYPE:
         raise RecipeError(
-            f"`model_type` must be one of {', '.join(TASK_OF_MODEL_TYPE)}, got {model_type!r}. "
+            f"`model_type` is {model_type!r}, which is none of the kinds of model. "
             f"{did_you_mean(str(model_type), TASK_OF_MODEL_TYPE)}"
         )
     return TASK_OF_MODEL_TYPE[model_type]
+
+
+def _examples(data: Any, ata: Any) -> tuple[Mapping[str, Any], ...]:
+    if data is not None and ata is not None:
+        raise RecipeError("`example_data` and `example_ata` are two spellings of one parameter. Give one of them.")
+    examples = data if data is not None else ata
+    if isinstance(examples, (str, Mapping)) or (examples is not None and not isinstance(examples, Sequence)):
+        raise RecipeError(f"`example_data` must be a list of mappings, got a {type(examples).__name__}.")
+    if not examples:
+        raise RecipeError("`example_data` is empty.\nThe weights are computed from it.\nGive at least one example.")
+    return tuple(examples)
 
 
 def _shares(weights: Sequence[float], models: Sequence[str]) -> list[float]:
@@ -133,7 +172,7 @@ def _shares(weights: Sequence[float], models: Sequence[str]) -> list[float]:
     if len(weights) != len(models):
         raise RecipeError(f"There are {len(weights)} weights for {len(models)} models. Give one per model.")
     total = math.fsum(weights)
-    if abs(total - 1.0) > TOLERANCE:
+    if not abs(total - 1.0) <= TOLERANCE * (1 + 1e-9):
         raise RecipeError(
             f"The weights sum to {total:g}, not to 1 (up to {TOLERANCE:g}).\n"
             "The original accepts any sum below 1, which scales the whole model and breaks it.\n"
@@ -142,18 +181,93 @@ def _shares(weights: Sequence[float], models: Sequence[str]) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def _recipe(models: Sequence[str], model_type: str, weights: Sequence[float]) -> Recipe:
+def _weighted(models: Sequence[str], weights: Sequence[float]) -> tuple[Ingredient, ...]:
+    """One ingredient per model; one that is listed twice gets the sum, but a model mixed with itself stays two."""
     summed: dict[str, float] = {}
     for model, weight in zip(models, weights, strict=True):
-        summed[str(model)] = summed.get(str(model), 0.0) + weight
-    if len(summed) == 1:  # a model mixed with itself, as in the original's README
-        pairs = list(zip(map(str, models), weights, strict=True))
-    else:
-        pairs = list(summed.items())
-    return Recipe(ingredients=tuple(Ingredient(model=m, weight=w) for m, w in pairs), task=_task(model_type))
+        summed[model] = summed.get(model, 0.0) + weight
+    pairs = list(zip(models, weights, strict=True)) if len(summed) == 1 else list(summed.items())
+    return tuple(Ingredient(model=model, weight=weight) for model, weight in pairs)
 
 
-def _finish(recipe: Recipe, model_type: str, output_path: str | None) -> Any:
-    output = None if output_path is None else Path(output_path)
-    made: Mix = mix(recipe, output=output, options=MixOptions(replace=True))
-    return made.load(task="feature-extraction" if model_type == "encoder" else recipe.task)
+def _finish(pinned: Recipe, model_type: str, output_path: str | None) -> Any:
+    """Mix, write, load."""
+    architecture = _require_class(pinned, model_type)
+    _require_place(output_path)
+    made = mix(pinned, output=output_path, options=MixOptions(replace=True))
+    if model_type == "encoder":
+        model = made.load(task="feature-extraction")
+        if output_path is not None:
+            _give_modules(made, model.config.hidden_size)
+        return model
+    own = model_type == "reranker" and architecture.endswith("ForCausalLM")  # its words for yes and no are the head
+    return made.load(task=None if own else pinned.task)
+
+
+def _require_class(pinned: Recipe, model_type: str) -> str:
+    """Refuse models of another kind, whose missing heads transformers would fill with random numbers.
+
+    Returns:
+        Class name of the first.
+    """
+    classes = [_class_of(ingredient, model_type) for ingredient in pinned.ingredients]
+    return classes[0]
+
+
+def _class_of(ingredient: Ingredient, model_type: str) -> str:
+    located = locate(ingredient.base or ingredient, MixOptions().hub)
+    config = read_config(located.files, located.contents.main)
+    architecture = str((config.get("architectures") or [""])[0])
+    endings = ARCHITECTURES.get(model_type, ("",))
+    two_parts = config.get("model_type") in TEXT_TO_TEXT
+    if architecture and (not architecture.endswith(endings) or (model_type == "decoder" and two_parts)):
+        raise RecipeError(
+            f"'{ingredient.label}' is a {architecture}, which is no {model_type}.\n"
+            "Loaded as one, it would lack weights or get random ones.\n"
+            f"Choose another `model_type` ({', '.join(TASK_OF_MODEL_TYPE)}), or another model."
+        )
+    return architecture
+
+
+def _require_place(output_path: str | None) -> None:
+    """Refuse a folder with anything in it that is not from an earlier mix, before any work is done."""
+    folder = Path(output_path or "")
+    if output_path is None or not folder.exists():
+        return
+    found = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
+    ours = {MANIFEST, *MODULE_FILES, *_manifest(folder)} if MANIFEST in found else set()
+    foreign = sorted(set(found) - ours)
+    if not folder.is_dir() or foreign:
+        raise CacheError(
+            f"'{output_path}' holds something else than an earlier mix"
+            f"{': ' + ', '.join(foreign[:3]) if foreign else ''}.\n"
+            "Writing the mix there could destroy it.\nChoose a new folder, or move these files away first."
+        )
+
+
+def _manifest(folder: Path) -> Mapping[str, Any]:
+    """What an earlier mix wrote; nothing where it cannot be read."""
+    try:
+        return CachedMix(digest="", path=folder).manifest
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _give_modules(made: Mix, dimensions: int) -> None:
+    """Let sentence-transformers read a plain encoder as the original does: first token, scaled to length 1.
+
+    Without these files it would fall back to mean pooling. Models that bring modules of their own keep them.
+    """
+    modules, pooling, embedder = (made.path / name for name in MODULE_FILES)
+    if modules.is_file():
+        return
+    known = {name: str(entry["sha256"]) for name, entry in _manifest(made.path).items()}
+    write_json(pooling, {"word_embedding_dimension": dimensions, "pooling_mode_cls_token": True})
+    write_json(embedder, {"prompts": {}, "similarity_fn_name": "cosine"})
+    places = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+    chain = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(places)
+    ]
+    write_json(modules, chain)  # last: it makes the others count
+    write_manifest(made.path, known)

@@ -15,6 +15,7 @@ from cocktail_hub.place import Place, copy_out
 from cocktail_hub.progress import bar
 from cocktail_hub.recipe import LayerRule, Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve import resolve, with_weights
+from cocktail_hub.shares_cache import keep_shares, recall_shares
 from cocktail_hub.space import require_room, size_of
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
     """The same for a recipe that was read already."""
     if origin.commit:
         refuse_local(origin.recipe, origin.name)
-    pinned = resolve(origin.recipe, options.hub)
+    pinned = _pinned(origin, options)
     place = Place(options=options, output=output)
     if found := _found(pinned, origin, place):
         return found
@@ -125,7 +126,13 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
 
 def cached_mix(origin: Origin, options: MixOptions) -> Mix | None:
     """The mix of a recipe, if the cache has it."""
-    return _found(resolve(origin.recipe, options.hub), origin, Place(options=options, output=None))
+    return _found(_pinned(origin, options), origin, Place(options=options, output=None))
+
+
+def _pinned(origin: Origin, options: MixOptions) -> Recipe:
+    """The recipe with exact models; with its shares, too, where they were computed before."""
+    pinned = resolve(origin.recipe, options.hub)
+    return pinned if options.force else recall_shares(pinned, origin, options.hub)
 
 
 def _found(pinned: Recipe, origin: Origin, place: Place) -> Mix | None:
@@ -178,6 +185,7 @@ def _settle(pinned: Recipe, origin: Origin, options: MixOptions) -> tuple[Checke
 def _weighed(pinned: Recipe, checked: Checked, origin: Origin, options: MixOptions) -> Recipe:
     """The recipe with weights from its examples, and what they came from."""
     found = weigh_recipe(pinned, checked, origin, options)
+    keep_shares(pinned, origin, options.hub, found)
     return with_weights(pinned, found.weights, found.evidence)
 
 

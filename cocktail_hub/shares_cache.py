@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cocktail_hub.hub import HubOptions
     from cocktail_hub.origin import Origin
     from cocktail_hub.recipe import Recipe
+    from cocktail_hub.weighing import Weighed
 
 _TOLD_OTHERWISE = ("ingredients", "base", "anchor", "weighting", "evidence")
 _WITHOUT_EFFECT = ("examples", "revision", "split", "batch_size")
@@ -98,9 +99,8 @@ def recall_shares(pinned: Recipe, origin: Origin, hub: HubOptions) -> Recipe:
     return pinned if known is None else with_weights(pinned, *known)
 
 
-def keep_shares(
-    pinned: Recipe, origin: Origin, hub: HubOptions, weights: tuple[float, ...], evidence: dict[str, Any]
-) -> None:
+def keep_shares(pinned: Recipe, origin: Origin, hub: HubOptions, found: Weighed) -> None:
     """Keep the shares of a recipe for the next time."""
     if pinned.weighting is not None and pinned.weighting.rule != "uniform":
-        note_of(pinned, locate_examples(pinned.weighting, origin, hub).digest).write(weights, evidence)
+        digest = locate_examples(pinned.weighting, origin, hub).digest
+        note_of(pinned, digest).write(found.weights, found.evidence)

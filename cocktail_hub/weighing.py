@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from cocktail_hub.assemble import carry_over, files_of
-from cocktail_hub.cache import Cache
+from cocktail_hub.assemble import TOKENIZER_FILES, carry_over
+from cocktail_hub.cache import Cache, sha256_of
 from cocktail_hub.example_files import locate_examples
 from cocktail_hub.progress import bar
 from cocktail_hub.recipe import canonical_json
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cocktail_hub.weigh.losses import Losses, Progress
     from cocktail_hub.weigh.rules import Shares
     from cocktail_hub.weigh.settings import Dtype, Pooling
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weighed:
@@ -132,18 +133,16 @@ def _candidate(ingredient: Ingredient, scene: Scene, scratch: _Scratch) -> Candi
 
 def _tokenizer(scene: Scene, folder: Path) -> Candidate:
     """The tokenizer that the mix will have, so that every ingredient is asked the same. Its content is its name."""
-    donor = scene.checked.donor("tokenizer")
-    contents = {
-        path: hashlib.sha256(owner.files.read(path)).hexdigest()
-        for path, owner in files_of(scene.checked, donor, "tokenizer").items()
-    }
+    carry_over(scene.checked, folder, code=scene.trust_remote_code)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    contents = {name: sha256_of(path) for name, path in sorted(files.items()) if _of_tokenizer(name)}
+    main = folder / scene.checked.models[scene.checked.first].body.contents.main
+    return Candidate(name="the mix's tokenizer", identity=canonical_json(contents), folder=lambda: main)
 
-    def written() -> Path:
-        if not any(folder.iterdir()):
-            carry_over(scene.checked, folder, code=scene.trust_remote_code)
-        return folder / scene.checked.models[scene.checked.first].body.contents.main
 
-    return Candidate(name=scene.checked.models[donor].name, identity=canonical_json(contents), folder=written)
+def _of_tokenizer(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return any(fnmatchcase(name, pattern) for pattern in TOKENIZER_FILES)
 
 
 class _Scratch:

@@ -145,7 +145,7 @@ def _slot(name: str, entry: object, offset: int) -> TensorSlot:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise ValueError(f"the entry of '{name}' lacks dtype, shape or data_offsets")
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise ValueError(f"'{name}' has the unknown dtype {str(dtype)[:_MAX_SHOWN]!r}")
     if not isinstance(shape, list) or not all(map(_is_size, shape)):
         raise ValueError(f"'{name}' has the shape {str(shape)[:_MAX_SHOWN]}, which is no list of sizes")

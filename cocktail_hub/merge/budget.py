@@ -15,8 +15,10 @@ REMOTE_ARENA_BYTES = 64 << 20
 """The same for another device, which is slow to start and to talk to."""
 MIN_ARENA_BYTES = 1 << 18
 """With less, the time goes into calls rather than arithmetic."""
-SEARCH_BYTES = 13 << 20
-"""One search for an order statistic, as `order_statistic` has it; written here so that a plan needs no numpy."""
+SEARCH_BYTES = 3 << 20
+"""A search for an order statistic, as `order_statistic` has it; written here so that a plan needs no numpy."""
+COUNTING_BYTES = 4 << 20
+"""What one search of a thread at a time takes besides."""
 MAX_THREADS = 16
 """Default for the most threads: reading, adding and writing are bound by memory and disk from here on."""
 
@@ -42,7 +44,7 @@ class Budget:
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers together."""
-        return self.threads * (self.arena + self.searches * SEARCH_BYTES)
+        return self.threads * (self.arena + _for_searches(self.searches))
 
     @classmethod
     def of(cls, *, threads: int | None, max_memory: int | None, searches: int = 0, remote: bool = False) -> Budget:
@@ -53,7 +55,7 @@ class Budget:
         """
         limit = MAX_MEMORY if max_memory is None else max_memory
         wanted = min(usable_cpus(), MAX_THREADS) if threads is None else threads
-        least = MIN_ARENA_BYTES + searches * SEARCH_BYTES
+        least = MIN_ARENA_BYTES + _for_searches(searches)
         if wanted < 1:
             raise MergeError(f"`threads` must be at least 1, got {wanted}.")
         if limit < least:
@@ -63,4 +65,8 @@ class Budget:
             )
         count = min(wanted, limit // least)
         full = REMOTE_ARENA_BYTES if remote else ARENA_BYTES
-        return cls(threads=count, arena=min(full, limit // count - searches * SEARCH_BYTES), searches=searches)
+        return cls(threads=count, arena=min(full, limit // count - _for_searches(searches)), searches=searches)
+
+
+def _for_searches(count: int) -> int:
+    return count * SEARCH_BYTES + COUNTING_BYTES if count else 0

@@ -163,8 +163,8 @@ class MergePlan:
     def budget(self, threads: int | None = None, max_memory: int | None = None, device: str = "cpu") -> Budget:
         """Return how many threads with which buffers would run this plan."""
         kind = METHOD_TABLE[self.method].kind
-        models = max((len(tensor.models) for shard in self.shards for tensor in shard.tensors), default=1)
-        searches = models if kind == "order" else 0
+        models = max((len(tensor.weights) for shard in self.shards for tensor in shard.tensors), default=1)
+        searches = models - 1 if kind == "order" else 0  # the base needs none
         return Budget.of(threads=threads, max_memory=max_memory, searches=searches, remote=device != "cpu")
 
     def peak_memory(self, threads: int | None = None, max_memory: int | None = None) -> int:

@@ -182,17 +182,17 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         if beside.is_file():
             weighting = replace(weighting, examples=str(beside))
     models = {pin.model for pin in recipe.pins}
-    renamed = {
-        key: _absolute(value, folder) if value in models else value
-        for key, value in (("config", recipe.config), ("tokenizer", recipe.tokenizer))
-    }
+    config, tokenizer = (
+        _absolute(name, folder) if name in models else name for name in (recipe.config, recipe.tokenizer)
+    )
     return replace(
         recipe,
         ingredients=tuple(_at(i, folder) for i in recipe.ingredients),
         base=_at(recipe.base, folder) if recipe.base else None,
         anchor=_at(recipe.anchor, folder) if recipe.anchor else None,
         weighting=weighting,
-        **renamed,
+        config=config,
+        tokenizer=tokenizer,
     )
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.card import combine_licenses
 from cocktail_hub.hub import HubFiles
-from cocktail_hub.origin import read_origin
 from cocktail_hub.options import MixOptions
+from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import check_models, plan_mix
 from cocktail_hub.provenance import gather_facts
 from cocktail_hub.resolve import resolve

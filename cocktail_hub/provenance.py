@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.card import CardFacts, all_pins, languages_of, license_of, read_metadata, render_card
@@ -16,7 +18,6 @@ from cocktail_hub.resolve import locate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from cocktail_hub.checking import Kind
     from cocktail_hub.hub import HubOptions
@@ -69,7 +70,9 @@ def write_card(resolved: ResolvedRecipe, kind: Kind, folder: Path, options: HubO
 
 def _card(pin: Pin, options: HubOptions) -> Mapping[str, Any]:
     """Metadata of a model's card; empty where it has none."""
-    files = locate(pin, options).files
+    if pin.digest is not None and not Path(pin.model).expanduser().is_dir():
+        return {}  # a folder that is gone since it was mixed
+    files = locate(replace(pin, digest=None), options).files
     return read_metadata(files.read("README.md").decode("utf-8", "replace")) if "README.md" in files.sizes else {}
 
 

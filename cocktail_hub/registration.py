@@ -35,9 +35,8 @@ def register_models(module: ModuleType) -> None:
     from cocktail_hub.auto import dispatcher
     from cocktail_hub.configuration import CocktailConfig
 
-    for auto_class in vars(module).copy().values():
-        if not isinstance(auto_class, type) or not issubclass(auto_class, _BaseAutoModelClass):
-            continue
+    found: list[Any] = [value for value in vars(module).values() if isinstance(value, type)]
+    for auto_class in (value for value in found if issubclass(value, _BaseAutoModelClass)):
         if auto_class._model_mapping is not None:  # noqa: SLF001 - the only place that tells real auto classes apart
             auto_class.register(CocktailConfig, dispatcher(auto_class), exist_ok=True)
 

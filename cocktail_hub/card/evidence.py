@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.card.markdown import code, escape, number
 
 if TYPE_CHECKING:
-    from cocktail_hub.recipe import ResolvedRecipe
+    from cocktail_hub.recipe import Recipe, Weighting
 
 PAPER = "[LM-Cocktail](https://arxiv.org/abs/2311.13534)"
 
@@ -17,7 +17,7 @@ _SINGULAR = {"losses": "loss", "standard_errors": "standard_error"}
 """List of all ingredients -> key in the row of one."""
 
 
-def loss_column(recipe: ResolvedRecipe) -> list[str] | None:
+def loss_column(recipe: Recipe) -> list[str] | None:
     """`0.4312 ± 0.01` for each ingredient, empty where it was not scored; `None` where no losses are known."""
     losses = _per_ingredient(recipe, "losses")
     if not any(losses):
@@ -26,10 +26,11 @@ def loss_column(recipe: ResolvedRecipe) -> list[str] | None:
     return [f"{loss} ± {error}" if loss and error else loss for loss, error in zip(losses, errors, strict=True)]
 
 
-def describe_evidence(recipe: ResolvedRecipe) -> list[str]:
+def describe_evidence(recipe: Recipe) -> list[str]:
     """Sentences in Markdown on how the shares were found; none where the recipe gave them."""
     evidence = recipe.evidence or {}
     said = (
+        _open(recipe.weighting) if recipe.weighting else "",
         _rule(evidence),
         _examples(evidence.get("examples")),
         _effective(evidence, len(recipe.ingredients)),
@@ -37,6 +38,18 @@ def describe_evidence(recipe: ResolvedRecipe) -> list[str]:
         escape(evidence["sentence"]) if isinstance(evidence.get("sentence"), str) else "",
     )
     return [sentence for sentence in said if sentence]
+
+
+def _open(weighting: Weighting) -> str:
+    """How shares will be found that nobody has computed yet."""
+    if weighting.rule == "uniform":
+        return "The shares are equal."
+    temperature = _number(weighting.temperature) or "a temperature that follows from the losses' noise"
+    examples = code(weighting.examples) if isinstance(weighting.examples, str) else "the examples in the recipe"
+    return (
+        "The shares are computed on first use: `softmax(-loss / temperature)` of each ingredient's mean loss on "
+        f"{examples} ({PAPER}), with temperature {temperature}."
+    )
 
 
 def _rule(evidence: Mapping[str, Any]) -> str:
@@ -65,7 +78,7 @@ def _effective(evidence: Mapping[str, Any], count: int) -> str:
     return f"Effective number of ingredients: {effective} of {count}." if effective else ""
 
 
-def _anchor(recipe: ResolvedRecipe, anchor: Any) -> str:
+def _anchor(recipe: Recipe, anchor: Any) -> str:
     """The anchor is the first ingredient of a resolved recipe."""
     if not isinstance(anchor, Mapping) or recipe.ingredients[0].model != anchor.get("model"):
         return ""
@@ -74,7 +87,7 @@ def _anchor(recipe: ResolvedRecipe, anchor: Any) -> str:
     return f"The first ingredient is the anchor{keeps}; the others divide the rest."
 
 
-def _per_ingredient(recipe: ResolvedRecipe, key: str) -> list[str]:
+def _per_ingredient(recipe: Recipe, key: str) -> list[str]:
     """One number per scored ingredient, in recipe order or by model. An anchor may have none."""
     rows = (recipe.evidence or {}).get("ingredients")
     values = (recipe.evidence or {}).get(key)

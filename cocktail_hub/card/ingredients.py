@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from cocktail_hub.card.evidence import loss_column
 from cocktail_hub.card.markdown import code, commit_link, escape, hub_link, number, table
-from cocktail_hub.recipe import COMMIT, Pin, ResolvedRecipe
+from cocktail_hub.recipe import COMMIT, Pin, Recipe
 
+OPEN = "computed on first use"
+"""Share of an ingredient that is not weighed yet."""
 _SHOWN_DIGITS = 12
 
 
-def ingredient_table(recipe: ResolvedRecipe) -> str:
-    """One row per ingredient, in recipe order, then the base of the method. The recipe must be a public one."""
+def ingredient_table(recipe: Recipe) -> str:
+    """One row per ingredient, in recipe order, then anchor and base. The recipe must be a public one."""
     losses = loss_column(recipe)
     header = ["Ingredient", "Commit", "Asked for", "Share" if recipe.spec.convex else "Weight"]
-    rows = [[*_model_cells(i), number(i.weight or 0.0)] for i in recipe.ingredients]
+    rows = [[*_model_cells(i), OPEN if i.weight is None else number(i.weight)] for i in recipe.ingredients]
+    if recipe.anchor is not None:
+        rows.append([*_model_cells(recipe.anchor), f"{number(recipe.anchor.share)} (anchor)"])
     if recipe.base is not None:
         rows.append([*_model_cells(recipe.base), "base"])
     if losses is not None:
         header.append("Loss")
-        rows = [[*row, loss] for row, loss in zip(rows, [*losses, ""], strict=False)]
+        rows = [[*row, loss] for row, loss in zip(rows, [*losses, *[""] * len(rows)], strict=False)]
     return table(header, rows)
 
 

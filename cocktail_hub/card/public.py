@@ -9,18 +9,19 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
-from cocktail_hub.recipe import Pin, ResolvedRecipe
+from cocktail_hub.recipe import Pin, Recipe, Weighting
 
 PinT = TypeVar("PinT", bound=Pin)
+RecipeT = TypeVar("RecipeT", bound=Recipe)
 _TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{30,}")
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 _HOME = re.compile(r"(?<![\w./~-])(?:/home/|/Users/|[A-Za-z]:[\\/]+Users[\\/]+)[^\\/\s\"'`]+")
 
 
-def public_recipe(recipe: ResolvedRecipe) -> ResolvedRecipe:
+def public_recipe(recipe: RecipeT) -> RecipeT:
     """The recipe as it may be shown to anyone: local folders by their last name, no paths, no tokens.
 
-    It describes the same mix: the digest stays as it is.
+    It describes the same mix: the digest of a resolved recipe stays as it is.
     """
     names = local_names(recipe)
     evidence = None if recipe.evidence is None else _clean(recipe.evidence, names)
@@ -28,13 +29,15 @@ def public_recipe(recipe: ResolvedRecipe) -> ResolvedRecipe:
         recipe,
         ingredients=tuple(_renamed(ingredient, names) for ingredient in recipe.ingredients),
         base=_renamed(recipe.base, names) if recipe.base else None,
+        anchor=_renamed(recipe.anchor, names) if recipe.anchor else None,
+        weighting=_with_public_examples(recipe.weighting, names),
         config=names.get(recipe.config, recipe.config),
         tokenizer=names.get(recipe.tokenizer, recipe.tokenizer),
         evidence=evidence,
     )
 
 
-def local_names(recipe: ResolvedRecipe) -> dict[str, str]:
+def local_names(recipe: Recipe) -> dict[str, str]:
     """Local folder as the recipe has it -> `./` and its last name, made unique by a number."""
     names: dict[str, str] = {}
     for pin in all_pins(recipe):
@@ -48,7 +51,7 @@ def local_names(recipe: ResolvedRecipe) -> dict[str, str]:
     return names
 
 
-def all_pins(recipe: ResolvedRecipe) -> list[Pin]:
+def all_pins(recipe: Recipe) -> list[Pin]:
     """Every model that the mix holds, in recipe order: an adapter is followed by the model it adapts."""
     pins: list[Pin] = []
     for pin in recipe.pins:
@@ -78,6 +81,12 @@ def last_name(path: str) -> str:
 def _renamed(pin: PinT, names: Mapping[str, str]) -> PinT:
     base = _renamed(pin.base, names) if pin.base else None
     return replace(pin, model=names[pin.model] if pin.digest is not None else pin.model, base=base)
+
+
+def _with_public_examples(weighting: Weighting | None, names: Mapping[str, str]) -> Weighting | None:
+    if weighting is None or not isinstance(weighting.examples, str):
+        return weighting
+    return replace(weighting, examples=_clean(weighting.examples, names))
 
 
 def _clean(value: Any, names: Mapping[str, str]) -> Any:

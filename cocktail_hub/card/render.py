@@ -16,7 +16,7 @@ from cocktail_hub.card.markdown import bullets, code, escape, fenced, file_url, 
 from cocktail_hub.card.public import all_pins, last_name, public_recipe, scrub
 from cocktail_hub.card.readme import END, RECORD, START, record
 from cocktail_hub.card.usage import loading, tags
-from cocktail_hub.recipe import Pin, ResolvedRecipe, dump_yaml
+from cocktail_hub.recipe import Pin, Recipe, ResolvedRecipe, dump_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,11 +38,12 @@ _ORDER = (
 """Keys of the metadata that come first, as people read them."""
 
 
-def render_card(recipe: ResolvedRecipe, facts: CardFacts) -> ModelCard:
+def render_card(recipe: Recipe, facts: CardFacts) -> ModelCard:
     """The card of a mix. Same recipe and facts, same text; nothing of the user's machine gets into it.
 
     Args:
-        recipe: what was mixed. Local folders appear by their last name and digest.
+        recipe: what was mixed, or is to be: pinned, but its shares may be open. Local folders appear by their last
+            name and digest.
         facts: what kind of repo the card is for, and what came out.
 
     Returns:
@@ -65,7 +66,7 @@ def render_card(recipe: ResolvedRecipe, facts: CardFacts) -> ModelCard:
         "making": bullets(_making(shared, facts)),
         "remaking": _remaking(shared, facts),
         "recipe": fenced(dump_yaml(replace(shared, evidence=None)), "yaml"),
-        "digest": recipe.digest,
+        "digest": f"Digest of the mix: {code(recipe.digest)}" if isinstance(recipe, ResolvedRecipe) else "",
         "licences": _licences(infos, combined),
     }
     clean = {key: scrub(text) for key, text in context.items()}
@@ -78,7 +79,7 @@ def template() -> str:
     return files("cocktail_hub.card").joinpath("templates/card.md").read_text(encoding="utf-8") + "\n"
 
 
-def _metadata(recipe: ResolvedRecipe, facts: CardFacts, combined: License) -> ModelCardData:
+def _metadata(recipe: Recipe, facts: CardFacts, combined: License) -> ModelCardData:
     hub_ids = list(dict.fromkeys(pin.model for pin in all_pins(recipe) if pin.digest is None))
     spoken = {facts.languages.get(pin.model) or () for pin in all_pins(recipe)}
     language = list(spoken.pop()) if len(spoken) == 1 else []
@@ -96,14 +97,15 @@ def _metadata(recipe: ResolvedRecipe, facts: CardFacts, combined: License) -> Mo
     )
 
 
-def _title(recipe: ResolvedRecipe, facts: CardFacts) -> str:
+def _title(recipe: Recipe, facts: CardFacts) -> str:
     if facts.repo_id:
         return escape(facts.repo_id.rpartition("/")[2])
     return f"Mix of {listing([escape(last_name(name)) for name in dict.fromkeys(i.model for i in recipe.ingredients)])}"
 
 
-def _opening(recipe: ResolvedRecipe, facts: CardFacts) -> str:
-    count = len(dict.fromkeys(ingredient.model for ingredient in recipe.ingredients))
+def _opening(recipe: Recipe, facts: CardFacts) -> str:
+    mixed = (*recipe.ingredients, *([recipe.anchor] if recipe.anchor else []))
+    count = len(dict.fromkeys(pin.model for pin in mixed))
     mix = f"a mix of {count} models" if count > 1 else "a model mixed with itself"
     said = {
         "merged": f"These weights are {mix}. They load like any other checkpoint, without cocktail_hub.",
@@ -115,7 +117,7 @@ def _opening(recipe: ResolvedRecipe, facts: CardFacts) -> str:
     return f"{said}\n\n{needed}" if facts.kind == "recipe" and (needed := _needed_folders(recipe)) else said
 
 
-def _needed_folders(recipe: ResolvedRecipe) -> str:
+def _needed_folders(recipe: Recipe) -> str:
     """What a recipe with local ingredients asks of whoever uses it."""
     local = list(dict.fromkeys(pin.model for pin in all_pins(recipe) if pin.digest is not None))
     if not local:
@@ -127,7 +129,7 @@ def _needed_folders(recipe: ResolvedRecipe) -> str:
     )
 
 
-def _making(recipe: ResolvedRecipe, facts: CardFacts) -> list[str]:
+def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     """Sentences in Markdown: method, result, donors, exceptions, evidence, versions."""
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in facts.versions.items())
     said = [_method(recipe), *describe_evidence(recipe), _result(recipe, facts), _donors(recipe)]
@@ -141,14 +143,14 @@ def _making(recipe: ResolvedRecipe, facts: CardFacts) -> list[str]:
     return [sentence for sentence in [*said, f"Made with {versions}." if versions else ""] if sentence]
 
 
-def _method(recipe: ResolvedRecipe) -> str:
+def _method(recipe: Recipe) -> str:
     source = _ARXIV.sub(lambda found: link(found.group(), f"https://arxiv.org/abs/{found[1]}"), recipe.spec.source)
     values = recipe.spec.with_defaults(recipe.parameters)
     given = ", ".join(f"`{name}` {number(value)}" for name, value in values.items())
     return f"Method {code(recipe.method)}: {code(recipe.spec.summary)} ({source}){f', with {given}' if given else ''}."
 
 
-def _result(recipe: ResolvedRecipe, facts: CardFacts) -> str:
+def _result(recipe: Recipe, facts: CardFacts) -> str:
     parts = [code(facts.architecture)] if facts.architecture else []
     parts += [f"{facts.parameters:,} parameters"] if facts.parameters is not None else []
     dtype = facts.dtype or (recipe.dtype if recipe.dtype != "auto" else None)
@@ -156,7 +158,7 @@ def _result(recipe: ResolvedRecipe, facts: CardFacts) -> str:
     return f"Result: {', '.join(parts)}." if parts else ""
 
 
-def _donors(recipe: ResolvedRecipe) -> str:
+def _donors(recipe: Recipe) -> str:
     """Where config and tokenizer come from, by the recipe's own rule: `first`, or a model by name."""
     config, tokenizer = (_donor(recipe, key) for key in ("config", "tokenizer"))
     if config == tokenizer:
@@ -164,12 +166,15 @@ def _donors(recipe: ResolvedRecipe) -> str:
     return f"The config comes from {shown(config)}, the tokenizer from {shown(tokenizer)}."
 
 
-def _donor(recipe: ResolvedRecipe, key: str) -> Pin:
-    index = recipe.donor(key)
-    return recipe.ingredients[index] if index >= 0 or recipe.base is None else recipe.base
+def _donor(recipe: Recipe, key: str) -> Pin:
+    """An anchor is the first ingredient of what is mixed in the end."""
+    name = getattr(recipe, key)
+    if name == "first":
+        return recipe.anchor or recipe.ingredients[0]
+    return next(pin for pin in recipe.pins if pin.model == name)
 
 
-def _remaking(recipe: ResolvedRecipe, facts: CardFacts) -> str:
+def _remaking(recipe: Recipe, facts: CardFacts) -> str:
     source = facts.repo_id or "recipe.yaml"
     said = [fenced(f"pip install cocktail-hub\ncocktail mix {source} -o mix", "bash")]
     if needed := _needed_folders(recipe):
@@ -179,7 +184,7 @@ def _remaking(recipe: ResolvedRecipe, facts: CardFacts) -> str:
 
 
 def _licenses(
-    recipe: ResolvedRecipe, shared: ResolvedRecipe, licenses: Mapping[str, LicenseInfo | None]
+    recipe: Recipe, shared: Recipe, licenses: Mapping[str, LicenseInfo | None]
 ) -> dict[str, tuple[Pin, LicenseInfo | None]]:
     """Public name -> model and licence, with links that work outside its repo. Empty when none was read at all."""
     found: dict[str, tuple[Pin, LicenseInfo | None]] = {}

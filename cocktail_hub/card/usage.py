@@ -58,8 +58,10 @@ def loading(facts: CardFacts) -> str:
     native = [fenced(_native(facts, name), "python") for name in facts.load_classes]
     ours = [fenced("pip install cocktail-hub", "bash"), fenced(_cocktail(facts), "python")]
     if facts.kind == "recipe":
-        after = [f"After `import cocktail_hub`, {_classes(facts.load_classes)} the recipe, too:"] if native else []
         imported = [fenced(f"import cocktail_hub\n{_native(facts, name)}", "python") for name in facts.load_classes]
+        if facts.load_classes and all(name in _SENTENCE_TRANSFORMERS for name in facts.load_classes):
+            return "\n\n".join([ours[0], *imported])  # no model of transformers in it
+        after = [f"After `import cocktail_hub`, {_classes(facts.load_classes)} the recipe, too:"] if native else []
         return "\n\n".join([*ours, *after, *imported])
     if facts.kind == "both":
         extra = (

@@ -1,0 +1,148 @@
+"""The files of a recipe repo: config, tokenizer, modules of sentence-transformers, examples. No big weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.assemble import carry_over, write_json
+from cocktail_hub.card import all_pins
+from cocktail_hub.checkpoint.contents import read_config
+from cocktail_hub.errors import PublishError
+from cocktail_hub.pipeline import check_models, merge_modules
+from cocktail_hub.recipe import Weighting, is_local
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cocktail_hub.checking import Checked, Kind
+    from cocktail_hub.options import MixOptions
+    from cocktail_hub.recipe import Recipe
+
+EXAMPLES_FILE = "examples"
+"""Name, without suffix, that the examples get in a recipe repo."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeRepo:
+    """What was written."""
+
+    recipe: Recipe
+    """The recipe as it stands in the repo: its examples lie beside it."""
+    kind: Kind
+    """What the mix will be."""
+
+
+def write_recipe_repo(
+    recipe: Recipe, labels: Mapping[str, Any], folder: Path, options: MixOptions, *, examples: bool = True
+) -> RecipeRepo:
+    """Write everything that lets a recipe be loaded like a model.
+
+    Args:
+        recipe: every model pinned; its shares may be open.
+        labels: `id2label` and `label2id` of the mix; empty for the ingredients' own.
+        folder: where to write.
+        options: how to talk to the Hub, and how to merge small modules.
+        examples: whether to bring a file of examples along.
+
+    Raises:
+        PublishError: others could not make the mix.
+        CocktailError: the ingredients do not fit together.
+    """
+    refuse_local_models(recipe)
+    checked = check_models(recipe, options)
+    carry_over(checked, folder, code=False)
+    _write_modules(recipe, checked, folder, options)
+    main = folder / checked.models[checked.first].body.contents.main
+    _name_tokenizer_class(main)
+    recipe = _bring_examples(recipe, folder, wanted=examples)
+    config = _config(recipe, checked, labels)
+    for place in dict.fromkeys((folder, main, *(folder / part for part in _native_parts(checked)))):
+        write_json(place / "config.json", config)
+    return RecipeRepo(recipe=recipe, kind=checked.kind)
+
+
+def refuse_local_models(recipe: Recipe) -> None:
+    """Refuse a recipe that only works on this machine.
+
+    Raises:
+        PublishError: names the folder.
+    """
+    for pin in all_pins(recipe):
+        if is_local(pin.model) or pin.digest:
+            raise PublishError(
+                f"The recipe names the local folder '{pin.model}'.\n"
+                "Nobody else has that folder, so nobody could make the mix.\n"
+                "Push that model to the Hub and name the repo, or publish the weights with `as_='merged'`."
+            )
+
+
+def _config(recipe: Recipe, checked: Checked, labels: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json: one key of ours, and what libraries look at before they load a model."""
+    own = {key: checked.config[key] for key in ("id2label", "label2id") if checked.config.get(key)}
+    architectures = {"architectures": [checked.kind.architecture]} if checked.kind.architecture else {}
+    return {"model_type": "cocktail", **architectures, **own, **labels, "recipe": recipe.to_dict()}
+
+
+def _native_parts(checked: Checked) -> list[str]:
+    """Folders whose weights transformers loads: those with a `model_type`. Modules of other libraries have none."""
+    files = checked.models[checked.first].body.files
+    return [part.folder for part in checked.parts if read_config(files, part.folder).get("model_type")]
+
+
+def _write_modules(recipe: Recipe, checked: Checked, folder: Path, options: MixOptions) -> None:
+    """Merged weights of what transformers does not load (Dense, static embeddings): those libraries want them there."""
+    native = _native_parts(checked)
+    small = [part for part in checked.parts if part.folder not in native]
+    if not small:
+        return
+    if recipe.weights is None:
+        raise PublishError(
+            f"The model has modules with weights of their own ('{small[0].folder or 'model.safetensors'}').\n"
+            "A recipe repo holds them merged, and that takes shares, which this recipe leaves open.\n"
+            "Compute them first (`cocktail score RECIPE -o OUT.yaml`), or publish the weights with `as_='merged'`."
+        )
+    merge_modules(checked, small, folder, options)
+
+
+def _bring_examples(recipe: Recipe, folder: Path, *, wanted: bool) -> Recipe:
+    """Put a file of examples beside the recipe, so that others can compute the shares."""
+    weighting = recipe.weighting
+    if weighting is None or not isinstance(weighting.examples, str):
+        return recipe
+    source = Path(weighting.examples).expanduser()
+    if not source.is_file():
+        return recipe
+    if not wanted:
+        raise PublishError(
+            f"The shares are computed from '{source}', which is not to be published.\n"
+            "Nobody else has that file, so nobody could compute them.\n"
+            "Compute them first (`cocktail score RECIPE -o OUT.yaml`) and publish that, or let the examples go along."
+        )
+    target = folder / f"{EXAMPLES_FILE}{source.suffix}"
+    target.write_bytes(source.read_bytes())
+    moved: Weighting = replace(weighting, examples=target.name)
+    return replace(recipe, weighting=moved)
+
+
+def _name_tokenizer_class(folder: Path) -> None:
+    """Write down which class reads the tokenizer: transformers finds it by the model type, which a recipe has not.
+
+    Called while the folder still has the ingredient's config.json. A tokenizer that cannot be loaded here (it needs
+    code of its own, or a package that is missing) stays as it is.
+    """
+    from transformers import AutoTokenizer
+
+    path = folder / TOKENIZER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "auto_map" in config or not (folder / "config.json").is_file():
+        return
+    try:
+        name = type(AutoTokenizer.from_pretrained(str(folder), local_files_only=True)).__name__
+    except (OSError, ValueError, ImportError):
+        return
+    if str(config.get("tokenizer_class", "")).removesuffix("Fast") != name.removesuffix("Fast"):
+        write_json(path, config | {"tokenizer_class": name})

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -18,7 +19,7 @@ from cocktail_hub.checkpoint.spec import TensorSpec, safetensors_dtype, torch_dt
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cocktail_hub.checkpoint.canonical import CanonicalModel, Group
 
@@ -41,6 +42,10 @@ class Run(NamedTuple):
     """First element of the flattened tensor."""
     length: int
     """Number of elements, > 0."""
+
+
+Moved = tuple[int, int, int]
+"""A run before its source has a name: index of the source, first element, number of elements."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,13 @@ class Block:
         """Their names in the other checkpoint."""
         return self.split.files if self.split else tuple(name for _, name in self.named)
 
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What decides how elements move, whatever the tensors are called."""
+        groups = (*self.joins, *((self.split,) if self.split else ()))
+        cuts = tuple((group.converter, group.patterns, len(group.targets)) for group in groups)
+        return cuts, len(self.renamed), len(self.named), self.split is None
+
     def convert(self, model: CanonicalModel, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Turn `sources` into `targets`.
 
@@ -90,17 +102,39 @@ def converted_specs(block: Block, model: CanonicalModel, specs: Mapping[str, Ten
     return {name: TensorSpec(tuple(t.shape), safetensors_dtype(t.dtype)) for name, t in made.items()}
 
 
-def trace(
-    block: Block, model: CanonicalModel, specs: Mapping[str, TensorSpec], targets: Mapping[str, TensorSpec]
-) -> dict[str, tuple[Run, ...]] | None:
-    """Find the runs of the file that make up each target, or `None` where more than whole rows moves.
+class Tracer:
+    """Finds runs. Blocks that only differ in names, such as a model's layers, are traced once."""
 
-    Args:
-        block: what is converted.
-        model: the model whose conversions are used.
-        specs: shapes and dtypes of the file's tensors.
-        targets: those of the block's targets, from `converted_specs`.
-    """
+    def __init__(self, model: CanonicalModel) -> None:
+        self._model = model
+        self._known: dict[Any, tuple[tuple[Moved, ...], ...] | None] = {}
+
+    def trace(
+        self, block: Block, specs: Mapping[str, TensorSpec], targets: Mapping[str, TensorSpec]
+    ) -> dict[str, tuple[Run, ...]] | None:
+        """Find the runs of the file that make up each target, or `None` where more than whole rows moves.
+
+        Args:
+            block: what is converted.
+            specs: shapes and dtypes of the file's tensors.
+            targets: those of the block's targets, from `converted_specs`.
+        """
+        sources = block.sources
+        key = (block.form, tuple(specs[name] for name in sources), tuple(targets.values()))
+        if key not in self._known:
+            self._known[key] = _trace(block, self._model, specs, targets)
+        known = self._known[key]
+        if known is None:
+            return None
+        return {
+            name: tuple(Run(sources[which], start, length) for which, start, length in runs)
+            for name, runs in zip(targets, known, strict=True)
+        }
+
+
+def _trace(
+    block: Block, model: CanonicalModel, specs: Mapping[str, TensorSpec], targets: Mapping[str, TensorSpec]
+) -> tuple[tuple[Moved, ...], ...] | None:
     sources = [(name, specs[name]) for name in block.sources]
     widths = {spec.shape[-1:] for spec in (*(spec for _, spec in sources), *targets.values())}
     row = math.prod(widths.pop()) if len(widths) == 1 else 1
@@ -111,8 +145,10 @@ def trace(
     moved = _moved_rows(block, model, sources, Row(row, columns))
     if moved is None or any(tuple(moved[name].shape) != spec.shape[:-1] for name, spec in targets.items() if row > 1):
         return None
-    found = {name: _runs(moved[name], sources, row) for name in targets}
-    worth = all(len(r) <= MANY_RUNS or targets[name].numel >= MIN_RUN * len(r) for name, r in found.items())
+    starts = list(itertools.accumulate((spec.numel // row for _, spec in sources[:-1]), initial=0))
+    found = tuple(_runs(moved[name], starts, row) for name in targets)
+    sizes = [spec.numel for spec in targets.values()]
+    worth = all(len(r) <= MANY_RUNS or size >= MIN_RUN * len(r) for r, size in zip(found, sizes, strict=True))
     return found if worth else None
 
 
@@ -149,14 +185,23 @@ def _moved_rows(
     return {name: head[..., 0] // row.columns for name, head in heads.items()}
 
 
-def _runs(rows: torch.Tensor, sources: list[tuple[str, TensorSpec]], row: int) -> tuple[Run, ...]:
-    """Cut a tensor of row numbers wherever the next row is not the next one of the same file tensor."""
+def _runs(rows: torch.Tensor, starts: Sequence[int], row: int) -> tuple[Moved, ...]:
+    """Cut a tensor of row numbers wherever the next row is not the next one of the same file tensor.
+
+    Args:
+        rows: where each row comes from, counted through all sources.
+        starts: number of each source's first row.
+        row: elements per row.
+    """
     flat = rows.reshape(-1)
-    starts = torch.tensor([0, *(spec.numel // row for _, spec in sources)]).cumsum(0)
-    owner = torch.searchsorted(starts, flat, right=True) - 1
-    breaks = ((flat[1:] != flat[:-1] + 1) | (owner[1:] != owner[:-1])).nonzero().reshape(-1) + 1
-    runs = []
+    breaks = (flat[1:] != flat[:-1] + 1).nonzero().reshape(-1) + 1
+    runs: list[Moved] = []
     for begin, end in itertools.pairwise([0, *breaks.tolist(), len(flat)]):
-        which = int(owner[begin])
-        runs.append(Run(sources[which][0], int(flat[begin] - starts[which]) * row, (end - begin) * row))
+        first = int(flat[begin])
+        last = first + end - begin
+        while first < last:
+            which = bisect_right(starts, first) - 1
+            stop = min(last, starts[which + 1] if which + 1 < len(starts) else last)
+            runs.append((which, (first - starts[which]) * row, (stop - first) * row))
+            first = stop
     return tuple(runs)

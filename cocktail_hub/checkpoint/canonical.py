@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,11 @@ class Group:
     def files(self) -> tuple[str, ...]:
         """The names in the file."""
         return tuple(source for source, _, _ in self.sources)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns that the names matched."""
+        return tuple(pattern for _, _, pattern in self.sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +117,7 @@ class CanonicalModel:
         """Say where each tensor of a checkpoint belongs, exactly as transformers' loader would."""
         from transformers.core_model_loading import dot_natural_key
 
-        converters, renamings = self._transforms()
+        converters, renamings = copy.deepcopy(self._transforms)  # some remember what they have seen
         found = NameMap()
         collected: dict[str, list[tuple[str, str, str]]] = {}
         converter_of: dict[str, int] = {}
@@ -141,7 +147,7 @@ class CanonicalModel:
         Raises:
             IncompatibleError: transformers cannot convert tensors of these shapes.
         """
-        converter = copy.deepcopy(self._transforms()[0][group.converter])
+        converter = copy.deepcopy(self._transforms[0][group.converter])
         for name, _, pattern in group.sources:
             converter.add_tensor(group.targets[0], name, pattern, tensors[name])
         return self._run(converter, group.targets[0])
@@ -152,7 +158,7 @@ class CanonicalModel:
         Raises:
             IncompatibleError: transformers cannot convert tensors of these shapes.
         """
-        converter = self._transforms()[0][group.converter].reverse_transform()
+        converter = self._transforms[0][group.converter].reverse_transform()
         layer = ""
         for target in group.targets:
             renamed, pattern = converter.rename_source_key(target)
@@ -180,8 +186,9 @@ class CanonicalModel:
             ) from error
         return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
 
+    @cached_property
     def _transforms(self) -> tuple[list[Any], list[Any]]:
-        """Fresh converters and renamings: some remember what they have seen."""
+        """The model's converters and renamings, unused: work on copies."""
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 

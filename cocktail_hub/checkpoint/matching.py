@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cocktail_hub.checkpoint.adapter import AdaptedLayout
-    from cocktail_hub.checkpoint.blocks import Block, Run
+    from cocktail_hub.checkpoint.blocks import Block, Run, Tracer
     from cocktail_hub.checkpoint.canonical import CanonicalModel, Group, NameMap
     from cocktail_hub.checkpoint.layout import Layout
     from cocktail_hub.checkpoint.spec import TensorSpec
@@ -40,6 +40,13 @@ class First:
     def map(self) -> NameMap:
         """Where its tensors belong in the model."""
         return self.model.name_map(self.specs)
+
+    @cached_property
+    def tracer(self) -> Tracer:
+        """Finds where tensors that are cut differently lie."""
+        from cocktail_hub.checkpoint.blocks import Tracer
+
+        return Tracer(self.model)
 
     @cached_property
     def model_names(self) -> dict[str, str]:
@@ -123,8 +130,8 @@ class Match:
             group = self.first.group_of.get(name)
             if group is None:
                 self._find(name)
-            elif group.files[0] not in done:
-                done.add(group.files[0])
+            elif group.targets[0] not in done:
+                done.add(group.targets[0])
                 self._find_group(group)
         target_of = {raw: target for target, raw in self._map.renamed.items()}
         for name, raw in self.raw_of.items():
@@ -187,10 +194,10 @@ class Match:
         self._convert(Block(joins=(group,), named=tuple((t, wanted[t]) for t in group.targets if t in wanted)))
 
     def _convert(self, block: Block) -> None:
-        from cocktail_hub.checkpoint.blocks import converted_specs, trace
+        from cocktail_hub.checkpoint.blocks import converted_specs
 
         made = converted_specs(block, self.first.model, self.layout.specs)
-        runs = trace(block, self.first.model, self.layout.specs, made)
+        runs = self.first.tracer.trace(block, self.layout.specs, made)
         for name in block.targets:
             if name in made:
                 self.specs[name] = made[name]
@@ -242,7 +249,7 @@ class Match:
 
     def _alike(self, group: Group, wanted: Group) -> bool:
         """Whether this ingredient cuts the same tensors in the same way as the first one."""
-        cuts = [[pattern for _, _, pattern in g.sources] for g in (group, wanted)]
         mine = [self.layout.specs[name].shape for name in group.files]
         theirs = [self.first.specs[name].shape for name in wanted.files]
-        return (group.converter, group.targets, cuts[0], mine) == (wanted.converter, wanted.targets, cuts[1], theirs)
+        cuts = [(g.converter, g.targets, g.patterns) for g in (group, wanted)]
+        return cuts[0] == cuts[1] and mine == theirs

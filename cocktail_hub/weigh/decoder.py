@@ -12,7 +12,7 @@ from cocktail_hub.errors import ScoringError
 from cocktail_hub.weigh.batches import Run, pad_right, run_in_batches
 from cocktail_hub.weigh.compat import mean_of_batches
 from cocktail_hub.weigh.losses import Losses
-from cocktail_hub.weigh.model import device_of, limit_of, load_model, load_tokenizer
+from cocktail_hub.weigh.model import check_ids, device_of, limit_of, load_model, load_tokenizer
 from cocktail_hub.weigh.prompts import Prompt, check_scorable, cut, joined, templated, tokenized
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def decoder_losses(
 
     tokenizer = load_tokenizer(tokenizer_folder, settings, name=name)
     model = load_model(AutoModelForCausalLM, folder, settings, name=name)
-    model.config.use_cache = False
-    prompts = _prompts(tokenizer, examples, settings, name=name, limit=limit_of(model, tokenizer, settings))
+    model.config.get_text_config().use_cache = False
+    prompts = _prompts(tokenizer, examples, settings, name=name, model=model)
     weight = max(1, model.config.get_text_config().vocab_size // _LOGITS_PER_TOKEN)
     run = Run(name=name, device=device_of(model), batch_size=settings.batch_size, on_texts=on_texts)
     sums = run_in_batches(
@@ -71,10 +71,8 @@ def _uses_template(tokenizer: Any, settings: ScoringSettings) -> bool:
     return settings.chat_template and bool(tokenizer.chat_template)
 
 
-def _prompts(
-    tokenizer: Any, examples: Examples, settings: ScoringSettings, *, name: str, limit: int | None
-) -> list[Prompt]:
-    prompts = []
+def _prompts(tokenizer: Any, examples: Examples, settings: ScoringSettings, *, name: str, model: Any) -> list[Prompt]:
+    limit, prompts = limit_of(model, tokenizer, settings), []
     for index, row in enumerate(examples.rows):
         source, target = str(row["input"]), str(row["output"])
         if _uses_template(tokenizer, settings):
@@ -86,6 +84,7 @@ def _prompts(
             text = joined(source, target, compat=settings.compat)
         prompt = cut(tokenized(tokenizer, text), limit, bos=tokenizer.bos_token_id, compat=settings.compat)
         check_scorable(prompt, name=name, example=index, limit=limit)
+        check_ids(prompt.ids, model, name=name, example=index)
         prompts.append(prompt)
     return prompts
 
@@ -114,6 +113,7 @@ def _sums(model: Any, prompts: Sequence[Prompt]) -> list[float]:
                 batch["input_ids"][row, prompt.first : len(prompt.ids)],
                 reduction="none",
             )
+            .cpu()  # Apple's MPS has no float64
             .double()
             .sum()
         )

@@ -10,6 +10,7 @@ from cocktail_hub.errors import ScoringError, SourceError
 from cocktail_hub.weigh.batches import pad_right
 from cocktail_hub.weigh.model import (
     NO_LIMIT,
+    check_ids,
     device_of,
     hard_limit,
     limit_of,
@@ -113,6 +114,7 @@ class PlainEmbedder:
     def __init__(self, folder: Path, settings: ScoringSettings, *, name: str, tokenizer_folder: Path) -> None:
         from transformers import AutoModel
 
+        self._name = name
         self._tokenizer = load_tokenizer(tokenizer_folder, settings, name=name)
         self._model = load_model(AutoModel, folder, settings, name=name, spare="pooler")
         self.device = device_of(self._model)
@@ -133,6 +135,7 @@ class PlainEmbedder:
         cutting = {"truncation": True, "max_length": self.limit} if self.limit else {}
         encoded = self._tokenizer(list(texts), return_attention_mask=True, verbose=False, **cutting)
         rows = [{key: encoded[key][row] for key in encoded} for row in range(len(texts))]
+        check_ids([token for row in rows for token in row["input_ids"]], self._model, name=self._name)
         batch = pad_right(rows, _fill(self._tokenizer), self.device)
         vectors = _pool(self._model(**batch).last_hidden_state, batch["attention_mask"], self._pooling)
         if self._normalize:
@@ -167,13 +170,14 @@ def uncut_lengths(model: Any, inputs: Sequence[Any], **kwargs: Any) -> list[tupl
         inputs: texts, or pairs of texts.
         kwargs: `prompt` and `task`, as for the model's `preprocess`.
     """
-    counting = getattr(model.tokenizer, "num_special_tokens_to_add", None)
+    tokenizer = model.tokenizer
+    adds = hasattr(tokenizer, "model_max_length")  # not so a bare `tokenizers.Tokenizer`, as static embeddings have
     lengths = []
     for one in inputs:
         features = model.preprocess([one], processing_kwargs={"text": {"truncation": False}}, **kwargs)
         mask = features.get("attention_mask")
         length = int(mask.sum()) if mask is not None else features["input_ids"].numel()
-        lengths.append((length, counting(pair=not isinstance(one, str)) if counting else 0))
+        lengths.append((length, tokenizer.num_special_tokens_to_add(pair=not isinstance(one, str)) if adds else 0))
     return lengths
 
 

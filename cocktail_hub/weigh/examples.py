@@ -122,7 +122,7 @@ def _columns(kind: Kind, columns: Mapping[str, str]) -> dict[str, str]:
 def _check(row: Any, index: int, names: Mapping[str, str]) -> Example:
     if not isinstance(row, Mapping):
         raise ScoringError(
-            f"Example {index} is a {type(row).__name__}, not a mapping: {_shown(row)}\n"
+            f"Example {index} is of type {type(row).__name__}, not a mapping: {_shown(row)}\n"
             f"An example has the keys {', '.join(names.values())}.",
             example=index,
         )
@@ -168,7 +168,7 @@ def _text(value: Any, index: int, name: str, *, may_be_empty: bool = False) -> s
 
 def _wrong_kind(value: Any, index: int, name: str, wanted: str) -> ScoringError:
     return ScoringError(
-        f"'{name}' of example {index} is a {type(value).__name__}, not {wanted}: {_shown(value)}\n"
+        f"'{name}' of example {index} is of type {type(value).__name__}, not {wanted}: {_shown(value)}\n"
         "Only text can be scored.\nWrite it as text, e.g. in quotes.",
         example=index,
     )

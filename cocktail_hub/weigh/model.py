@@ -12,7 +12,7 @@ from cocktail_hub.errors import ScoringError, SourceError
 from cocktail_hub.weigh.batches import release_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from cocktail_hub.weigh.settings import ScoringSettings
@@ -136,6 +136,23 @@ def tokenizer_limit(tokenizer: Any) -> int | None:
     """The most tokens the tokenizer's author allows; `None` when it does not say."""
     limit = getattr(tokenizer, "model_max_length", None)
     return int(limit) if limit is not None and limit < NO_LIMIT else None
+
+
+def check_ids(ids: Sequence[int], model: Any, *, name: str, example: int | None = None) -> None:
+    """Refuse tokens that the model has no embedding for: on a GPU they would end the process's use of it.
+
+    Raises:
+        ScoringError: the tokenizer has more tokens than the model.
+    """
+    rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if rows is not None and ids and max(ids) >= rows:
+        raise ScoringError(
+            f"The tokenizer gives token {max(ids)}, but '{name}' has embeddings for {rows} tokens only.\n"
+            "The tokenizer belongs to another model, or has tokens that the model was not extended by.\n"
+            "Score with the ingredient's own tokenizer, or leave it out of the recipe.",
+            model=name,
+            example=example,
+        )
 
 
 def device_of(model: torch.nn.Module) -> torch.device:

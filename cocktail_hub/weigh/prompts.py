@@ -71,12 +71,16 @@ def templated(tokenizer: Any, source: str, target: str) -> Text:
     even when the output's words occur elsewhere, and then again with the output, which must give the same.
 
     Raises:
-        ValueError: the template changes the output, so that it is not known where it begins.
+        ValueError: the template refuses the turn, or changes the output, so that it is not known where it begins.
     """
+    from jinja2 import TemplateError
 
     def render(answer: str) -> str:
         chat = [{"role": "user", "content": source}, {"role": "assistant", "content": answer}]
-        return str(tokenizer.apply_chat_template(chat, tokenize=False))
+        try:
+            return str(tokenizer.apply_chat_template(chat, tokenize=False))
+        except TemplateError as error:
+            raise ValueError(f"the chat template refuses it: {error}; set `chat_template: false`") from error
 
     before, mark, after = render(_MARK).rpartition(_MARK)
     full = render(target)
@@ -91,7 +95,7 @@ def tokenized(tokenizer: Any, text: Text) -> Prompt:
     """One tokenisation of the whole text; the boundary comes from its offsets, and EOS ends it.
 
     A token that holds the end of the input and the beginning of the output counts as output. A tokenizer without
-    offsets is asked by decoding: see `_start_by_decoding`. A tokenizer without an EOS token ends texts without one.
+    offsets is asked by decoding: see `_start_without_offsets`. A tokenizer without an EOS token ends texts without one.
     """
     encoding = tokenizer(
         text.text, add_special_tokens=text.special, return_offsets_mapping=tokenizer.is_fast, verbose=False
@@ -101,26 +105,40 @@ def tokenized(tokenizer: Any, text: Text) -> Prompt:
         ends = [end for _, end in encoding["offset_mapping"]]
         start = next((place for place, end in enumerate(ends) if end > text.boundary), len(ids))
     else:
-        start = _start_by_decoding(tokenizer, text, ids)
+        start = _start_without_offsets(tokenizer, text, ids)
     eos = tokenizer.eos_token_id
     if eos is not None and not text.closed and ids[-1:] != [eos]:
         ids.append(eos)
     return Prompt(tuple(ids), start)
 
 
-def _start_by_decoding(tokenizer: Any, text: Text, ids: Sequence[int]) -> int:
-    """The first token with which the decoded text is longer than the decoded input.
+def _start_without_offsets(tokenizer: Any, text: Text, ids: Sequence[int]) -> int:
+    """The first output token, found by looking at the input alone.
 
-    Both sides are decoded alike, so that a tokenizer that loses case or spaces loses them on both.
+    Where the tokens of the input begin those of the whole text, they say it. Where they do not, because a token
+    spans the boundary, it is the first token with which the decoded text is no longer part of the decoded input; both
+    are decoded alike, so that a tokenizer that loses case or spaces loses them on both sides.
     """
 
     def decode(tokens: Sequence[int]) -> str:
-        words = tokenizer.decode(list(tokens), skip_special_tokens=text.special, clean_up_tokenization_spaces=False)
-        return str(words).rstrip(_PARTIAL)
+        return str(tokenizer.decode(list(tokens), skip_special_tokens=text.special, clean_up_tokenization_spaces=False))
 
     source = text.text[: text.boundary]
-    known = decode(tokenizer(source, add_special_tokens=text.special, verbose=False)["input_ids"]) if source else ""
-    return _first_true(len(ids), lambda count: not known.startswith(decode(ids[: count + 1])))
+    alone = list(tokenizer(source, add_special_tokens=text.special, verbose=False)["input_ids"]) if source else []
+    while alone and text.special and alone[-1] in tokenizer.all_special_ids:
+        alone.pop()
+    if list(ids[: len(alone)]) == alone and (alone or not text.special):
+        return len(alone)
+    if not source:
+        return next((place for place, token in enumerate(ids) if token not in tokenizer.all_special_ids), len(ids))
+    known = decode(alone)
+
+    def outside(count: int) -> bool:
+        words = decode(ids[: count + 1])
+        whole = words.rstrip(_PARTIAL)  # a character of the input may be spread over several tokens
+        return not known.startswith(whole) or (whole != words and whole == known)
+
+    return _first_true(len(ids), outside)
 
 
 def _first_true(count: int, found: Callable[[int], bool]) -> int:

@@ -12,7 +12,7 @@ from cocktail_hub.errors import ScoringError
 from cocktail_hub.weigh.batches import Run, pad_right, run_in_batches
 from cocktail_hub.weigh.compat import mean_of_batches
 from cocktail_hub.weigh.losses import Losses
-from cocktail_hub.weigh.model import device_of, limit_of, load_model, load_tokenizer
+from cocktail_hub.weigh.model import check_ids, device_of, limit_of, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +59,8 @@ def seq2seq_losses(
     model = load_model(AutoModelForSeq2SeqLM, folder, settings, name=name)
     limit = limit_of(model, tokenizer, settings)
     pairs = [_pair(tokenizer, row, index, name=name, limit=limit) for index, row in enumerate(examples.rows)]
+    for index, pair in enumerate(pairs):
+        check_ids((*pair.source, *pair.target), model, name=name, example=index)
     run = Run(name=name, device=device_of(model), batch_size=settings.batch_size, on_texts=on_texts)
     sums = run_in_batches(
         [len(pair.source) + len(pair.target) for pair in pairs],
@@ -107,6 +109,11 @@ def _sums(model: Any, pairs: Sequence[_Pair]) -> list[float]:
     labels = pad_right([{"labels": pair.target} for pair in pairs], {"labels": _IGNORED}, device)["labels"]
     logits = model(**batch, labels=labels, use_cache=False).logits
     return [
-        float(cross_entropy(logits[row].float(), labels[row], ignore_index=_IGNORED, reduction="none").double().sum())
+        float(
+            cross_entropy(logits[row].float(), labels[row], ignore_index=_IGNORED, reduction="none")
+            .cpu()
+            .double()
+            .sum()
+        )
         for row in range(len(pairs))
     ]

@@ -257,3 +257,35 @@ def test_a_published_embedder_finds_the_right_passages():
     assert right.mean < 0.3
     assert wrong.mean > 2
     assert score(folder, rows, batch_size=1).per_example == pytest.approx(right.per_example, abs=1e-5)
+
+
+def test_first_token_modules_and_a_plain_encoder_are_the_same_and_can_be_compared(tmp_path, bert):
+    """As bge's folders have modules, and fine-tunes of them often have none."""
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    modules = [Transformer(str(bert)), Pooling(16, pooling_mode="cls"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path), create_model_card=False)
+    with_modules, plain = score(tmp_path), score(bert)
+    assert with_modules.per_example == pytest.approx(plain.per_example, abs=1e-5)
+    assert weigh([with_modules, plain]).weights == pytest.approx((0.5, 0.5), abs=1e-6)
+
+
+def test_a_router_sends_queries_and_passages_their_own_way(tmp_path, bert):
+    from sentence_transformers.base.modules import Router, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    other = weigh_models.save_bert(tmp_path / "other", seed=5)
+    routes = [[Transformer(str(folder)), Pooling(16, pooling_mode="mean")] for folder in (bert, other)]
+    model = SentenceTransformer(modules=[Router.for_query_document(*routes)], device="cpu")
+    model.save(str(tmp_path / "router"), create_model_card=False)
+    table = model.similarity(model.encode_query(QUERIES), model.encode_document(ALL))
+    known = [
+        float(
+            torch.logsumexp((line[[text not in row["pos"] for text in ALL]] - line[ALL.index(row["pos"][0])]) / 0.05, 0)
+        )
+        for line, row in zip(table.double(), RANKED, strict=True)
+    ]
+    losses = score(tmp_path / "router")
+    assert losses.per_example[0] == pytest.approx(math.log1p(math.exp(known[0])), rel=1e-4, abs=1e-4)
+    assert losses.per_example == pytest.approx(score(tmp_path / "router", batch_size=1).per_example, abs=1e-5)

@@ -85,7 +85,7 @@ def read_origin(source: Any, options: HubOptions, *, revision: str | None = None
         return Origin(recipe=recipe_from_mapping(source), name="recipe", config=source)
     path = Path(source).expanduser()
     if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
-        recipe = _anchored(read_recipe(path), path.parent)
+        recipe = anchored(read_recipe(path), path.parent)
         return Origin(recipe=recipe, name=str(source), config={}, files=LocalFiles(path.parent))
     if path.is_dir() or is_local(str(source)):
         return _from_folder(path, str(source), subfolder)
@@ -99,7 +99,7 @@ def origin_of_config(
     origin = read_origin(source, options, revision=revision, subfolder=subfolder)
     recipe = config.to_recipe()
     if isinstance(origin.files, LocalFiles):
-        recipe = _anchored(recipe, origin.files.root / subfolder)
+        recipe = anchored(recipe, origin.files.root / subfolder)
     else:
         refuse_local(recipe, origin.name)
     return replace(origin, recipe=recipe, config=config.to_dict())
@@ -109,7 +109,7 @@ def _from_config(config: Any) -> Origin:
     """The recipe of a `CocktailConfig`, with the rules of the place that it was read from, if it was."""
     recipe, name = config.to_recipe(), str(config.name_or_path)
     if Path(name).is_dir() and name:
-        recipe = _anchored(recipe, Path(name))
+        recipe = anchored(recipe, Path(name))
     elif name:
         refuse_local(recipe, name)
     return Origin(recipe=recipe, name=name or "recipe", config=config.to_dict())
@@ -123,7 +123,7 @@ def _from_folder(path: Path, name: str, subfolder: str) -> Origin:
             "Check the path; for a Hub repo write 'org/name' without a leading './'."
         )
     origin = _from_files(LocalFiles(path, name=name), subfolder)
-    return replace(origin, recipe=_anchored(origin.recipe, path / subfolder))
+    return replace(origin, recipe=anchored(origin.recipe, path / subfolder))
 
 
 def _from_hub(model: str, revision: str | None, subfolder: str, options: HubOptions) -> Origin:
@@ -174,7 +174,7 @@ def _has_weights(files: RepoFiles, folder: str) -> bool:
     return any(path.endswith(".safetensors") and PurePosixPath(path).is_relative_to(folder) for path in files.sizes)
 
 
-def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+def anchored(recipe: Recipe, folder: Path) -> Recipe:
     """Take relative paths of models and examples from the folder that the recipe lies in."""
     weighting = recipe.weighting
     if isinstance(weighting, Weighting) and isinstance(weighting.examples, str):

@@ -16,6 +16,7 @@ from cocktail_hub.checkpoint.contents import ADAPTER_CONFIG, Contents, read_conf
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import IncompatibleError, RecipeError, SourceError
 from cocktail_hub.hub import HubFiles, HubOptions, pin
+from cocktail_hub.origin import anchored, refuse_local
 from cocktail_hub.recipe import Ingredient, Pin, Recipe, is_local, recipe_from_mapping
 
 if TYPE_CHECKING:
@@ -75,9 +76,14 @@ def resolve(recipe: Recipe, options: HubOptions) -> Recipe:
         SourceError: a model cannot be found or accessed.
         RecipeError: a nested recipe cannot be put in place.
     """
-    recipe = _flatten(recipe, options, depth=0)
+    return _resolve(recipe, options, depth=0)
+
+
+def _resolve(recipe: Recipe, options: HubOptions, *, depth: int) -> Recipe:
     with ThreadPoolExecutor(max(1, len(recipe.pins))) as pool:
-        ingredients = tuple(pool.map(lambda i: _pinned(i, options), recipe.ingredients))
+        parts = list(pool.map(lambda i: _ingredients_of(i, recipe, options, depth), recipe.ingredients))
+    flat = [ingredient for part in parts for ingredient in part]
+    ingredients = tuple(flat) if len(flat) == len(parts) else _joined(flat)
     base = _pinned(recipe.base, options) if recipe.base else None
     anchor = _pinned(recipe.anchor, options) if recipe.anchor else None
     return _add_anchor(replace(recipe, ingredients=ingredients, base=base, anchor=anchor))
@@ -85,13 +91,19 @@ def resolve(recipe: Recipe, options: HubOptions) -> Recipe:
 
 def _pinned(asked: PinT, options: HubOptions) -> PinT:
     """The same model with exact content. A pin that `resolve` wrote before is taken as it stands."""
-    if asked.pinned and asked.requested:
-        return asked
-    if is_local(asked.model):
+    return asked if asked.pinned and asked.requested else _exact(asked, _commit(asked, options), options)
+
+
+def _commit(asked: Pin, options: HubOptions) -> str | None:
+    """What a Hub repo's revision points to; `None` for a local folder."""
+    return None if is_local(asked.model) else pin(asked.model, asked.revision, options)
+
+
+def _exact(asked: PinT, commit: str | None, options: HubOptions) -> PinT:
+    if commit is None:
         located = locate(asked, options)  # a digest that is given has to fit
         exact = replace(asked, digest=asked.digest or folder_digest(located))
     else:
-        commit = pin(asked.model, asked.revision, options)
         exact = replace(asked, revision=commit, requested=asked.requested or asked.revision or "main")
         located = Located(pin=exact, files=HubFiles(asked.model, commit, options))
     if located.contents.adapter:
@@ -123,20 +135,17 @@ def _adapter_base(located: Located) -> Pin:
     return Pin(model=str(name), revision=config.get("revision"))
 
 
-def _flatten(recipe: Recipe, options: HubOptions, *, depth: int) -> Recipe:
-    """Put the ingredients of other recipes in the place of their names, with the shares multiplied."""
-    parts = [_ingredients_of(ingredient, recipe, options, depth) for ingredient in recipe.ingredients]
-    flat = tuple(ingredient for part in parts for ingredient in part)
-    return replace(recipe, ingredients=_joined(flat)) if len(flat) != len(parts) else recipe
-
-
 def _ingredients_of(outer: Ingredient, recipe: Recipe, options: HubOptions, depth: int) -> Sequence[Ingredient]:
-    inner = _nested(outer, options)
+    """An ingredient pinned; or, where it names another recipe, that one's ingredients with the shares multiplied."""
+    if outer.pinned and outer.requested:
+        return (outer,)  # it was looked at before
+    commit = _commit(outer, options)
+    inner = _nested(outer, commit, options)
     if inner is None:
-        return (outer,)
+        return (_exact(outer, commit, options),)
     if depth >= DEEPEST:
         raise RecipeError(f"'{outer.label}' stands inside {DEEPEST} other recipes; they seem to go round in a circle.")
-    inner = resolve(_flatten(inner, options, depth=depth + 1), options)
+    inner = _resolve(inner, options, depth=depth + 1)
     plain = inner.method == recipe.method == "linear" and not inner.layers and not recipe.layers
     if outer.weight is None or inner.weights is None or not plain:
         raise RecipeError(
@@ -147,16 +156,18 @@ def _ingredients_of(outer: Ingredient, recipe: Recipe, options: HubOptions, dept
     return [replace(i, weight=outer.weight * (i.weight or 0.0)) for i in inner.ingredients]
 
 
-def _nested(ingredient: Ingredient, options: HubOptions) -> Recipe | None:
+def _nested(ingredient: Ingredient, commit: str | None, options: HubOptions) -> Recipe | None:
     """The recipe that an ingredient names instead of a model, if it does."""
-    if ingredient.pinned and ingredient.requested:
-        return None  # `resolve` has looked at it before
-    if is_local(ingredient.model):
-        files: RepoFiles = LocalFiles(_folder(ingredient.model), name=ingredient.model)
-    else:
-        files = HubFiles(ingredient.model, pin(ingredient.model, ingredient.revision, options), options)
-    config = read_config(files)
-    return recipe_from_mapping(config) if config.get("model_type") == "cocktail" else None
+    if commit is None:
+        folder = _folder(ingredient.model)
+        config = read_config(LocalFiles(folder, name=ingredient.model))
+        return anchored(recipe_from_mapping(config), folder) if config.get("model_type") == "cocktail" else None
+    config = read_config(HubFiles(ingredient.model, commit, options))
+    if config.get("model_type") != "cocktail":
+        return None
+    inner = recipe_from_mapping(config)
+    refuse_local(inner, ingredient.model)
+    return inner
 
 
 def _joined(ingredients: Sequence[Ingredient]) -> tuple[Ingredient, ...]:

@@ -1,0 +1,41 @@
+"""Which configs can be mixed, and which differences are told."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cocktail_hub.checking.configs import differences, module_differences, require_same_family
+from cocktail_hub.errors import IncompatibleError
+
+BERT = {"model_type": "bert", "architectures": ["BertModel"], "layer_norm_eps": 1e-12}
+
+
+def test_one_architecture_against_another_is_refused_with_both_names() -> None:
+    words = "Cannot mix 'b' with 'a': it is a RobertaModel (model type 'roberta'), not a BertModel ('bert')."
+    with pytest.raises(IncompatibleError, match=re.escape(words)) as caught:
+        require_same_family(["a", "b"], [BERT, {"model_type": "roberta", "architectures": ["RobertaModel"]}])
+    assert caught.value.model == "b"
+
+
+def test_another_head_is_left_to_the_comparison_of_tensors() -> None:
+    require_same_family(["a", "b"], [BERT, BERT | {"architectures": ["BertForMaskedLM"]}])
+
+
+def test_a_model_without_a_config_is_left_to_the_comparison_of_tensors() -> None:
+    require_same_family(["a", "b"], [BERT, {}])
+
+
+def test_only_differences_that_change_what_the_weights_compute_are_told() -> None:
+    other = BERT | {"layer_norm_eps": 1e-5, "transformers_version": "5"}
+    assert differences(["a", "b"], [BERT, other]) == ["`layer_norm_eps` is 1e-12 in 'a' and 1e-05 in 'b'."]
+
+
+def test_other_modules_are_told() -> None:
+    first = [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]
+    renamed = [{"type": "sentence_transformers.base.modules.transformer.Transformer"}, first[1]]
+    assert module_differences(["a", "b"], [first, renamed]) == []
+    assert module_differences(["a", "b"], [first, []]) == [
+        "The modules of 'b' (none) differ from those of 'a' (Transformer > Pooling), which the mix has."
+    ]

@@ -1,0 +1,34 @@
+"""Is there room on the disk?"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cocktail_hub.errors import DiskSpaceError
+from cocktail_hub.space import require_room, size_of
+
+
+def test_what_fits_is_let_through_even_into_folders_that_are_not_there_yet(tmp_path: Path) -> None:
+    require_room([(tmp_path / "a" / "b", 1, "the mix"), (tmp_path, 0, "the downloads")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_needs_on_one_disk_are_added_up_and_named(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    most = int(free * 0.75)
+    require_room([(tmp_path, most, "the downloads")])
+    words = f"{most:,} bytes for the downloads and {most:,} bytes for the mix"
+    with pytest.raises(DiskSpaceError, match=re.escape(words)):
+        require_room([(tmp_path, most, "the downloads"), (tmp_path / "new", most, "the mix")])
+
+
+def test_size_of_counts_every_file_below(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_bytes(b"12345")
+    (tmp_path / "y").write_bytes(b"123")
+    assert size_of(tmp_path) == 8
+    assert size_of(tmp_path / "none") == 0

@@ -155,10 +155,8 @@ class HubFiles:
         self._require(path)
         if start >= stop:
             return b""
-        cached = try_to_load_from_cache(
-            self.model, path, cache_dir=self.options.cache_dir, revision=self.commit, repo_type=self.repo_type
-        )
-        data = _read_local(Path(cached), start, stop) if isinstance(cached, str) else self._fetch(path, start, stop)
+        cached = self.cached(path)
+        data = _read_local(cached, start, stop) if cached else self._fetch(path, start, stop)
         if len(data) != stop - start:
             raise SourceError(
                 f"'{path}' of '{self.name}' gave {len(data)} bytes where {stop - start} were asked for.\n"
@@ -166,18 +164,25 @@ class HubFiles:
             )
         return data
 
+    def cached(self, path: str) -> Path | None:
+        """Where a file lies on this machine; `None` if it was not downloaded yet."""
+        found = try_to_load_from_cache(
+            self.model, path, cache_dir=self.options.cache_dir, revision=self.commit, repo_type=self.repo_type
+        )
+        return Path(found) if isinstance(found, str) else None
+
+    def range_request(self, path: str, start: int, stop: int) -> tuple[str, dict[str, str]]:
+        """The address and headers that ask for bytes `start:stop` of a file, `start` below `stop`."""
+        headers: dict[str, str] = build_hf_headers(
+            token=self.options.token, library_name="cocktail_hub", library_version=VERSION, user_agent=USER_AGENT
+        )
+        url = hf_hub_url(self.model, path, repo_type=self.repo_type, revision=self.commit)
+        return url, {**headers, "Range": f"bytes={start}-{stop - 1}"}
+
     def _fetch(self, path: str, start: int, stop: int) -> bytes:
         with explained(self.model, self.commit):
-            url = hf_hub_url(self.model, path, repo_type=self.repo_type, revision=self.commit)
-            headers = build_hf_headers(
-                token=self.options.token, library_name="cocktail_hub", library_version=VERSION, user_agent=USER_AGENT
-            )
-            response = http_backoff(
-                "GET",
-                url,
-                headers={**headers, "Range": f"bytes={start}-{stop - 1}"},
-                follow_redirects=True,
-            )
+            url, headers = self.range_request(path, start, stop)
+            response = http_backoff("GET", url, headers=headers, follow_redirects=True)
             hf_raise_for_status(response)
         whole: bytes = response.content
         return whole[start:stop] if response.status_code == 200 else whole  # noqa: PLR2004 - the range was ignored
@@ -192,17 +197,7 @@ class HubFiles:
 
     def missing(self, paths: Sequence[str]) -> int:
         """Bytes of `paths` that are not in the Hub cache yet."""
-        absent = (
-            path
-            for path in paths
-            if not isinstance(
-                try_to_load_from_cache(
-                    self.model, path, cache_dir=self.options.cache_dir, revision=self.commit, repo_type=self.repo_type
-                ),
-                str,
-            )
-        )
-        return sum(self.sizes[path] for path in absent)
+        return sum(self.sizes[path] for path in paths if self.cached(path) is None)
 
     def _require(self, path: str) -> None:
         if path not in self.sizes:

@@ -172,7 +172,7 @@ def _finished(made: Mix, origin: Origin, request: Request, loader: _Loader) -> A
             "`cache=False` cannot go with weights that are offloaded to the disk: they are read from the cache.\n"
             "Leave `cache=False` out, or give the model more memory."
         )
-    model.config.name_or_path = made.name
+    model.name_or_path = model.config.name_or_path = made.name
     attach(model, made, complete=not info.get("missing_keys") and not info.get("mismatched_keys"))
     if loader.push_to_hub:
         publish(made, loader.push_to_hub, options=request.options)

@@ -25,9 +25,30 @@ if TYPE_CHECKING:
 
 TOKEN = "hf_alice"
 ORG = "acme"
-WORDS = tuple("the a cat dog sat ran on in mat park pod keeps crashing yes no who what where is it paris rome".split())
+WORDS = ("the", "a", "cat", "dog", "sat", "ran", "on", "in", "mat", "park", "pod", "yes", "no", "where", "is", "it")
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "in",
+    "mat",
+    "park",
+    "pod",
+    "keeps",
+    "yes",
+    "no",
+    "who",
+    "what",
+    "where",
+    "is",
+    "it",
+)
 TEXTS = ("the cat sat on the mat", "a dog ran in the park", "where is the pod")
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+WEIGHTS = "model.safetensors"
 SHARES = (0.75, 0.25)
 """Shares of the recipes below: exact in every floating-point type."""
 
@@ -127,6 +148,7 @@ LABELS = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
 FAMILIES: dict[str, tuple[Callable[[], transformers.PreTrainedModel], Callable[[], Any]]] = {
     "llama": (llama, text_tokenizer),
     "llama-bf16": (lambda: llama().bfloat16(), text_tokenizer),
+    "llama-tied": (lambda: llama(tie_word_embeddings=True), text_tokenizer),
     "t5": (t5, text_tokenizer),
     "t5-encoder": (lambda: t5("T5EncoderModel"), text_tokenizer),
     "bart": (bart, text_tokenizer),
@@ -228,12 +250,14 @@ def architecture(family: str) -> str:
     return str(config["architectures"][0])
 
 
-def weights_of(folder: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
+def weights_of(folder: Path, name: str = WEIGHTS) -> dict[str, torch.Tensor]:
     """The tensors of a folder's weight file."""
     return load_file(folder / name)
 
 
-def average(folders: Sequence[Path], shares: Sequence[float] = SHARES, name: str = "model.safetensors") -> dict[str, Any]:
+def average(
+    folders: Sequence[Path], shares: Sequence[float] = SHARES, name: str = "model.safetensors"
+) -> dict[str, Any]:
     """The linear mix of the weight files in folders, worked out by hand in float64."""
     files = [weights_of(folder, name) for folder in folders]
     return {

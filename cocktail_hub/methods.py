@@ -100,6 +100,7 @@ def ties(
 ) -> Tensor:
     """Trim, elect signs, and average the differences to a base that agree.
 
+    0. Differences are float32, taken in float64 where an input is float64.
     1. Trim: of each difference keep the elements whose magnitude is at least the k-th largest of the tensor,
        `k = max(1, floor(density * numel))`; elements equal to the k-th are all kept.
     2. Elect: the sign of the sum of the trimmed differences, unweighted.

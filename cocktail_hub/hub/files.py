@@ -6,8 +6,8 @@ import glob
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import (
     HfApi,
@@ -22,8 +22,9 @@ from huggingface_hub import (
 from huggingface_hub.errors import CachedRepoTreeNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+from huggingface_hub.utils import tqdm as hf_tqdm
 
-from cocktail_hub.errors import SourceError, did_you_mean
+from cocktail_hub.errors import SourceError, nearest
 from cocktail_hub.hub.failures import explained
 from cocktail_hub.version import USER_AGENT, VERSION
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 SIDE_BY_SIDE = 4
 """Models downloaded at the same time; each fetches several files at once."""
+FIRST_WAIT = 1.0
+"""Seconds before a range of bytes is asked for again; doubled for each further try."""
+ROOT_CONFIGS = ("config.json", "adapter_config.json", "modules.json")
+"""Files that tell what a model is; every model has at least one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,39 +93,53 @@ class HubFiles:
         self.commit = commit
         """Full commit hash; what it names never changes, so whatever is cached is right."""
         self.options = options
+        """How to talk to the Hub."""
         self.repo_type = repo_type
+        """`dataset` for a dataset; `None` for a model."""
         self.name = model
+        """What to call it in messages."""
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
-        """Every file -> its size in bytes."""
+        """Every file -> its size in bytes.
+
+        Raises:
+            SourceError: no access, no such commit, or not cached and the Hub is out of reach.
+        """
         with explained(self.model, self.commit):
-            return dict(sorted(self._listing().items()))
+            found = self._listing()
+        for path in found:
+            if "\\" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise SourceError(f"'{self.name}' lists the file '{path}', which would lie outside of its folder.")
+        return dict(sorted(found.items()))
 
     def _listing(self) -> dict[str, int]:
+        tree = self._cached_tree()
+        if tree is None and self.options.offline:
+            return self._cached_files()
+        if tree is None and self.repo_type is None:
+            self._snapshot(ROOT_CONFIGS, tqdm_class=_NoBar)  # the client keeps the listing beside what it downloads
+            tree = self._cached_tree()
+        return self._remote_tree() if tree is None else tree
+
+    def _cached_tree(self) -> dict[str, int] | None:
         try:
             tree = get_cached_repo_tree(
                 self.model, repo_type=self.repo_type, revision=self.commit, cache_dir=self.options.cache_dir
             )
         except CachedRepoTreeNotFoundError:
-            if self.options.offline:
-                return self._cached_files()
-            found = self.options.api.list_repo_tree(
-                self.model, recursive=True, revision=self.commit, repo_type=self.repo_type
-            )
-            tree = [entry for entry in found if isinstance(entry, RepoFile)]
+            return None
         return {entry.path: entry.size for entry in tree}
 
-    def _cached_files(self) -> dict[str, int]:
-        folder = Path(
-            snapshot_download(
-                self.model,
-                repo_type=self.repo_type,
-                revision=self.commit,
-                cache_dir=self.options.cache_dir,
-                local_files_only=True,
-            )
+    def _remote_tree(self) -> dict[str, int]:
+        found = self.options.api.list_repo_tree(
+            self.model, recursive=True, revision=self.commit, repo_type=self.repo_type
         )
+        return {entry.path: entry.size for entry in found if isinstance(entry, RepoFile)}
+
+    def _cached_files(self) -> dict[str, int]:
+        """What an earlier download left, where it left no listing."""
+        folder = self._snapshot(None)
         return {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
 
     def path(self, path: str) -> Path:
@@ -180,10 +199,16 @@ class HubFiles:
         return url, {**headers, "Range": f"bytes={start}-{stop - 1}"}
 
     def _fetch(self, path: str, start: int, stop: int) -> bytes:
-        with explained(self.model, self.commit):
-            url, headers = self.range_request(path, start, stop)
-            response = http_backoff("GET", url, headers=headers, follow_redirects=True)
-            hf_raise_for_status(response)
+        url, headers = self.range_request(path, start, stop)
+        response = http_backoff(
+            "GET",
+            url,
+            headers=headers,
+            base_wait_time=FIRST_WAIT,
+            follow_redirects=True,
+            timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        )
+        hf_raise_for_status(response)
         whole: bytes = response.content
         return whole[start:stop] if response.status_code == 200 else whole  # noqa: PLR2004 - the range was ignored
 
@@ -199,28 +224,60 @@ class HubFiles:
         """Bytes of `paths` that are not in the Hub cache yet."""
         return sum(self.sizes[path] for path in paths if self.cached(path) is None)
 
+    def download(self, paths: Sequence[str]) -> Path:
+        """Bring `paths` into the Hub cache and return the snapshot folder that holds them.
+
+        Raises:
+            SourceError: one of them is not there, or cannot be downloaded.
+            DiskSpaceError: there is no room for them.
+        """
+        for path in paths:
+            self._require(path)
+        with explained(self.model, self.commit):
+            folder = self._snapshot(paths, force_download=self.options.force_download)
+        for path in paths:
+            if not (folder / path).is_file():
+                raise self._absent(path)
+        return folder
+
+    def _snapshot(self, paths: Sequence[str] | None, **kwargs: Any) -> Path:
+        return Path(
+            snapshot_download(
+                self.model,
+                repo_type=self.repo_type,
+                revision=self.commit,
+                cache_dir=self.options.cache_dir,
+                token=self.options.token,
+                local_files_only=self.options.local_files_only,
+                allow_patterns=None if paths is None else [glob.escape(path) for path in paths],
+                library_name="cocktail_hub",
+                library_version=VERSION,
+                user_agent=USER_AGENT,
+                **kwargs,
+            )
+        )
+
     def _require(self, path: str) -> None:
         if path not in self.sizes:
-            raise SourceError(f"'{self.name}' has no file '{path}'. {did_you_mean(path, self.sizes)}")
+            raise self._absent(path)
 
-    def download(self, paths: Sequence[str]) -> Path:
-        """Bring `paths` into the Hub cache and return the snapshot folder that holds them."""
-        with explained(self.model, self.commit):
-            return Path(
-                snapshot_download(
-                    self.model,
-                    repo_type=self.repo_type,
-                    revision=self.commit,
-                    cache_dir=self.options.cache_dir,
-                    token=self.options.token,
-                    local_files_only=self.options.local_files_only,
-                    force_download=self.options.force_download,
-                    allow_patterns=[glob.escape(path) for path in paths],
-                    library_name="cocktail_hub",
-                    library_version=VERSION,
-                    user_agent=USER_AGENT,
-                )
+    def _absent(self, path: str) -> SourceError:
+        if self.options.offline:
+            return SourceError(
+                f"'{path}' of '{self.name}' is not in the local cache, and the Hub is not to be asked.\n"
+                "Working offline (`HF_HUB_OFFLINE`, `local_files_only=True`) needs everything cached.\n"
+                "Go online once."
             )
+        close = nearest(path, self.sizes)
+        hint = f" Did you mean '{close}'?" if close else ""
+        return SourceError(f"'{self.name}' has no file '{path}'.{hint}")
+
+
+class _NoBar(hf_tqdm):
+    """A progress bar that is not shown: for a few kilobytes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
 
 def _read_local(path: Path, start: int, stop: int) -> bytes:

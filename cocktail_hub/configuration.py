@@ -103,6 +103,12 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
         return cls(recipe=recipe.to_dict(), **kwargs)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """Read a recipe repo; remember where from, as `AutoConfig` does: one from the Hub may do less."""
+        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Read a config; remember the keywords that it absorbs, because they are meant for the mix.
 

@@ -80,7 +80,7 @@ def read_origin(source: Any, options: HubOptions, *, revision: str | None = None
     if isinstance(source, Recipe):
         return Origin(recipe=source, name="recipe", config={})
     if getattr(source, "model_type", None) == "cocktail":
-        return _from_config(source)
+        return _from_config(source, options, revision)
     if isinstance(source, Mapping):
         return Origin(recipe=recipe_from_mapping(source), name="recipe", config=source)
     path = Path(source).expanduser()
@@ -105,14 +105,18 @@ def origin_of_config(
     return replace(origin, recipe=recipe, config=config.to_dict())
 
 
-def _from_config(config: Any) -> Origin:
+def _from_config(config: Any, options: HubOptions, revision: str | None) -> Origin:
     """The recipe of a `CocktailConfig`, with the rules of the place that it was read from, if it was."""
     recipe, name = config.to_recipe(), str(config.name_or_path)
+    origin = Origin(recipe=recipe, name=name or "recipe", config=config.to_dict())
     if Path(name).is_dir() and name:
-        recipe = anchored(recipe, Path(name))
-    elif name:
-        refuse_local(recipe, name)
-    return Origin(recipe=recipe, name=name or "recipe", config=config.to_dict())
+        return replace(origin, recipe=anchored(recipe, Path(name)))
+    if not name:
+        return origin
+    refuse_local(recipe, name)
+    if recipe.weighting is None or not isinstance(recipe.weighting.examples, str):
+        return origin
+    return replace(origin, files=HubFiles(name, pin(name, revision, options), options))
 
 
 def _from_folder(path: Path, name: str, subfolder: str) -> Origin:

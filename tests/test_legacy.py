@@ -10,10 +10,10 @@ import torch
 import transformers
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-import cocktail_hub.weigh.scorer as scorer
 from cocktail_hub import mix_models, mix_models_by_layers, mix_models_with_data
 from cocktail_hub.errors import CacheError, RecipeError, ScoringError
 from cocktail_hub.legacy import TASK_OF_MODEL_TYPE
+from cocktail_hub.weigh import scorer
 
 ANSWERS = [
     {"input": "where is the pod", "output": "in the park"},

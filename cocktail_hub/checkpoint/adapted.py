@@ -1,7 +1,6 @@
 """Read a base with a LoRA or DoRA adapter a few rows at a time, never a whole merged tensor.
 
-The product of the factors is added up one rank at a time with separate multiplications and additions: a matrix product
-may round differently on every processor, and the same recipe must give the same bytes everywhere.
+Sums are taken in float64 and rounded once. They are the same on every processor: see `product.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cocktail_hub.checkpoint.spec import torch_dtype
+from cocktail_hub.checkpoint.product import Factor, exact_product, fixed_sum
+from cocktail_hub.checkpoint.spec import itemsize, torch_dtype
+from cocktail_hub.errors import CheckpointError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.adapter import AdaptedLayout, Change
     from cocktail_hub.checkpoint.source import TensorSource
 
-ELEMENTS_AT_ONCE = 1 << 18
+ELEMENTS_AT_ONCE = 1 << 17
 """Elements that are worked on at a time: small enough for a processor's cache."""
-KEPT_FACTORS = 8
+HALF_BYTES = 2
+"""Size of float16 and bfloat16."""
+KEPT_FACTORS = 4
 """Factors kept in memory for the rows that are read next."""
 
 
@@ -39,7 +42,7 @@ class AdaptedSource:
         """Tensor -> shape and dtype, under the base's names."""
         self._changes, self._base, self._adapter = layout.changes, base, adapter
         self._lock = threading.Lock()
-        self._factors: OrderedDict[tuple[str, torch.dtype], torch.Tensor] = OrderedDict()
+        self._factors: OrderedDict[str, Factor] = OrderedDict()
         self._norms: dict[str, torch.Tensor] = {}
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
@@ -50,7 +53,7 @@ class AdaptedSource:
         elif not change.left:
             wide = self._original(tensor, start, stop)
             if change.bias:
-                bias = self._factor(change.bias, wide.dtype).reshape(-1)[start:stop]
+                bias = self._matrix(change.bias).reshape(-1)[start:stop]
                 wide = wide + bias * change.scale
             out.copy_(wide)
         else:
@@ -91,48 +94,54 @@ class AdaptedSource:
             out[begin - start : end - start].copy_(rows.reshape(-1)[begin - first * width : end - first * width])
 
     def _rows(self, tensor: str, change: Change, first: int, last: int) -> torch.Tensor:
-        """Rows `first:last` of W + scale * B @ A, as a matrix in the wider dtype."""
-        width = _width(self.specs[tensor].shape)
+        """Rows `first:last` of W + scale * B @ A, as a float64 matrix."""
+        spec = self.specs[tensor]
+        width = _width(spec.shape)
         base = self._original(tensor, first * width, last * width).reshape(last - first, width)
-        a, b = self._factor(change.right, base.dtype), self._factor(change.left, base.dtype)
-        left, right = (a.T[first:last], b.T) if change.transposed else (b[first:last], a)
-        total = left[:, :1] * right[:1]
-        product = torch.empty_like(total)
-        for rank in range(1, left.shape[1]):
-            torch.mul(left[:, rank : rank + 1], right[rank : rank + 1], out=product)
-            total.add_(product)
-        return total.mul_(change.scale).add_(base)
+        precise = itemsize(spec.dtype) > HALF_BYTES
+        a, b = self._factor(change.right, 0, precise=precise), self._factor(change.left, 1, precise=precise)
+        left, right = (a.turned(), b.turned()) if change.transposed else (b, a)
+        return exact_product(left.rows(first, last), right).mul_(change.scale).add_(base)
 
     def _original(self, tensor: str, start: int, stop: int) -> torch.Tensor:
-        """Elements of the base, or of what the adapter puts in its place, in the dtype that sums are taken in."""
+        """Elements of the base, or of what the adapter puts in its place, in float64."""
         change = self._changes[tensor]
         source, name = (self._adapter, change.replaced_by) if change.replaced_by else (self._base, tensor)
         raw = torch.empty(stop - start, dtype=torch_dtype(source.specs[name].dtype))
         source.read(name, start, stop, raw)
-        return raw.to(_wider(torch_dtype(self.specs[tensor].dtype)))
+        return raw.double()
 
-    def _factor(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """A factor as a matrix in the dtype that sums are taken in; convolutions are flattened."""
-        key = (name, dtype)
+    def _factor(self, name: str, dim: int, *, precise: bool) -> Factor:
+        """A factor of a product, ready to be multiplied."""
         with self._lock:
-            if key not in self._factors:
-                spec = self._adapter.specs[name]
-                raw = torch.empty(spec.numel, dtype=torch_dtype(spec.dtype))
-                self._adapter.read(name, 0, spec.numel, raw)
-                self._factors[key] = raw.to(dtype).reshape(spec.shape[0], -1)
-            self._factors.move_to_end(key)
+            if name not in self._factors:
+                self._factors[name] = Factor.of(self._matrix(name), dim, precise=precise)
+            self._factors.move_to_end(name)
             while len(self._factors) > KEPT_FACTORS:
                 self._factors.popitem(last=False)
-            return self._factors[key]
+            return self._factors[name]
+
+    def _matrix(self, name: str) -> torch.Tensor:
+        """A tensor of the adapter as a float64 matrix; convolutions are flattened."""
+        spec = self._adapter.specs[name]
+        raw = torch.empty(spec.numel, dtype=torch_dtype(spec.dtype))
+        self._adapter.read(name, 0, spec.numel, raw)
+        if not torch.isfinite(raw).all():
+            raise CheckpointError(
+                f"'{name}' of the adapter '{self.name}' holds infinity or NaN.\n"
+                "Every weight that it touches would be lost.\nUse another checkpoint of it.",
+                model=self.name,
+            )
+        return raw.double().reshape(spec.shape[0], -1)
 
     def _magnitudes(self, tensor: str, change: Change, first: int, last: int) -> torch.Tensor:
         """DoRA's factor for rows `first:last`: magnitude over norm of each output, a column or, transposed, a row."""
         norms = self._norm(tensor, change)
-        factor = self._factor(change.magnitude, norms.dtype).reshape(-1) / norms
+        factor = self._matrix(change.magnitude).reshape(-1) / norms
         return factor[None, :] if change.transposed else factor[first:last, None]
 
     def _norm(self, tensor: str, change: Change) -> torch.Tensor:
-        """Norm of W + scale * B @ A per output, in the dtype of the sums; read once through the tensor."""
+        """Norm of W + scale * B @ A per output; reads once through the tensor."""
         with self._lock:
             known = self._norms.get(tensor)
         if known is not None:
@@ -143,28 +152,12 @@ class AdaptedSource:
         squares: list[torch.Tensor] = []
         for first in range(0, shape[0], step):
             rows = self._rows(tensor, change, first, min(first + step, shape[0]))
-            dtype = rows.dtype
-            wide = rows.double()
-            squares.append(_sum(wide * wide, dim=0 if change.transposed else 1))
-        total = _sum(torch.stack(squares), dim=0) if change.transposed else torch.cat(squares)
+            squares.append(fixed_sum(rows * rows, dim=0 if change.transposed else 1))
+        total = fixed_sum(torch.stack(squares), dim=0) if change.transposed else torch.cat(squares)
         with self._lock:
-            self._norms[tensor] = total.sqrt().to(dtype)
+            self._norms[tensor] = total.sqrt()
             return self._norms[tensor]
 
 
 def _width(shape: tuple[int, ...]) -> int:
     return math.prod(shape[1:])
-
-
-def _wider(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that sums are taken in: float32 for 16 bits, float64 for more."""
-    return torch.float32 if dtype.itemsize == 2 else torch.float64  # noqa: PLR2004 - bytes
-
-
-def _sum(values: torch.Tensor, *, dim: int) -> torch.Tensor:
-    """Sum over one dimension by adding halves: the same order of additions on every processor."""
-    while values.shape[dim] > 1:
-        half, odd = divmod(values.shape[dim], 2)
-        folded = values.narrow(dim, 0, half) + values.narrow(dim, half, half)
-        values = torch.cat([folded, values.narrow(dim, 2 * half, 1)], dim) if odd else folded
-    return values.squeeze(dim)

@@ -58,16 +58,17 @@ def linear(tensors: Sequence[Tensor], weights: Sequence[float], *, dtype: torch.
     Source:
         Model soups, arXiv:2203.05482; LM-Cocktail, arXiv:2311.13534.
     """
-    out = torch.empty_like(tensors[0], dtype=dtype or tensors[0].dtype)
-    used = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight != 0.0]
-    if not used:
-        return out.zero_()
+    first = tensors[0]
+    out = torch.zeros(first.numel(), dtype=dtype or first.dtype, device=first.device)
+    used = [(tensor.flatten(), weight) for tensor, weight in zip(tensors, weights, strict=True) if weight != 0.0]
+    if not used or not out.numel():
+        return out.view(first.shape)
     wide = accumulator_dtype([tensor.dtype for tensor, _ in used], out.dtype)
     total = torch.empty_like(out, dtype=wide)
     accumulate(used, total, torch.empty_like(total))
     round_once(total, out)
     settle_nan(total, out, lambda: [tensor for tensor, _ in used])
-    return out
+    return out.view(first.shape)
 
 
 def task_arithmetic(
@@ -173,6 +174,7 @@ def round_once(total: Tensor, out: Tensor) -> None:
 
     torch turns float64 into a 16-bit float by way of float32, which rounds twice. Rounding to odd on the way, which
     keeps in the last bit whether anything was lost, makes the second rounding the only one (Boldo and Melquiond 2008).
+    Both are 1-D.
     """
     if total.dtype != torch.float64 or out.dtype not in HALVES:
         out.copy_(total)
@@ -193,7 +195,7 @@ def settle_nan(total: Tensor, out: Tensor, inputs: Callable[[], Iterable[Tensor]
     the result is the quiet NaN without sign and payload.
 
     Args:
-        total: the sum before rounding.
+        total: the sum before rounding, 1-D.
         out: the result, changed in place.
         inputs: yields the inputs once more; called only if there is a NaN. One buffer may serve for all.
     """

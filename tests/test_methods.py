@@ -177,10 +177,10 @@ def test_what_is_no_number_has_the_same_bits_everywhere(dtype: torch.dtype, leng
 
 
 def test_a_finite_sum_beside_nan_is_untouched() -> None:
-    a, b = torch.tensor([math.nan, 1.0, 3.0]), torch.tensor([1.0, 2.0, 5.0])
-    merged = linear([a, b], [0.5, 0.5]).tolist()
-    assert math.isnan(merged[0])
-    assert merged[1:] == [1.5, 4.0]
+    a, b = torch.tensor([[math.nan, 1.0], [3.0, 4.0]]), torch.tensor([[1.0, 2.0], [5.0, 6.0]])
+    ((first, second), rest) = linear([a, b], [0.5, 0.5]).tolist()
+    assert math.isnan(first)
+    assert [second, *rest] == [1.5, 4.0, 5.0]
 
 
 def test_subnormals_are_kept() -> None:
@@ -202,8 +202,9 @@ def test_linear_refuses_a_missing_weight() -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)])
-def test_linear_keeps_the_shape(shape: tuple[int, ...]) -> None:
-    assert linear([torch.ones(shape)] * 2, [0.5, 0.5]).shape == shape
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_linear_keeps_the_shape(shape: tuple[int, ...], dtype: torch.dtype | None) -> None:
+    assert linear([torch.ones(shape)] * 2, [0.5, 0.5], dtype=dtype).shape == shape
 
 
 # rounding

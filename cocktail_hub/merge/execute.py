@@ -6,11 +6,13 @@ import json
 import os
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cocktail_hub.errors import MergeError
+from cocktail_hub.merge.inputs import Inputs
 from cocktail_hub.merge.journal import Entry, Journal
 from cocktail_hub.merge.shard import Progress, disk_full, fill_shard, write_errors
 from cocktail_hub.merge.team import Team
@@ -18,6 +20,7 @@ from cocktail_hub.merge.writer import free_bytes, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from cocktail_hub.checkpoint.source import TensorSource
     from cocktail_hub.merge.plan import MergePlan, ShardPlan
@@ -42,7 +45,7 @@ class MergeReport:
 
 def execute(
     plan: MergePlan,
-    sources: Sequence[Sequence[TensorSource]],
+    sources: Sequence[Sequence[TensorSource]] | Inputs,
     folder: Path | str,
     *,
     threads: int | None = None,
@@ -58,7 +61,8 @@ def execute(
 
     Args:
         plan: what to write.
-        sources: for each component of the plan its models, in the order of `ComponentPlan.models`.
+        sources: for each component of the plan its models, in the order of `ComponentPlan.models`; or what opens them
+            shard by shard.
         folder: where to write; made if it is missing.
         threads: `None`: one per usable processor, up to 16.
         max_memory: most bytes of buffers; `None`: 1 GiB, of which a few MB per thread are used.
@@ -74,22 +78,15 @@ def execute(
     """
     started = time.monotonic()
     root, progress = Path(folder), Progress(on_progress)
-    if len(sources) != len(plan.components):
-        raise MergeError(f"The plan has {len(plan.components)} components, but sources for {len(sources)} were given.")
+    inputs = sources if isinstance(sources, Inputs) else _Open(plan, sources)
     team = Team(plan.budget(threads, max_memory, device), device)
-    with write_errors(root, plan.output_bytes):
-        for shard in plan.shards:
-            (root / shard.path).parent.mkdir(parents=True, exist_ok=True)
-        journal = Journal(root, plan)
-        progress.add(sum(entry.size for entry in journal.finished.values()))
-        todo = [shard for shard in plan.shards if shard.path not in journal.finished]
-        missing = sum(shard.nbytes for shard in todo)
-    if free_bytes(root) < missing:
-        raise disk_full(root, missing)
+    journal, todo = begin(plan, root, progress)
+    missing = sum(shard.nbytes for shard in todo)
     with write_errors(root, missing), ThreadPoolExecutor(1) as finisher:
         last: Future[None] | None = None
         for shard in todo:
-            writer = fill_shard(plan, shard, sources[shard.component], root, team=team, progress=progress)
+            with inputs.opened(shard) as opened:
+                writer = fill_shard(plan, shard, opened, root, team=team, progress=progress)
             try:
                 if last is not None:
                     last.result()
@@ -99,7 +96,7 @@ def execute(
             last = finisher.submit(_finish, writer, journal, shard)  # the disk is busy while the next one is computed
         if last is not None:
             last.result()
-        _write_indices(plan, root)
+        write_indices(plan, root)
         journal.remove()
     return MergeReport(
         bytes_read=team.bytes_read,
@@ -108,6 +105,39 @@ def execute(
         threads=len(team.benches),
         digests={shard.path: journal.finished[shard.path].sha256 for shard in plan.shards},
     )
+
+
+def begin(plan: MergePlan, root: Path, progress: Progress) -> tuple[Journal, list[ShardPlan]]:
+    """Look at what an earlier run left in a folder, and find out what is still to do.
+
+    Raises:
+        DiskSpaceError: the disk has too little room for that.
+        MergeError: the folder cannot be written.
+    """
+    with write_errors(root, plan.output_bytes):
+        for shard in plan.shards:
+            (root / shard.path).parent.mkdir(parents=True, exist_ok=True)
+        journal = Journal(root, plan)
+    progress.add(sum(entry.size for entry in journal.finished.values()))
+    todo = [shard for shard in plan.shards if shard.path not in journal.finished]
+    missing = sum(shard.nbytes for shard in todo)
+    if free_bytes(root) < missing:
+        raise disk_full(root, missing)
+    return journal, todo
+
+
+class _Open:
+    """Models that are open already."""
+
+    def __init__(self, plan: MergePlan, sources: Sequence[Sequence[TensorSource]]) -> None:
+        if len(sources) != len(plan.components):
+            raise MergeError(
+                f"The plan has {len(plan.components)} components, but sources for {len(sources)} were given."
+            )
+        self._sources = sources
+
+    def opened(self, shard: ShardPlan) -> AbstractContextManager[Sequence[TensorSource]]:
+        return nullcontext(self._sources[shard.component])
 
 
 def _finish(writer: ShardWriter, journal: Journal, shard: ShardPlan) -> None:
@@ -121,7 +151,8 @@ def _finish(writer: ShardWriter, journal: Journal, shard: ShardPlan) -> None:
         raise
 
 
-def _write_indices(plan: MergePlan, root: Path) -> None:
+def write_indices(plan: MergePlan, root: Path) -> None:
+    """Write the index of every component that has more than one file. Raises OSError."""
     for number, component in enumerate(plan.components):
         if component.index_path is not None:
             path = root / component.index_path

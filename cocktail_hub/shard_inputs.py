@@ -1,0 +1,225 @@
+"""The models of a mix, opened shard by shard: what is on this machine is read there, the rest is fetched for the while.
+
+Only the tensors of one output file are fetched, in large ranges of the files on the Hub, into one file that is removed
+when that output file is made. So the disk holds one output file's worth of every model, never a whole model.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.checkpoint.adapter import AdaptedLayout
+from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.positional import PositionalFile
+from cocktail_hub.checkpoint.remote import Headers, Shelf, needed_tensors, own_layout, tied_tensors
+from cocktail_hub.checkpoint.source import SafetensorsSource, open_source
+from cocktail_hub.checkpoint.view import ViewSource
+from cocktail_hub.errors import CheckpointError
+from cocktail_hub.hub import HubFiles
+from cocktail_hub.hub.ranges import Stretch, fetch_stretches
+from cocktail_hub.resolve import local_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from cocktail_hub.checking import Model, Part
+    from cocktail_hub.checkpoint.files import RepoFiles
+    from cocktail_hub.checkpoint.header import TensorSlot
+    from cocktail_hub.checkpoint.layout import Layout
+    from cocktail_hub.checkpoint.source import TensorSource
+    from cocktail_hub.checkpoint.view import View
+    from cocktail_hub.merge.plan import ShardPlan
+    from cocktail_hub.resolve import Located
+
+Places = dict[Path, dict[str, "TensorSlot"]]
+"""File on this machine -> tensor -> where it lies in it."""
+WINDOW = "window-"
+"""What the names of fetched files begin with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Body:
+    """A whole model, and what is wanted of it. Adapters of one base share it."""
+
+    files: RepoFiles
+    layout: Layout
+    tensors: set[str]
+
+    def here(self, path: str) -> Path | None:
+        """Where a weight file lies on this machine; `None` if it has to be fetched."""
+        if isinstance(self.files, LocalFiles):
+            return self.files.path(path)
+        return self.files.cached(path) if isinstance(self.files, HubFiles) else None
+
+    @property
+    def fetched_bytes(self) -> int:
+        if self.layout.format != "safetensors":
+            return 0
+        away = {path for path in self.layout.weight_files if self.here(path) is None}
+        return sum(self.layout.specs[name].nbytes for name in self.tensors if self.layout.file_of[name] in away)
+
+
+@dataclass(kw_only=True)
+class ShardInputs:
+    """The models of a checked recipe. Can be pickled, and opened on another machine."""
+
+    parts: Sequence[Part]
+    """The components of the plan."""
+    models: Sequence[Model]
+    """The models, in the plan's order."""
+    scratch: Path
+    """Folder for what is fetched; made if it is missing."""
+    on_fetch: Callable[[int], object] | None = None
+    """Called with the bytes that have come. Stays on this machine."""
+    _headers: dict[str, Headers] = field(default_factory=dict)
+    _stamps: dict[Path, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for model in self.models:
+            if isinstance(model.body.files, LocalFiles):
+                paths = [model.body.files.path(path) for path in model.body.contents.weight_files]
+                self._stamps |= {path: _stamp(path) for path in paths}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"on_fetch": None, "_headers": {}}
+
+    @contextmanager
+    def opened(self, shard: ShardPlan) -> Iterator[list[TensorSource]]:
+        """Open what one shard needs of each model (see `Inputs.opened`)."""
+        part = self.parts[shard.component]
+        with self._sources(part, _needed(part, shard)) as sources:
+            pairs = zip(part.views, sources, strict=True)
+            yield [source if view.plain else ViewSource(view, source) for view, source in pairs]
+
+    def check_ties(self) -> None:
+        """Compare the tensors that must be equal for ingredients to be read as tied.
+
+        Raises:
+            IncompatibleError: they differ.
+            SourceError: a model cannot be read.
+        """
+        for part in self.parts:
+            if any(view.equal for view in part.views):
+                with self._sources(part, [tied_tensors(view) for view in part.views]) as sources:
+                    for view, source in zip(part.views, sources, strict=True):
+                        view.over(source)
+
+    def fetched_bytes(self, shard: ShardPlan) -> int:
+        """Bytes that opening a shard brings to this machine for the while."""
+        part = self.parts[shard.component]
+        return sum(body.fetched_bytes for body in self._bodies(part, _needed(part, shard)).values())
+
+    def whole_files(self) -> list[tuple[HubFiles, Sequence[str]]]:
+        """Weight files that are downloaded whole all the same: adapters, and `.bin`, which cannot be read in parts."""
+        found: list[tuple[HubFiles, Sequence[str]]] = []
+        for index, model in enumerate(self.models):
+            pickled = [own_layout(part.views[index]) for part in self.parts]
+            files = [path for layout in pickled if layout.format == "pickle" for path in layout.weight_files]
+            if files and isinstance(model.body.files, HubFiles):
+                found.append((model.body.files, files))
+            if model.adapted and isinstance(model.located.files, HubFiles):
+                found.append((model.located.files, model.located.contents.weight_files))
+        return found
+
+    def _bodies(self, part: Part, needed: Iterable[set[str]]) -> dict[str, _Body]:
+        """The whole models behind a part, by `_key`, each with all that is wanted of it."""
+        bodies: dict[str, _Body] = {}
+        for model, view, tensors in zip(self.models, part.views, needed, strict=True):
+            key = _key(model.body)
+            wanted = tensors | bodies[key].tensors if key in bodies else tensors
+            bodies[key] = _Body(files=model.body.files, layout=own_layout(view), tensors=wanted)
+        return bodies
+
+    @contextmanager
+    def _sources(self, part: Part, needed: Iterable[set[str]]) -> Iterator[list[TensorSource]]:
+        """Every model of a part under its own names, with the tensors that are needed."""
+        with ExitStack() as stack:
+            places = self._bring(self._bodies(part, needed), stack)
+            sources: list[TensorSource] = []
+            for model, view in zip(self.models, part.views, strict=True):
+                sources.append(_open(model, view, places[_key(model.body)]))
+                stack.callback(sources[-1].close)
+            yield sources
+
+    def _bring(self, bodies: dict[str, _Body], stack: ExitStack) -> dict[str, Places]:
+        """Fetch what is not on this machine into one file, which goes with `stack`; says where everything lies."""
+        window = self.scratch / f"{WINDOW}{uuid.uuid4().hex}"
+        shelf, stretches = Shelf(), list[Stretch]()
+        places: dict[str, Places] = {key: {} for key in bodies}
+        for key, body in bodies.items():
+            for path, slots in self._slots(key, body).items():
+                if (here := body.here(path)) is not None:
+                    self._require_unchanged(here, body.layout.name)
+                    places[key][here] = slots
+                elif isinstance(body.files, HubFiles):
+                    placed, moves = shelf.put(path, slots)
+                    places[key].setdefault(window, {}).update(placed)
+                    stretches += [
+                        Stretch(files=body.files, path=path, start=m.start, stop=m.stop, offset=m.offset) for m in moves
+                    ]
+        if shelf.nbytes or any(window in place for place in places.values()):
+            self.scratch.mkdir(parents=True, exist_ok=True)
+            stack.callback(window.unlink, missing_ok=True)
+            with PositionalFile(window, write=True) as target:
+                fetch_stretches(stretches, target, on_progress=self.on_fetch)
+        return places
+
+    def _slots(self, key: str, body: _Body) -> dict[str, dict[str, TensorSlot]]:
+        if body.layout.format == "pickle":
+            return {}
+        headers = self._headers.setdefault(key, Headers(body.files))
+        return headers.slots(body.layout, body.tensors)
+
+    def _require_unchanged(self, path: Path, model: str) -> None:
+        if self._stamps.get(path, ()) not in ((), _stamp(path)):
+            raise CheckpointError(
+                f"'{path.name}' of '{model}' changed while it was being mixed.\n"
+                "Part of the mix would come from the old file and part from the new one.\n"
+                "Wait until nothing writes to it, then mix again.",
+                model=model,
+            )
+
+
+def _needed(part: Part, shard: ShardPlan) -> list[set[str]]:
+    """For each model, the tensors of its own files that a shard is made from."""
+    return [
+        needed_tensors(view, (tensor.name for tensor in shard.tensors if index in tensor.models))
+        for index, view in enumerate(part.views)
+    ]
+
+
+def _key(body: Located) -> str:
+    return f"{body.pin.model}@{body.pin.revision}"
+
+
+def _open(model: Model, view: View, places: Places) -> TensorSource:
+    """A model under its own names: the tensors that were brought, and its adapter."""
+    layout = own_layout(view)
+    if layout.format == "pickle":
+        whole: TensorSource = open_source(layout, _root(model.body, layout))
+    else:
+        whole = SafetensorsSource(layout.name, places)
+    if not isinstance(view.layout, AdaptedLayout):
+        return whole
+    adapter = view.layout.adapter.layout
+    return view.layout.over(whole, open_source(adapter, _root(model.located, adapter)))
+
+
+def _root(located: Located, layout: Layout) -> Path:
+    """The folder that holds whole weight files, downloaded if need be."""
+    if isinstance(located.files, HubFiles):
+        return located.files.download(layout.weight_files)
+    return local_root(located)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written to or replaced; empty if it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (-1,)
+    return (status.st_size, status.st_mtime_ns, status.st_ino)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -20,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from cocktail_hub import Mix, MixOptions, Recipe, mix
 from cocktail_hub.cache import MANIFEST, Cache
 from cocktail_hub.errors import CacheError, CheckpointError, IncompatibleError, RecipeError
-from cocktail_hub.testing import LoopbackHub
 from tests import models
+
+if TYPE_CHECKING:
+    from cocktail_hub.testing import LoopbackHub
 
 SHARES = (0.3, 0.7)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -218,7 +221,7 @@ def test_integers_that_differ_are_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_weights_are_refused_before_anything_is_read() -> None:
-    with pytest.raises(RecipeError, match="sum to 0.9, not to 1"):
+    with pytest.raises(RecipeError, match=r"sum to 0\.9, not to 1"):
         mix({"ingredients": [{"model": "a/b", "weight": 0.5}, {"model": "c/d", "weight": 0.4}]})
 
 

@@ -44,8 +44,8 @@ def require_same_family(names: Sequence[str], configs: Sequence[Mapping[str, Any
         mine, theirs = configs[0].get("model_type"), config.get("model_type")
         if mine and theirs and mine != theirs:
             raise IncompatibleError(
-                f"Cannot mix '{name}' with '{names[0]}': it is a {_architecture(config)} (model type '{theirs}'), not a "
-                f"{_architecture(configs[0])} ('{mine}').\n"
+                f"Cannot mix '{name}' with '{names[0]}': it is a {_architecture(config)} (model type '{theirs}'), not "
+                f"a {_architecture(configs[0])} ('{mine}').\n"
                 "Weights are averaged tensor by tensor, so every ingredient must be the same network.\n"
                 f"Remove '{name}' from `ingredients`, or choose a model fine-tuned from the same base.",
                 model=name,
@@ -58,9 +58,11 @@ def differences(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> l
     for name, config in zip(names[1:], configs[1:], strict=True):
         if _architecture(configs[0]) != _architecture(config):
             notes.append(f"'{name}' is a {_architecture(config)}, '{names[0]}' a {_architecture(configs[0])}.")
-        for key in sorted(MATTERS & (configs[0].keys() & config.keys())):
-            if configs[0][key] != config[key]:
-                notes.append(f"`{key}` is {configs[0][key]!r} in '{names[0]}' and {config[key]!r} in '{name}'.")
+        notes += [
+            f"`{key}` is {configs[0][key]!r} in '{names[0]}' and {config[key]!r} in '{name}'."
+            for key in sorted(MATTERS & configs[0].keys() & config.keys())
+            if configs[0][key] != config[key]
+        ]
     return notes
 
 

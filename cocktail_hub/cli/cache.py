@@ -55,7 +55,9 @@ def verify() -> None:
             click.echo(f"{digest[:12]}  {line}")
     if damaged:
         raise click.ClickException(
-            f"{len(damaged)} mix(es) are damaged. Remove them with `cocktail cache prune`; they are made again when needed."
+            f"{len(damaged)} mix(es) are damaged.\n"
+            "Loading one gives other weights than its recipe says.\n"
+            "Make it again with `cocktail mix --force`, or remove it with `cocktail cache prune`."
         )
     say("Every mix is as it was written.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ ROOT_CONFIGS = ("config.json", "adapter_config.json", "modules.json")
 class HubOptions:
     """How to talk to the Hub; the fields mean what they mean in `from_pretrained`."""
 
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
     """Access token; `None`: the saved one; `False`: none. Never logged, cached or written."""
     local_files_only: bool = False
     """Ask nothing of the Hub; take everything from the local cache."""
@@ -175,7 +175,8 @@ class HubFiles:
         if start >= stop:
             return b""
         cached = self.cached(path)
-        data = _read_local(cached, start, stop) if cached else self._fetch(path, start, stop)
+        with explained(self.model, self.commit):
+            data = _read_local(cached, start, stop) if cached else self._fetch(path, start, stop)
         if len(data) != stop - start:
             raise SourceError(
                 f"'{path}' of '{self.name}' gave {len(data)} bytes where {stop - start} were asked for.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -192,13 +193,12 @@ class Dispatcher:
         Raises:
             CocktailError: says what is wrong and how to fix it.
         """
-        overrides = config.take_overrides()
+        request = Request.of(config.take_overrides() | kwargs)
         try:
-            request = Request.of(overrides | kwargs)
             origin = origin_of_config(config, source, request.options.hub, request.revision, request.subfolder)
             return _load(origin, request, _Loader(auto_class=cls._class_for(config), args=model_args))
         except CocktailError as error:
-            if "_from_pipeline" not in overrides | kwargs:
+            if not _in_pipeline():
                 raise
             # `pipeline()` takes every OSError, ValueError and RuntimeError for a wrong class, tries the next ones, and
             # buries what was said. A plain CocktailError is none of them: the merge is tried once, and says why.
@@ -213,6 +213,11 @@ class Dispatcher:
     @classmethod
     def _class_for(cls, config: CocktailConfig) -> Any:
         return narrowed(cls.auto_class, (config.architectures or [""])[0])
+
+
+def _in_pipeline() -> bool:
+    """Whether transformers' `pipeline()` is the caller. It says so in a keyword, which never arrives here."""
+    return any(frame.frame.f_globals.get("__name__") == "transformers.pipelines.base" for frame in inspect.stack(0))
 
 
 def dispatcher(auto_class: Any) -> type[Dispatcher]:

@@ -26,26 +26,6 @@ if TYPE_CHECKING:
 TOKEN = "hf_alice"
 ORG = "acme"
 WORDS = ("the", "a", "cat", "dog", "sat", "ran", "on", "in", "mat", "park", "pod", "yes", "no", "where", "is", "it")
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "ran",
-    "on",
-    "in",
-    "mat",
-    "park",
-    "pod",
-    "keeps",
-    "yes",
-    "no",
-    "who",
-    "what",
-    "where",
-    "is",
-    "it",
-)
 TEXTS = ("the cat sat on the mat", "a dog ran in the park", "where is the pod")
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 WEIGHTS = "model.safetensors"

@@ -1,0 +1,94 @@
+"""Is a published mix what its recipe says?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from huggingface_hub import HfApi
+
+from cocktail_hub import MixOptions, mix, publish, verify
+from cocktail_hub.cli import main
+from cocktail_hub.errors import CocktailError, RecipeError
+from tests import models
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cocktail_hub.testing import LoopbackHub
+
+
+def recipe(weights: tuple[float, float] = (0.25, 0.75)) -> dict:
+    pair = models.published("bert")
+    return {"ingredients": [{"model": m, "weight": w} for m, w in zip(pair.ids, weights, strict=True)]}
+
+
+def damage(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_mix_on_the_hub_is_the_same_and_its_weights_are_not_downloaded(hub: LoopbackHub, token: str) -> None:
+    publish(recipe(), "alice/verified", token=token)
+    hub.clear_requests()
+    found = verify("alice/verified", token=token)
+    assert found.same
+    assert found.differences == []
+    assert list(found.found) == ["model.safetensors"]
+    assert not [r for r in hub.requests if "alice/verified/resolve" in r.path and "model.safetensors" in r.path]
+
+
+def test_weights_that_somebody_changed_are_told_by_file(token: str, tmp_path: Path) -> None:
+    publish(recipe(), "alice/changed", token=token)
+    shutil.copytree(mix(recipe(), token=token).path, tmp_path / "copy")
+    damage(tmp_path / "copy")
+    HfApi(token=token).upload_file(
+        path_or_fileobj=tmp_path / "copy" / "model.safetensors",
+        path_in_repo="model.safetensors",
+        repo_id="alice/changed",
+    )
+    found = verify("alice/changed", token=token)
+    assert not found.same
+    assert len(found.differences) == 1
+    assert found.differences[0].startswith("model.safetensors has sha256 ")
+
+
+def test_a_mix_cut_into_shards_is_made_again_with_the_same_cut(token: str, tmp_path: Path) -> None:
+    mix(recipe(), output=tmp_path / "cut", options=MixOptions(max_shard_size=4000), token=token)
+    assert len(list((tmp_path / "cut").glob("model-*.safetensors"))) > 1
+    assert verify(tmp_path / "cut", token=token).same
+
+
+def test_a_recipe_without_weights_has_nothing_to_verify(token: str, tmp_path: Path) -> None:
+    config = {"model_type": "cocktail", "recipe": recipe()}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RecipeError, match="has no merged weights"):
+        verify(tmp_path, token=token)
+
+
+def test_an_ingredient_that_is_gone_cannot_be_checked(token: str, tmp_path: Path) -> None:
+    folder = models.save("bert", 9, tmp_path / "gone")
+    local = {"ingredients": [{"model": str(folder), "weight": 0.5}, recipe()["ingredients"][0] | {"weight": 0.5}]}
+    made = mix(local, output=tmp_path / "made", token=token)
+    shutil.rmtree(folder)
+    with pytest.raises(CocktailError):
+        verify(made.path, token=token)
+
+
+def test_exit_codes_say_same_different_and_not_checked(token: str, tmp_path: Path) -> None:
+    made = mix(recipe((0.5, 0.5)), output=tmp_path / "made", token=token)
+    run = CliRunner()
+    same = run.invoke(main, ["verify", str(made.path), "--token", token])
+    assert (same.exit_code, same.stdout) == (0, "same\n")
+    damage(made.path)
+    different = run.invoke(main, ["verify", str(made.path), "--token", token])
+    assert different.exit_code == 1
+    assert different.stdout.startswith("different\nmodel.safetensors has sha256 ")
+    unknown = run.invoke(main, ["verify", str(tmp_path / "nothing"), "--token", token])
+    assert unknown.exit_code == 3
+    assert "could not check" in unknown.stderr

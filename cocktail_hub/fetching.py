@@ -9,7 +9,7 @@ from cocktail_hub.hub import HubFiles, download_all
 from cocktail_hub.resolve import local_root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from cocktail_hub.checking.parts import Model
 
@@ -23,23 +23,15 @@ def bytes_to_fetch(models: Sequence[Model]) -> int:
     return sum(place.files.missing(place.contents.needed) for place in places if isinstance(place.files, HubFiles))
 
 
-def fetch(models: Sequence[Model], *, only: Callable[[str], bool] = lambda _: True) -> list[Roots]:
+def fetch(models: Sequence[Model]) -> list[Roots]:
     """Bring the files that a mix needs onto this machine, side by side. What is there already is not fetched.
-
-    Args:
-        models: whole models and adapters.
-        only: which of the needed files are wanted.
 
     Returns:
         Where the files of each model lie, in the same order.
     """
     places = list(dict.fromkeys(place for model in models for place in (model.located, model.body)))
     wanted = [
-        (
-            place,
-            place.files,
-            [path for path in (*place.contents.needed, CARD) if path in place.files.sizes and only(path)],
-        )
+        (place, place.files, [path for path in (*place.contents.needed, CARD) if path in place.files.sizes])
         for place in places
         if isinstance(place.files, HubFiles)
     ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cocktail_hub.errors import RecipeError
+from cocktail_hub.errors import RecipeError, did_you_mean
 from cocktail_hub.hub import HubOptions
 
 DEFAULT_SHARD_SIZE = "5GB"
 """Largest size of one weight file, as `save_pretrained` takes it."""
+ENGINES = ("threads", "ray")
+"""What can run a merge."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY_UNITS = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -47,6 +49,10 @@ class MixOptions:
     """Where the arithmetic is done: `cpu` or `cuda`."""
     scoring_device: str = "auto"
     """Where ingredients are run to be scored: `auto` (a GPU when there is one), `cpu` or `cuda`."""
+    engine: str = "threads"
+    """What merges: `threads` of this machine, or `ray`, a cluster (needs `cocktail-hub[ray]`)."""
+    low_disk: bool = False
+    """Keep one output file's worth of the models on the disk at a time, instead of all of them."""
     trust_remote_code: bool = False
     """Whether code from the ingredients' repos may run when the mix is loaded."""
     force: bool = False
@@ -56,6 +62,8 @@ class MixOptions:
 
     def __post_init__(self) -> None:
         parse_size(self.max_shard_size)
+        if self.engine not in ENGINES:
+            raise RecipeError(f"`engine` is {self.engine!r}. {did_you_mean(self.engine, ENGINES)}")
 
     @property
     def shard_bytes(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +11,14 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.origin import Origin, read_origin, refuse_local
 from cocktail_hub.place import Place, copy_out
-from cocktail_hub.progress import bar
 from cocktail_hub.recipe import LayerRule, Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve import resolve, with_weights
 from cocktail_hub.shares_cache import keep_shares, recall_shares
-from cocktail_hub.space import require_room, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cocktail_hub.checking import Checked, Part, Roots
+    from cocktail_hub.checking import Checked, Part
     from cocktail_hub.merge.execute import MergeReport
     from cocktail_hub.merge.plan import MergePlan
     from cocktail_hub.weigh.settings import ScoringSettings
@@ -184,6 +181,12 @@ def _settle(pinned: Recipe, origin: Origin, options: MixOptions) -> tuple[Checke
 
 def _weighed(pinned: Recipe, checked: Checked, origin: Origin, options: MixOptions) -> Recipe:
     """The recipe with weights from its examples, and what they came from."""
+    if options.low_disk and pinned.weighting is not None and pinned.weighting.rule != "uniform":
+        raise RecipeError(
+            "The shares are still to be computed, which takes every ingredient whole on the disk.\n"
+            "`low_disk` never holds a whole ingredient.\n"
+            "Compute them first (`cocktail score RECIPE -o SCORED.yaml`, where there is room) and mix SCORED.yaml."
+        )
     found = weigh_recipe(pinned, checked, origin, options)
     keep_shares(pinned, origin, options.hub, found)
     return with_weights(pinned, found.weights, found.evidence)
@@ -215,16 +218,10 @@ def weigh_recipe(
 def _make(checked: Checked, resolved: ResolvedRecipe, plan: MergePlan, stage: Path, options: MixOptions) -> MergeReport:
     """Download what is needed and write the mix into `stage`."""
     from cocktail_hub.assemble import carry_over, write_recipe
-    from cocktail_hub.fetching import bytes_to_fetch, fetch
+    from cocktail_hub.engine import write_weights
     from cocktail_hub.provenance import write_card
 
-    require_room(
-        [
-            (options.hub.cache_folder, bytes_to_fetch(checked.models), "the downloads"),
-            (stage, max(0, plan.output_bytes - size_of(stage)), "the mix"),
-        ]
-    )
-    report = _merge(plan, checked.parts, fetch(checked.models), stage, options)
+    report = write_weights(plan, checked, stage, options)
     carry_over(checked, stage, code=options.trust_remote_code)
     write_recipe(resolved, checked, stage, options.max_shard_size)
     write_card(resolved, checked.kind, stage, options.hub)
@@ -240,29 +237,7 @@ def merge_modules(checked: Checked, parts: Sequence[Part], folder: Path, options
         folder: where to write.
         options: how to merge.
     """
-    from cocktail_hub.fetching import fetch
+    from cocktail_hub.engine import write_weights
 
     wanted = replace(checked, parts=tuple(parts))
-    folders = {part.folder for part in parts}
-    roots = fetch(wanted.models, only=lambda path: path.rpartition("/")[0] in folders)
-    _merge(plan_mix(wanted), wanted.parts, roots, folder, options)
-
-
-def _merge(
-    plan: MergePlan, parts: Sequence[Part], roots: Sequence[Roots], folder: Path, options: MixOptions
-) -> MergeReport:
-    from cocktail_hub.merge.execute import execute
-
-    with ExitStack() as opened, bar("merge", plan.output_bytes) as advance:
-        sources = [part.open(roots) for part in parts]
-        for source in (source for part in sources for source in part):
-            opened.callback(source.close)
-        return execute(
-            plan,
-            sources,
-            folder,
-            threads=options.threads,
-            max_memory=options.max_memory,
-            device=options.device,
-            on_progress=advance,
-        )
+    write_weights(plan_mix(wanted), wanted, folder, replace(options, engine="threads", low_disk=True))

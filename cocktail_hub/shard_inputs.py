@@ -59,7 +59,7 @@ class _Body:
     def fetched_bytes(self) -> int:
         if self.layout.format != "safetensors":
             return 0
-        away = {path for path in self.layout.weight_files if self.here(path) is None}
+        away = {path for path in {self.layout.file_of[name] for name in self.tensors} if self.here(path) is None}
         return sum(self.layout.specs[name].nbytes for name in self.tensors if self.layout.file_of[name] in away)
 
 

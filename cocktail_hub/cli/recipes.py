@@ -44,6 +44,16 @@ def making(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--threads", type=click.IntRange(min=1), help="Threads of the merge. Default: one per processor."),
         click.option("--max-memory", type=Bytes(), help="Most memory for the merge's buffers, e.g. 1GB."),
         click.option("--max-shard-size", type=Bytes(), default="5GB", show_default=True, help="Largest weight file."),
+        click.option(
+            "--engine",
+            type=click.Choice(["threads", "ray"]),
+            default="threads",
+            show_default=True,
+            help="Merge on threads of this machine, or on a Ray cluster.",
+        ),
+        click.option(
+            "--low-disk", is_flag=True, help="Keep one output file's worth of the models on the disk at a time."
+        ),
         click.option("--trust-remote-code", is_flag=True, help="Take code from the ingredients' repos along."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
     ]
@@ -64,6 +74,8 @@ def read_options(given: dict[str, Any], *, force: bool = False) -> tuple[MixOpti
         threads=given["threads"],
         max_memory=given["max_memory"],
         max_shard_size=given["max_shard_size"],
+        engine=given["engine"],
+        low_disk=given["low_disk"],
         trust_remote_code=given["trust_remote_code"],
         force=force,
         replace=force,

@@ -1,0 +1,130 @@
+"""Run a merge plan: on threads or on Ray, with whole models on the disk or a part of them at a time."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypedDict
+
+from cocktail_hub.progress import bar
+from cocktail_hub.shard_inputs import ShardInputs
+from cocktail_hub.space import require_room, size_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from cocktail_hub.checking import Checked
+    from cocktail_hub.merge.execute import MergeReport
+    from cocktail_hub.merge.plan import MergePlan, ShardPlan
+    from cocktail_hub.options import MixOptions
+
+WINDOWS = ".windows"
+"""Folder in the staging folder for what is fetched of the models while one output file is made."""
+
+
+def write_weights(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> MergeReport:
+    """Write every weight file of a plan into a folder, and bring what that takes.
+
+    Raises:
+        DiskSpaceError: the disk has too little room; said before anything is downloaded.
+        MergeError: the merge could not be finished; finished files are kept for the next try.
+        CocktailError: as `execute`.
+    """
+    shutil.rmtree(folder / WINDOWS, ignore_errors=True)  # of a run that was killed
+    require_room(needed_room(plan, checked, folder, options))
+    if options.engine == "ray":
+        return _on_ray(plan, checked, folder, options)
+    run = _on_low_disk if options.low_disk else _on_threads
+    return run(plan, checked, folder, options)
+
+
+def needed_room(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> list[tuple[Path, int, str]]:
+    """Bytes that a mix still takes: for each folder how many, and what for."""
+    from cocktail_hub.fetching import bytes_to_fetch
+
+    to_write = max(0, plan.output_bytes - size_of(folder))
+    if not options.low_disk:
+        downloads = bytes_to_fetch(checked.models)
+        return [(options.hub.cache_folder, downloads, "the downloads"), (folder, to_write, "the mix")]
+    inputs = ShardInputs(parts=checked.parts, models=checked.models, scratch=folder)
+    return [
+        (options.hub.cache_folder, whole_bytes(inputs), "files that cannot be read in parts"),
+        (folder, largest_window(plan, inputs), "the parts of the models that one file is made from"),
+        (folder, to_write, "the mix"),
+    ]
+
+
+def whole_bytes(inputs: ShardInputs) -> int:
+    """Bytes that are downloaded for good, even on little disk."""
+    return sum(files.missing(paths) for files, paths in inputs.whole_files())
+
+
+def largest_window(plan: MergePlan, inputs: ShardInputs) -> int:
+    """Most bytes of the models that are on the disk at a time while each file is made in turn."""
+    return max((inputs.fetched_bytes(shard) for shard in plan.shards), default=0)
+
+
+@contextmanager
+def windows(shards: Sequence[ShardPlan], checked: Checked, folder: Path) -> Iterator[ShardInputs]:
+    """The models of a plan, opened shard by shard, with a bar for what is fetched; their tied tensors are compared.
+
+    Args:
+        shards: what is going to be made.
+        checked: the models.
+        folder: on the disk that was found large enough; nothing of the models is left in it.
+    """
+    inputs = ShardInputs(parts=checked.parts, models=checked.models, scratch=folder / WINDOWS)
+    try:
+        inputs.check_ties()
+        with bar("fetch", sum(inputs.fetched_bytes(shard) for shard in shards)) as advance:
+            inputs.on_fetch = advance
+            yield inputs
+    finally:
+        shutil.rmtree(inputs.scratch, ignore_errors=True)
+
+
+def _on_threads(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> MergeReport:
+    from cocktail_hub.fetching import fetch
+    from cocktail_hub.merge.execute import execute
+
+    roots = fetch(checked.models)
+    with ExitStack() as opened, bar("merge", plan.output_bytes) as advance:
+        sources = [part.open(roots) for part in checked.parts]
+        for source in (source for part in sources for source in part):
+            opened.callback(source.close)
+        return execute(plan, sources, folder, **_settings(options), on_progress=advance)
+
+
+def _on_low_disk(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> MergeReport:
+    from cocktail_hub.merge.execute import execute
+
+    missing = [shard for shard in plan.shards if not (folder / shard.path).is_file()]
+    with windows(missing, checked, folder) as inputs, bar("merge", plan.output_bytes) as advance:
+        return execute(plan, inputs, folder, **_settings(options), on_progress=advance)
+
+
+def _on_ray(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> MergeReport:
+    """Workers fetch what they need for themselves; without `low_disk` it is downloaded here first, for all of them."""
+    from cocktail_hub.fetching import fetch
+    from cocktail_hub.merge.ray_engine import execute_on_ray
+
+    if not options.low_disk:
+        fetch(checked.models)
+    inputs = ShardInputs(parts=checked.parts, models=checked.models, scratch=folder / WINDOWS)
+    try:
+        inputs.check_ties()
+        with bar("merge", plan.output_bytes) as advance:
+            return execute_on_ray(plan, inputs, folder, **_settings(options), on_progress=advance)
+    finally:
+        shutil.rmtree(inputs.scratch, ignore_errors=True)
+
+
+class _Settings(TypedDict):
+    threads: int | None
+    max_memory: int | None
+    device: str
+
+
+def _settings(options: MixOptions) -> _Settings:
+    return {"threads": options.threads, "max_memory": options.max_memory, "device": options.device}

@@ -58,8 +58,9 @@ class Places:
         if name in self._raw_of:
             return self._raw_of[name]
         self._uses_class = True
-        if name in self._map.renamed:
-            return self._map.renamed[name]
+        for target in (name, *self._model.name_map([name]).renamed):  # as now, or as in older versions of transformers
+            if target in self._map.renamed:
+                return self._map.renamed[target]
         if new and name in self._model.names and name not in self._map.groups:
             self._added.add(name)
             return name

@@ -106,12 +106,13 @@ class CanonicalModel:
         return isinstance(self._model.get_submodule(name.rpartition(".")[0]), Conv1D)
 
     def rebuilds(self, name: str) -> bool:
-        """Whether the model computes this buffer itself, so that a checkpoint may have it or not."""
+        """Whether a checkpoint may have this tensor or not: a buffer that the model computes, or one it never reads."""
         if is_rebuilt(name) or {name, f"{self._prefix}.{name}", name.removeprefix(f"{self._prefix}.")} & self._rebuilt:
             return True
         if name in self._state:
             return False
-        return name.endswith("attn.bias") and any(pattern.search(name) for pattern in self._ignored)
+        mask = name.endswith("attn.bias")  # the causal mask of GPT-2, which old versions saved
+        return any(p.fullmatch(name) or (mask and p.search(name)) for p in self._ignored)
 
     def name_map(self, names: Iterable[str]) -> NameMap:
         """Say where each tensor of a checkpoint belongs, exactly as transformers' loader would."""
@@ -198,12 +199,14 @@ class CanonicalModel:
 
     def _target(self, name: str, renamings: list[Any], converters: list[Any]) -> tuple[str, str, str | None]:
         """Model name of one tensor, the name its converter sees, and the converter's pattern if there is one."""
-        from transformers.core_model_loading import apply_renamings, rename_source_key
+        from transformers.core_model_loading import rename_source_key
 
         target, pattern = rename_source_key(name, renamings, converters, self._prefix, self._state)
         if target not in self._state and name in self._state:  # already the model's name: it must not be renamed twice
             target, pattern = rename_source_key(name, [], [], self._prefix, self._state)
-        seen = apply_renamings(name, renamings) if pattern is not None else name
+        seen = name
+        for renaming in renamings if pattern is not None else ():
+            seen, _ = renaming.rename_source_key(seen)
         return target, seen, pattern
 
 

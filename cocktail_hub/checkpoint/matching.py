@@ -83,7 +83,7 @@ class Match:
 
     def run(self) -> None:
         """Match by name where that settles everything, else by what transformers knows of the model."""
-        if self._same_shapes():
+        if self._same_shapes() or "model_type" not in self.first.config:
             self._by_name()
             return
         try:
@@ -153,21 +153,24 @@ class Match:
             self._find_tied(name, target)
 
     def _find_tied(self, name: str, target: str | None) -> None:
-        tied = self.first.model.tied(target) | self._tied_here(target) if target else frozenset()
+        tied = self.first.model.tied(target) if target else frozenset()
+        if target and not tied and self._own_model:  # tied here, though not in the first one
+            tied = self._own_model.tied(target)
         source = next((self._map.renamed[t] for t in sorted(tied) if t in self._map.renamed), None)
         if source is not None:
             self._take(name, source, what="tied")
         else:
             self._lacks(name, rebuilt=self.first.model.rebuilds(target or name))
 
-    def _tied_here(self, target: str) -> frozenset[str]:
-        """What this ingredient's own config ties, where the first one's does not."""
+    @cached_property
+    def _own_model(self) -> CanonicalModel | None:
+        """The first one's class with this ingredient's config, `None` where it has none."""
         from cocktail_hub.checkpoint.canonical import CanonicalModel
 
-        if not any(key in self.config for key in ("model_type", "architectures")):
-            return frozenset()
+        if "model_type" not in self.config:
+            return None
         same_class = {**self.config, "architectures": self.first.config.get("architectures")}
-        return CanonicalModel(same_class, name=self.layout.name).tied(target)
+        return CanonicalModel(same_class, name=self.layout.name)
 
     def _find_group(self, wanted: Group) -> None:
         """Find tensors that the first ingredient cuts differently from the model, such as its experts."""

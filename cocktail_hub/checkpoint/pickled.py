@@ -19,7 +19,7 @@ import torch
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.spec import TensorSpec, safetensors_dtype
-from cocktail_hub.errors import CheckpointError
+from cocktail_hub.errors import CheckpointError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,6 +160,8 @@ def _skeleton(stream: IO[bytes], where: str, *, model: str) -> io.BytesIO:
             kept = [name for name in _KEPT if name in entries]
             bytes_of: dict[str, bytes] = {name: archive.read(entries[name]) for name in kept}
     except zipfile.BadZipFile as error:
+        if isinstance(error.__context__, SourceError):  # zipfile takes every OSError for a damaged file
+            raise error.__context__ from None
         raise _unreadable(stream, where, error, model=model) from error
     skeleton = io.BytesIO()
     with zipfile.ZipFile(skeleton, "w", zipfile.ZIP_STORED) as copy:

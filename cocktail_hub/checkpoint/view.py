@@ -42,8 +42,8 @@ class Note:
     """What was done to bring one tensor of an ingredient to the first ingredient's names."""
 
     what: What
-    """renamed, converted (cut differently), tied (read from the tensor it is tied to), rebuilt (a buffer that the model
-    computes), dropped (by the recipe), or taken (from the first ingredient alone, by the recipe)."""
+    """renamed; converted: cut differently; tied: read from the tensor it is tied to; rebuilt: a buffer that the model
+    computes, or a tensor that it never reads; dropped, or taken from the first ingredient alone: by the recipe."""
     tensor: str
     """Name in the first ingredient; for what is left out, the name in this one's files."""
     source: str = ""

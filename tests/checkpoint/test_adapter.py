@@ -289,3 +289,30 @@ def test_a_pooler_that_started_at_random_is_refused(tmp_path):
     train(model, tmp_path / "adapter", tmp_path / "unused", r=2, target_modules=["query"], task_type="SEQ_CLS")
     with pytest.raises(IncompatibleError, match=r"whose 'bert\.pooler\.dense\.bias' is neither in its base"):
         adapted_layout(tmp_path / "plain", tmp_path / "adapter")
+
+
+def test_an_adapter_with_names_of_before_transformers_5_finds_its_base(tmp_path):
+    torch.manual_seed(0)
+    merged = train(vit(), tmp_path / "adapter", tmp_path / "base", r=2, target_modules=["q_proj"])
+    vit().save_pretrained(tmp_path / "base", save_original_format=False)
+    merged.save_pretrained(tmp_path / "merged", save_original_format=False)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    old = {n.replace("vit.layers.", "vit.encoder.layer."): t for n, t in load_file(file).items()}
+    old = {n.replace(".attention.q_proj", ".attention.attention.query"): t for n, t in old.items()}
+    assert old.keys() != load_file(file).keys()
+    save_file(old, file)
+    changed = adapted_layout(tmp_path / "base", tmp_path / "adapter").changes
+    assert list(changed) == ["vit.layers.0.attention.q_proj.weight"]
+
+
+def test_factors_that_are_not_finite_are_refused(tmp_path):
+    root = saved_adapter(tmp_path)
+    file = root / "adapter_model.safetensors"
+    state = load_file(file)
+    state[next(iter(state))][0, 0] = float("nan")
+    save_file(state, file)
+    with (
+        adapted_layout(tmp_path / "base", root).open(tmp_path / "base", root) as source,
+        pytest.raises(CheckpointError, match="holds infinity or NaN"),
+    ):
+        read_all(source)

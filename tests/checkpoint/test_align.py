@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 import transformers as hf
-from families import bert, qwen2_moe
+from families import FAMILIES, bert, qwen2_moe
 from handling import config_of, read, saved, state_of, views, write
 
 from cocktail_hub.errors import IncompatibleError, RecipeError
@@ -237,4 +237,33 @@ def test_experts_of_another_number_are_refused(tmp_path):
     fewer = {n: t for n, t in state_of(a).items() if ".experts.3." not in n}
     write(b, fewer, config_of(a))
     with pytest.raises(IncompatibleError, match=r"lacks 'model\.layers\.0\.mlp\.experts\.3\."):
+        views(a, b)
+
+
+def test_causal_masks_of_old_gpt2_checkpoints_may_be_in_some_only(tmp_path):
+    config = hf.GPT2Config(
+        vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=16, bos_token_id=1, eos_token_id=2
+    )
+    new = saved(hf.GPT2LMHeadModel(config), tmp_path / "new")
+    state = {name.removeprefix("transformer."): tensor for name, tensor in state_of(new).items()}
+    masks = {"h.0.attn.bias": torch.ones(1, 1, 16, 16).tril(), "h.0.attn.masked_bias": torch.tensor(-1e4)}
+    old = write(tmp_path / "old", state | masks, config_of(new))
+    for first, other in ((old, new), (new, old)):
+        view = views(first, other)[1]
+        assert {name for what, name in whats(view) if what == "rebuilt"} == masks.keys()
+        assert view.specs.keys() == state_of(new).keys() if first is new else view.absent == masks.keys()
+
+
+def test_a_tensor_that_no_t5_ever_reads_may_be_in_some_only(tmp_path):
+    new = saved(FAMILIES["T5"](), tmp_path / "new")
+    leftover = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    old = write(tmp_path / "old", state_of(new) | {leftover: torch.ones(32, 2)}, config_of(new))
+    assert views(old, new)[1].absent == {leftover}
+    assert whats(views(new, old)[1]) == {("rebuilt", leftover)}
+
+
+def test_modules_without_a_config_are_matched_by_name(tmp_path):
+    a = write(tmp_path / "a", {"linear.weight": torch.ones(2, 2), "linear.bias": torch.ones(2)}, {})
+    b = write(tmp_path / "b", {"linear.weight": torch.ones(2, 2)}, {})
+    with pytest.raises(IncompatibleError, match=r"Cannot mix 'b': it lacks 'linear\.bias'"):
         views(a, b)

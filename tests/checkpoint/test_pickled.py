@@ -209,3 +209,13 @@ def test_a_sharded_bin_checkpoint_is_one_layout(tmp_path):
     with open_source(layout, tmp_path) as source:
         for name, tensor in state.items():
             assert torch.equal(read_all(source, name, torch.float32), tensor)
+
+
+def test_a_lost_connection_is_not_taken_for_damage(tmp_path):
+    class Offline(Counted):
+        def read_range(self, path, start, stop):
+            raise SourceError("no network")
+
+    save(tmp_path, {"weight": torch.ones(2)})
+    with pytest.raises(SourceError, match="no network"):
+        read_pickle_specs(Offline(tmp_path), FILE)

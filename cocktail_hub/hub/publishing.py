@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
 from cocktail_hub.errors import PublishError
+from cocktail_hub.hub.failures import LOGIN, PASSING, first_line, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
-    from huggingface_hub import HfApi
+    from huggingface_hub import Discussion, HfApi
 
     from cocktail_hub.hub.files import HubOptions
 
@@ -27,15 +30,24 @@ ATTEMPTS = 5
 """How often a commit is tried; the client itself does not try it again."""
 FIRST_WAIT = 1.0
 """Seconds before the second try; doubled for each further one."""
-PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
-"""HTTP statuses that a later try can get past: busy, down, or somebody committed in between."""
-OUR_WEIGHTS = re.compile(r"([^/]+/)*(model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json)")
-"""Weight files that an earlier publication may have left, in the root or a module's folder."""
+LONGEST_WAIT = 60.0
+"""Seconds that are waited at most, whatever the Hub asks for."""
+OURS = re.compile(r"(\d+_\w+/)?(model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json)|recipe\.json")
+"""Files that an earlier publication may have left: weights in the root or in a module's folder, and the recipe."""
+README = "README.md"
+Prepared: TypeAlias = "dict[str, list[CommitOperationAdd]]"
+"""Commit to build on -> the files, hashed, and perhaps uploaded by an earlier try."""
+_CLIENT_ERRORS = (HTTPError, ConnectionError, RuntimeError, ValueError)
+"""What the client raises: for answers of the Hub, broken connections, broken uploads, and metadata it refuses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """What to write where."""
+    """What to write where.
+
+    Raises:
+        PublishError: the parts do not go together.
+    """
 
     repo_id: str
     """Repo to write to; made if it is not there."""
@@ -52,85 +64,169 @@ class Publication:
     create_pr: bool = False
     """Open a pull request instead of committing to the branch."""
 
+    def __post_init__(self) -> None:
+        if self.create_pr and self.revision not in (None, "main"):
+            raise PublishError(
+                f"A pull request goes to the default branch, not to '{self.revision}'.\nNothing was sent to the Hub.\n"
+                "Leave out `revision`, or commit to it without `create_pr`."
+            )
+        if README in self.files:
+            raise PublishError(
+                f"'{README}' is written from `readme`, which keeps what is there. Take it out of `files`."
+            )
+
 
 def publish_files(publication: Publication, options: HubOptions) -> CommitInfo:
-    """Write files to the Hub as one commit, and remove the weights that an earlier one left.
+    """Write files to the Hub as one commit, and remove what an earlier one left.
 
-    Files that are there already are not sent again, so that it is safe to repeat after any failure.
+    Files that are there already are not sent again, and where nothing is new there is no commit: it is safe to repeat.
 
     Raises:
-        PublishError: the Hub did not take it; the repo is as it was before.
+        PublishError: the Hub did not take it; the repo has all of it or none.
     """
-    api = options.api
-    _make_repo(publication, api)
-    additions = [CommitOperationAdd(name, source) for name, source in sorted(publication.files.items())]
+    if options.offline:
+        raise PublishError(
+            f"'{publication.repo_id}' cannot be published offline.\nNothing was sent to the Hub.\n"
+            "Unset HF_HUB_OFFLINE, and leave out `local_files_only`."
+        )
+    prepared: Prepared = {}
+    known: frozenset[int] | None = None
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _commit(publication, api, additions)
-        except (HTTPError, ConnectionError) as error:
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-            if attempt == ATTEMPTS or (status is not None and status not in PASSING):
+            with _heard():
+                _make_repo(publication, options.api)
+                opened = _pull_requests(publication, options.api)
+                known = frozenset(opened) if known is None else known
+                if unheard := opened.keys() - known:  # an earlier try opened one, but its answer was lost
+                    return opened[min(unheard)]
+            return _commit(publication, options, prepared)
+        except _ClientError as failure:
+            error = failure.error
+            if attempt == ATTEMPTS or not _may_pass(error):
                 raise _refused(publication, error, attempt) from error
-            wait = FIRST_WAIT * 2 ** (attempt - 1)
-            logger.info("Try %d to commit to '%s' failed (%s); again in %g s.", attempt, publication.repo_id, error, wait)
+            wait = _wait(error, attempt)
+            logger.info("Try %d to publish '%s' failed (%s); again in %g s.", attempt, publication.repo_id, error, wait)
             time.sleep(wait)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-def _make_repo(publication: Publication, api: HfApi) -> None:
+class _ClientError(Exception):
+    """An error of the client, not of the callback that writes the card."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
     try:
-        api.create_repo(publication.repo_id, private=publication.private, exist_ok=True)
-        if publication.revision and not publication.revision.startswith("refs/pr/"):
-            api.create_branch(publication.repo_id, branch=publication.revision, exist_ok=True)
-    except (HTTPError, ConnectionError, ValueError) as error:
-        raise _refused(publication, error, 1) from error
+        yield
+    except _CLIENT_ERRORS as error:
+        raise _ClientError(error) from error
 
 
-def _commit(publication: Publication, api: HfApi, additions: list[CommitOperationAdd]) -> CommitInfo:
-    head = api.repo_info(publication.repo_id, revision=publication.revision).sha
-    present = _present(publication, api, head)
-    written = {operation.path_in_repo for operation in additions}
-    stale = [path for path in present if OUR_WEIGHTS.fullmatch(path) and path not in written]
-    card = publication.readme(present.get("README.md"))
-    return api.create_commit(
-        publication.repo_id,
-        [
-            *additions,
-            CommitOperationAdd("README.md", card.encode()),
-            *(CommitOperationDelete(path) for path in stale),
-        ],
+def _make_repo(publication: Publication, api: HfApi) -> None:
+    api.create_repo(publication.repo_id, private=publication.private, exist_ok=True)
+    if publication.revision and not publication.revision.startswith("refs/"):
+        api.create_branch(publication.repo_id, branch=publication.revision, exist_ok=True)
+
+
+def _commit(publication: Publication, options: HubOptions, prepared: Prepared) -> CommitInfo:
+    api = options.api
+    with _heard():
+        head = str(api.repo_info(publication.repo_id, revision=publication.revision).sha)
+        present = api.list_repo_files(publication.repo_id, revision=head)
+        card = _readme(publication, options, head) if README in present else None
+    stale = [path for path in present if OURS.fullmatch(path) and path not in publication.files]
+    text = publication.readme(None if card is None else _decoded(publication, card))
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *_additions(publication, head, prepared),
+        CommitOperationAdd(README, text.encode()),
+        *(CommitOperationDelete(path) for path in stale),
+    ]
+    with _heard():
+        return api.create_commit(
+            publication.repo_id,
+            operations,
+            commit_message=publication.message,
+            revision=publication.revision,
+            create_pr=publication.create_pr,
+            parent_commit=head,  # somebody else's commit in between is a 412, and this is done again on top of it
+        )
+
+
+def _additions(publication: Publication, head: str, prepared: Prepared) -> list[CommitOperationAdd]:
+    """The files, ready to be sent. They remember what the Hub has of them at `head`, so another one needs new ones."""
+    if head not in prepared:
+        prepared.clear()
+        files = sorted(publication.files.items())
+        prepared[head] = [CommitOperationAdd(name, source) for name, source in files]
+    return prepared[head]
+
+
+def _readme(publication: Publication, options: HubOptions, commit: str | None) -> bytes:
+    """The card that is there."""
+    local = options.api.hf_hub_download(publication.repo_id, README, revision=commit, cache_dir=options.cache_dir)
+    return Path(local).read_bytes()
+
+
+def _decoded(publication: Publication, card: bytes) -> str:
+    """The card as text, with its own line ends."""
+    try:
+        return card.decode()
+    except UnicodeDecodeError as error:
+        raise PublishError(
+            f"The README.md of '{publication.repo_id}' is not UTF-8: {error}.\n"
+            "It is kept and our part put into it, which cannot be done without reading it.\n"
+            "Save it as UTF-8, or remove it from the repo."
+        ) from error
+
+
+def _pull_requests(publication: Publication, api: HfApi) -> dict[int, CommitInfo]:
+    """Open pull requests with our title, by number; nothing is asked where none is going to be opened."""
+    if not publication.create_pr:
+        return {}
+    found = api.get_repo_discussions(publication.repo_id, discussion_type="pull_request", discussion_status="open")
+    return {d.num: _as_commit(publication, d, api) for d in found if d.title == publication.message}
+
+
+def _as_commit(publication: Publication, opened: Discussion, api: HfApi) -> CommitInfo:
+    commit = api.repo_info(publication.repo_id, revision=opened.git_reference).sha
+    return CommitInfo(
+        commit_url=f"{api.endpoint}/{publication.repo_id}/commit/{commit}",
         commit_message=publication.message,
-        revision=publication.revision,
-        create_pr=publication.create_pr,
-        parent_commit=head,  # somebody else's commit in between is a 412, and this is done again on top of it
+        commit_description="",
+        oid=str(commit),
+        pr_url=opened.url,
+        _endpoint=api.endpoint,
     )
 
 
-def _present(publication: Publication, api: HfApi, commit: str | None) -> Mapping[str, str]:
-    """Every path of the repo; the README with its text."""
-    paths = dict.fromkeys(api.list_repo_files(publication.repo_id, revision=commit), "")
-    if "README.md" in paths:
-        try:
-            local = api.hf_hub_download(publication.repo_id, "README.md", revision=commit)
-        except EntryNotFoundError:
-            del paths["README.md"]
-        else:
-            with open(local, encoding="utf-8", newline="") as file:  # noqa: PTH123 - keep the line ends as they are
-                paths["README.md"] = file.read()
-    return paths
+def _may_pass(error: Exception) -> bool:
+    """Whether a later try may get past it."""
+    cause = error.__cause__ if isinstance(error, RuntimeError) else error  # an upload that broke off
+    if isinstance(cause, HfHubHTTPError):
+        return cause.response.status_code in PASSING
+    broken = isinstance(cause, (HTTPError, ConnectionError))
+    return broken or isinstance(error, (RuntimeError, json.JSONDecodeError))  # the latter: a proxy's page of HTML
+
+
+def _wait(error: Exception, attempt: int) -> float:
+    """Seconds before the next try: what the Hub asks for, or twice as long each time."""
+    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+    return min(LONGEST_WAIT, float(asked) if asked.isdigit() else FIRST_WAIT * 2.0 ** (attempt - 1))
 
 
 def _refused(publication: Publication, error: Exception, attempts: int) -> PublishError:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    status = status_of(error)
     if status in (401, 403) or isinstance(error, RepositoryNotFoundError):
-        fix = "Log in with `hf auth login`, or pass a `token` that may write to this repo."
-    elif status is None or status in PASSING:
+        state, fix = "Nothing in the repo was changed.", f"To write to it, {LOGIN} of an account that may."
+    elif _may_pass(error):
+        state = "The repo has all of it or none."
         fix = "The Hub or the connection is in trouble. Try again: what was uploaded is not sent twice."
     else:
-        fix = "Check the repo id and the branch."
+        state, fix = "Nothing in the repo was changed.", "Check the repo id, the branch and the card's metadata."
     tries = "" if attempts == 1 else f" {attempts} times"
-    return PublishError(
-        f"The Hub refused{tries} to take '{publication.repo_id}': {reason}\n"
-        f"Nothing in the repo was changed.\n{fix}"
-    )
+    reason = " ".join(str(error).split()) if isinstance(error, ValueError) else first_line(error)
+    return PublishError(f"The Hub refused{tries} to take '{publication.repo_id}': {reason}\n{state}\n{fix}")

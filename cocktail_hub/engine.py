@@ -111,7 +111,7 @@ def _on_ray(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions
 
     if not options.low_disk:
         fetch(checked.models)
-    inputs = ShardInputs(parts=checked.parts, models=checked.models, scratch=folder / WINDOWS)
+    inputs = ShardInputs(parts=checked.parts, models=checked.models, scratch=folder / WINDOWS, node_local=True)
     try:
         inputs.check_ties()
         with bar("merge", plan.output_bytes) as advance:

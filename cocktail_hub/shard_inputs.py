@@ -6,6 +6,8 @@ when that output file is made. So the disk holds one output file's worth of ever
 
 from __future__ import annotations
 
+import os
+import platform
 import uuid
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from cocktail_hub.errors import CheckpointError
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.hub.ranges import Stretch, fetch_stretches
 from cocktail_hub.resolve import local_root
+from cocktail_hub.space import require_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 Places = dict[Path, dict[str, "TensorSlot"]]
 """File on this machine -> tensor -> where it lies in it."""
 WINDOW = "window-"
-"""What the names of fetched files begin with."""
+"""What the names of fetched files begin with; node and process follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,8 @@ class ShardInputs:
     """The models, in the plan's order."""
     scratch: Path
     """Folder for what is fetched; made if it is missing."""
+    node_local: bool = False
+    """Whether `TMPDIR`, where that is set, takes the place of `scratch`, which all nodes of a cluster share."""
     on_fetch: Callable[[int], object] | None = None
     """Called with the bytes that have come. Stays on this machine."""
     _headers: dict[str, Headers] = field(default_factory=dict)
@@ -147,7 +152,7 @@ class ShardInputs:
 
     def _bring(self, bodies: dict[str, _Body], stack: ExitStack) -> dict[str, Places]:
         """Fetch what is not on this machine into one file, which goes with `stack`; says where everything lies."""
-        window = self.scratch / f"{WINDOW}{uuid.uuid4().hex}"
+        window = self._folder() / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex}"
         shelf, stretches = Shelf(), list[Stretch]()
         places: dict[str, Places] = {key: {} for key in bodies}
         for key, body in bodies.items():
@@ -161,12 +166,21 @@ class ShardInputs:
                     stretches += [
                         Stretch(files=body.files, path=path, start=m.start, stop=m.stop, offset=m.offset) for m in moves
                     ]
-        if shelf.nbytes or any(window in place for place in places.values()):
-            self.scratch.mkdir(parents=True, exist_ok=True)
+        if any(window in place for place in places.values()):
+            window.parent.mkdir(parents=True, exist_ok=True)
+            require_room([(window.parent, shelf.nbytes, "the parts of the models that one file is made from")])
             stack.callback(window.unlink, missing_ok=True)
             with PositionalFile(window, write=True) as target:
                 fetch_stretches(stretches, target, on_progress=self.on_fetch)
         return places
+
+    def _folder(self) -> Path:
+        local = os.environ.get("TMPDIR") if self.node_local else None
+        if not local:
+            return self.scratch
+        folder = Path(local, "cocktail_hub")
+        _sweep(folder)
+        return folder
 
     def _slots(self, key: str, body: _Body) -> dict[str, dict[str, TensorSlot]]:
         if body.layout.format == "pickle":
@@ -223,3 +237,20 @@ def _stamp(path: Path) -> tuple[int, ...]:
     except OSError:
         return (-1,)
     return (status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def _prefix() -> str:
+    return f"{WINDOW}{platform.node()}-"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes of this node have left. Windows has no signal that only asks."""
+    if os.name == "nt":
+        return
+    for path in folder.glob(f"{_prefix()}*"):
+        try:
+            os.kill(int(path.name.removeprefix(_prefix()).partition("-")[0]), 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (PermissionError, ValueError):  # alive, or not ours
+            continue

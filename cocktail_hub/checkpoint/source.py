@@ -176,8 +176,9 @@ class SafetensorsSource:
             ) from error
         if count != len(view):
             raise CheckpointError(
-                f"'{file.path.name}' of '{self.name}' ended at byte {offset + count}; {len(view) - count} bytes are "
-                "missing.\nIt was cut short after it was opened, so the rest of its weights is lost.\n"
+                f"'{file.path.name}' of '{self.name}' ends at byte {os.fstat(file.fd).st_size}, but its tensors go on "
+                f"to byte {offset + len(view)}.\n"
+                "It was cut short after it was opened, so the rest of its weights is lost.\n"
                 "Download or save it again, then run the same command again: finished shards are kept.",
                 model=self.name,
             )

@@ -31,7 +31,6 @@ class ShardWriter:
         self._part = path.with_name(path.name + SUFFIX)
         self._nbytes = nbytes
         self._file = PositionalFile(self._part, write=True)
-        os.truncate(self._part, nbytes)
         self._written: dict[int, int] = {}  # start -> stop of stretches that the hash has not reached
         self._changed = threading.Condition()
         self._stopped = False
@@ -39,7 +38,12 @@ class ShardWriter:
         self._failure: OSError | None = None
         self._hasher = threading.Thread(target=self._follow, name=f"hash {path.name}", daemon=True)
         self._hasher.start()
-        self.write(0, header)
+        try:
+            os.truncate(self._part, nbytes)
+            self.write(0, header)
+        except BaseException:
+            self.abort()
+            raise
 
     def write(self, offset: int, data: memoryview | bytes) -> None:
         """Write a stretch. Many threads may; stretches do not overlap. Raises OSError, such as ENOSPC."""

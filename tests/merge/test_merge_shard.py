@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from merging import digests, mix, model, opened, plan, save_all
+
+from cocktail_hub.errors import DiskSpaceError
+from cocktail_hub.merge import shard as shard_module
+from cocktail_hub.merge.shard import Progress, disk_full, merge_shard
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_shards_can_be_made_one_by_one_in_any_order(tmp_path: Path) -> None:
+    folders = save_all(tmp_path, [model(0), model(1)])
+    options = {"weights": [0.7, 0.3], "max_shard_size": 5000}
+    made = plan(folders, **options)
+    out = tmp_path / "out"
+    out.mkdir()
+    with ExitStack() as stack:
+        sources = opened(stack, folders)
+        for index in reversed(range(len(made.shards))):
+            digest = merge_shard(made, index, sources, out, threads=1)
+            assert digest == hashlib.sha256((out / made.shards[index].path).read_bytes()).hexdigest()
+    mix(folders, tmp_path / "whole", **options)
+    whole = {name: digest for name, digest in digests(tmp_path / "whole").items() if "index" not in name}
+    assert digests(out) == whole
+
+
+def test_a_shard_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(writer: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    folders = save_all(tmp_path, [model(0), model(1)])
+    made = plan(folders, weights=[0.7, 0.3])
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(shard_module.ShardWriter, "seal", full)
+    with ExitStack() as stack, pytest.raises(DiskSpaceError):
+        merge_shard(made, 0, opened(stack, folders), out)
+    assert list(out.iterdir()) == []
+
+
+def test_a_full_disk_says_how_much_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_module, "free_bytes", lambda _: 1234)
+    message = str(disk_full(tmp_path, 56789))
+    assert f"The disk of '{tmp_path}' has 1,234 bytes free, but the mix needs 56,789 more." in message
+
+
+def test_progress_without_a_listener_is_silent() -> None:
+    Progress().add(3)

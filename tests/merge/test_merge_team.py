@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from cocktail_hub.merge.budget import Budget
+from cocktail_hub.merge.team import Team
+
+if TYPE_CHECKING:
+    from cocktail_hub.merge.bench import Bench
+
+
+@pytest.fixture
+def team() -> Team:
+    return Team(Budget(threads=3, arena=1 << 18, searches=0))
+
+
+def test_every_task_is_done_once(team: Team) -> None:
+    done: list[int] = []
+    team.run(iter(range(100)), lambda bench, task: done.append(task))
+    assert sorted(done) == list(range(100))
+
+
+def test_no_two_threads_share_a_bench(team: Team) -> None:
+    users: dict[int, set[int]] = {}
+
+    def note(bench: Bench, task: int) -> None:
+        users.setdefault(id(bench), set()).add(threading.get_ident())
+        time.sleep(0.001)
+
+    team.run(iter(range(30)), note)
+    assert all(len(found) == 1 for found in users.values())
+    assert len(users) == 3
+
+
+def test_a_worker_computes_on_one_thread_and_keeps_tiny_numbers(team: Team) -> None:
+    seen: list[tuple[int, bool]] = []
+    torch.set_flush_denormal(True)
+    try:
+        team.run(
+            iter(range(3)),
+            lambda bench, task: seen.append((torch.get_num_threads(), torch.tensor([1e-40]).mul(1).item() > 0)),
+        )
+    finally:
+        torch.set_flush_denormal(False)
+    assert seen == [(1, True)] * 3
+
+
+def test_the_first_failure_stops_the_others_and_is_raised(team: Team) -> None:
+    done: list[int] = []
+
+    def work(bench: Bench, task: int) -> None:
+        if task == 5:
+            raise ValueError("task 5")
+        time.sleep(0.001)
+        done.append(task)
+
+    with pytest.raises(ValueError, match="task 5"):
+        team.run(iter(range(10_000)), work)
+    assert len(done) < 20
+
+
+def test_a_failure_of_the_tasks_themselves_is_raised(team: Team) -> None:
+    def tasks() -> object:
+        yield 1
+        raise KeyError("no more")
+
+    with pytest.raises(KeyError, match="no more"):
+        team.run(tasks(), lambda bench, task: None)
+
+
+def test_an_interrupt_while_waiting_stops_the_threads(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    def interrupt(thread: threading.Thread, timeout: float | None = None) -> None:
+        if timeout is not None:
+            raise KeyboardInterrupt
+        whole(thread)
+
+    whole = threading.Thread.join
+    monkeypatch.setattr(threading.Thread, "join", interrupt)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        team.run(iter(range(10**6)), lambda bench, task: done.append(task) or time.sleep(0.001))
+    assert threading.active_count() == before
+    assert len(done) < 1000

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cocktail_hub.checkpoint.positional import PositionalFile
+from cocktail_hub.merge.writer import HASH_BYTES, ShardWriter, sync_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_file_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    writer = ShardWriter(path, b"head", 10)
+    writer.write(7, b"end")
+    writer.write(4, b"mid")
+    assert [found.name for found in tmp_path.iterdir()] == ["model.safetensors.incomplete"]
+    digest = writer.seal()
+    assert not path.exists()
+    writer.publish()
+    assert path.read_bytes() == b"headmidend"
+    assert digest == hashlib.sha256(b"headmidend").hexdigest()
+    assert [found.name for found in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_threads_write_in_any_order(tmp_path: Path) -> None:
+    content = os.urandom(5 * HASH_BYTES + 12345)
+    step = 70_001
+    writer = ShardWriter(tmp_path / "x", content[:100], len(content))
+    starts = list(range(100, len(content), step))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda start: writer.write(start, content[start : start + step]), reversed(starts)))
+    assert writer.seal() == hashlib.sha256(content).hexdigest()
+    writer.publish()
+    assert (tmp_path / "x").read_bytes() == content
+
+
+def test_an_aborted_file_leaves_nothing(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path / "x", b"head", 100)
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"old")
+    writer = ShardWriter(tmp_path / "x", b"new", 3)
+    writer.seal()
+    writer.publish()
+    assert (tmp_path / "x").read_bytes() == b"new"
+
+
+def test_a_full_disk_is_raised_where_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: PositionalFile, data: memoryview, offset: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = ShardWriter(tmp_path / "x", b"head", 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(PositionalFile, "write_from", full)
+        with pytest.raises(OSError, match="No space left"):
+            writer.write(4, b"x")
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_to_create_the_file_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: PositionalFile, data: memoryview, offset: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PositionalFile, "write_from", full)
+    with pytest.raises(OSError, match="No space left"):
+        ShardWriter(tmp_path / "x", b"head", 10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_to_read_back_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(file: PositionalFile, out: memoryview, offset: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(PositionalFile, "read_into", broken)
+    writer = ShardWriter(tmp_path / "x", b"head", 4)
+    with pytest.raises(OSError, match="Input/output error"):
+        writer.seal()
+    writer.abort()
+
+
+def test_a_file_cut_short_while_it_is_written_is_noticed(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path / "x", b"head", 4 * HASH_BYTES)
+    os.truncate(tmp_path / "x.incomplete", 10)
+    with writer._changed:
+        writer._written[4] = 4 * HASH_BYTES
+        writer._changed.notify()
+    with pytest.raises(OSError, match="was cut short while it was written"):
+        writer.seal()
+    writer.abort()
+
+
+def test_folders_are_synced_where_that_is_possible(tmp_path: Path) -> None:
+    sync_folder(tmp_path)
+
+
+def test_folders_are_left_alone_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "name", "nt")
+    sync_folder("no such folder")

@@ -65,6 +65,9 @@ def write_recipe(resolved: ResolvedRecipe, checked: Checked, folder: Path, max_s
     if not path.is_file():
         return
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    donor = checked.models[checked.donor("config")]
+    if donor.adapted:
+        config |= donor.config
     config.pop("_name_or_path", None)
     made_of = {
         "version": VERSION,

@@ -10,6 +10,7 @@ from cocktail_hub.checking.configs import differences, module_differences, requi
 from cocktail_hub.checking.kinds import Kind, kind_of
 from cocktail_hub.checking.parts import Model, Part, read_part
 from cocktail_hub.checking.vocabulary import Vocabulary, compare, read_vocabulary
+from cocktail_hub.checkpoint.adapter import AdaptedLayout
 from cocktail_hub.checkpoint.contents import read_config, read_json, read_modules
 from cocktail_hub.checkpoint.quantized import refuse_quantized
 from cocktail_hub.errors import IncompatibleError
@@ -18,6 +19,7 @@ from cocktail_hub.resolve import Located, locate
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from cocktail_hub.checkpoint.view import View
     from cocktail_hub.hub import HubOptions
     from cocktail_hub.recipe import Pin, Recipe
 
@@ -73,6 +75,8 @@ def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = Fals
     notes = [*differences(names, configs), *_compare_vocabularies(models), *module_differences(names, modules)]
     folders = models[first].body.contents.weight_folders
     parts = tuple(read_part(folder, models, first, recipe.missing) for folder in folders)
+    models = tuple(_as_adapted(model, view) for model, view in zip(models, parts[0].views, strict=True))
+    configs = [model.config for model in models]
     checked = Checked(
         recipe=recipe,
         models=models,
@@ -92,6 +96,11 @@ def _read_model(pin: Pin, options: HubOptions) -> Model:
             raise IncompatibleError(f"'{pin.label}' is an adapter whose base was not resolved.", model=pin.model)
         body = locate(pin.base, options)
     return Model(located=located, body=body, config=read_config(body.files, body.contents.main))
+
+
+def _as_adapted(model: Model, view: View) -> Model:
+    """A model with the class and labels that its adapter was trained with, now that its tensors are known."""
+    return replace(model, config=view.layout.config) if isinstance(view.layout, AdaptedLayout) else model
 
 
 def _embedder_config(model: Located) -> Mapping[str, Any]:

@@ -37,7 +37,7 @@ class Model:
     body: Located
     """The whole model: the same, or what the adapter adapts."""
     config: Mapping[str, Any]
-    """config.json of the body."""
+    """config.json of the body; for an adapter, with the class and labels that it was trained with."""
 
     @property
     def name(self) -> str:

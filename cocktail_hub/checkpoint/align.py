@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.adapter import AdaptedLayout
 from cocktail_hub.checkpoint.matching import First, Match
 from cocktail_hub.checkpoint.policy import MissingPolicy
 from cocktail_hub.checkpoint.refusals import different_kind, different_shape, extra_tensors, missing_tensors
@@ -17,7 +18,6 @@ from cocktail_hub.checkpoint.view import View
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cocktail_hub.checkpoint.adapter import AdaptedLayout
     from cocktail_hub.checkpoint.layout import Layout
 
 
@@ -31,7 +31,8 @@ def align(
 
     Args:
         layouts: what the weight files of each ingredient look like, in recipe order.
-        configs: config.json of each, `{}` where there is none (modules of sentence-transformers).
+        configs: config.json of each, `{}` where there is none (modules of sentence-transformers). An adapter's layout
+            brings its own.
         missing: regular expression over a whole tensor name -> `first` (a tensor that an ingredient lacks is taken from
             the first alone) or `drop` (a tensor that the first lacks is left out). Names are the first ingredient's;
             for `drop`, also those in the other one's files.
@@ -44,6 +45,7 @@ def align(
         RecipeError: `missing` is malformed, or one of its patterns matches no tensor.
     """
     policy = MissingPolicy(missing or {})
+    configs = [a.config if isinstance(a, AdaptedLayout) else c for a, c in zip(layouts, configs, strict=True)]
     first = First(layouts[0], configs[0])
     views = [_own_view(first)]
     for layout, config in zip(layouts[1:], configs[1:], strict=True):

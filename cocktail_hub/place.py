@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cocktail_hub.cache import MANIFEST, Cache, CachedMix, remove, write_manifest
-from cocktail_hub.errors import CacheError, CocktailError, MergeError
+from cocktail_hub.errors import CacheError, CocktailError, MergeError, SourceError
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions, parse_size
 from cocktail_hub.origin import RECIPE_FILE
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
@@ -72,7 +72,7 @@ class Place:
         try:
             yield stage
         except BaseException as error:
-            if isinstance(error, CocktailError) and not isinstance(error, MergeError):
+            if isinstance(error, CocktailError) and not isinstance(error, (MergeError, SourceError)):
                 shutil.rmtree(stage, ignore_errors=True)  # trying again would fail again
             with suppress(OSError):
                 stage.rmdir()  # nothing was finished

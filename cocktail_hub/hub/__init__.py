@@ -1,6 +1,16 @@
 """The only part that talks to the network: pin, look, download, publish."""
 
 from cocktail_hub.hub.files import HubFiles, HubOptions, download_all, pin
-from cocktail_hub.hub.publishing import Publication, publish_files
+from cocktail_hub.hub.publishing import Publication, Uploaded, make_repo, publish_files, upload_ahead
 
-__all__ = ["HubFiles", "HubOptions", "Publication", "download_all", "pin", "publish_files"]
+__all__ = [
+    "HubFiles",
+    "HubOptions",
+    "Publication",
+    "Uploaded",
+    "download_all",
+    "make_repo",
+    "pin",
+    "publish_files",
+    "upload_ahead",
+]

@@ -9,10 +9,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.lfs import UploadInfo
 
 from cocktail_hub.errors import PublishError
 from cocktail_hub.hub.failures import LOGIN, PASSING, first_line, status_of
@@ -35,10 +37,21 @@ LONGEST_WAIT = 60.0
 OURS = re.compile(r"(\d+_\w+/)?(model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json)|recipe\.json")
 """Files that an earlier publication may have left: weights in the root or in a module's folder, and the recipe."""
 README = "README.md"
+T = TypeVar("T")
 Prepared: TypeAlias = "dict[str, list[CommitOperationAdd]]"
 """Commit to build on -> the files, hashed, and perhaps uploaded by an earlier try."""
 _CLIENT_ERRORS = (HTTPError, ConnectionError, RuntimeError, ValueError)
 """What the client raises: for answers of the Hub, broken connections, broken uploads, and metadata it refuses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploaded:
+    """A large file that the Hub has, ahead of the commit that names it."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Of its content, in hex."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +64,7 @@ class Publication:
 
     repo_id: str
     """Repo to write to; made if it is not there."""
-    files: Mapping[str, Path | bytes]
+    files: Mapping[str, Path | bytes | Uploaded]
     """Path in the repo -> what to write there. The card comes from `readme`."""
     readme: Callable[[str | None], str]
     """The card to write, given the one that is there (`None`: there is none)."""
@@ -84,22 +97,83 @@ def publish_files(publication: Publication, options: HubOptions) -> CommitInfo:
     Raises:
         PublishError: the Hub did not take it; the repo has all of it or none.
     """
+    prepared: Prepared = {}
+    known: frozenset[int] | None = None
+
+    def publish() -> CommitInfo:
+        nonlocal known
+        with _heard():
+            _make_repo(publication, options.api)
+            opened = _pull_requests(publication, options.api)
+            known = frozenset(opened) if known is None else known
+            if unheard := opened.keys() - known:  # an earlier try opened one, but its answer was lost
+                return opened[min(unheard)]
+        return _commit(publication, options, prepared)
+
+    return _persistently(publication, options, publish)
+
+
+def make_repo(publication: Publication, options: HubOptions) -> None:
+    """Make sure that the repo and the branch are there.
+
+    Raises:
+        PublishError: the Hub refuses, or cannot be reached.
+    """
+
+    def make() -> None:
+        with _heard():
+            _make_repo(publication, options.api)
+
+    _persistently(publication, options, make)
+
+
+def upload_ahead(publication: Publication, name: str, file: Path, sha256: str, options: HubOptions) -> Uploaded:
+    """Send one large file ahead of the commit; after that, the local one is not needed any more.
+
+    Args:
+        publication: where it will be committed; the repo must be there.
+        name: path in the repo.
+        file: on this machine.
+        sha256: of its content, in hex.
+        options: how to talk to the Hub.
+
+    Raises:
+        PublishError: the Hub did not take it.
+    """
+    size = file.stat().st_size
+
+    def send() -> Uploaded:
+        with _heard():
+            operation = CommitOperationAdd(name, file)
+            operation.upload_info.sha256 = bytes.fromhex(sha256)
+            options.api.preupload_lfs_files(
+                publication.repo_id,
+                [operation],
+                revision=publication.revision,
+                create_pr=publication.create_pr,
+                free_memory=False,
+            )
+        if not operation._is_uploaded:  # noqa: SLF001 - the client has no other word for it
+            raise PublishError(
+                f"'{publication.repo_id}' does not take '{name}' as a large file.\n"
+                "Its .gitattributes or .gitignore say otherwise, so that it could not be sent ahead of the commit.\n"
+                "Restore the repo's .gitattributes, or publish without `low_disk`."
+            )
+        return Uploaded(size=size, sha256=sha256)
+
+    return _persistently(publication, options, send)
+
+
+def _persistently(publication: Publication, options: HubOptions, step: Callable[[], T]) -> T:
+    """Take a step again and again until it is done, or cannot be."""
     if options.offline:
         raise PublishError(
             f"'{publication.repo_id}' cannot be published offline.\nNothing was sent to the Hub.\n"
             "Unset HF_HUB_OFFLINE, and leave out `local_files_only`."
         )
-    prepared: Prepared = {}
-    known: frozenset[int] | None = None
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            with _heard():
-                _make_repo(publication, options.api)
-                opened = _pull_requests(publication, options.api)
-                known = frozenset(opened) if known is None else known
-                if unheard := opened.keys() - known:  # an earlier try opened one, but its answer was lost
-                    return opened[min(unheard)]
-            return _commit(publication, options, prepared)
+            return step()
         except _ClientError as failure:
             error = failure.error
             if attempt == ATTEMPTS or not _may_pass(error):
@@ -138,10 +212,11 @@ def _commit(publication: Publication, options: HubOptions, prepared: Prepared) -
         head = str(api.repo_info(publication.repo_id, revision=publication.revision).sha)
         present = api.list_repo_files(publication.repo_id, revision=head)
         card = _readme(publication, options, head) if README in present else None
+        additions = _additions(publication, head, prepared, api)
     stale = [path for path in present if OURS.fullmatch(path) and path not in publication.files]
     text = publication.readme(None if card is None else _decoded(publication, card))
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        *_additions(publication, head, prepared),
+        *additions,
         CommitOperationAdd(README, text.encode()),
         *(CommitOperationDelete(path) for path in stale),
     ]
@@ -156,13 +231,34 @@ def _commit(publication: Publication, options: HubOptions, prepared: Prepared) -
         )
 
 
-def _additions(publication: Publication, head: str, prepared: Prepared) -> list[CommitOperationAdd]:
+def _additions(publication: Publication, head: str, prepared: Prepared, api: HfApi) -> list[CommitOperationAdd]:
     """The files, ready to be sent. They remember what the Hub has of them at `head`, so another one needs new ones."""
     if head not in prepared:
         prepared.clear()
         files = sorted(publication.files.items())
-        prepared[head] = [CommitOperationAdd(name, source) for name, source in files]
+        there = _present_hashes(
+            publication, [name for name, source in files if isinstance(source, Uploaded)], head, api
+        )
+        prepared[head] = [
+            _sent(name, source, there.get(name)) if isinstance(source, Uploaded) else CommitOperationAdd(name, source)
+            for name, source in files
+        ]
     return prepared[head]
+
+
+def _present_hashes(publication: Publication, names: list[str], head: str, api: HfApi) -> dict[str, str]:
+    """Path -> sha256 of the large files that the repo has at a commit."""
+    found = api.get_paths_info(publication.repo_id, names, revision=head) if names else []
+    return {entry.path: entry.lfs.sha256 for entry in found if isinstance(entry, RepoFile) and entry.lfs}
+
+
+def _sent(name: str, uploaded: Uploaded, present: str | None) -> CommitOperationAdd:
+    """What `preupload_lfs_files` leaves of an addition, for a file that is gone from this machine."""
+    operation = CommitOperationAdd(name, b"")
+    operation.upload_info = UploadInfo(size=uploaded.size, sample=b"", sha256=bytes.fromhex(uploaded.sha256))
+    operation._upload_mode, operation._should_ignore = "lfs", False  # noqa: SLF001 - the client offers no other way
+    operation._remote_oid, operation._is_uploaded = present, True  # noqa: SLF001
+    return operation
 
 
 def _readme(publication: Publication, options: HubOptions, commit: str | None) -> bytes:

@@ -15,7 +15,7 @@ from cocktail_hub.checkpoint.contents import read_contents
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import CocktailError, RecipeError
 from cocktail_hub.hub import HubFiles, HubOptions
-from cocktail_hub.loading import auto_class_name, config_of, keywords_for, load_model, main_folder, narrowed
+from cocktail_hub.loading import auto_class_name, config_of, keywords_for, load_model, model_folder, narrowed
 from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import RECIPE_FILE, Origin, origin_of_config, read_origin
 from cocktail_hub.pipeline import Mix, cached_mix, mix_origin
@@ -132,7 +132,7 @@ class _Loader:
         if self.auto_class is None:
             loaded = load_model(made.path, self.task, *self.args, **keywords)
         else:
-            loaded = self.auto_class.from_pretrained(str(main_folder(made.path, part)), *self.args, **keywords)
+            loaded = self.auto_class.from_pretrained(str(model_folder(made.path, part)), *self.args, **keywords)
         model, info = loaded
         return model, info
 

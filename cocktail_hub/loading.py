@@ -48,18 +48,11 @@ def model_class(folder: Path, task: str | None = None) -> Any:
 
     Raises:
         RecipeError: `task` is unknown.
-        SourceError: the folder has no transformers model.
     """
     import transformers
 
     config = read_config(LocalFiles(folder), _main(folder))
     kind = folder_kind(folder)
-    if not kind.model_type:
-        raise SourceError(
-            f"The mix in '{folder}' has no transformers model in it (no `model_type` in config.json).\n"
-            "It can be loaded by sentence-transformers alone.\n"
-            "Use `SentenceTransformer(recipe)`, or `mix(recipe).load_sentence_transformer()`."
-        )
     if task is not None:
         return narrowed(getattr(transformers, auto_class_name(task)), kind.architecture)
     own = getattr(transformers, kind.architecture, None) if kind.architecture else None
@@ -96,7 +89,24 @@ def _auto_class_of(config: Mapping[str, Any], kind: Kind) -> str:
 
 def load_model(folder: Path, task: str | None = None, *model_args: Any, **kwargs: Any) -> Any:
     """Load the folder of a mix as an ordinary transformers model, with the arguments of its `from_pretrained`."""
-    return model_class(folder, task).from_pretrained(str(main_folder(folder)), *model_args, **kwargs)
+    own = model_folder(folder)
+    return model_class(folder, task).from_pretrained(str(own), *model_args, **kwargs)
+
+
+def model_folder(folder: Path, part: str = "") -> Path:
+    """The folder that transformers loads.
+
+    Raises:
+        SourceError: there is no transformers model, or more than one (static embeddings, a Router).
+    """
+    found = main_folder(folder, part)
+    if not read_config(LocalFiles(found)).get("model_type"):
+        raise SourceError(
+            f"The mix in '{folder}' is not one model of transformers (no `model_type` in config.json).\n"
+            "It can be loaded by sentence-transformers alone.\n"
+            "Use `SentenceTransformer(recipe)`, or `mix(recipe).load_sentence_transformer()`."
+        )
+    return found
 
 
 def keywords_for(labels: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,10 +59,11 @@ def write_recipe_repo(
     main = folder / checked.models[checked.first].body.contents.main
     _name_tokenizer_class(main)
     recipe = _bring_examples(recipe, folder, wanted=examples)
-    config = _config(recipe, checked, labels)
-    for place in dict.fromkeys((folder, main, *(folder / part for part in _native_parts(checked)))):
-        write_json(place / "config.json", config)
-    return RecipeRepo(recipe=recipe, kind=checked.kind)
+    for part, native in _configs(checked).items():
+        shown = {key: native[key] for key in ("architectures", "id2label", "label2id") if native.get(key)}
+        config = {"model_type": "cocktail", **shown, **labels, "recipe": recipe.to_dict()}
+        write_json(folder / part / "config.json", config)
+    return RecipeRepo(recipe=recipe, kind=_kind(checked))
 
 
 def refuse_local_models(recipe: Recipe) -> None:
@@ -80,11 +81,22 @@ def refuse_local_models(recipe: Recipe) -> None:
             )
 
 
-def _config(recipe: Recipe, checked: Checked, labels: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json: one key of ours, and what libraries look at before they load a model."""
-    own = {key: checked.config[key] for key in ("id2label", "label2id") if checked.config.get(key)}
-    architectures = {"architectures": [checked.kind.architecture]} if checked.kind.architecture else {}
-    return {"model_type": "cocktail", **architectures, **own, **labels, "recipe": recipe.to_dict()}
+def _configs(checked: Checked) -> dict[str, Mapping[str, Any]]:
+    """Folder -> what the recipe's config.json there takes over from the ingredients': the root, and every model.
+
+    What libraries look at before they load a model has to be in the root, wherever the model lies.
+    """
+    files, natives = checked.models[checked.first].body.files, _native_parts(checked)
+    if len(natives) == 1:
+        return {"": checked.config, natives[0]: checked.config}
+    return {"": {}} | {part: read_config(files, part) for part in natives}
+
+
+def _kind(checked: Checked) -> Kind:
+    """What the mix will be; several transformers (a Router) are no one model of that library."""
+    if len(_native_parts(checked)) == 1:
+        return checked.kind
+    return replace(checked.kind, architecture="", model_type="")
 
 
 def _native_parts(checked: Checked) -> list[str]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG = "adapter_config.json"
 MODULES = "modules.json"
+ROUTER = "router_config.json"
+"""In a module that sends queries and documents through modules of their own."""
 WEIGHT_STEMS = ("model", "pytorch_model")
 _CARRIED = ("*.json", "*.txt", "*.jinja", "*.model", "*.spm", "*.tiktoken", "*.vocab", "*.bpe", "LICENSE*", "NOTICE*")
 _NOT_CARRIED = (
@@ -107,11 +109,7 @@ def read_modules(files: RepoFiles) -> list[dict[str, Any]]:
             model=files.name,
         )
     for module in modules:
-        path = PurePosixPath(str(module["path"]))
-        if path.is_absolute() or ".." in path.parts:
-            raise CheckpointError(
-                f"'{MODULES}' of '{files.name}' names '{path}', outside of the repo.", model=files.name
-            )
+        _require_inside(files, MODULES, str(module["path"]))
     return modules
 
 
@@ -151,12 +149,35 @@ def _model_folders(files: RepoFiles, modules: list[dict[str, Any]]) -> tuple[str
     """Folders that belong to the model, the transformer's first; those below a module's folder are its parts."""
     if not modules:
         return ("",)
-    tops = [str(module["path"]).strip("/") for module in modules]
+    tops = [folder for module in modules for folder in _routes(files, str(module["path"]).strip("/"))]
     inside = {str(PurePosixPath(path).parent) for path in files.sizes}
     nested = sorted(
         folder for folder in inside if folder != "." and any(top and folder.startswith(f"{top}/") for top in tops)
     )
     return tuple(dict.fromkeys((*tops, *nested)))
+
+
+def _routes(files: RepoFiles, folder: str) -> tuple[str, ...]:
+    """The folder of a module itself; of a Router, which has no weights, those of the modules it chooses from.
+
+    Raises:
+        CheckpointError: a path leaves the repository.
+    """
+    path = str(PurePosixPath(folder, ROUTER))
+    if path not in files.sizes:
+        return (folder,)
+    routes = read_json(files, path)
+    types = routes.get("types") if isinstance(routes, Mapping) else None
+    if not isinstance(types, Mapping) or not types:
+        raise CheckpointError(f"'{path}' of '{files.name}' names no modules under `types`.", model=files.name)
+    for name in types:
+        _require_inside(files, path, str(name))
+    return tuple(str(PurePosixPath(folder, str(name))) for name in types)
+
+
+def _require_inside(files: RepoFiles, source: str, path: str) -> None:
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise CheckpointError(f"'{source}' of '{files.name}' names '{path}', outside of the repo.", model=files.name)
 
 
 def _has_weights(files: RepoFiles, folder: str) -> bool:

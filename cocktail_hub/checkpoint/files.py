@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SKIPPED_FOLDERS = frozenset({".git", ".cache"})
 """Folders of version control and of the Hub client: never part of a model."""
+SHARED_BLOBS_MARK = ".huggingface-shared-blobs"
+"""File by which huggingface_hub marks the folder of contents that came over Xet, shared by all repositories."""
 
 
 class RepoFiles(Protocol):
@@ -41,7 +43,8 @@ class LocalFiles:
     """A folder on this machine.
 
     A link inside it may point to another file inside it. In a snapshot of the Hub's cache, links also point to
-    the blobs of the same repository. Every other link is refused: a model must not reach out of its folder.
+    the blobs of the same repository, and those to the blobs that the whole cache shares. Every other link is
+    refused: a model must not reach out of its folder.
     """
 
     def __init__(self, root: Path | str, *, name: str | None = None) -> None:
@@ -51,7 +54,8 @@ class LocalFiles:
         if not self.root.is_dir():
             raise SourceError(f"There is no folder '{root}'.\nAn ingredient is a Hub id or an existing local folder.")
         self._real_root = self.root.resolve()
-        self._blobs = _blobs_of_snapshot(self.root) or _blobs_of_snapshot(self._real_root)
+        blobs = _blobs_of_snapshot(self.root) or _blobs_of_snapshot(self._real_root)
+        self._allowed = (self._real_root, *blobs)
         self.sizes: dict[str, int] = dict(sorted(self._walk()))
 
     def _walk(self) -> Iterator[tuple[str, int]]:
@@ -72,8 +76,7 @@ class LocalFiles:
             raise SourceError(f"'{self.name}' has no file '{path}'. {did_you_mean(path, self.sizes)}")
         full = self.root / PurePosixPath(path)
         real = full.resolve()
-        allowed = (self._real_root, self._blobs) if self._blobs else (self._real_root,)
-        if not any(real.is_relative_to(folder) for folder in allowed):
+        if not any(real.is_relative_to(folder) for folder in self._allowed):
             raise SourceError(
                 f"'{path}' of '{self.name}' is a link to '{real}', outside of its folder.\n"
                 "A model could read any file of this machine that way, so such links are not followed.\n"
@@ -103,11 +106,16 @@ class LocalFiles:
         return data
 
 
-def _blobs_of_snapshot(root: Path) -> Path | None:
-    """Return `…/models--org--name/blobs` if `root` is, or lies in, `…/models--org--name/snapshots/<commit>`."""
+def _blobs_of_snapshot(root: Path) -> tuple[Path, ...]:
+    """Return the folders with the contents of a Hub cache's snapshot, if `root` is one or lies in one.
+
+    They are `…/models--org--name/blobs` beside `…/models--org--name/snapshots/<commit>`, and `…/blobs`, which all
+    repositories share if the client has marked it so.
+    """
     absolute = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow the links this looks at
     for folder in (absolute, *absolute.parents):
         blobs = folder.parent.parent / "blobs"
         if folder.parent.name == "snapshots" and blobs.is_dir():
-            return blobs.resolve()
-    return None
+            shared = blobs.parent.parent / "blobs"
+            return tuple(b.resolve() for b in (blobs, *((shared,) if (shared / SHARED_BLOBS_MARK).is_file() else ())))
+    return ()

@@ -118,6 +118,20 @@ def test_a_snapshot_of_the_hub_cache_links_to_its_blobs(tmp_path: Path) -> None:
 
 
 @needs_links
+def test_blobs_that_came_over_xet_are_links_into_a_store_of_the_whole_cache(tmp_path: Path) -> None:
+    snapshot = _snapshot(tmp_path)
+    store = tmp_path / "blobs" / "f2"
+    store.mkdir(parents=True)
+    (store / "f27e").write_bytes(b"weights")
+    (snapshot.parents[1] / "blobs" / "etag").symlink_to("../../blobs/f2/f27e")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/etag")
+    with pytest.raises(SourceError, match="outside of its folder"):
+        LocalFiles(snapshot).read("model.safetensors")
+    (tmp_path / "blobs" / ".huggingface-shared-blobs").write_text("1")
+    assert LocalFiles(snapshot).read("model.safetensors") == b"weights"
+
+
+@needs_links
 def test_a_snapshot_does_not_link_to_another_repository(tmp_path: Path) -> None:
     snapshot = _snapshot(tmp_path)
     other = tmp_path / "models--org--other" / "blobs"

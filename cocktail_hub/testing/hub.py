@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -70,7 +71,7 @@ class LoopbackHub:
         if self._listeners:
             raise RuntimeError(f"This Hub is already listening at {self.url}")
         hub, cdn = self._listeners = Listener(self._site, self._port), Listener(self._site, 0)
-        self._site.url, self._site.cdn_url = hub.url, cdn.url
+        self._site.url, self._site.cdn_url = hub.url, _under_another_name(cdn.url)
         for listener in self._listeners:
             listener.start()
         return self
@@ -209,3 +210,15 @@ class LoopbackHub:
         """Spoil nothing any more."""
         with self._site.lock:
             self._site.faults.clear()
+
+
+def _under_another_name(url: str) -> str:
+    """The same address with the host called otherwise, where the system knows its other name.
+
+    Clients tell a Hub from the storage that it redirects to by the host; huggingface_hub before 2.2 without the port.
+    """
+    try:
+        known = socket.gethostbyname("localhost") == "127.0.0.1"
+    except OSError:
+        known = False
+    return url.replace("127.0.0.1", "localhost") if known else url

@@ -1,0 +1,92 @@
+# make demo   the whole loop on two real models, in about a minute once installed
+# make test   everything that is checked: style, types, all tests, the Hub tests again over Xet
+# make check  the quick part of it, for every change
+# make bench  time and memory against mergekit, LM_Cocktail, sentence-transformers and a plain copy (BENCH_ARGS)
+# make lowest the tests on the lowest versions that pyproject.toml accepts
+#
+# demo and test install what they need into $(VENV). Variables: PYTHON, VENV, JOBS, PYTEST_ARGS.
+
+PYTHON ?= python3
+VENV ?= .venv
+LOWEST_VENV ?= .venv-lowest
+LOWEST_TORCH ?= 2.13.0
+JOBS ?= 2
+PYTEST_ARGS ?=
+BENCH_WORK ?= .bench
+BENCH_ARGS ?= --sizes 0.1B --ingredients 2 4
+
+BIN = $(VENV)/bin
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+
+# Several workers with several threads each only get in each other's way.
+export OMP_NUM_THREADS ?= $(if $(filter 0,$(JOBS)),,1)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types format bench lowest clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+demo: $(VENV)/.demo
+	@env -u OMP_NUM_THREADS $(BIN)/cocktail demo --output demo-output
+
+test: $(VENV)/.test lint types
+	$(PYTEST) tests
+	COCKTAIL_TEST_XET=1 $(PYTEST) tests
+
+check: lint types
+	$(PYTEST) -m "not slow and not real and not fuzz" tests
+
+lint:
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+
+types:
+	@$(BIN)/python -m mypy
+
+format:
+	@$(BIN)/python -m ruff check --fix .
+	@$(BIN)/python -m ruff format .
+
+bench: $(VENV)/.test
+	@$(BIN)/python benchmarks/run.py --work "$(BENCH_WORK)" --docs "$(BENCH_WORK)" $(BENCH_ARGS)
+
+lowest: $(LOWEST_VENV)/.test
+	$(LOWEST_VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -W default -m "not slow and not real" $(PYTEST_ARGS) tests
+
+clean:
+	rm -rf $(VENV) $(LOWEST_VENV) demo-output build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Installing. A stamp tells what a virtual environment has; it is out of date when the versions change.
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	@$(call make_venv,$(VENV))
+	@echo "Installing cocktail-hub with its demo into $(VENV); a first time takes some minutes."
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[demo]"
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	@$(call make_venv,$(VENV))
+	@echo "Installing cocktail-hub with its tests into $(VENV); a first time takes some minutes."
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[test]"
+	@touch $@ $(VENV)/.demo
+
+$(LOWEST_VENV)/.test: pyproject.toml constraints-lowest.txt
+	@$(call make_venv,$(LOWEST_VENV))
+	@echo "Installing the lowest versions into $(LOWEST_VENV); a first time takes some minutes."
+	@$(LOWEST_VENV)/bin/python $(PIP_INSTALL) -c constraints-lowest.txt "torch==$(LOWEST_TORCH)" -e ".[lowest]"
+	@touch $@
+
+# Make a virtual environment, or say in plain words why it cannot be made.
+define make_venv
+	command -v "$(PYTHON)" > /dev/null || { \
+	  echo "There is no '$(PYTHON)' here. Install Python 3.10 or newer, or name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }; \
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "'$(PYTHON)' is $$("$(PYTHON)" --version 2>&1), but cocktail-hub needs Python 3.10 or newer."; \
+	  echo "Install a newer one, or name it: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }; \
+	"$(PYTHON)" -c 'import ensurepip, venv' 2> /dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments: its venv module is missing."; \
+	  echo "Install it (on Debian and Ubuntu: apt install python3-venv) and try again."; exit 1; }; \
+	test -x "$(1)/bin/python" || "$(PYTHON)" -m venv "$(1)"
+endef

@@ -15,6 +15,9 @@ PYTEST_ARGS ?=
 BENCH_WORK ?= .bench
 BENCH_ARGS ?= --sizes 0.1B --ingredients 2 4
 
+# What talks to a Hub as users do; tests/testing tries both ways of transfer by itself.
+XET_TESTS = tests/hub tests/test_auto.py tests/test_pipeline.py tests/test_cli.py
+
 BIN = $(VENV)/bin
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
@@ -33,7 +36,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test lint types
 	$(PYTEST) tests
-	COCKTAIL_TEST_XET=1 $(PYTEST) tests
+	COCKTAIL_TEST_XET=1 $(PYTEST) $(XET_TESTS)
 
 check: lint types
 	$(PYTEST) -m "not slow and not real and not fuzz" tests
@@ -75,7 +78,8 @@ $(VENV)/.test: pyproject.toml constraints.txt
 $(LOWEST_VENV)/.test: pyproject.toml constraints-lowest.txt
 	@$(call make_venv,$(LOWEST_VENV))
 	@echo "Installing the lowest versions into $(LOWEST_VENV); a first time takes some minutes."
-	@$(LOWEST_VENV)/bin/python $(PIP_INSTALL) -c constraints-lowest.txt "torch==$(LOWEST_TORCH)" -e ".[lowest]"
+	@$(LOWEST_VENV)/bin/python $(PIP_INSTALL) -c constraints-lowest.txt "torch==$(LOWEST_TORCH)" -e ".[demo,parquet,peft]" \
+	  hypothesis pytest pytest-timeout pytest-xdist
 	@touch $@
 
 # Make a virtual environment, or say in plain words why it cannot be made.

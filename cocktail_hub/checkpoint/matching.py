@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checkpoint.names import is_rebuilt, unwrapped
+from cocktail_hub.checkpoint.names import is_counter, is_rebuilt, unwrapped
 from cocktail_hub.checkpoint.policy import DROP, FIRST, MissingPolicy
 from cocktail_hub.checkpoint.view import Note, View, What
 from cocktail_hub.errors import IncompatibleError
@@ -216,7 +216,7 @@ class Match:
     def _take(self, name: str, raw: str, *, what: What = "renamed") -> None:
         found, expected = self.layout.specs[raw], self.first.specs[name]
         self._used.add(raw)
-        if is_rebuilt(name) and found != expected:  # of another length or type in another version of transformers
+        if is_counter(name) or (is_rebuilt(name) and found != expected):  # of another length in another version
             self._lacks(name, rebuilt=True)
             return
         self._names[name] = raw

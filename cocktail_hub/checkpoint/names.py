@@ -32,6 +32,11 @@ def is_rebuilt(name: str) -> bool:
     return _BUFFERS.search(name) is not None
 
 
+def is_counter(name: str) -> bool:
+    """Whether a tensor only counts training steps, so that it has no average and need not be the same everywhere."""
+    return name.endswith("num_batches_tracked")
+
+
 def common_pattern(names: Sequence[str]) -> str:
     """Return a short regular expression that matches all of the names: what to write into a recipe."""
     if len(names) == 1:

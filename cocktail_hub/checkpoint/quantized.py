@@ -63,14 +63,6 @@ def refuse_quantized(
         raise _refusal(files.name, *found, base=_base_of(config))
 
 
-def refuse_gguf_only(files: RepoFiles, folder: str = "") -> None:
-    """Raise CheckpointError if the only weights in a folder are GGUF files."""
-    here = [path for path in files.sizes if str(PurePosixPath(path).parent) == (folder or ".")]
-    gguf = sorted(path for path in here if path.endswith(".gguf"))
-    if gguf and not any(path.endswith((".safetensors", ".bin")) for path in here):
-        raise _refusal(files.name, "GGUF", f"its only weights are '{gguf[0]}'", base="")
-
-
 def _refusal(model: str, method: str, sign: str, *, base: str) -> CheckpointError:
     original = f"'{base}'" if base else "the unquantised model that it was made from (see its card)"
     return CheckpointError(

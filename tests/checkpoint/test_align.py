@@ -267,3 +267,16 @@ def test_modules_without_a_config_are_matched_by_name(tmp_path):
     b = write(tmp_path / "b", {"linear.weight": torch.ones(2, 2)}, {})
     with pytest.raises(IncompatibleError, match=r"Cannot mix 'b': it lacks 'linear\.bias'"):
         views(a, b)
+
+
+def test_counters_of_batch_normalisation_are_the_firsts(tmp_path):
+    config = hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    a = saved(hf.ResNetModel(config), tmp_path / "a")
+    b = write(
+        tmp_path / "b",
+        {name: tensor + 7 if name.endswith("num_batches_tracked") else tensor for name, tensor in state_of(a).items()},
+        config_of(a),
+    )
+    _, view = views(a, b)
+    assert view.absent == {name for name in state_of(a) if name.endswith("num_batches_tracked")}
+    assert len(view.absent) > 1

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.quantized import refuse_gguf_only, refuse_quantized
+from cocktail_hub.checkpoint.quantized import refuse_quantized
 from cocktail_hub.checkpoint.spec import TensorSpec
 from cocktail_hub.errors import CheckpointError
 
@@ -122,15 +122,3 @@ def test_an_entry_without_packed_tensors_says_to_remove_it(files):
 )
 def test_integer_buffers_and_odd_names_are_no_quantisation(files, specs):
     refuse_quantized(files, "", {"quantization_config": None, "model_type": "bert"}, {**PLAIN, **specs})
-
-
-def test_a_gguf_only_repository_is_refused(tmp_path):
-    (tmp_path / "model.Q4_K_M.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match=r"quantised with GGUF: its only weights are 'model\.Q4_K_M\.gguf'"):
-        refuse_gguf_only(LocalFiles(tmp_path, name="m"))
-
-
-def test_gguf_beside_ordinary_weights_is_no_reason_to_refuse(tmp_path):
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    refuse_gguf_only(LocalFiles(tmp_path))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cocktail_hub.checkpoint.contents import ADAPTER_CONFIG, MODULES, read_config
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import RecipeError, SourceError
 from cocktail_hub.hub import HubFiles, HubOptions, pin
@@ -17,12 +18,15 @@ from cocktail_hub.recipe import (
     Recipe,
     Weighting,
     is_local,
+    is_path,
     parse_recipe,
     read_recipe,
     recipe_from_mapping,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cocktail_hub.checkpoint.files import RepoFiles
 
 PinT = TypeVar("PinT", bound=Pin)
@@ -41,7 +45,7 @@ class Origin:
     config: Mapping[str, Any]
     """config.json of a recipe repo (labels, architectures); empty for the rest."""
     files: RepoFiles | None = None
-    """The files beside it, for examples that lie there."""
+    """The files of its folder or repo; `None` for a value, and for a file, which may lie among anything."""
     folder: str = ""
     """Folder of the recipe inside `files`."""
     merged: bool = False
@@ -82,11 +86,16 @@ def read_origin(source: Any, options: HubOptions, *, revision: str | None = None
     if getattr(source, "model_type", None) == "cocktail":
         return _from_config(source, options, revision)
     if isinstance(source, Mapping):
-        return Origin(recipe=recipe_from_mapping(source), name="recipe", config=source)
+        config = source if source.get("model_type") == "cocktail" else {}
+        return Origin(recipe=recipe_from_mapping(source), name="recipe", config=config)
+    if not isinstance(source, (str, os.PathLike)):
+        raise RecipeError(
+            f"A recipe cannot be read from a {type(source).__name__}.\n"
+            "Give a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, or a Hub id."
+        )
     path = Path(source).expanduser()
     if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
-        recipe = anchored(read_recipe(path), path.parent)
-        return Origin(recipe=recipe, name=str(source), config={}, files=LocalFiles(path.parent))
+        return Origin(recipe=anchored(read_recipe(path), path.parent), name=str(source), config={})
     if path.is_dir() or is_local(str(source)):
         return _from_folder(path, str(source), subfolder)
     return _from_hub(str(source), revision, subfolder, options)
@@ -101,7 +110,7 @@ def origin_of_config(
     if isinstance(origin.files, LocalFiles):
         recipe = anchored(recipe, origin.files.root / subfolder)
     else:
-        refuse_local(recipe, origin.name)
+        recipe = on_hub(recipe, origin.name)
     return replace(origin, recipe=recipe, config=config.to_dict())
 
 
@@ -113,7 +122,7 @@ def _from_config(config: Any, options: HubOptions, revision: str | None) -> Orig
         return replace(origin, recipe=anchored(recipe, Path(name)))
     if not name:
         return origin
-    refuse_local(recipe, name)
+    origin = replace(origin, recipe=on_hub(recipe, name))
     if recipe.weighting is None or not isinstance(recipe.weighting.examples, str):
         return origin
     return replace(origin, files=HubFiles(name, pin(name, revision, options), options))
@@ -134,8 +143,18 @@ def _from_hub(model: str, revision: str | None, subfolder: str, options: HubOpti
     commit = pin(model, revision, options)
     origin = _from_files(HubFiles(model, commit, options), subfolder)
     if not origin.merged:  # else the weights are there, and the folders' names are only history
-        refuse_local(origin.recipe, model)
+        origin = replace(origin, recipe=on_hub(origin.recipe, model))
     return replace(origin, commit=commit)
+
+
+def on_hub(recipe: Recipe, name: str) -> Recipe:
+    """A recipe from the Hub, whose models are on the Hub, even where this machine has a folder of the same name.
+
+    Raises:
+        RecipeError: it names a folder.
+    """
+    refuse_local(recipe, name)
+    return _with_pins(recipe, lambda found: replace(found, revision="main") if found.local else found)
 
 
 def refuse_local(recipe: Recipe, name: str) -> None:
@@ -144,8 +163,8 @@ def refuse_local(recipe: Recipe, name: str) -> None:
     Raises:
         RecipeError: says which folder.
     """
-    for found in recipe.pins:
-        if is_local(found.model) or found.digest:
+    for found in recipe.all_pins:
+        if is_path(found.model) or found.digest:
             raise RecipeError(
                 f"The recipe '{name}' names the local folder '{found.model}'.\n"
                 "A recipe from the Hub must not reach into the folders of this machine.\n"
@@ -154,24 +173,36 @@ def refuse_local(recipe: Recipe, name: str) -> None:
 
 
 def _from_files(files: RepoFiles, subfolder: str) -> Origin:
-    config_path = str(PurePosixPath(subfolder, "config.json"))
     recipe_path = str(PurePosixPath(subfolder, RECIPE_FILE))
-    config = json.loads(files.read(config_path)) if config_path in files.sizes else {}
+    config = read_config(files, subfolder)
     if config.get("model_type") == "cocktail":
         recipe = recipe_from_mapping(config)
         return Origin(recipe=recipe, name=files.name, config=config, files=files, folder=subfolder)
-    if recipe_path in files.sizes:
-        recipe = parse_recipe(files.read(recipe_path).decode(), name=f"{files.name}/{recipe_path}")
-        merged = _has_weights(files, subfolder)
-        return Origin(recipe=recipe, name=files.name, config=config, files=files, folder=subfolder, merged=merged)
-    architectures = config.get("architectures") or ["model"]
-    fix = (
-        f"To load it as it is, use transformers.{architectures[0]} or AutoModel; to mix it, name it in a recipe."
-        if config
-        else "Check its name, or the `subfolder` that the recipe is in."
+    if recipe_path not in files.sizes:
+        raise _no_recipe(files, config)
+    recipe = parse_recipe(files.read(recipe_path).decode(errors="replace"), name=f"{files.name}/{recipe_path}")
+    merged = _has_weights(files, subfolder)
+    return Origin(recipe=recipe, name=files.name, config=config, files=files, folder=subfolder, merged=merged)
+
+
+def _no_recipe(files: RepoFiles, config: Mapping[str, Any]) -> SourceError:
+    """What a place without a recipe is instead, and which class loads it."""
+    if MODULES in files.sizes:
+        what, loader = "a sentence-transformers model", "sentence_transformers.SentenceTransformer"
+    elif ADAPTER_CONFIG in files.sizes:
+        what, loader = "a PEFT adapter", "peft.AutoPeftModel"
+    elif config:
+        architecture = (config.get("architectures") or ["model"])[0]
+        what, loader = f"an ordinary {architecture}", f"transformers.{architecture} or AutoModel"
+    else:
+        return SourceError(
+            f"'{files.name}' is no recipe: it has neither config.json nor recipe.json.\nThere is nothing to mix.\n"
+            "Check its name, or the `subfolder` that the recipe is in."
+        )
+    return SourceError(
+        f"'{files.name}' is no recipe: it is {what}.\nThere is nothing to mix.\n"
+        f"To load it as it is, use {loader}; to mix it, name it in a recipe."
     )
-    what = f"an ordinary {architectures[0]}" if config else "a repo without config.json and recipe.json"
-    raise SourceError(f"'{files.name}' is no recipe: it is {what}.\nThere is nothing to mix.\n{fix}")
 
 
 def _has_weights(files: RepoFiles, folder: str) -> bool:
@@ -185,27 +216,29 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
         beside = folder / Path(weighting.examples).expanduser()
         if beside.is_file():
             weighting = replace(weighting, examples=str(beside))
-    models = {pin.model for pin in recipe.pins}
-    config, tokenizer = (
-        _absolute(name, folder) if name in models else name for name in (recipe.config, recipe.tokenizer)
-    )
+    return _with_pins(replace(recipe, weighting=weighting), lambda found: _placed(found, folder))
+
+
+def _placed(found: PinT, folder: Path) -> PinT:
+    """A model with its folder's absolute path, or marked as the Hub's where only some other folder has its name."""
+    path = Path(found.model).expanduser()
+    if found.revision is None and (found.digest or is_path(found.model) or (folder / path).is_dir()):
+        return replace(found, model=str(path if path.is_absolute() else (folder / path).resolve()))
+    return replace(found, revision="main") if found.local else found
+
+
+def _with_pins(recipe: Recipe, change: Callable[[Any], Any]) -> Recipe:
+    """The recipe with every model changed, under the same name everywhere."""
+
+    def changed(found: Any) -> Any:
+        return replace(change(found), base=changed(found.base)) if found else None
+
+    names = {found.model: change(found).model for found in recipe.pins}
     return replace(
         recipe,
-        ingredients=tuple(_at(i, folder) for i in recipe.ingredients),
-        base=_at(recipe.base, folder) if recipe.base else None,
-        anchor=_at(recipe.anchor, folder) if recipe.anchor else None,
-        weighting=weighting,
-        config=config,
-        tokenizer=tokenizer,
+        ingredients=tuple(map(changed, recipe.ingredients)),
+        base=changed(recipe.base),
+        anchor=changed(recipe.anchor),
+        config=names.get(recipe.config, recipe.config),
+        tokenizer=names.get(recipe.tokenizer, recipe.tokenizer),
     )
-
-
-def _at(found: PinT, folder: Path) -> PinT:
-    base = _at(found.base, folder) if found.base else None
-    return replace(found, model=_absolute(found.model, folder), base=base)
-
-
-def _absolute(model: str, folder: Path) -> str:
-    written_as_path = is_local(model) or (folder / model).is_dir()
-    path = Path(model).expanduser()
-    return str(path if path.is_absolute() else (folder / path).resolve()) if written_as_path else model

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cocktail_hub.cache import Cache, sha256_of
 from cocktail_hub.checkpoint.contents import ADAPTER_CONFIG, Contents, read_config, read_contents, read_json
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import IncompatibleError, RecipeError, SourceError
+from cocktail_hub.folder_digest import digest_of
 from cocktail_hub.hub import HubFiles, HubOptions, pin
-from cocktail_hub.origin import anchored, refuse_local
-from cocktail_hub.recipe import Ingredient, Pin, Recipe, is_local, recipe_from_mapping
+from cocktail_hub.method_table import linear_weights
+from cocktail_hub.origin import anchored, on_hub
+from cocktail_hub.recipe import Ingredient, Pin, Recipe, canonical_json, is_path, read_recipe, recipe_from_mapping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,11 +23,8 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
 
 PinT = TypeVar("PinT", bound=Pin)
-DEEPEST = 8
-"""How many recipes may stand inside each other before it is taken for a circle."""
-
-WORTH_NOTING = 1 << 20
-"""Digests of files from this size, in bytes, are kept; smaller ones are hashed each time."""
+SIDE_BY_SIDE = 16
+"""Models that are looked up at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +43,13 @@ class Located:
 
 
 def locate(pinned: Pin, options: HubOptions) -> Located:
-    """Find the files of a pinned model. Reads nothing yet.
+    """Find the files of a pinned model. Nothing is read of a Hub repo yet.
 
     Raises:
         SourceError: a local folder is gone.
         IncompatibleError: a local folder has changed since the recipe was resolved.
     """
-    if not is_local(pinned.model):
+    if not pinned.local:
         return Located(pin=pinned, files=HubFiles(pinned.model, pinned.revision or "", options))
     located = Located(pin=pinned, files=LocalFiles(_folder(pinned.model), name=pinned.model))
     if pinned.digest and (found := folder_digest(located)) != pinned.digest:
@@ -67,138 +62,33 @@ def locate(pinned: Pin, options: HubOptions) -> Located:
     return located
 
 
-def resolve(recipe: Recipe, options: HubOptions) -> Recipe:
-    """Pin every model of a recipe, put other recipes in place of their names, and add in the anchor.
-
-    Weights that are still to be computed stay open. Nothing but small files is read of Hub repos.
-
-    Raises:
-        SourceError: a model cannot be found or accessed.
-        RecipeError: a nested recipe cannot be put in place.
-    """
-    return _resolve(recipe, options, depth=0)
-
-
-def _resolve(recipe: Recipe, options: HubOptions, *, depth: int) -> Recipe:
-    with ThreadPoolExecutor(max(1, len(recipe.pins))) as pool:
-        parts = list(pool.map(lambda i: _ingredients_of(i, recipe, options, depth), recipe.ingredients))
-    flat = [ingredient for part in parts for ingredient in part]
-    ingredients = tuple(flat) if len(flat) == len(parts) else _joined(flat)
-    base = _pinned(recipe.base, options) if recipe.base else None
-    anchor = _pinned(recipe.anchor, options) if recipe.anchor else None
-    return _add_anchor(replace(recipe, ingredients=ingredients, base=base, anchor=anchor))
-
-
-def _pinned(asked: PinT, options: HubOptions) -> PinT:
-    """The same model with exact content. A pin that `resolve` wrote before is taken as it stands."""
-    return asked if asked.pinned and asked.requested else _exact(asked, _commit(asked, options), options)
-
-
-def _commit(asked: Pin, options: HubOptions) -> str | None:
-    """What a Hub repo's revision points to; `None` for a local folder."""
-    return None if is_local(asked.model) else pin(asked.model, asked.revision, options)
-
-
-def _exact(asked: PinT, commit: str | None, options: HubOptions) -> PinT:
-    if commit is None:
-        located = locate(asked, options)  # a digest that is given has to fit
-        exact = replace(asked, digest=asked.digest or folder_digest(located))
-    else:
-        exact = replace(asked, revision=commit, requested=asked.requested or asked.revision or "main")
-        located = Located(pin=exact, files=HubFiles(asked.model, commit, options))
-    if located.contents.adapter:
-        exact = replace(exact, base=_pinned(_adapter_base(located), options))
-    return exact
-
-
 def local_root(located: Located) -> Path:
     """The folder of a local model."""
     return _folder(located.pin.model)
 
 
-def _folder(model: str) -> Path:
-    return Path(model).expanduser()
+def folder_digest(located: Located) -> str:
+    """`sha256:...` over the names and contents of the files that a mix needs from a local folder.
+
+    Contents are hashed once: the digest of a file is kept as long as its size and its times of change stay.
+    """
+    if not isinstance(located.files, LocalFiles):
+        raise TypeError("Only local folders have a content digest; Hub repos have a commit.")
+    return digest_of(located.files, {*located.contents.needed, *located.contents.code})
 
 
-def _adapter_base(located: Located) -> Pin:
-    """The model that an adapter belongs to, as the recipe or else the adapter itself says."""
-    if located.pin.base is not None:
-        return located.pin.base
-    config = read_json(located.files, ADAPTER_CONFIG)
-    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not name:
-        raise SourceError(
-            f"'{located.pin.label}' is an adapter that does not say which model it adapts.\n"
-            "An adapter is mixed as that model with the adapter's change added.\n"
-            f"Give it in the recipe: `- {{model: {located.pin.model}, base: {{model: org/name}}}}`."
-        )
-    return Pin(model=str(name), revision=config.get("revision"))
+def resolve(recipe: Recipe, options: HubOptions) -> Recipe:
+    """Pin every model of a recipe, put other recipes in place of their names, and add in the anchor.
 
+    Weights that are still to be computed stay open. Nothing but small files is read of Hub repos, and nothing at all
+    of models that were resolved before.
 
-def _ingredients_of(outer: Ingredient, recipe: Recipe, options: HubOptions, depth: int) -> Sequence[Ingredient]:
-    """An ingredient pinned; or, where it names another recipe, that one's ingredients with the shares multiplied."""
-    if outer.pinned and outer.requested:
-        return (outer,)  # it was looked at before
-    commit = _commit(outer, options)
-    inner = _nested(outer, commit, options)
-    if inner is None:
-        return (_exact(outer, commit, options),)
-    if depth >= DEEPEST:
-        raise RecipeError(f"'{outer.label}' stands inside {DEEPEST} other recipes; they seem to go round in a circle.")
-    inner = _resolve(inner, options, depth=depth + 1)
-    plain = inner.method == recipe.method == "linear" and not inner.layers and not recipe.layers
-    if outer.weight is None or inner.weights is None or not plain:
-        raise RecipeError(
-            f"Ingredient '{outer.label}' is itself a recipe that cannot be put in place.\n"
-            "That takes linear mixes with given weights and without `layers`, on both sides.\n"
-            f"Mix it first (`cocktail mix {outer.model} -o FOLDER`) and name the folder."
-        )
-    return [replace(i, weight=outer.weight * (i.weight or 0.0)) for i in inner.ingredients]
-
-
-def _nested(ingredient: Ingredient, commit: str | None, options: HubOptions) -> Recipe | None:
-    """The recipe that an ingredient names instead of a model, if it does."""
-    if commit is None:
-        folder = _folder(ingredient.model)
-        config = read_config(LocalFiles(folder, name=ingredient.model))
-        return anchored(recipe_from_mapping(config), folder) if config.get("model_type") == "cocktail" else None
-    config = read_config(HubFiles(ingredient.model, commit, options))
-    if config.get("model_type") != "cocktail":
-        return None
-    inner = recipe_from_mapping(config)
-    refuse_local(inner, ingredient.model)
-    return inner
-
-
-def _joined(ingredients: Sequence[Ingredient]) -> tuple[Ingredient, ...]:
-    """One entry per model: what stands in several of the recipes gets the sum of its shares."""
-    merged: dict[tuple[str, str | None, str | None], Ingredient] = {}
-    for ingredient in ingredients:
-        key = (ingredient.model, ingredient.revision, ingredient.digest)
-        if key in merged:
-            weight = (merged[key].weight or 0.0) + (ingredient.weight or 0.0)
-            merged[key] = replace(merged[key], weight=weight)
-        else:
-            merged[key] = ingredient
-    return tuple(merged.values())
-
-
-def _add_anchor(recipe: Recipe) -> Recipe:
-    """`share * anchor + (1 - share) * sum of the others`, as one linear mix, once the others have weights."""
-    anchor = recipe.anchor
-    if anchor is None or recipe.weights is None:
-        return recipe
-    first = Ingredient(
-        model=anchor.model,
-        revision=anchor.revision,
-        requested=anchor.requested,
-        digest=anchor.digest,
-        base=anchor.base,
-        weight=anchor.share,
-    )
-    others = [replace(i, weight=(1.0 - anchor.share) * (i.weight or 0.0)) for i in recipe.ingredients]
-    evidence = dict(recipe.evidence or {}) | {"anchor": {"model": anchor.model, "share": anchor.share}}
-    return replace(recipe, ingredients=_joined([first, *others]), anchor=None, evidence=evidence)
+    Raises:
+        SourceError: a model cannot be found or accessed.
+        RecipeError: a nested recipe cannot be put in place.
+        IncompatibleError: a local folder has changed since the recipe was resolved.
+    """
+    return _resolve(recipe, options, inside=())
 
 
 def with_weights(recipe: Recipe, weights: Sequence[float], evidence: dict[str, object]) -> Recipe:
@@ -207,32 +97,202 @@ def with_weights(recipe: Recipe, weights: Sequence[float], evidence: dict[str, o
     return _add_anchor(replace(recipe, ingredients=ingredients, weighting=None, evidence=evidence))
 
 
-def folder_digest(located: Located) -> str:
-    """`sha256:...` over the names and contents of the files that a mix needs from a local folder.
-
-    Contents are hashed once: the digest of a file is kept as long as its size and time of change stay.
-    """
-    files = located.files
-    if not isinstance(files, LocalFiles):
-        raise TypeError("Only local folders have a content digest; Hub repos have a commit.")
-    names = sorted({*located.contents.needed, *located.contents.code})
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        hashes = list(pool.map(lambda name: _file_digest(files.path(name)), names))
-    listing = json.dumps(list(zip(names, hashes, strict=True)), separators=(",", ":"))
-    return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
+def _resolve(recipe: Recipe, options: HubOptions, *, inside: tuple[Pin, ...]) -> Recipe:
+    """The same for a recipe that stands inside others, which are named in `inside`, the outermost first."""
+    with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(recipe.pins))) as pool:
+        base = pool.submit(_model_only, recipe.base, "base", options)
+        anchor = pool.submit(_model_only, recipe.anchor, "anchor", options)
+        parts = list(pool.map(lambda i: _part(i, recipe, options, inside), recipe.ingredients))
+        recipe = replace(_flat(recipe, parts), base=base.result(), anchor=anchor.result())
+    return _add_anchor(recipe)
 
 
-def _file_digest(path: Path) -> str:
-    status = path.stat()
-    if status.st_size < WORTH_NOTING:
-        return sha256_of(path)
-    stamp = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-    note = Cache().root / "digests" / hashlib.sha256(stamp.encode()).hexdigest()
-    if note.is_file() and len(known := note.read_text(encoding="ascii")) == 64:  # noqa: PLR2004 - hex digits of sha256
-        return known
-    digest = sha256_of(path)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    partial = note.with_suffix(f".{os.getpid()}")
-    partial.write_text(digest, encoding="ascii")
-    partial.replace(note)
-    return digest
+# -- one model -----------------------------------------------------------------------------------------------------
+
+
+def _settled(asked: Pin) -> bool:
+    """Whether `resolve` has written this pin before: it is taken as it stands."""
+    return asked.pinned and asked.requested is not None
+
+
+def _commit(asked: Pin, options: HubOptions) -> str | None:
+    """What a Hub repo's revision points to; `None` for a local folder."""
+    return None if asked.local else pin(asked.model, asked.revision, options)
+
+
+def _model_only(asked: PinT | None, key: str, options: HubOptions) -> PinT | None:
+    """The base or the anchor, with exact content."""
+    if asked is None or _settled(asked):
+        return asked
+    commit = _commit(asked, options)
+    if _nested(asked, commit, options) is not None:
+        raise RecipeError(
+            f"`{key}` names '{asked.label}', which is itself a recipe.\nOnly ingredients can be put in place.\n"
+            f"Mix it first (`cocktail mix {asked.model} -o FOLDER`) and name the folder."
+        )
+    return _exact(asked, commit, options)
+
+
+def _exact(asked: PinT, commit: str | None, options: HubOptions) -> PinT:
+    """The same model with exact content; an adapter with the exact model that it adapts."""
+    if commit is None:
+        located = locate(asked, options)  # a digest that is given has to fit
+        exact = replace(asked, digest=asked.digest or folder_digest(located))
+    else:
+        exact = replace(asked, revision=commit, requested=asked.requested or asked.revision or "main")
+        located = Located(pin=exact, files=HubFiles(asked.model, commit, options))
+    if located.contents.adapter:
+        return replace(exact, base=_exact_base(_adapter_base(located), located, options))
+    if asked.base is not None:
+        raise RecipeError(
+            f"'{asked.label}' has a `base` in the recipe, but it is a whole model and no adapter.\n"
+            "The base would be silently without effect.\nRemove it."
+        )
+    return exact
+
+
+def _exact_base(base: Pin, adapter: Located, options: HubOptions) -> Pin:
+    """The model that an adapter adapts, with exact content. It is a whole model, and no adapter again."""
+    if _settled(base):
+        return base
+    commit = _commit(base, options)
+    located = locate(base if commit is None else replace(base, revision=commit), options)
+    if located.contents.adapter:
+        raise IncompatibleError(
+            f"'{adapter.pin.label}' is an adapter of '{base.label}', which is itself an adapter.\n"
+            "An adapter can be added to a whole model only.\n"
+            f"Merge '{base.label}' into its own base with PEFT (`merge_and_unload`), and name the result as `base`.",
+            model=adapter.pin.model,
+        )
+    return _exact(base, commit, options)
+
+
+def _adapter_base(located: Located) -> Pin:
+    """The model that an adapter belongs to, as the recipe or else the adapter itself says."""
+    if located.pin.base is not None:
+        return located.pin.base
+    config = read_json(located.files, ADAPTER_CONFIG)
+    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    give = f"Give it in the recipe: `- {{model: {located.pin.model}, base: {{model: org/name}}}}`."
+    if not name:
+        raise SourceError(
+            f"'{located.pin.label}' is an adapter that does not say which model it adapts.\n"
+            f"An adapter is mixed as that model with the adapter's change added.\n{give}"
+        )
+    if located.pin.local:
+        return Pin.from_value({"model": str(name), "revision": config.get("revision")}, "base")
+    if is_path(str(name)):
+        raise SourceError(
+            f"'{located.pin.label}' is an adapter of the folder '{name}' on its author's machine.\n"
+            f"A model from the Hub must not reach into the folders of this one.\n{give}"
+        )
+    return Pin.from_value({"model": str(name), "revision": config.get("revision") or "main"}, "base")
+
+
+def _folder(model: str) -> Path:
+    return Path(model).expanduser()
+
+
+# -- recipes inside recipes ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What one ingredient becomes: itself, or the ingredients of the recipe that it names."""
+
+    outer: Ingredient
+    ingredients: tuple[Ingredient, ...]
+    inner: Recipe | None = None
+
+    def donor(self, key: str) -> str:
+        """The model that gives `config` or `tokenizer` where this ingredient is to give it."""
+        name: str = "first" if self.inner is None else getattr(self.inner, key)
+        return self.ingredients[0].model if name == "first" else name
+
+
+def _part(outer: Ingredient, recipe: Recipe, options: HubOptions, inside: tuple[Pin, ...]) -> _Part:
+    if _settled(outer):
+        return _Part(outer=outer, ingredients=(outer,))
+    commit = _commit(outer, options)
+    inner = _nested(outer, commit, options)
+    if inner is None:
+        return _Part(outer=outer, ingredients=(_exact(outer, commit, options),))
+    here = Pin(model=outer.model if commit else str(_folder(outer.model).resolve()), revision=commit)
+    if here in inside:
+        circle = " -> ".join(found.model for found in (*inside[inside.index(here) :], here))
+        raise RecipeError(
+            f"The recipe '{outer.label}' stands inside itself: {circle}.\nIts shares would never come to an end.\n"
+            "Remove it from one of these recipes, or name one of its earlier commits."
+        )
+    inner = _resolve(inner, options, inside=(*inside, here))
+    _require_linear(outer, inner, recipe)
+    shares = linear_weights(inner.weights or ())
+    flat = (
+        replace(i, weight=(outer.weight or 0.0) * share) for i, share in zip(inner.ingredients, shares, strict=True)
+    )
+    return _Part(outer=outer, ingredients=tuple(flat), inner=inner)
+
+
+def _nested(asked: Pin, commit: str | None, options: HubOptions) -> Recipe | None:
+    """The recipe that a model's name stands for, if it does."""
+    folder = _folder(asked.model)
+    if commit is None and folder.is_file():
+        return anchored(read_recipe(folder), folder.parent)
+    files: RepoFiles = (
+        LocalFiles(folder, name=asked.model) if commit is None else HubFiles(asked.model, commit, options)
+    )
+    config = read_config(files)
+    if config.get("model_type") != "cocktail":
+        return None
+    inner = recipe_from_mapping(config)
+    return anchored(inner, folder) if commit is None else on_hub(inner, asked.model)
+
+
+def _require_linear(outer: Ingredient, inner: Recipe, recipe: Recipe) -> None:
+    linear = inner.method == recipe.method == "linear" and not inner.layers and not recipe.layers
+    same_policy = not inner.missing or inner.missing == recipe.missing
+    if outer.weight is None or inner.weights is None or not linear or not same_policy:
+        raise RecipeError(
+            f"Ingredient '{outer.label}' is itself a recipe that cannot be put in place.\n"
+            "That takes linear mixes with given weights, without `layers` and with one and the same `missing`.\n"
+            f"Mix it first (`cocktail mix {outer.model} -o FOLDER`) and name the folder."
+        )
+
+
+def _flat(recipe: Recipe, parts: Sequence[_Part]) -> Recipe:
+    """The recipe with all parts in one list; config and tokenizer come from where they came from before."""
+    flat = [ingredient for part in parts for ingredient in part.ingredients]
+    if all(part.inner is None for part in parts):
+        return replace(recipe, ingredients=tuple(flat))
+    named = {part.outer.model: part for part in reversed(parts)}
+
+    def donor(key: str) -> str:
+        name: str = getattr(recipe, key)
+        part = parts[0] if name == "first" else named.get(name)
+        return part.donor(key) if part else name
+
+    dtype = parts[0].inner.dtype if parts[0].inner and recipe.dtype == "auto" else recipe.dtype
+    return replace(recipe, ingredients=_joined(flat), dtype=dtype, config=donor("config"), tokenizer=donor("tokenizer"))
+
+
+def _joined(ingredients: Sequence[Ingredient]) -> tuple[Ingredient, ...]:
+    """One entry per model: what stands in several of the recipes gets the sum of its shares."""
+    merged: dict[str, Ingredient] = {}
+    for ingredient in ingredients:
+        key = canonical_json(ingredient.identity())
+        before = merged.get(key)
+        weight = (before.weight or 0.0) + (ingredient.weight or 0.0) if before else ingredient.weight
+        merged[key] = replace(before or ingredient, weight=weight)
+    return tuple(merged.values()) if len(merged) > 1 else tuple(ingredients)  # a model mixed with itself stays that
+
+
+def _add_anchor(recipe: Recipe) -> Recipe:
+    """`share * anchor + (1 - share) * sum of the others`, as one linear mix, once the others have weights."""
+    anchor = recipe.anchor
+    if anchor is None or recipe.weights is None:
+        return recipe
+    first = replace(Ingredient.from_value(anchor, "anchor"), weight=anchor.share)
+    shares = linear_weights(recipe.weights)
+    others = [replace(i, weight=(1.0 - anchor.share) * w) for i, w in zip(recipe.ingredients, shares, strict=True)]
+    evidence = dict(recipe.evidence or {}) | {"anchor": {"model": anchor.model, "share": anchor.share}}
+    return replace(recipe, ingredients=_joined([first, *others]), anchor=None, evidence=evidence)

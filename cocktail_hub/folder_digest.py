@@ -1,0 +1,79 @@
+"""Digest of a local folder: over the names and contents of files, each read once as long as it does not change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from cocktail_hub.cache import Cache, sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from cocktail_hub.checkpoint.files import LocalFiles
+
+WORTH_NOTING = 1 << 20
+"""Digests of files from this size, in bytes, are kept; smaller ones are hashed each time."""
+SETTLED_AGE = 2.0
+"""Seconds since its last change after which a file's time tells it from the next change."""
+_HEX_DIGITS = 64
+
+
+def digest_of(files: LocalFiles, names: Iterable[str]) -> str:
+    """`sha256:...` over the names and contents of some files of a folder.
+
+    Args:
+        files: the folder.
+        names: posix paths inside it.
+
+    Raises:
+        SourceError: one of them is not there, or is a link that leaves the folder.
+    """
+    ordered = sorted(names)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        hashes = list(pool.map(lambda name: _file_digest(files.path(name)), ordered))
+    listing = json.dumps(list(zip(ordered, hashes, strict=True)), separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    before = path.stat()
+    if before.st_size < WORTH_NOTING:
+        return sha256_of(path)
+    note = _note(path, before)
+    if known := _read(note):
+        return known
+    digest = sha256_of(path)
+    settled = time.time() - max(before.st_mtime, before.st_ctime) > SETTLED_AGE
+    if settled and _note(path, path.stat()) == note:
+        with suppress(OSError):  # a note that cannot be kept costs time, nothing else
+            _write(note, digest)
+    return digest
+
+
+def _note(path: Path, status: os.stat_result) -> Path:
+    """Where the digest of a file in this state is kept. Whatever changes the content changes one of the times."""
+    state = (str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return Cache().root / "digests" / hashlib.sha256(repr(state).encode(errors="surrogateescape")).hexdigest()
+
+
+def _read(note: Path) -> str | None:
+    try:
+        known = note.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return known if len(known) == _HEX_DIGITS else None
+
+
+def _write(note: Path, digest: str) -> None:
+    note.parent.mkdir(parents=True, exist_ok=True)
+    partial = note.with_name(f"{note.name}.{secrets.token_hex(4)}")
+    partial.write_text(digest, encoding="ascii")
+    partial.replace(note)

@@ -105,11 +105,11 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
     """The same for a recipe that was read already."""
     if origin.commit:
         refuse_local(origin.recipe, origin.name)
-    pinned = _pinned(origin, options)
+    pinned = pin_models(origin, options)
     place = Place(options=options, output=output)
     if found := _found(pinned, origin, place):
         return found
-    checked, resolved = _settle(pinned, origin, options)
+    checked, resolved = settle(pinned, origin, options)
     plan = plan_mix(checked, options.max_shard_size)
     with place.held(resolved):
         if found := _found(resolved, origin, place):
@@ -123,10 +123,10 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
 
 def cached_mix(origin: Origin, options: MixOptions) -> Mix | None:
     """The mix of a recipe, if the cache has it."""
-    return _found(_pinned(origin, options), origin, Place(options=options, output=None))
+    return _found(pin_models(origin, options), origin, Place(options=options, output=None))
 
 
-def _pinned(origin: Origin, options: MixOptions) -> Recipe:
+def pin_models(origin: Origin, options: MixOptions) -> Recipe:
     """The recipe with exact models; with its shares, too, where they were computed before."""
     pinned = resolve(origin.recipe, options.hub)
     return pinned if options.force else recall_shares(pinned, origin, options.hub)
@@ -172,7 +172,7 @@ def plan_mix(checked: Checked, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -
     )
 
 
-def _settle(pinned: Recipe, origin: Origin, options: MixOptions) -> tuple[Checked, ResolvedRecipe]:
+def settle(pinned: Recipe, origin: Origin, options: MixOptions) -> tuple[Checked, ResolvedRecipe]:
     """Check that the models fit; compute the weights where they are open."""
     checked = check_models(pinned, options)
     resolved = as_resolved(pinned if pinned.weights is not None else _weighed(pinned, checked, origin, options))

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.card import CardFacts, all_pins, languages_of, license_of, read_metadata, render_card
+from cocktail_hub.card import CardFacts, languages_of, license_of, read_metadata, render_card
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.layout import read_layout
 from cocktail_hub.checkpoint.spec import MIXABLE, TORCH_NAMES
@@ -17,9 +17,10 @@ from cocktail_hub.loading import AUTO_CLASS_OF_TASK
 from cocktail_hub.resolve import locate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from cocktail_hub.checking import Kind
+    from cocktail_hub.checkpoint.spec import TensorSpec
     from cocktail_hub.hub import HubOptions
     from cocktail_hub.recipe import Pin, Recipe, ResolvedRecipe
 
@@ -45,7 +46,7 @@ def gather_facts(recipe: Recipe, kind: Kind, options: HubOptions, folder: Path |
         options: how to talk to the Hub.
         folder: of the finished mix; `None` for a recipe without weights.
     """
-    pins = all_pins(recipe)
+    pins = recipe.all_pins
     with ThreadPoolExecutor(max(1, len(pins))) as pool:
         cards = dict(zip([pin.model for pin in pins], pool.map(lambda pin: _card(pin, options), pins), strict=True))
     return CardFacts(
@@ -58,7 +59,7 @@ def gather_facts(recipe: Recipe, kind: Kind, options: HubOptions, folder: Path |
         licenses={model: license_of(card) for model, card in cards.items()},
         languages={model: languages_of(card) for model, card in cards.items()},
         versions={package: version(package) for package in PACKAGES},
-        **(_size(folder) if folder else {}),
+        **(weights_facts(_specs(folder)) if folder else {}),
     )
 
 
@@ -85,12 +86,16 @@ def _load_classes(kind: Kind) -> tuple[str, ...]:
     return (*own, kind.architecture if alone else AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel"))
 
 
-def _size(folder: Path) -> dict[str, Any]:
-    """Number of parameters, and the type that most of them have."""
+def _specs(folder: Path) -> Iterator[TensorSpec]:
     files = LocalFiles(folder)
     weights = sorted({path.rpartition("/")[0] for path in files.sizes if path.endswith(".safetensors")})
-    specs = [spec for part in weights for spec in read_layout(files, part).specs.values() if spec.dtype in MIXABLE]
+    return (spec for part in weights for spec in read_layout(files, part).specs.values())
+
+
+def weights_facts(specs: Iterable[TensorSpec]) -> dict[str, Any]:
+    """`parameters` of tensors, and `dtype`, the type that most of them have: fields of `CardFacts`."""
     counts = Counter[str]()
     for spec in specs:
-        counts[spec.dtype] += spec.numel
+        if spec.dtype in MIXABLE:
+            counts[spec.dtype] += spec.numel
     return {"parameters": counts.total(), "dtype": TORCH_NAMES[counts.most_common(1)[0][0]] if counts else None}

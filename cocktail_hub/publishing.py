@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from cocktail_hub.cache import MANIFEST
 from cocktail_hub.card import merge_readme, public_recipe, render_card
 from cocktail_hub.errors import RecipeError, did_you_mean
-from cocktail_hub.hub import HubOptions, Publication, publish_files
+from cocktail_hub.hub import HubOptions, Publication, Uploaded, publish_files
 from cocktail_hub.loading import folder_kind, main_folder
 from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import RECIPE_FILE, read_origin
 from cocktail_hub.pipeline import Mix, mix
-from cocktail_hub.provenance import gather_facts
+from cocktail_hub.provenance import gather_facts, weights_facts
 from cocktail_hub.recipe import as_resolved
 from cocktail_hub.recipe_repo import refuse_local_models, write_recipe_repo
 from cocktail_hub.resolve import resolve
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from huggingface_hub import CommitInfo, ModelCard
+
+    from cocktail_hub.merge.plan import MergePlan
 
 CARD = "README.md"
 """Not copied as it is: what people wrote into the one on the Hub is kept."""
@@ -47,18 +49,35 @@ class Target:
     commit_message: str | None = None
     """First line of the commit."""
 
-    def commit(self, files: Mapping[str, Path | bytes], card: ModelCard, hub: HubOptions, what: str) -> CommitInfo:
-        """Write files and card in one commit."""
-        publication = Publication(
+    def publication(
+        self, files: Mapping[str, Path | bytes | Uploaded], card: ModelCard | None, what: str
+    ) -> Publication:
+        """What to write, and where; without `card`, the one that is there stays as it is."""
+        return Publication(
             repo_id=self.repo_id,
             files=files,
-            readme=lambda existing: merge_readme(existing, card),
+            readme=lambda existing: merge_readme(existing, card) if card is not None else existing or "",
             message=self.commit_message or f"Publish {what} with cocktail_hub",
             private=self.private,
             revision=self.revision,
             create_pr=self.create_pr,
         )
-        return publish_files(publication, hub)
+
+    def commit(
+        self, files: Mapping[str, Path | bytes | Uploaded], card: ModelCard, hub: HubOptions, what: str
+    ) -> CommitInfo:
+        """Write files and card in one commit."""
+        return publish_files(self.publication(files, card, what), hub)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """Weight files that were sent ahead of the commit."""
+
+    plan: MergePlan
+    """What is in them."""
+    files: Mapping[str, Uploaded]
+    """Path in the repo -> size and digest."""
 
 
 def publish(
@@ -105,6 +124,10 @@ def publish(
     )
     if as_ == "recipe":
         return publish_recipe(source, target, options, examples=examples)
+    if not isinstance(source, Mix) and options.low_disk:
+        from cocktail_hub.lowdisk import publish_by_shard
+
+        return publish_by_shard(source, target, options, as_=as_)
     if not isinstance(source, Mix):
         source = mix(source, options=options)
     elif max_shard_size is not None:
@@ -112,17 +135,37 @@ def publish(
     return publish_weights(source, target, options, as_=as_)
 
 
-def publish_weights(made: Mix, target: Target, options: MixOptions, *, as_: Form = "merged") -> CommitInfo:
-    """Publish the folder of a finished mix. Its recipe goes along without the paths of this machine."""
+def publish_weights(
+    made: Mix,
+    target: Target,
+    options: MixOptions,
+    *,
+    as_: Form = "merged",
+    sent: Sent | None = None,
+) -> CommitInfo:
+    """Publish the folder of a finished mix. Its recipe goes along without the paths of this machine.
+
+    Args:
+        made: the mix.
+        target: where to.
+        options: how to talk to the Hub.
+        as_: `merged` or `both`.
+        sent: weight files that the Hub has already, and the folder has not.
+    """
     if as_ == "both":
         refuse_local_models(made.recipe)
     paths = {path.relative_to(made.path).as_posix(): path for path in made.path.rglob("*") if path.is_file()}
-    files: dict[str, Path | bytes] = {name: path for name, path in paths.items() if name not in (MANIFEST, CARD)}
+    files: dict[str, Path | bytes | Uploaded] = {
+        name: path for name, path in paths.items() if name not in (MANIFEST, CARD)
+    }
     files[RECIPE_FILE] = _json(public_recipe(made.recipe).to_dict())
     config = (main_folder(made.path) / "config.json").relative_to(made.path).as_posix()
     if config in paths and made.labels:
         files[config] = _json(json.loads(paths[config].read_text(encoding="utf-8")) | made.labels)
     facts = gather_facts(made.recipe, folder_kind(made.path, made.recipe.task), options.hub, made.path)
+    if sent is not None:
+        files |= sent.files
+        facts = replace(facts, **weights_facts(tensor.spec for shard in sent.plan.shards for tensor in shard.tensors))
     card = render_card(made.recipe, replace(facts, kind=as_, repo_id=target.repo_id))
     return target.commit(files, card, options.hub, "merged weights")
 

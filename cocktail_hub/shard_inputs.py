@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import uuid
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -113,6 +114,15 @@ class ShardInputs:
                     for view, source in zip(part.views, sources, strict=True):
                         view.over(source)
 
+    def fresh_path(self) -> Path:
+        """A path for temporary files that nobody else uses; its folder is there."""
+        local = os.environ.get("TMPDIR") if self.node_local else None
+        folder = Path(local, "cocktail_hub") if local else self.scratch
+        folder.mkdir(parents=True, exist_ok=True)
+        if local:
+            _sweep(folder)
+        return folder / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex}"
+
     def fetched_bytes(self, shard: ShardPlan) -> int:
         """Bytes that opening a shard brings to this machine for the while."""
         part = self.parts[shard.component]
@@ -152,7 +162,7 @@ class ShardInputs:
 
     def _bring(self, bodies: dict[str, _Body], stack: ExitStack) -> dict[str, Places]:
         """Fetch what is not on this machine into one file, which goes with `stack`; says where everything lies."""
-        window = self._folder() / f"{_prefix()}{os.getpid()}-{uuid.uuid4().hex}"
+        window = self.fresh_path()
         shelf, stretches = Shelf(), list[Stretch]()
         places: dict[str, Places] = {key: {} for key in bodies}
         for key, body in bodies.items():
@@ -167,20 +177,11 @@ class ShardInputs:
                         Stretch(files=body.files, path=path, start=m.start, stop=m.stop, offset=m.offset) for m in moves
                     ]
         if any(window in place for place in places.values()):
-            window.parent.mkdir(parents=True, exist_ok=True)
             require_room([(window.parent, shelf.nbytes, "the parts of the models that one file is made from")])
             stack.callback(window.unlink, missing_ok=True)
             with PositionalFile(window, write=True) as target:
                 fetch_stretches(stretches, target, on_progress=self.on_fetch)
         return places
-
-    def _folder(self) -> Path:
-        local = os.environ.get("TMPDIR") if self.node_local else None
-        if not local:
-            return self.scratch
-        folder = Path(local, "cocktail_hub")
-        _sweep(folder)
-        return folder
 
     def _slots(self, key: str, body: _Body) -> dict[str, dict[str, TensorSlot]]:
         if body.layout.format == "pickle":
@@ -251,6 +252,6 @@ def _sweep(folder: Path) -> None:
         try:
             os.kill(int(path.name.removeprefix(_prefix()).partition("-")[0]), 0)
         except ProcessLookupError:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         except (PermissionError, ValueError):  # alive, or not ours
             continue

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocktail_hub.cluster import Demand, joined
+from cocktail_hub.cluster import Cluster, Demand, joined
 from cocktail_hub.errors import MergeError
 from cocktail_hub.merge.execute import MergeReport, begin, write_indices
 from cocktail_hub.merge.journal import Entry
@@ -106,12 +106,12 @@ def execute_on_ray(
     with joined() as cluster:
         journal, todo = begin(plan, root, progress)
         numbers = [plan.shards.index(shard) for shard in todo]
-        demand = Demand(cpus=cluster.cpus_per_task(threads or TASK_CPUS), gpus=float(device != "cpu"))
+        demand = task_demand(cluster, threads, device)
         task = ShardTask(
             plan=plan,
             inputs=inputs,
             folder=root,
-            threads=threads or demand.cpus,
+            threads=demand.cpus,
             max_memory=max_memory,
             device=device,
         )
@@ -131,6 +131,21 @@ def execute_on_ray(
         threads=task.threads * at_once,
         digests={shard.path: journal.finished[shard.path].sha256 for shard in plan.shards},
     )
+
+
+def task_demand(cluster: Cluster, threads: int | None, device: str) -> Demand:
+    """What a task takes: a processor per thread, and a graphics card if it computes there.
+
+    Raises:
+        MergeError: no node has so many processors.
+    """
+    cpus = cluster.cpus_per_task(threads or TASK_CPUS)
+    if threads is not None and threads > cpus:
+        raise MergeError(
+            f"{threads} threads per task, but a node of the Ray cluster has {cpus} processors.\n"
+            "Such a task would wait for ever.\nGive fewer `threads`, or leave it out."
+        )
+    return Demand(cpus=cpus, gpus=float(device != "cpu"))
 
 
 @contextmanager

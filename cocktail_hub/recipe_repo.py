@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.assemble import carry_over, write_json
-from cocktail_hub.card import all_pins
 from cocktail_hub.checkpoint.contents import read_config
 from cocktail_hub.errors import PublishError
 from cocktail_hub.pipeline import check_models, merge_modules
-from cocktail_hub.recipe import Weighting, is_local
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,8 +70,8 @@ def refuse_local_models(recipe: Recipe) -> None:
     Raises:
         PublishError: names the folder.
     """
-    for pin in all_pins(recipe):
-        if is_local(pin.model) or pin.digest:
+    for pin in recipe.all_pins:
+        if pin.local:
             raise PublishError(
                 f"The recipe names the local folder '{pin.model}'.\n"
                 "Nobody else has that folder, so nobody could make the mix.\n"
@@ -136,8 +134,7 @@ def _bring_examples(recipe: Recipe, folder: Path, *, wanted: bool) -> Recipe:
         )
     target = folder / f"{EXAMPLES_FILE}{source.suffix}"
     target.write_bytes(source.read_bytes())
-    moved: Weighting = replace(weighting, examples=target.name)
-    return replace(recipe, weighting=moved)
+    return replace(recipe, weighting=replace(weighting, examples=target.name))
 
 
 def _name_tokenizer_class(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from cocktail_hub.card.facts import CardFacts
 from cocktail_hub.card.license import License, LicenseInfo, combine_licenses, license_of
 from cocktail_hub.card.metadata import languages_of, read_metadata
-from cocktail_hub.card.public import all_pins, public_recipe, scrub
+from cocktail_hub.card.public import public_recipe, scrub
 from cocktail_hub.card.readme import END, START, merge_readme
 from cocktail_hub.card.render import render_card
 
@@ -13,7 +13,6 @@ __all__ = [
     "CardFacts",
     "License",
     "LicenseInfo",
-    "all_pins",
     "combine_licenses",
     "languages_of",
     "license_of",

@@ -44,11 +44,12 @@ def _open(weighting: Weighting) -> str:
     """How shares will be found that nobody has computed yet."""
     if weighting.rule == "uniform":
         return "The shares are equal."
-    temperature = _number(weighting.temperature) or "a temperature that follows from the losses' noise"
+    given = _number(weighting.temperature)
+    temperature = f"temperature {given}" if given else "a temperature that follows from the losses' noise"
     examples = code(weighting.examples) if isinstance(weighting.examples, str) else "the examples in the recipe"
     return (
         "The shares are computed on first use: `softmax(-loss / temperature)` of each ingredient's mean loss on "
-        f"{examples} ({PAPER}), with temperature {temperature}."
+        f"{examples} ({PAPER}), with {temperature}."
     )
 
 

@@ -40,7 +40,7 @@ def public_recipe(recipe: RecipeT) -> RecipeT:
 def local_names(recipe: Recipe) -> dict[str, str]:
     """Local folder as the recipe has it -> `./` and its last name, made unique by a number."""
     names: dict[str, str] = {}
-    for pin in all_pins(recipe):
+    for pin in recipe.all_pins:
         if pin.digest is not None and pin.model not in names:
             last = wanted = last_name(pin.model)
             count = 1
@@ -49,17 +49,6 @@ def local_names(recipe: Recipe) -> dict[str, str]:
                 last = f"{wanted}-{count}"
             names[pin.model] = f"./{last}"
     return names
-
-
-def all_pins(recipe: Recipe) -> list[Pin]:
-    """Every model that the mix holds, in recipe order: an adapter is followed by the model it adapts."""
-    pins: list[Pin] = []
-    for pin in recipe.pins:
-        inner: Pin | None = pin
-        while inner is not None:
-            pins.append(inner)
-            inner = inner.base
-    return pins
 
 
 def scrub(text: str) -> str:

@@ -13,7 +13,7 @@ from cocktail_hub.card.evidence import describe_evidence
 from cocktail_hub.card.ingredients import ingredient_table, shown
 from cocktail_hub.card.license import License, LicenseInfo, combine_licenses
 from cocktail_hub.card.markdown import bullets, code, escape, fenced, file_url, link, listing, number, table
-from cocktail_hub.card.public import all_pins, last_name, public_recipe, scrub
+from cocktail_hub.card.public import last_name, public_recipe, scrub
 from cocktail_hub.card.readme import END, RECORD, START, record
 from cocktail_hub.card.usage import loading, tags
 from cocktail_hub.recipe import Pin, Recipe, ResolvedRecipe, dump_yaml
@@ -80,8 +80,8 @@ def template() -> str:
 
 
 def _metadata(recipe: Recipe, facts: CardFacts, combined: License) -> ModelCardData:
-    hub_ids = list(dict.fromkeys(pin.model for pin in all_pins(recipe) if pin.digest is None))
-    spoken = {facts.languages.get(pin.model) or () for pin in all_pins(recipe)}
+    hub_ids = list(dict.fromkeys(pin.model for pin in recipe.all_pins if pin.digest is None))
+    spoken = {facts.languages.get(pin.model) or () for pin in recipe.all_pins}
     language = list(spoken.pop()) if len(spoken) == 1 else []
     several = f"https://huggingface.co/{facts.repo_id}#licences" if combined.conflict and facts.repo_id else None
     return ModelCardData(
@@ -119,7 +119,7 @@ def _opening(recipe: Recipe, facts: CardFacts) -> str:
 
 def _needed_folders(recipe: Recipe) -> str:
     """What a recipe with local ingredients asks of whoever uses it."""
-    local = list(dict.fromkeys(pin.model for pin in all_pins(recipe) if pin.digest is not None))
+    local = list(dict.fromkeys(pin.model for pin in recipe.all_pins if pin.digest is not None))
     if not local:
         return ""
     are = "is" if len(local) == 1 else "are"
@@ -188,7 +188,7 @@ def _licenses(
 ) -> dict[str, tuple[Pin, LicenseInfo | None]]:
     """Public name -> model and licence, with links that work outside its repo. Empty when none was read at all."""
     found: dict[str, tuple[Pin, LicenseInfo | None]] = {}
-    for pin, public in zip(all_pins(recipe), all_pins(shared), strict=True):
+    for pin, public in zip(recipe.all_pins, shared.all_pins, strict=True):
         info = licenses.get(pin.model)
         if info is not None and pin.digest is None:
             info = info.located(file_url(pin.model, pin.revision or "", ""))

@@ -59,7 +59,7 @@ def loading(facts: CardFacts) -> str:
     ours = [fenced("pip install cocktail-hub", "bash"), fenced(_cocktail(facts), "python")]
     if facts.kind == "recipe":
         imported = [fenced(f"import cocktail_hub\n{_native(facts, name)}", "python") for name in facts.load_classes]
-        if facts.load_classes and all(name in _SENTENCE_TRANSFORMERS for name in facts.load_classes):
+        if facts.architecture is None and all(name in _SENTENCE_TRANSFORMERS for name in facts.load_classes):
             return "\n\n".join([ours[0], *imported])  # no model of transformers in it
         after = [f"After `import cocktail_hub`, {_classes(facts.load_classes)} the recipe, too:"] if native else []
         return "\n\n".join([*ours, *after, *imported])

@@ -215,7 +215,7 @@ def anchored(recipe: Recipe, folder: Path) -> Recipe:
     if isinstance(weighting, Weighting) and isinstance(weighting.examples, str):
         beside = folder / Path(weighting.examples).expanduser()
         if beside.is_file():
-            weighting = replace(weighting, examples=str(beside))
+            weighting = replace(weighting, examples=str(beside.resolve()))
     return _with_pins(replace(recipe, weighting=weighting), lambda found: _placed(found, folder))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from cocktail_hub.progress import bar
@@ -12,7 +13,6 @@ from cocktail_hub.space import require_room, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from cocktail_hub.checking import Checked
     from cocktail_hub.merge.execute import MergeReport
@@ -39,11 +39,21 @@ def write_weights(plan: MergePlan, checked: Checked, folder: Path, options: MixO
     return run(plan, checked, folder, options)
 
 
-def needed_room(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> list[tuple[Path, int, str]]:
-    """Bytes that a mix still takes: for each folder how many, and what for."""
+def needed_room(
+    plan: MergePlan, checked: Checked, folder: Path | None, options: MixOptions
+) -> list[tuple[Path, int, str]]:
+    """Bytes that a mix still takes: for each folder how many, and what for.
+
+    Args:
+        plan: what to write.
+        checked: the models.
+        folder: where to; part of it may be there already. `None`: nowhere yet.
+        options: how.
+    """
     from cocktail_hub.fetching import bytes_to_fetch
 
-    to_write = max(0, plan.output_bytes - size_of(folder))
+    to_write = max(0, plan.output_bytes - size_of(folder)) if folder else plan.output_bytes
+    folder = folder or Path()
     if not options.low_disk:
         downloads = bytes_to_fetch(checked.models)
         return [(options.hub.cache_folder, downloads, "the downloads"), (folder, to_write, "the mix")]

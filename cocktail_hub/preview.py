@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.card import combine_licenses
+from cocktail_hub.engine import needed_room
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import read_origin
@@ -27,7 +28,7 @@ class ModelPreview:
     model: str
     """Hub id or folder."""
     revision: str | None
-    """Commit, or the digest of a local folder."""
+    """Commit; `None` for a local folder, whose content is not read for this."""
     weight: float | None
     """Share; `None` where it is still to be computed, or for the base of task vectors."""
     nbytes: int
@@ -56,6 +57,15 @@ class Preview:
     """Size of the result's weight files."""
     files: tuple[str, ...]
     """The result's weight files."""
+    input_bytes: int
+    """Bytes of weights that the merge reads, from all models together."""
+    largest_file: int
+    """Bytes of the largest of the result's weight files."""
+    largest_input: int
+    """Bytes of all models together that one weight file is made from, at most."""
+    peak_disk: int
+    """Bytes that `mix` adds to the disk at most, as the options say: downloads and result; with `low_disk`, the result
+    and what one of its files is made from. Publishing with `low_disk` has one file of the result at a time."""
     peak_memory: int
     """Bytes of the merge's buffers, whatever the size of the models."""
     license: str | None
@@ -93,7 +103,7 @@ def check(
     options = options or MixOptions()
     options = replace(options, hub=replace(options.hub, **hub))
     origin = read_origin(source, options.hub, revision=revision, subfolder=subfolder)
-    pinned = resolve(origin.recipe, options.hub)
+    pinned = resolve(origin.recipe, options.hub, digests=False)
     checked = check_models(pinned, options)
     plan = plan_mix(checked, options.max_shard_size)
     facts = gather_facts(checked.recipe, checked.kind, options.hub)
@@ -107,6 +117,10 @@ def check(
         tensors=sum(len(shard.tensors) for shard in plan.shards),
         output_bytes=plan.output_bytes,
         files=tuple(shard.path for shard in plan.shards),
+        input_bytes=plan.input_bytes,
+        largest_file=max((shard.nbytes for shard in plan.shards), default=0),
+        largest_input=max((shard.input_bytes for shard in plan.shards), default=0),
+        peak_disk=sum(nbytes for _, nbytes, _ in needed_room(plan, checked, None, options)),
         peak_memory=plan.peak_memory(options.threads, options.max_memory),
         license=combined.license,
         license_note=combined.note,
@@ -119,7 +133,7 @@ def _model(model: Located, licenses: Mapping[str, LicenseInfo | None], *, weighe
     license_ = licenses.get(model.pin.model)
     return ModelPreview(
         model=model.pin.model,
-        revision=model.pin.digest or model.pin.revision,
+        revision=model.pin.revision,
         weight=getattr(model.pin, "weight", None) if weighed else None,
         nbytes=sum(model.files.sizes[path] for path in needed),
         to_download=model.files.missing(needed) if isinstance(model.files, HubFiles) else 0,

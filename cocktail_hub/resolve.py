@@ -77,18 +77,24 @@ def folder_digest(located: Located) -> str:
     return digest_of(located.files, {*located.contents.needed, *located.contents.code})
 
 
-def resolve(recipe: Recipe, options: HubOptions) -> Recipe:
+def resolve(recipe: Recipe, options: HubOptions, *, digests: bool = True) -> Recipe:
     """Pin every model of a recipe, put other recipes in place of their names, and add in the anchor.
 
     Weights that are still to be computed stay open. Nothing but small files is read of Hub repos, and nothing at all
     of models that were resolved before.
+
+    Args:
+        recipe: what was asked for.
+        options: how to talk to the Hub.
+        digests: whether local folders get the digest of their content, for which all of it is read. Without, a recipe
+            can be checked and planned, but not mixed.
 
     Raises:
         SourceError: a model cannot be found or accessed.
         RecipeError: a nested recipe cannot be put in place.
         IncompatibleError: a local folder has changed since the recipe was resolved.
     """
-    return _resolve(recipe, options, inside=())
+    return _resolve(recipe, options, inside=(), digests=digests)
 
 
 def with_weights(recipe: Recipe, weights: Sequence[float], evidence: dict[str, object]) -> Recipe:
@@ -97,12 +103,12 @@ def with_weights(recipe: Recipe, weights: Sequence[float], evidence: dict[str, o
     return _add_anchor(replace(recipe, ingredients=ingredients, weighting=None, evidence=evidence))
 
 
-def _resolve(recipe: Recipe, options: HubOptions, *, inside: tuple[Pin, ...]) -> Recipe:
+def _resolve(recipe: Recipe, options: HubOptions, *, inside: tuple[Pin, ...], digests: bool) -> Recipe:
     """The same for a recipe that stands inside others, which are named in `inside`, the outermost first."""
     with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(recipe.pins))) as pool:
-        base = pool.submit(_model_only, recipe.base, "base", options)
-        anchor = pool.submit(_model_only, recipe.anchor, "anchor", options)
-        parts = list(pool.map(lambda i: _part(i, recipe, options, inside), recipe.ingredients))
+        base = pool.submit(_model_only, recipe.base, "base", options, digests=digests)
+        anchor = pool.submit(_model_only, recipe.anchor, "anchor", options, digests=digests)
+        parts = list(pool.map(lambda i: _part(i, recipe, options, inside, digests=digests), recipe.ingredients))
         recipe = replace(_flat(recipe, parts), base=base.result(), anchor=anchor.result())
     return _add_anchor(recipe)
 
@@ -120,7 +126,7 @@ def _commit(asked: Pin, options: HubOptions) -> str | None:
     return None if asked.local else pin(asked.model, asked.revision, options)
 
 
-def _model_only(asked: PinT | None, key: str, options: HubOptions) -> PinT | None:
+def _model_only(asked: PinT | None, key: str, options: HubOptions, *, digests: bool) -> PinT | None:
     """The base or the anchor, with exact content."""
     if asked is None or _settled(asked):
         return asked
@@ -130,19 +136,22 @@ def _model_only(asked: PinT | None, key: str, options: HubOptions) -> PinT | Non
             f"`{key}` names '{asked.label}', which is itself a recipe.\nOnly ingredients can be put in place.\n"
             f"Mix it first (`cocktail mix {asked.model} -o FOLDER`) and name the folder."
         )
-    return _exact(asked, commit, options)
+    return _exact(asked, commit, options, digests=digests)
 
 
-def _exact(asked: PinT, commit: str | None, options: HubOptions) -> PinT:
+def _exact(asked: PinT, commit: str | None, options: HubOptions, *, digests: bool) -> PinT:
     """The same model with exact content; an adapter with the exact model that it adapts."""
-    if commit is None:
+    if commit is None and not digests:
+        exact = replace(asked, digest=None)
+        located = locate(exact, options)
+    elif commit is None:
         located = locate(asked, options)  # a digest that is given has to fit
         exact = replace(asked, digest=asked.digest or folder_digest(located))
     else:
         exact = replace(asked, revision=commit, requested=asked.requested or asked.revision or "main")
         located = Located(pin=exact, files=HubFiles(asked.model, commit, options))
     if located.contents.adapter:
-        return replace(exact, base=_exact_base(_adapter_base(located), located, options))
+        return replace(exact, base=_exact_base(_adapter_base(located), located, options, digests=digests))
     if asked.base is not None:
         raise RecipeError(
             f"'{asked.label}' has a `base` in the recipe, but it is a whole model and no adapter.\n"
@@ -151,12 +160,12 @@ def _exact(asked: PinT, commit: str | None, options: HubOptions) -> PinT:
     return exact
 
 
-def _exact_base(base: Pin, adapter: Located, options: HubOptions) -> Pin:
+def _exact_base(base: Pin, adapter: Located, options: HubOptions, *, digests: bool) -> Pin:
     """The model that an adapter adapts, with exact content. It is a whole model, and no adapter again."""
     if _settled(base):
         return base
     commit = _commit(base, options)
-    located = locate(base if commit is None else replace(base, revision=commit), options)
+    located = locate(replace(base, digest=None) if commit is None else replace(base, revision=commit), options)
     if located.contents.adapter:
         raise IncompatibleError(
             f"'{adapter.pin.label}' is an adapter of '{base.label}', which is itself an adapter.\n"
@@ -164,7 +173,7 @@ def _exact_base(base: Pin, adapter: Located, options: HubOptions) -> Pin:
             f"Merge '{base.label}' into its own base with PEFT (`merge_and_unload`), and name the result as `base`.",
             model=adapter.pin.model,
         )
-    return _exact(base, commit, options)
+    return _exact(base, commit, options, digests=digests)
 
 
 def _adapter_base(located: Located) -> Pin:
@@ -210,13 +219,13 @@ class _Part:
         return self.ingredients[0].model if name == "first" else name
 
 
-def _part(outer: Ingredient, recipe: Recipe, options: HubOptions, inside: tuple[Pin, ...]) -> _Part:
+def _part(outer: Ingredient, recipe: Recipe, options: HubOptions, inside: tuple[Pin, ...], *, digests: bool) -> _Part:
     if _settled(outer):
         return _Part(outer=outer, ingredients=(outer,))
     commit = _commit(outer, options)
     inner = _nested(outer, commit, options)
     if inner is None:
-        return _Part(outer=outer, ingredients=(_exact(outer, commit, options),))
+        return _Part(outer=outer, ingredients=(_exact(outer, commit, options, digests=digests),))
     here = Pin(model=outer.model if commit else str(_folder(outer.model).resolve()), revision=commit)
     if here in inside:
         circle = " -> ".join(found.model for found in (*inside[inside.index(here) :], here))
@@ -224,7 +233,7 @@ def _part(outer: Ingredient, recipe: Recipe, options: HubOptions, inside: tuple[
             f"The recipe '{outer.label}' stands inside itself: {circle}.\nIts shares would never come to an end.\n"
             "Remove it from one of these recipes, or name one of its earlier commits."
         )
-    inner = _resolve(inner, options, inside=(*inside, here))
+    inner = _resolve(inner, options, inside=(*inside, here), digests=digests)
     _require_linear(outer, inner, recipe)
     shares = linear_weights(inner.weights or ())
     flat = (

@@ -230,7 +230,8 @@ def _show_preview(found: Preview, *, as_json: bool) -> None:
         f"\nresult    {found.architecture or 'modules'} for {found.task}, {found.tensors} tensors, {found.method}"
     )
     click.echo(f"download  {size(found.to_download)}")
-    click.echo(f"disk      {size(found.output_bytes)} in {len(found.files)} file(s)")
+    click.echo(f"weights   {size(found.output_bytes)} in {len(found.files)} file(s)")
+    click.echo(f"disk      {size(found.peak_disk)} at most")
     click.echo(f"memory    {size(found.peak_memory)} for the merge's buffers")
     click.echo(f"licence   {found.license or 'none'}")
     for note in (*found.notes, found.license_note):

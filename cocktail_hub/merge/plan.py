@@ -103,6 +103,11 @@ class ShardPlan:
         """Size of the file."""
         return len(self.header) + self.data_bytes
 
+    @property
+    def input_bytes(self) -> int:
+        """Bytes read from all models together, once."""
+        return sum(tensor.input_bytes for tensor in self.tensors)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentPlan:
@@ -141,7 +146,7 @@ class MergePlan:
     @property
     def input_bytes(self) -> int:
         """Bytes of weights that go in, each read once."""
-        return sum(tensor.input_bytes for shard in self.shards for tensor in shard.tensors)
+        return sum(shard.input_bytes for shard in self.shards)
 
     @property
     def digest(self) -> str:

@@ -125,7 +125,7 @@ def execute_on_ray(
         write_indices(plan, root)
         journal.remove()
     return MergeReport(
-        bytes_read=sum(tensor.input_bytes for shard in todo for tensor in shard.tensors),
+        bytes_read=sum(shard.input_bytes for shard in todo),
         bytes_written=sum(shard.nbytes for shard in todo),
         seconds=time.monotonic() - started,
         threads=task.threads * at_once,

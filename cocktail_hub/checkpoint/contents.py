@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.layout import find_weights
@@ -123,7 +123,11 @@ def read_json(files: RepoFiles, path: str) -> Any:
     try:
         return json.loads(files.read(path))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"'{path}' of '{files.name}' is not JSON: {error}", model=files.name) from error
+        raise CheckpointError(
+            f"'{path}' of '{files.name}' is not JSON: {error}.\nWhat the model is cannot be known without it.\n"
+            "Download or save the model again.",
+            model=files.name,
+        ) from error
 
 
 def read_config(files: RepoFiles, folder: str = "") -> Mapping[str, Any]:
@@ -137,7 +141,11 @@ def read_config(files: RepoFiles, folder: str = "") -> Mapping[str, Any]:
         return {}
     config = read_json(files, path)
     if not isinstance(config, Mapping):
-        raise CheckpointError(f"'{path}' of '{files.name}' is not a JSON mapping.", model=files.name)
+        raise CheckpointError(
+            f"'{path}' of '{files.name}' is not a JSON mapping.\nWhat the model is cannot be known without it.\n"
+            "Download or save the model again.",
+            model=files.name,
+        )
     return config
 
 
@@ -169,15 +177,24 @@ def _routes(files: RepoFiles, folder: str) -> tuple[str, ...]:
     routes = read_json(files, path)
     types = routes.get("types") if isinstance(routes, Mapping) else None
     if not isinstance(types, Mapping) or not types:
-        raise CheckpointError(f"'{path}' of '{files.name}' names no modules under `types`.", model=files.name)
+        raise CheckpointError(
+            f"'{path}' of '{files.name}' names no modules under `types`.\n"
+            "Without them the model has no weights.\nSave the model again.",
+            model=files.name,
+        )
     for name in types:
         _require_inside(files, path, str(name))
     return tuple(str(PurePosixPath(folder, str(name))) for name in types)
 
 
 def _require_inside(files: RepoFiles, source: str, path: str) -> None:
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise CheckpointError(f"'{source}' of '{files.name}' names '{path}', outside of the repo.", model=files.name)
+    posix = PurePosixPath(path)
+    if posix.is_absolute() or ".." in posix.parts or "\\" in path or PureWindowsPath(path).drive:
+        raise CheckpointError(
+            f"'{source}' of '{files.name}' names '{path}', outside of the repo.\n"
+            "A model must not reach out of its own folder.\nSave the model again.",
+            model=files.name,
+        )
 
 
 def _has_weights(files: RepoFiles, folder: str) -> bool:

@@ -106,7 +106,7 @@ def convert_gguf(job: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     target = Path(job["target"])
-    if not (target / "config.json").is_file():
+    if not (target / "model.safetensors").is_file():
         source = Path(job["source"])
         found = {"gguf_file": source.name}
         tokenizer = AutoTokenizer.from_pretrained(source.parent, **found)
@@ -114,8 +114,9 @@ def convert_gguf(job: dict[str, Any]) -> dict[str, Any]:
         model = AutoModelForCausalLM.from_pretrained(
             source.parent, dtype=torch.float32, quantization_config=dequantized, **found
         )
+        if getattr(model.config, "quantization_config", None) is not None:
+            del model.config.quantization_config
         tokenizer.save_pretrained(target)
-        del model.config.quantization_config
         model.save_pretrained(target)
     return {"folder": str(target)}
 
@@ -125,7 +126,7 @@ def tune(job: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     target = Path(job["target"])
-    if (target / "config.json").is_file():
+    if (target / "model.safetensors").is_file():
         return {"folder": str(target)}
     tokenizer = AutoTokenizer.from_pretrained(job["source"])
     model = AutoModelForCausalLM.from_pretrained(job["source"], dtype=torch.float32).train()

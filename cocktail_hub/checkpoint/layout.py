@@ -144,10 +144,10 @@ def _read_index(files: RepoFiles, folder: str, path: str) -> dict[str, str]:
     """Return tensor -> path of its shard from the root, for shards that exist inside `folder`."""
     try:
         weight_map = json.loads(files.read(path))["weight_map"]
-        shards = {tensor: PurePosixPath(name) for tensor, name in weight_map.items()}
+        shards = {name: PurePosixPath(name) for name in set(weight_map.values())}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _disagrees(files.name, f"'{path}' is no index with a `weight_map` of tensors to files") from error
-    for shard in sorted(set(shards.values())):
+    for shard in sorted(shards.values()):
         if shard.is_absolute() or ".." in shard.parts or "\\" in str(shard):
             raise _disagrees(files.name, f"'{path}' names '{shard}', outside of its folder")
         if str(PurePosixPath(folder, shard)) not in files.sizes:
@@ -158,4 +158,5 @@ def _read_index(files: RepoFiles, folder: str, path: str) -> dict[str, str]:
             )
     if not shards:
         raise _disagrees(files.name, f"'{path}' names no tensor")
-    return {tensor: str(PurePosixPath(folder, shard)) for tensor, shard in shards.items()}
+    paths = {name: str(PurePosixPath(folder, shard)) for name, shard in shards.items()}
+    return {tensor: paths[name] for tensor, name in weight_map.items()}

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,7 +78,7 @@ class TensorPlan:
         return math.prod(self.shape) * sum(itemsize(dtype) for dtype in self.dtypes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardPlan:
     """One output file: pure input of the task that makes it."""
 
@@ -98,7 +99,7 @@ class ShardPlan:
         """Bytes of the tensors."""
         return sum(tensor.spec.nbytes for tensor in self.tensors)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Size of the file."""
         return len(self.header) + self.data_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 HAS_POSITIONAL_IO = hasattr(os, "preadv") and hasattr(os, "pwrite")
 """Whether the system reads and writes at an offset in one call. Windows does not: there a lock guards a seek."""
 
+AHEAD_BYTES = 16 << 20
+"""How far ahead of a reader the system is asked to read. Several files are read in turn, a little of each, which the
+system's own guesses do not foresee: from a disk, without asking, a merge took twice as long."""
+
 _BINARY = getattr(os, "O_BINARY", 0)
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
 
@@ -22,7 +27,7 @@ _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
 class PositionalFile:
     """An open file without a position: each call says where it reads or writes."""
 
-    __slots__ = ("_at_once", "_lock", "fd", "path")
+    __slots__ = ("_asked", "_at_once", "_lock", "fd", "path")
 
     def __init__(self, path: Path, *, write: bool = False) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY
@@ -32,6 +37,7 @@ class PositionalFile:
         """Descriptor; -1 once closed."""
         self._at_once = HAS_POSITIONAL_IO
         self._lock = threading.Lock()
+        self._asked = 0  # up to where the system was asked to read ahead
 
     def read_into(self, out: memoryview, offset: int) -> int:
         """Fill `out` (bytes) from `offset`; return how many bytes there were, fewer only at the end of the file."""
@@ -42,6 +48,16 @@ class PositionalFile:
                 break
             done += count
         return done
+
+    def ask_ahead(self, offset: int) -> None:
+        """Tell the system that what follows `offset` will be read soon, where it can be told."""
+        left = self._asked - offset
+        if AHEAD_BYTES // 2 <= left <= 2 * AHEAD_BYTES or not hasattr(os, "posix_fadvise"):
+            return
+        start = self._asked if 0 <= left < AHEAD_BYTES // 2 else offset
+        self._asked = start + AHEAD_BYTES
+        with contextlib.suppress(OSError):  # advice: a file system may have no use for it
+            os.posix_fadvise(self.fd, start, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
 
     def write_from(self, data: memoryview | bytes, offset: int) -> None:
         """Write all of `data` at `offset`. Raises OSError, such as ENOSPC."""

@@ -166,6 +166,7 @@ class SafetensorsSource:
         if file is None:
             return 0
         try:
+            file.ask_ahead(offset + len(view))
             count = file.read_into(view, offset)
         except OSError as error:
             raise CheckpointError(

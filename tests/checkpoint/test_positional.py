@@ -89,3 +89,33 @@ def test_a_file_is_closed_once(tmp_path: Path) -> None:
     file.close()
     with pytest.raises(OSError):
         file.write_from(b"x", 0)
+
+
+def test_the_system_is_asked_to_read_ahead_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, start, size, kind: asked.append((start, size)), raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
+    monkeypatch.setattr(positional, "AHEAD_BYTES", 100)
+    with PositionalFile(tmp_path / "a", write=True) as file:
+        for offset in range(10, 200, 10):
+            file.ask_ahead(offset)
+        assert asked == [(10, 100), (110, 100), (210, 100)]
+        file.ask_ahead(20)  # from the start once more
+        file.ask_ahead(30)
+        assert asked[3:] == [(20, 100)]
+
+
+def test_a_system_that_takes_no_advice_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    with PositionalFile(tmp_path / "a", write=True) as file:
+        file.ask_ahead(10)
+
+
+def test_a_file_system_without_use_for_advice_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
+    with PositionalFile(tmp_path / "a", write=True) as file:
+        file.ask_ahead(10)

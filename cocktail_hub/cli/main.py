@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import click
 
@@ -14,10 +20,17 @@ from cocktail_hub.errors import CocktailError
 from cocktail_hub.version import VERSION
 
 EXIT_INTERRUPTED = 130
+PATIENCE = 3.0
+"""Seconds that Ctrl-C waits for threads to end: one may hang at a connection that never answers."""
 
 
 class Group(click.Group):
     """Ends expected errors with one clear message and exit code 1; bugs keep their traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line."""
+        with _prompt_interrupts():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command."""
@@ -26,8 +39,32 @@ class Group(click.Group):
         except CocktailError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("Interrupted. What was finished is kept; run the same command again to go on.", err=True)
             sys.exit(EXIT_INTERRUPTED)
+
+
+@contextmanager
+def _prompt_interrupts() -> Iterator[None]:
+    """Make Ctrl-C end the process within `PATIENCE`, whatever its threads wait for.
+
+    What is cut off then is what `kill -9` would cut off, which no half-made folder survives.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(*_: object) -> NoReturn:
+    click.echo("Interrupted. What was finished is kept; run the same command again to go on.", err=True)
+    timer = threading.Timer(PATIENCE, os._exit, (EXIT_INTERRUPTED,))
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

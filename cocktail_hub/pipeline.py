@@ -211,6 +211,7 @@ def weigh_recipe(
         device=options.scoring_device,
         settings=settings,
         trust_remote_code=options.trust_remote_code,
+        engine=options.engine,
     )
     return weigh_ingredients(pinned.ingredients, pinned.weighting, scene)
 

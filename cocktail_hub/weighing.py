@@ -17,6 +17,7 @@ from cocktail_hub.recipe import canonical_json
 from cocktail_hub.standalone import standalone_folder
 from cocktail_hub.weigh.examples import load_examples
 from cocktail_hub.weigh.losses_cache import LossesCache
+from cocktail_hub.weigh.on_ray import score_on_ray
 from cocktail_hub.weigh.report import evidence_of
 from cocktail_hub.weigh.rules import uniform_shares, weigh
 from cocktail_hub.weigh.scorer import Candidate, score_all
@@ -64,6 +65,8 @@ class Scene:
     """How losses are computed; `None`: as the recipe's `weighting` says."""
     trust_remote_code: bool = False
     """Whether model code from the ingredients' repos may run."""
+    engine: str = "threads"
+    """`threads`: one ingredient after the other, here; `ray`: side by side on a cluster."""
 
 
 def weigh_ingredients(ingredients: Sequence[Ingredient], weighting: Weighting, scene: Scene) -> Weighed:
@@ -87,8 +90,8 @@ def weigh_ingredients(ingredients: Sequence[Ingredient], weighting: Weighting, s
     found = locate_examples(weighting, scene.origin, scene.hub)
     examples = load_examples(found.content, settings.task, columns=weighting.columns)
     with ExitStack() as stack:
-        scratch = stack.enter_context(closing(_Scratch()))
-        small = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True)))
+        scratch = stack.enter_context(closing(_Scratch(keep=scene.engine == "ray")))
+        small = scratch.fresh()
         losses = score_all(
             [_candidate(ingredient, scene, scratch) for ingredient in ingredients],
             examples,
@@ -96,6 +99,7 @@ def weigh_ingredients(ingredients: Sequence[Ingredient], weighting: Weighting, s
             tokenizer=_tokenizer(scene, small),
             cache=LossesCache(root=Cache().root / "losses"),
             on_progress=stack.enter_context(_progress(len(ingredients))),
+            run=score_on_ray if scene.engine == "ray" else None,
         )
     shares = weigh(losses, rule=weighting.rule, temperature=weighting.temperature)
     evidence = evidence_of(losses, shares, examples=examples, settings=settings)
@@ -126,7 +130,7 @@ def _candidate(ingredient: Ingredient, scene: Scene, scratch: _Scratch) -> Candi
     index = next(i for i, model in enumerate(models) if model.located.pin.identity() == identity)
 
     def folder() -> Path:
-        return standalone_folder(models[index], index, scene.checked.parts, scratch.fresh())
+        return standalone_folder(models[index], index, scene.checked.parts, scratch.next())
 
     return Candidate(name=ingredient.label, identity=canonical_json(identity), folder=folder)
 
@@ -146,24 +150,32 @@ def _of_tokenizer(path: str) -> bool:
 
 
 class _Scratch:
-    """One temporary folder at a time, in the cache, where there is room for a model: ten adapters need that of one."""
+    """Temporary folders in the cache, where there is room for a model, and which the nodes of a cluster share."""
 
-    def __init__(self) -> None:
-        self._current: tempfile.TemporaryDirectory[str] | None = None
+    def __init__(self, *, keep: bool = False) -> None:
+        self._keep = keep
+        self._all: list[tempfile.TemporaryDirectory[str]] = []
+        self._last: tempfile.TemporaryDirectory[str] | None = None
 
     def fresh(self) -> Path:
-        """An empty folder. The one before is removed."""
-        self.close()
+        """An empty folder that stays until the end."""
         place = Cache().root / "staging"
         place.mkdir(parents=True, exist_ok=True)
-        self._current = tempfile.TemporaryDirectory(prefix="scoring-", dir=place, ignore_cleanup_errors=True)
-        return Path(self._current.name)
+        self._all.append(tempfile.TemporaryDirectory(prefix="scoring-", dir=place, ignore_cleanup_errors=True))
+        return Path(self._all[-1].name)
+
+    def next(self) -> Path:
+        """An empty folder for a model; the one before is removed, unless `keep`: ten adapters need the room of one."""
+        if self._last is not None and not self._keep:
+            self._last.cleanup()
+        folder = self.fresh()
+        self._last = self._all[-1]
+        return folder
 
     def close(self) -> None:
-        """Remove the folder."""
-        if self._current is not None:
-            self._current.cleanup()
-        self._current = None
+        """Remove all of them."""
+        for folder in self._all:
+            folder.cleanup()
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""Scores ingredients on examples, one in memory at a time."""
+"""Scores ingredients on examples, one in memory at a time; or elsewhere, side by side."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cocktail_hub.errors import ScoringError
 from cocktail_hub.weigh.examples import FIELDS, Examples, check_examples
@@ -12,7 +12,7 @@ from cocktail_hub.weigh.losses import Progress
 from cocktail_hub.weigh.losses_cache import losses_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from cocktail_hub.weigh.losses import Losses, OnProgress
     from cocktail_hub.weigh.losses_cache import LossesCache
@@ -29,6 +29,42 @@ class Candidate:
     """What pins its weights, e.g. `org/model@<40 hex>` or a content digest; the cache goes by it."""
     folder: Callable[[], Path]
     """Gives its local folder. Called only when the cache does not have the losses: so nothing is fetched for those."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringJob:
+    """One ingredient that the cache does not know."""
+
+    candidate: Candidate
+    """The ingredient."""
+    examples: Examples
+    """Of the task's kind."""
+    settings: ScoringSettings
+    """How to score."""
+    tokenizer: Candidate | None
+    """Whose tokenizer reads the texts; `None`: its own."""
+    place: tuple[int, int]
+    """Index of the ingredient and number of ingredients."""
+
+    def reader(self) -> Path | None:
+        """Folder of the tokenizer."""
+        return self.tokenizer.folder() if self.tokenizer is not None else None
+
+    def score(self, folder: Path, reader: Path | None, on_progress: OnProgress | None = None) -> Losses:
+        """Compute the losses (see `score_folder`), given where model and tokenizer lie."""
+        return score_folder(
+            folder,
+            self.examples,
+            self.settings,
+            name=self.candidate.name,
+            tokenizer_folder=reader,
+            on_progress=on_progress,
+            place=self.place,
+        )
+
+
+Run: TypeAlias = "Callable[[Sequence[ScoringJob], OnProgress | None], Iterable[tuple[int, Losses]]]"
+"""Scores ingredients somewhere; gives the position of each with its losses, in any order."""
 
 
 def score_folder(
@@ -91,8 +127,9 @@ def score_all(
     tokenizer: Candidate | None = None,
     cache: LossesCache | None = None,
     on_progress: OnProgress | None = None,
+    run: Run | None = None,
 ) -> tuple[Losses, ...]:
-    """Score ingredients one after the other, taking from the cache what it has.
+    """Score ingredients, taking from the cache what it has.
 
     Args:
         candidates: in recipe order.
@@ -101,6 +138,7 @@ def score_all(
         tokenizer: whose tokenizer reads the texts for all of them. `None`: each its own.
         cache: where losses are kept. `None`: nothing is kept.
         on_progress: called before each ingredient is loaded, after every batch, and once for a cached ingredient.
+        run: where the others are scored; `None`: here, one after the other.
 
     Returns:
         The losses, in the order of `candidates`.
@@ -110,29 +148,30 @@ def score_all(
         SourceError: as for `score_folder`.
     """
     checked = _checked(examples, settings)
-    found = []
-    for index, candidate in enumerate(candidates):
+    reader = tokenizer.identity if tokenizer is not None else ""
+    keys = [losses_key(candidate.identity, checked, settings, tokenizer=reader) for candidate in candidates]
+    found: dict[int, Losses] = {}
+    open_: list[ScoringJob] = []
+    for index, (candidate, key) in enumerate(zip(candidates, keys, strict=True)):
         place = (index, len(candidates))
-        key = losses_key(
-            candidate.identity, checked, settings, tokenizer=tokenizer.identity if tokenizer is not None else ""
-        )
         losses = cache.get(key, name=candidate.name) if cache is not None else None
         if losses is None:
-            losses = score_folder(
-                candidate.folder(),
-                checked,
-                settings,
-                name=candidate.name,
-                tokenizer_folder=tokenizer.folder() if tokenizer is not None else None,
-                on_progress=on_progress,
-                place=place,
-            )
-            if cache is not None:
-                cache.put(key, losses)
-        elif on_progress is not None:
+            open_.append(ScoringJob(candidate, checked, settings, tokenizer, place))
+            continue
+        found[index] = losses
+        if on_progress is not None:
             on_progress(_finished(losses, place))
-        found.append(losses)
-    return tuple(found)
+    for position, losses in (run or _one_by_one)(open_, on_progress):
+        index = open_[position].place[0]
+        found[index] = losses
+        if cache is not None:
+            cache.put(keys[index], losses)
+    return tuple(found[index] for index in range(len(candidates)))
+
+
+def _one_by_one(jobs: Sequence[ScoringJob], on_progress: OnProgress | None) -> Iterator[tuple[int, Losses]]:
+    for position, job in enumerate(jobs):
+        yield position, job.score(job.candidate.folder(), job.reader(), on_progress)
 
 
 def _finished(losses: Losses, place: tuple[int, int]) -> Progress:

@@ -12,7 +12,7 @@ LOWEST_VENV ?= .venv-lowest
 LOWEST_TORCH ?= 2.13.0
 JOBS ?= 2
 PYTEST_ARGS ?=
-BENCH_WORK ?= .bench
+BENCH_WORK ?= build/bench
 BENCH_ARGS ?= --sizes 0.1B --ingredients 2 4
 
 # What talks to a Hub as users do; tests/testing tries both ways of transfer by itself.

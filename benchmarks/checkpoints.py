@@ -53,6 +53,7 @@ def _bert(hidden: int, inner: int, layers: int, heads: int, vocab: int) -> BertC
 CONFIGS: dict[str, PretrainedConfig] = {
     "tiny": _llama(64, 128, 2, (4, 4), 256),
     "0.1B": _llama(768, 2048, 12, (12, 12), 32000),
+    "0.5B": _llama(1024, 4096, 24, (16, 16), 32000),
     "1B": _llama(2048, 5632, 22, (32, 4), 32000),  # TinyLlama
     "3B": _llama(3200, 8640, 26, (32, 32), 32000),  # OpenLLaMA 3B
     "7B": _llama(4096, 11008, 32, (32, 32), 32000),  # Llama 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 BLOCK = 16 << 20
@@ -24,10 +25,12 @@ def copy(inputs: list[Path], output: Path, *, sync: bool) -> None:
 
 
 def _stream(source: Path, target: Path | None, view: memoryview, *, sync: bool) -> None:
-    with source.open("rb", buffering=0) as read, (target or Path(os.devnull)).open("wb", buffering=0) as write:
+    with source.open("rb", buffering=0) as read, ExitStack() as opened:
+        write = opened.enter_context(target.open("wb", buffering=0)) if target else None
         while count := read.readinto(view):
-            write.write(view[:count])
-        if target and sync:
+            if write:
+                write.write(view[:count])
+        if write and sync:
             os.fsync(write.fileno())
 
 

@@ -119,7 +119,7 @@ def test_a_folder_with_other_things_is_not_written_to(recipe: Path, tmp_path: Pa
     (tmp_path / "out" / "diary.txt").write_text("dear diary")
     done = run("mix", recipe, "-o", tmp_path / "out", "--force")
     assert done.exit_code == 1
-    assert "exists and is not empty" in done.stderr
+    assert "holds something else than an earlier mix: diary.txt" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["diary.txt"]
 
 
@@ -197,7 +197,7 @@ def test_push_to_a_namespace_of_others_is_refused(recipe: Path) -> None:
 def test_the_cache_is_listed_verified_and_pruned(recipe: Path, fresh_cache: Path) -> None:
     assert run("cache", "list").stdout.splitlines() == ["digest  size  last used  ingredients"]
     folder = Path(run("mix", recipe).stdout.strip())
-    head, line = run("cache", "list").stdout.splitlines()
+    _, line = run("cache", "list").stdout.splitlines()
     assert line.startswith(folder.name[:12])
     assert line.endswith("0.75 acme/bert-a + 0.25 acme/bert-b")
     (entry,) = json.loads(run("cache", "list", "--json").stdout)

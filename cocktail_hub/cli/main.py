@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -23,6 +24,11 @@ EXIT_INTERRUPTED = 130
 PATIENCE = 3.0
 """Seconds that Ctrl-C waits for threads to end: one may hang at a connection that never answers."""
 
+_SYSTEM = (
+    "That came from the system or the network, not from the recipe.\n"
+    "Check the path, its permissions and the room on the disk, or the connection, and try again."
+)
+
 
 class Group(click.Group):
     """Ends expected errors with one clear message and exit code 1; bugs keep their traceback."""
@@ -38,6 +44,10 @@ class Group(click.Group):
             return super().invoke(ctx)
         except CocktailError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `cocktail cache list | head`: click ends that quietly
+                raise
+            raise click.ClickException(f"{error}\n{_SYSTEM}") from error
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)
 

@@ -55,7 +55,18 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
     except RecursionError as error:
         raise RecipeError(f"'{name}' is nested too deeply to be a recipe.") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"'{name}' is not valid YAML or JSON: {error}") from error
+        raise RecipeError(
+            f"'{name}' is not valid YAML or JSON: {_problem(error)}\n"
+            "Nothing was read of it. See docs/recipe.md for a recipe to start from."
+        ) from error
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong, and where, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return f"{error}."
+    return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})."
 
 
 def _require_mapping(data: Any, name: str) -> Mapping[str, Any]:

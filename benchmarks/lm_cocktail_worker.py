@@ -33,7 +33,7 @@ SENTENCES = {
     ),
 }
 """What the two fine-tunes of the language model are trained on."""
-STEPS = 8
+STEPS = 4
 RATE = 2e-5
 
 

@@ -16,10 +16,11 @@ from cocktail_hub.assemble import write_json
 from cocktail_hub.cache import MANIFEST, CachedMix, write_manifest
 from cocktail_hub.checking.kinds import TEXT_TO_TEXT
 from cocktail_hub.checkpoint.contents import MODULES, read_config
-from cocktail_hub.errors import CacheError, RecipeError, did_you_mean
+from cocktail_hub.errors import RecipeError, did_you_mean
 from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import Mix, check_models, mix, weigh_recipe
+from cocktail_hub.place import require_own
 from cocktail_hub.recipe import Ingredient, Recipe, Weighting
 from cocktail_hub.resolve import locate, resolve
 from cocktail_hub.weigh.report import table_of
@@ -129,7 +130,8 @@ def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its o
     origin = read_origin(Recipe(ingredients=ingredients, task=task, weighting=weighting), options.hub)
     pinned = resolve(origin.recipe, options.hub)
     _require_class(pinned, model_type)
-    _require_place(output_path)
+    if output_path is not None and not (Path(output_path) / MANIFEST).is_file():
+        require_own(Path(output_path))  # told now, not after scoring
     found = weigh_recipe(pinned, check_models(pinned, options), origin, options, settings=settings)
     if found.shares is not None:
         logger.info("%s", table_of(found.losses, found.shares))
@@ -193,7 +195,6 @@ def _weighted(models: Sequence[str], weights: Sequence[float]) -> tuple[Ingredie
 def _finish(pinned: Recipe, model_type: str, output_path: str | None) -> Any:
     """Mix, write, load."""
     architecture = _require_class(pinned, model_type)
-    _require_place(output_path)
     made = mix(pinned, output=output_path, options=MixOptions(replace=True))
     if model_type == "encoder":
         model = made.load(task="feature-extraction")
@@ -229,30 +230,6 @@ def _class_of(ingredient: Ingredient, model_type: str) -> str:
     return architecture
 
 
-def _require_place(output_path: str | None) -> None:
-    """Refuse a folder with anything in it that is not from an earlier mix, before any work is done."""
-    folder = Path(output_path or "")
-    if output_path is None or not folder.exists():
-        return
-    found = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()] if folder.is_dir() else []
-    ours = {MANIFEST, *MODULE_FILES, *_manifest(folder)} if MANIFEST in found else set()
-    foreign = sorted(set(found) - ours)
-    if not folder.is_dir() or foreign:
-        raise CacheError(
-            f"'{output_path}' holds something else than an earlier mix"
-            f"{': ' + ', '.join(foreign[:3]) if foreign else ''}.\n"
-            "Writing the mix there could destroy it.\nChoose a new folder, or move these files away first."
-        )
-
-
-def _manifest(folder: Path) -> Mapping[str, Any]:
-    """What an earlier mix wrote; nothing where it cannot be read."""
-    try:
-        return CachedMix(digest="", path=folder).manifest
-    except (OSError, ValueError, KeyError):
-        return {}
-
-
 def _give_modules(made: Mix, dimensions: int) -> None:
     """Let sentence-transformers read a plain encoder as the original does: first token, scaled to length 1.
 
@@ -261,7 +238,7 @@ def _give_modules(made: Mix, dimensions: int) -> None:
     modules, pooling, embedder = (made.path / name for name in MODULE_FILES)
     if modules.is_file():
         return
-    known = {name: str(entry["sha256"]) for name, entry in _manifest(made.path).items()}
+    written = CachedMix(digest=made.recipe.digest, path=made.path).manifest
     write_json(pooling, {"word_embedding_dimension": dimensions, "pooling_mode_cls_token": True})
     write_json(embedder, {"prompts": {}, "similarity_fn_name": "cosine"})
     places = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
@@ -270,4 +247,4 @@ def _give_modules(made: Mix, dimensions: int) -> None:
         for index, (path, kind) in enumerate(places)
     ]
     write_json(modules, chain)  # last: it makes the others count
-    write_manifest(made.path, known)
+    write_manifest(made.path, {name: str(entry["sha256"]) for name, entry in written.items()})

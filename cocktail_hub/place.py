@@ -47,14 +47,15 @@ class Place:
         if found is None:
             return None
         if self.options.replace:
+            require_own(self.output)
             _clear(self.output)
         return copy_out(found.path, self.output)
 
     @contextmanager
     def held(self, resolved: ResolvedRecipe) -> Iterator[None]:
         """Hold the lock of the mix, after making sure that the result will have a place."""
-        if self.output is not None and not (self.options.replace and (self.output / MANIFEST).is_file()):
-            _require_free(self.output)
+        if self.output is not None:
+            (require_own if self.options.replace else _require_free)(self.output)
         with self.cache.locked(self.key(resolved)):
             yield
 
@@ -103,6 +104,31 @@ def _require_free(folder: Path) -> None:
             f"'{folder}' exists and is not empty.\nWriting a mix into it could mix it up with what is there.\n"
             "Choose a new folder, or remove this one first."
         )
+
+
+def require_own(folder: Path) -> None:
+    """Refuse a place that holds anything but an earlier mix.
+
+    Raises:
+        CacheError: something is there that no mix wrote; names it.
+    """
+    if not folder.exists():
+        return
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} if folder.is_dir() else set()
+    foreign = sorted(found - _written(folder))
+    if not folder.is_dir() or foreign:
+        raise CacheError(
+            f"'{folder}' holds something else than an earlier mix{': ' + ', '.join(foreign[:3]) if foreign else ''}.\n"
+            "Writing the mix there would destroy it.\nChoose a new folder, or move these files away first."
+        )
+
+
+def _written(folder: Path) -> set[str]:
+    """The files that an earlier mix wrote into a folder; none where it has no list of them."""
+    try:
+        return {MANIFEST, *CachedMix(digest="", path=folder).manifest}
+    except CacheError:
+        return set()
 
 
 def _clear(folder: Path) -> None:

@@ -207,6 +207,13 @@ def test_a_mix_to_which_something_was_added_is_left_alone(tmp_path):
     assert (tmp_path / "mix" / "results.txt").read_text() == "0.93"
 
 
+def test_the_same_mix_again_leaves_everything_as_it_is(tmp_path):
+    for _ in range(2):
+        mix_models(folders("bert"), "encoder", [0.5, 0.5], str(tmp_path / "mix"))
+        (tmp_path / "mix" / "results.txt").write_text("0.93")
+    assert (tmp_path / "mix" / "results.txt").read_text() == "0.93"
+
+
 def test_a_mix_can_be_mixed_again_into_its_own_folder(tmp_path):
     """The README of the original mixes what `mix_models_with_data` made with one more model."""
     a, b = folders("bert")

@@ -485,6 +485,7 @@ def test_the_command_takes_examples_from_a_file(recipe_file, tmp_path):
 def test_the_command_says_what_is_wrong(recipe_file):
     assert run(recipe_file, "--temperature", "warm").exit_code == 2
     assert "neither a number nor 'auto'" in run(recipe_file, "--temperature", "warm").output
+    assert "There is no folder" in run(recipe_file, "-o", recipe_file.parent / "gone" / "out.yaml").output
     failed = run(recipe_file, "--examples", "gone.jsonl")
     assert failed.exit_code == 1
     assert "There is no file of examples at 'gone.jsonl'" in failed.output

@@ -180,6 +180,8 @@ def score(recipe: str, output: Path | None, **given: Any) -> None:
     from cocktail_hub.scoring import score as compute
 
     options, as_json = read_options(given)
+    if output is not None and not output.absolute().parent.is_dir():
+        raise click.BadParameter(f"There is no folder '{output.parent}'.", param_hint="--output")
     found = compute(
         recipe,
         given["examples"],

@@ -69,7 +69,7 @@ class CachedMix:
     @cached_property
     def nbytes(self) -> int:
         """Bytes that the folder takes."""
-        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        return sum(_size(path) for path in self.path.rglob("*"))
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -82,9 +82,11 @@ class CachedMix:
 
     @property
     def last_used(self) -> float:
-        """Seconds since the epoch when the mix was last asked for."""
-        manifest = self.path / MANIFEST
-        return (manifest if manifest.is_file() else self.path).stat().st_mtime
+        """Seconds since the epoch when the mix was last asked for; 0 for one that is going away at this moment."""
+        for path in (self.path / MANIFEST, self.path):
+            with suppress(FileNotFoundError):
+                return path.stat().st_mtime
+        return 0.0
 
     def damage(self, *, thorough: bool = False) -> list[str]:
         """What is wrong with the files, a line each: missing, of another size, or (thorough) of other content."""
@@ -254,6 +256,7 @@ class Cache:
 
     def _removed(self, mix: CachedMix) -> bool:
         """Remove a mix unless somebody holds its lock; whether it was removed."""
+        _ = mix.nbytes  # kept by the mix, to be told when it is gone
         return self._if_free(mix.digest, lambda: remove(mix.path))
 
     def _if_free(self, name: str, act: Callable[[], object]) -> bool:
@@ -373,6 +376,13 @@ def remove(folder: Path) -> None:
 
 def _inside(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 for a folder, and for a file that is going away at this moment."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size if path.is_file() else 0
+    return 0
 
 
 def _age(path: Path) -> float:

@@ -300,10 +300,17 @@ def test_mixes_are_listed_most_recently_used_first(cache: Cache) -> None:
     assert [mix.digest for mix in cache.mixes()] == [TWO, THREE, ONE]
 
 
+def test_a_mix_that_goes_away_while_it_is_looked_at_is_no_trouble(cache: Cache) -> None:
+    mix = CachedMix(digest=ONE, path=cache.folder(ONE))
+    assert (mix.last_used, mix.nbytes) == (0.0, 0)
+
+
 def test_prune_by_age_removes_what_was_not_used(cache: Cache) -> None:
     finished(cache, ONE, unused_days=40)
     finished(cache, TWO, unused_days=20)
-    assert [mix.digest for mix in cache.prune(older_than=30 * DAY)] == [ONE]
+    gone = cache.prune(older_than=30 * DAY)
+    assert [mix.digest for mix in gone] == [ONE]
+    assert gone[0].nbytes > 100, "the size is still known, to be told"
     assert [mix.digest for mix in cache.mixes()] == [TWO]
 
 
@@ -311,7 +318,7 @@ def test_prune_by_size_removes_the_longest_unused_first(cache: Cache) -> None:
     mixes = [finished(cache, digest, size=1000, unused_days=days) for digest, days in ((ONE, 3), (TWO, 1), (THREE, 2))]
     gone = cache.prune(max_bytes=2 * mixes[0].nbytes)
     assert [mix.digest for mix in gone] == [ONE]
-    assert gone[0].nbytes == mixes[0].nbytes, "the size is still known, to be told"
+    assert gone[0].nbytes == mixes[0].nbytes
     assert [mix.digest for mix in cache.mixes()] == [TWO, THREE]
 
 

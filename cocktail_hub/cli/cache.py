@@ -10,6 +10,7 @@ import click
 from cocktail_hub.cache import Cache, CachedMix
 from cocktail_hub.cli.output import say, show_json, size, table
 from cocktail_hub.cli.recipes import Bytes
+from cocktail_hub.errors import CacheError
 
 _DAY = 86_400
 
@@ -63,8 +64,11 @@ def verify() -> None:
 
 
 def _described(mix: CachedMix) -> dict[str, Any]:
-    recipe = mix.recipe
-    shares = " + ".join(f"{i['weight']:.3g} {i['model']}" for i in recipe["ingredients"])
+    try:
+        recipe = mix.recipe
+        shares = " + ".join(f"{i['weight']:.3g} {i['model']}" for i in recipe["ingredients"])
+    except (CacheError, KeyError, TypeError):
+        recipe, shares = {}, "(damaged)"
     days = (time.time() - mix.last_used) / _DAY
     return {
         "digest": mix.digest,

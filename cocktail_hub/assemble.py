@@ -69,6 +69,8 @@ def write_recipe(resolved: ResolvedRecipe, checked: Checked, folder: Path, max_s
     if donor.adapted:
         config |= donor.config
     config.pop("_name_or_path", None)
+    if not any(path.parent.glob("*.py")):
+        config.pop("auto_map", None)  # it names code that is not there; transformers has the class itself
     made_of = {
         "version": VERSION,
         "digest": resolved.digest,

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from models import SHARES, WEIGHTS, pair, save, words_tokenizer
+from models import SHARES, WEIGHTS, assert_holds, expected, pair, save, words_tokenizer
 
-from cocktail_hub import Mix, mix
+from cocktail_hub import AutoCocktailModel, Mix, mix
+from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.recipe import Recipe
 from cocktail_hub.version import VERSION
 
@@ -137,11 +138,39 @@ def test_the_dtype_stays_the_first_ingredient_s_whoever_gives_the_config(tmp_pat
     assert made.load().dtype == torch.bfloat16
 
 
-def test_code_of_the_ingredients_is_left_behind(tmp_path: Path) -> None:
+def test_code_of_the_ingredients_is_left_behind_and_nothing_points_to_it(tmp_path: Path) -> None:
     first, second = copies(tmp_path)
     (first / "modeling_own.py").write_text("raise RuntimeError")
+    change(first / "config.json", auto_map={"AutoModel": "modeling_own.OwnModel"})
     made = mixed(first, second)
     assert not (made.path / "modeling_own.py").exists()
+    assert "auto_map" not in read(made.path / "config.json")
+    assert type(transformers.AutoModel.from_pretrained(made.path, trust_remote_code=True)) is transformers.BertModel
+
+
+OWN_CODE = """
+from transformers import BertConfig, BertModel
+
+class OwnConfig(BertConfig):
+    model_type = "own-bert"
+
+class OwnModel(BertModel):
+    config_class = OwnConfig
+"""
+
+
+def test_code_that_a_model_needs_goes_along_where_it_is_trusted(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    for folder in (first, second):
+        (folder / "modeling_own.py").write_text(OWN_CODE)
+        auto_map = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+        change(folder / "config.json", model_type="own-bert", architectures=["OwnModel"], auto_map=auto_map)
+    with pytest.raises(IncompatibleError, match=r"pass `trust_remote_code=True`"):
+        mixed(first, second)
+    models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
+    model = AutoCocktailModel.from_pretrained({"ingredients": models}, trust_remote_code=True)
+    assert type(model).__name__ == "OwnModel"
+    assert_holds(model, expected("bert"))
 
 
 def test_what_belongs_to_training_or_other_formats_is_left_behind(tmp_path: Path) -> None:

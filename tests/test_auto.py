@@ -270,11 +270,14 @@ def test_the_class_itself_makes_no_model() -> None:
         AutoCocktailModel()
 
 
-def test_two_threads_may_load_the_same_recipe() -> None:
+def test_two_threads_may_make_the_same_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making a mix is safe in threads; `from_pretrained` of transformers itself is not."""
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path))
     with ThreadPoolExecutor(2) as pool:
-        models = list(pool.map(AutoCocktailModel.from_pretrained, [RECIPE, RECIPE]))
-    for model in models:
-        assert_holds(model, expected("bert"))
+        first, second = pool.map(mix, [RECIPE, RECIPE])
+    assert first.path == second.path
+    assert {first.report["cached"], second.report["cached"]} == {True, False}
+    assert_holds(first.load(), expected("bert"))
 
 
 def test_a_model_of_the_users_own_is_no_obstacle(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -595,3 +597,9 @@ def test_the_base_of_an_adapter_as_anchor_is_kept(push: Callable[..., str], opti
         base=Pin(model=base, revision=head(api, base), requested="main"),
         weight=0.5,
     )
+
+
+def test_resolving_loads_no_torch_and_no_transformers() -> None:
+    code = "import sys, cocktail_hub.resolve; print(sorted({'torch', 'transformers', 'numpy'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
@@ -273,3 +275,9 @@ def test_the_classes_say_what_they_are_made_of() -> None:
     assert (
         type(Recipe.from_dict({**TIES, "base": Ingredient(model="org/z", weight=1), "ingredients": [A, B]}).base) is Pin
     )
+
+
+def test_reading_a_recipe_loads_no_torch_and_no_transformers() -> None:
+    code = "import sys, cocktail_hub.recipe; print(sorted({'torch', 'transformers', 'numpy'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

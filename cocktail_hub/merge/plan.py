@@ -157,7 +157,13 @@ class MergePlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain JSON values."""
-        return asdict(self)
+        shards = [
+            {"path": shard.path, "component": shard.component, "tensors": [_plain(tensor) for tensor in shard.tensors]}
+            for shard in self.shards
+        ]
+        parts = [asdict(component) for component in self.components]
+        head = {"version": self.version, "method": self.method, "parameters": dict(self.parameters)}
+        return head | {"components": parts, "shards": shards}
 
     def index(self, component: int) -> dict[str, Any]:
         """Return the index of a sharded component, as transformers writes it."""
@@ -176,6 +182,11 @@ class MergePlan:
     def peak_memory(self, threads: int | None = None, max_memory: int | None = None) -> int:
         """Return the most bytes that the merge's buffers take, whatever the size of the model."""
         return self.budget(threads, max_memory).nbytes
+
+
+def _plain(tensor: TensorPlan) -> dict[str, Any]:
+    """Return a tensor's plan as JSON values; `asdict` would copy each of them, which takes long for many tensors."""
+    return {name: getattr(tensor, name) for name in TensorPlan.__slots__}
 
 
 def plan_merge(

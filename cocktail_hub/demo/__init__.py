@@ -27,9 +27,11 @@ def run(output: Path, echo: Callable[[str], object]) -> None:
 
     Raises:
         MissingExtraError: the models of the demo are not installed.
+        OSError: `output` cannot be made.
         CocktailError: the demo stopped early.
     """
     require_models()
+    output.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-u", "-m", "cocktail_hub.demo", str(output)]
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=environment) as child:  # noqa: S603 - ourselves

@@ -65,9 +65,8 @@ class Story:
 
 
 def tell(hub: LoopbackHub, output: Path, echo: Callable[[str], object]) -> None:
-    """Run the whole demo. The picture and its numbers go to `output`."""
+    """Run the whole demo. The picture and its numbers go to the folder `output`."""
     transformers.utils.logging.disable_progress_bar()
-    output.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     story = Story(hub=hub, echo=echo)
     push_models(story)

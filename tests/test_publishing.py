@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import embedders
 import pytest
+import torch
 import transformers
 import yaml
 from huggingface_hub import HfApi, ModelCard, get_session, hf_hub_download, list_repo_files
@@ -203,6 +204,29 @@ def test_a_tokenizer_that_is_found_by_the_model_type_is_found_in_a_recipe_repo(t
     assert type(found) is type(own) is transformers.BertTokenizer
     assert found("the Cat")["input_ids"] == own("the Cat")["input_ids"]
     assert read(f"{ORG}/publish-old-recipe", "tokenizer_config.json")["do_lower_case"] is False
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
+def test_adapters_are_mixed_as_whole_models_and_their_recipe_needs_no_peft_file(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    base, ids = published("llama").ids[0], []
+    for seed, letter in enumerate("ab"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(pair("llama").folders[0])
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+        fill(torch.nn.ParameterList(p for name, p in adapted.named_parameters() if "lora_" in name), seed)
+        adapted.peft_config["default"].base_model_name_or_path = base
+        adapted.save_pretrained(tmp_path / letter)
+        (tmp_path / letter / "README.md").unlink()
+        ids.append(f"{ORG}/publish-lora-{letter}")
+        push(tmp_path / letter, ids[-1])
+    recipe = {"ingredients": [{"model": model, "weight": 0.5} for model in ids]}
+    publish(recipe, f"{ORG}/publish-lora-recipe", as_="recipe", token=TOKEN)
+    publish(recipe, f"{ORG}/publish-lora-merged", token=TOKEN)
+    assert not {path for path in files(f"{ORG}/publish-lora-recipe") if "adapter" in path}
+    auto = transformers.AutoModelForCausalLM
+    mixed, merged = (auto.from_pretrained(f"{ORG}/publish-lora-{form}") for form in ("recipe", "merged"))
+    assert not [name for name, _ in mixed.named_parameters() if "lora" in name]
+    assert_holds(mixed, merged.state_dict())
 
 
 # -- how it gets there -----------------------------------------------------------------------------------------------

@@ -1,0 +1,74 @@
+"""What a card says besides the recipe: classes, processors, licences, size."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from models import expected, pair, published
+
+from cocktail_hub import mix
+from cocktail_hub.checking import Kind
+from cocktail_hub.hub import HubOptions
+from cocktail_hub.loading import folder_kind
+from cocktail_hub.provenance import gather_facts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cocktail_hub.card import CardFacts
+
+
+RANKER = "AutoModelForSequenceClassification"
+
+
+def facts(kind: Kind) -> CardFacts:
+    return gather_facts(mix(published("bert").recipe).recipe, kind, HubOptions())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task", "library", "classes", "processor"),
+    [
+        ("LlamaForCausalLM", "text-generation", "", ("AutoModelForCausalLM",), "AutoTokenizer"),
+        ("BertModel", "text-ranking", "CrossEncoder", ("CrossEncoder", RANKER), "AutoTokenizer"),
+        ("T5EncoderModel", "feature-extraction", "", ("T5EncoderModel",), "AutoTokenizer"),
+        ("ViTModel", "image-feature-extraction", "", ("AutoModel",), "AutoImageProcessor"),
+        ("CLIPModel", "zero-shot-image-classification", "", ("AutoModel",), "AutoProcessor"),
+    ],
+)
+def test_a_card_names_the_classes_that_load_the_mix(
+    architecture: str, task: str, library: str, classes: tuple[str, ...], processor: str
+) -> None:
+    found = facts(Kind(architecture=architecture, model_type="any", task=task, sentence_transformers=library))
+    assert (found.load_classes, found.processor, found.pipeline_tag) == (classes, processor, task)
+
+
+def test_what_transformers_does_not_load_has_neither_auto_class_nor_processor() -> None:
+    kind = Kind(architecture="", model_type="", task="sentence-similarity", sentence_transformers="SentenceTransformer")
+    found = facts(kind)
+    assert (found.load_classes, found.processor, found.architecture) == (("SentenceTransformer",), None, None)
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("bert", "float32"), ("llama-bf16", "bfloat16")])
+def test_size_and_type_are_those_of_the_weights(family: str, dtype: str) -> None:
+    made = mix(pair(family).local_recipe)
+    found = gather_facts(made.recipe, folder_kind(made.path), HubOptions(), made.path)
+    assert found.parameters == sum(tensor.numel() for tensor in expected(family).values())
+    assert found.dtype == dtype
+
+
+def test_licences_and_languages_come_from_the_cards_even_of_folders_that_changed(tmp_path: Path) -> None:
+    for name, source in zip("ab", pair("bert").folders, strict=True):
+        shutil.copytree(source, tmp_path / name)
+    (tmp_path / "a" / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n")
+    models = [{"model": str(tmp_path / name), "weight": 0.5} for name in "ab"]
+    made = mix({"ingredients": models})
+    (tmp_path / "a" / "config.json").write_text("{}")
+    shutil.rmtree(tmp_path / "b")
+    found = gather_facts(made.recipe, folder_kind(made.path), HubOptions(), made.path)
+    first, second = (found.licenses[str(tmp_path / name)] for name in "ab")
+    assert first is not None
+    assert first.label == "mit"
+    assert second is None
+    assert found.languages[str(tmp_path / "a")] == ("en",)

@@ -144,7 +144,7 @@ def _load(origin: Origin, request: Request, loader: _Loader) -> Any:
         return _finished(mix_origin(origin, request.options), origin, request, loader)
     if found := cached_mix(origin, request.options):
         return _finished(found, origin, request, loader)
-    root = Cache().root
+    root = Cache().root / "staging"  # where `prune` looks for what a killed process left
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True) as folder:
         made = mix_origin(origin, request.options, output=Path(folder) / "mix")

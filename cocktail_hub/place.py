@@ -69,7 +69,8 @@ class Place:
     def stage(self, resolved: ResolvedRecipe) -> Iterator[Path]:
         """Work in the staging folder. What is finished in it is kept, unless the fault lies with the models."""
         stage = self.stage_path(resolved)
-        stage.mkdir(parents=True, exist_ok=True)
+        with _writing(stage.parent):
+            stage.mkdir(parents=True, exist_ok=True)
         try:
             yield stage
         except BaseException as error:
@@ -84,10 +85,25 @@ class Place:
         if self.output is None:
             return self.cache.finish(self.key(resolved), dict(hashes)).path
         stage = self.stage_path(resolved)
-        write_manifest(stage, dict(hashes))
-        _clear(self.output)
-        stage.rename(self.output)
+        with _writing(self.output):
+            write_manifest(stage, dict(hashes))
+            _clear(self.output)
+            stage.rename(self.output)
         return self.output
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say what it means when a folder cannot be written."""
+    try:
+        yield
+    except CocktailError:  # some are OSErrors, and say what they mean
+        raise
+    except OSError as error:
+        raise MergeError(
+            f"Cannot write to '{folder}': {error.strerror or error}.\nThe mix has no place to go.\n"
+            "Choose another output folder, or make this one writable; the cache is moved by COCKTAIL_HUB_CACHE."
+        ) from error
 
 
 def _holds(folder: Path, resolved: ResolvedRecipe) -> bool:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from cocktail_hub import Mix, MixOptions, Recipe, mix
 from cocktail_hub.cache import MANIFEST, Cache
-from cocktail_hub.errors import CacheError, CheckpointError, IncompatibleError, RecipeError
+from cocktail_hub.errors import CacheError, CheckpointError, IncompatibleError, MergeError, RecipeError
 from tests import models
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def test_one_process_works_and_the_other_waits_and_uses_it(tmp_path: Path) -> No
 def test_an_output_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(CacheError, match="exists and is not empty"):
+    with pytest.raises(CacheError, match=r"holds something else than an earlier mix: thesis\.txt"):
         mix(recipe_of(list(models.pair("bert").folders)), output=tmp_path / "mine", options=MixOptions(replace=True))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
@@ -348,3 +348,9 @@ def test_a_private_ingredient_needs_a_token(hub: LoopbackHub, token: str) -> Non
     with pytest.raises(OSError, match="it is private and the token in use cannot see it"):
         mix(recipe, token=False)
     assert mix(recipe, token=token).path.is_dir()
+
+
+def test_an_output_folder_that_cannot_be_made_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(MergeError, match="Cannot write to '"):
+        mix(recipe_of(list(models.pair("bert").folders), (0.35, 0.65)), output=tmp_path / "file" / "mix")

@@ -48,6 +48,9 @@ lint:
 types:
 	@$(BIN)/python -m mypy
 
+docs:
+	@$(BIN)/python tests/help_page.py
+
 format:
 	@$(BIN)/python -m ruff check --fix .
 	@$(BIN)/python -m ruff format .

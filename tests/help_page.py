@@ -1,0 +1,39 @@
+"""docs/cli.md, made from the command's own help: `python tests/help_page.py` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from cocktail_hub.cli import main
+
+PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
+HEAD = """\
+# The command line
+
+`cocktail`, or `hf-cocktail`. A recipe is a YAML or JSON file, a folder, or a repo on the Hub.
+
+stdout is data: a path, a table, or JSON with `--json`. stderr is talk, and progress bars, which obey
+`HF_HUB_DISABLE_PROGRESS_BARS`. Exit code 0: done; 1: it cannot be done, and the message says why and how to fix it; 2:
+wrong usage; 130: interrupted. `verify` has 3 besides: it could not be checked.
+"""
+WIDTH = 110
+
+
+def help_page() -> str:
+    """The whole page."""
+    return HEAD + "".join(f"\n## {name}\n\n```text\n{text}\n```\n" for name, text in _helps(main, "cocktail"))
+
+
+def _helps(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
+    """Full name and help of a command and of those below it."""
+    context = click.Context(command, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+    yield name, "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+    for below, child in sorted(getattr(command, "commands", {}).items()):
+        yield from _helps(child, f"{name} {below}")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(help_page(), encoding="utf-8")

@@ -1,0 +1,128 @@
+"""The docs say what the code does: tables against the classes, help against the command, Python against the Hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from help_page import HEAD, PAGE, help_page
+from models import TOKEN, published
+
+from cocktail_hub.method_table import METHOD_TABLE
+from cocktail_hub.recipe import DTYPES, Anchor, Ingredient, Recipe, Weighting
+from cocktail_hub.recipe.weighting import POOLINGS, RULES
+
+DOCS = Path(__file__).parents[1] / "docs"
+PACKAGE = DOCS.parent / "cocktail_hub"
+
+
+def section(page: str, title: str) -> str:
+    """The text under a heading."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.split(r"^#+ ", text.partition(f"{title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The table in a text: first cell, without backticks -> the other cells."""
+    lines = [line.removesuffix("|").split("|")[1:] for line in text.splitlines() if line.startswith("| `")]
+    return {cells[0].strip().strip("`"): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def fields(kind: type) -> dict[str, object]:
+    """Name -> default of the fields of a dataclass."""
+    return {field.name: field.default for field in dataclasses.fields(kind)}
+
+
+def test_every_key_of_a_recipe_is_in_its_reference() -> None:
+    assert rows(section("recipe.md", "## Top level")).keys() == fields(Recipe).keys()
+    model = rows(section("recipe.md", "## A model"))
+    assert model.keys() == fields(Ingredient).keys() | fields(Anchor).keys()
+    assert rows(section("recipe.md", "## `weighting`")).keys() == fields(Weighting).keys()
+
+
+@pytest.mark.parametrize(("title", "kind"), [("## Top level", Recipe), ("## `weighting`", Weighting)])
+def test_defaults_in_the_reference_are_those_of_the_class(title: str, kind: type) -> None:
+    for key, (_, shown, _) in rows(section("recipe.md", title)).items():
+        default = fields(kind)[key]
+        if isinstance(default, bool):
+            assert shown == str(default).lower(), key
+        elif isinstance(default, (int, float, str)):
+            assert shown.strip("`") == str(default), key
+
+
+def test_accepted_words_are_in_the_reference() -> None:
+    top, weighting = rows(section("recipe.md", "## Top level")), rows(section("recipe.md", "## `weighting`"))
+    assert set(re.findall(r"`(\w+)`", top["dtype"][2])) == set(DTYPES)
+    assert set(re.findall(r"`(\w+)`", weighting["rule"][2])) == set(RULES)
+    assert set(re.findall(r"`(\w+)`", weighting["pooling"][2])) == set(POOLINGS)
+
+
+def test_every_setting_of_scoring_is_on_its_page() -> None:
+    first_cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", section("scoring.md", "## Settings"), re.MULTILINE)
+    assert {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} == fields(Weighting).keys()
+
+
+def test_the_table_of_methods_is_that_of_the_code() -> None:
+    shown = rows(section("methods.md", "# Methods"))
+    assert shown.keys() == METHOD_TABLE.keys()
+    for name, (formula, base, weights) in shown.items():
+        spec = METHOD_TABLE[name]
+        assert formula.strip("`") == spec.summary
+        assert base == ("yes" if spec.needs_base else "no")
+        assert weights == ("sum to 1" if spec.convex else "any" if spec.negative else "0 or more")
+
+
+@pytest.mark.parametrize("method", METHOD_TABLE)
+def test_every_parameter_of_a_method_is_explained_with_its_default(method: str) -> None:
+    text = section("methods.md", f"## {method}")
+    for name, spec in METHOD_TABLE[method].parameters.items():
+        assert f"`{name}`" in text
+        assert f"default {spec.default:g}" in text
+    for number in re.findall(r"\d{4}\.\d{5}", METHOD_TABLE[method].source):
+        assert f"https://arxiv.org/abs/{number}" in text
+
+
+def test_the_help_is_the_commands_own() -> None:
+    """Write it anew with `python tests/help_page.py`."""
+    shown = PAGE.read_text(encoding="utf-8")
+    assert shown.startswith(HEAD)
+    assert shown.split() == help_page().split()  # versions of click differ in white space
+
+
+def test_every_module_is_on_the_page_about_the_design() -> None:
+    known = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    text = section("design.md", "## Rooms")
+    named = {name.strip("/") for name in re.findall(r"`([\w/]+)`", text)}
+    assert not known - named
+    assert not {name for name in named if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()} - known
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert not [page.name for page in DOCS.glob("*.md") if f"docs/{page.name}" not in readme]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hub")
+def test_the_python_of_every_page_runs(tmp_path: Path) -> None:
+    """With a recipe and examples where the text has them."""
+    ids = published("llama").ids
+    recipe = {"ingredients": list(ids), "weighting": {"examples": "examples.jsonl"}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    example = {"input": "the cat sat on", "output": "the mat"}
+    (tmp_path / "examples.jsonl").write_text(json.dumps(example) + "\n", encoding="utf-8")
+    ran = []
+    for page in sorted(DOCS.glob("*.md")):
+        for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+            command = [sys.executable, "-c", block]
+            environment = os.environ | {"HF_TOKEN": TOKEN}
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{page.name}\n{block}\n{done.stderr}"
+            ran.append(page.name)
+    assert {"migrate-from-lm-cocktail.md", "scoring.md"} <= set(ran)

@@ -50,7 +50,8 @@ def test_no_weights_are_downloaded_for_it(tmp_path: Path, hub: LoopbackHub) -> N
     assert found.to_download >= sum(sizes(model)[WEIGHTS] for model in published("llama").ids)
 
 
-def test_what_is_here_is_not_counted_as_download(tmp_path: Path) -> None:
+def test_what_is_here_is_not_counted_as_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "mixes"))  # a mix that is cached needs no download
     recipe = published("bert").recipe
     assert check(recipe, cache_dir=tmp_path).to_download > 0
     mix(recipe, cache_dir=tmp_path)

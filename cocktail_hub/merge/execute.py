@@ -82,7 +82,11 @@ def execute(
     team = Team(plan.budget(threads, max_memory, device), device)
     journal, todo = begin(plan, root, progress)
     missing = sum(shard.nbytes for shard in todo)
-    with write_errors(root, missing), ThreadPoolExecutor(1) as finisher:
+
+    def left() -> int:
+        return sum(shard.nbytes for shard in todo if shard.path not in journal.finished)
+
+    with write_errors(root, left), ThreadPoolExecutor(1) as finisher:
         last: Future[None] | None = None
         for shard in todo:
             with inputs.opened(shard) as opened:

@@ -115,15 +115,15 @@ def fill_shard(
 
 
 @contextmanager
-def write_errors(folder: Path, needed: int) -> Iterator[None]:
-    """Turn errors of the system while writing into errors that say what to do."""
+def write_errors(folder: Path, needed: int | Callable[[], int]) -> Iterator[None]:
+    """Turn errors of the system while writing into errors that say what to do; `needed`: bytes still to be written."""
     try:
         yield
     except CocktailError:
         raise
     except OSError as error:
         if error.errno in _FULL:
-            raise disk_full(folder, needed) from error
+            raise disk_full(folder, needed if isinstance(needed, int) else needed()) from error
         raise MergeError(
             f"Writing to '{folder}' failed: {error}.\n"
             "The mix cannot be finished; its finished shards are kept.\n"

@@ -224,6 +224,7 @@ def _compare_cases(cases: Sequence[Case], original: Original, report: Report) ->
         _compare_losses(case, found["data"], report)
         for path in states.values():
             Path(path).unlink(missing_ok=True)
+        print(f"{case.name}: {report.merges[-1][3]}; {report.losses[-1][-2]}", file=sys.stderr)
 
 
 def _jobs(place: int, case: Case, original: Original) -> list[dict[str, Any]]:
@@ -253,28 +254,29 @@ def _data_arguments(case: Case) -> dict[str, Any]:
 
 
 def _compare_merge(case: Case, theirs: dict[str, Any], states: dict[str, str], report: Report) -> None:
-    from distance import Distance
+    from distance import distances
     from parity_models import state_of
     from safetensors.torch import load_file
 
     from cocktail_hub import mix_models
 
-    parts = [state_of(folder, case.kind) for folder in case.folders]
-    merged = mix_models(case.paths, case.kind, case.weights).state_dict()
-    ours = Distance.between(merged, parts, case.weights)
+    results = {"ours": mix_models(case.paths, case.kind, case.weights).state_dict()}
+    results |= {way: load_file(states[way]) for way in ("merge", "layers") if "error" not in theirs[way]}
+    found = distances(results, [state_of(folder, case.kind) for folder in case.folders], case.weights)
+    ours = found["ours"]
     allowed = 0.0 if ours.dtype == "float32" else MOST_OFF
     wrong = report.expect(ours.most <= 1.0, f"{case.name}: our weights are {ours.most:.3f} units off")
-    wrong += report.expect(ours.off <= allowed, f"{case.name}: {ours.off:.4%} of our weights are not the nearest")
-    row = [case.name, f"{ours.count:,}", ours.dtype, f"{ours.most:.2f}, {ours.off:.4%}{wrong}"]
+    wrong += report.expect(ours.part_off <= allowed, f"{case.name}: {ours.off} of our weights are not the nearest")
+    row = [case.name, f"{ours.count:,}", ours.dtype, f"{ours.most:.2f}, {ours.part_off:.4%}{wrong}"]
     for way in ("merge", "layers"):
-        if "error" in theirs[way]:
+        if way not in found:
             row.append(f"`{_short(theirs[way]['error'])}`")
             continue
-        state = load_file(states[way])
-        other = Distance.between(state, parts, case.weights)
-        worse = Distance.between(merged, parts, case.weights, state).worse
-        wrong = report.expect(worse <= allowed * ours.count, f"{case.name}: {worse} values of the original are nearer")
-        row.append(f"{other.most:.2f}, {other.off:.2%}{wrong}")
+        nearer = found[way].nearer
+        wrong = report.expect(
+            nearer <= allowed * ours.count, f"{case.name}: {nearer} values of the original are nearer"
+        )
+        row.append(f"{found[way].most:.2f}, {found[way].part_off:.2%}{wrong}")
     report.merges.append(row)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.origin import Origin, read_origin, refuse_local
 from cocktail_hub.place import Place, copy_out
-from cocktail_hub.recipe import LayerRule, Recipe, ResolvedRecipe, as_resolved
+from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve import resolve, with_weights
 from cocktail_hub.shares_cache import keep_shares, recall_shares
 
@@ -159,14 +158,14 @@ def plan_mix(checked: Checked, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -
 
     recipe = checked.recipe
     taken = [name for part in checked.parts for name in part.taken]
-    only_first = (1.0, *(0.0 for _ in recipe.ingredients[1:]))
     names = tuple(model.name for model in checked.models)
     return plan_merge(
         [Component(folder=part.folder, specs=part.specs, models=names) for part in checked.parts],
         method=recipe.method,
         weights=recipe.weights or (),
         parameters=recipe.parameters,
-        layers=(*(LayerRule(match=re.escape(name), weights=only_first) for name in taken), *recipe.layers),
+        layers=recipe.layers,
+        first_only=taken,
         dtype=None if recipe.dtype == "auto" else recipe.dtype,
         max_shard_size=max_shard_size,
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 """Raised whenever the same recipe would give other bytes; part of every plan's digest."""
-WEIGHT_SUM_TOLERANCE = 1e-6
+WEIGHT_SUM_TOLERANCE = 1e-6 + 1e-12
 """How far weights that must sum to 1 may miss it."""
 METADATA = {"format": "pt"}
 """What transformers writes, and asks for, in the header of its files."""

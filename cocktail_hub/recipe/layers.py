@@ -12,8 +12,8 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.ingredient import LARGEST_WEIGHT
 from cocktail_hub.recipe.values import as_list, as_mapping, as_number, as_text, reject_unknown
 
-WEIGHT_SUM_TOLERANCE = 1e-6
-"""How far the weights of a linear mix may miss 1."""
+WEIGHT_SUM_TOLERANCE = 1e-6 + 1e-12
+"""How far the weights of a linear mix may miss 1: a hair above 1e-6, so that 0.333333 three times is let through."""
 
 
 @dataclass(frozen=True, kw_only=True)

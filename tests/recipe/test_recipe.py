@@ -281,3 +281,8 @@ def test_reading_a_recipe_loads_no_torch_and_no_transformers() -> None:
     code = "import sys, cocktail_hub.recipe; print(sorted({'torch', 'transformers', 'numpy'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_third_to_six_digits_three_times_is_close_enough_to_one() -> None:
+    ingredients = [{"model": f"a/{name}", "weight": 0.333333} for name in "bcd"]
+    assert Recipe.from_dict({"ingredients": ingredients}).weights == (0.333333,) * 3

@@ -152,8 +152,8 @@ def _any(_: Case) -> bool:
 CONTENDERS: dict[str, Contender] = {
     "floor": Contender(command=_floor(), takes=_any),
     "floor-unsynced": Contender(command=_floor("--no-sync"), takes=_any),
-    "cocktail-linear": Contender(command=_cocktail("linear"), takes=_any),
     "cocktail-linear-first": Contender(command=_cocktail("linear", fresh=True), takes=_any),
+    "cocktail-linear": Contender(command=_cocktail("linear"), takes=_any),
     "cocktail-task-arithmetic": Contender(command=_cocktail("task_arithmetic", base=True), needs_base=True),
     "cocktail-ties": Contender(command=_cocktail("ties", base=True), needs_base=True),
     "mergekit-linear": Contender(command=_mergekit("linear"), environment="mergekit"),
@@ -167,4 +167,4 @@ CONTENDERS: dict[str, Contender] = {
         command=_sentence_transformers, environment="sentence-transformers", takes=lambda case: case.embedder
     ),
 }
-"""Name -> contender. The order is that of the rounds and tables."""
+"""Name -> contender, in the order of the rounds and tables. The first `cocktail` leaves the digests to the others."""

@@ -85,7 +85,11 @@ class Results:
 
     def put(self, row: Row) -> None:
         """Add a row in place of an earlier one of the same contender and case."""
-        self.rows = [r for r in self.rows if (r.case, r.contender) != (row.case, row.contender)] + [row]
+        keys = [(r.case, r.contender) for r in self.rows]
+        if (row.case, row.contender) in keys:
+            self.rows[keys.index((row.case, row.contender))] = row
+        else:
+            self.rows.append(row)
 
     def find(self, case: str, contender: str) -> Row | None:
         """The row of a contender, if it was measured."""
@@ -106,7 +110,7 @@ class Results:
         return "\n".join([head, *(self._line(row) for row in self.rows if row.case == case)])
 
     def _line(self, row: Row) -> str:
-        if row.failure:
+        if not row.runs:
             return f"| {row.contender} | failed: `{row.failure}` | | | | | | | | |"
         floor, mergekit = self.ratios(row, "floor"), self.ratios(row, "mergekit-linear")
         least, most = row.spread("wall")

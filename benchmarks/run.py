@@ -30,9 +30,7 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     results = Results.read(given.json)
     for case in cases:
-        for row in run_case(case, given):
-            results.put(row)
-        results.write(given.json)
+        run_case(case, given, results)
         if not given.keep:
             shutil.rmtree(given.work / "models", ignore_errors=True)
     print(results.table())
@@ -42,8 +40,8 @@ def main() -> None:
         draw(results, given.docs)
 
 
-def run_case(case: Case, given: argparse.Namespace) -> list[Row]:
-    """Run all contenders of a case in turns, round after round; return what was measured of each."""
+def run_case(case: Case, given: argparse.Namespace, results: Results) -> None:
+    """Run all contenders of a case in turns, round after round; what was measured is saved after each run."""
     names = [name for name in given.contenders if CONTENDERS[name].takes(case)]
     for name in names:
         interpreter(given.work, CONTENDERS[name].environment)
@@ -59,9 +57,10 @@ def run_case(case: Case, given: argparse.Namespace) -> list[Row]:
                 row.failure = _last_line(job.work / f"{name}.log") or f"exit code {found.exit_code}"
             elif number >= given.warmup:
                 row.runs.append(asdict(found) | {"cpu": found.cpu})
+            results.put(row)
+            results.write(given.json)
             _say(f"{case} {name}: {row.failure or f'{found.wall:.1f} s, {found.cpu:.1f} CPU s'}")
     shutil.rmtree(job.output, ignore_errors=True)
-    return list(rows.values())
 
 
 def _prepare(case: Case, work: Path, *, base: bool) -> Job:

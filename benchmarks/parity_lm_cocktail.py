@@ -32,8 +32,8 @@ TEMPERATURE = 5.0
 LOSS_TOLERANCE = 1e-4
 """Relative. Both compute in float32, padded differently."""
 MOST_OFF = 1e-3
-"""Part of the values of a 16-bit mix that may be off. They are added up in float32, whose rounding decides where the exact
-sum lies almost halfway between two numbers; round weights on 8-bit mantissas often put it there."""
+"""Part of the values of a 16-bit mix that may be off. They are added up in float32, whose rounding decides where the
+exact sum lies almost halfway between two numbers; round weights on 8-bit mantissas often put it there."""
 WAYS = ("merge", "layers", "data")
 MOST_TOKENS = {"tiny": 64, "real": 128}
 

@@ -19,8 +19,8 @@ _MERGES = """## Merged weights
 
 *Most* is the largest distance to the exact weighted sum, in units in the last place of the largest term; 0.5 is the
 best that a rounded number can do. *Off* is the part of the values for which there is a nearer number of their type. No
-value of the original may be nearer than ours; the script checks every one. In a 16-bit mix up to one in a thousand may be
-off, where the exact sum lies almost halfway between two numbers.
+value of the original may be nearer than ours; the script checks every one. In a 16-bit mix up to one in a thousand may
+be off, where the exact sum lies almost halfway between two numbers.
 """
 _LOSSES = """## Losses and shares
 

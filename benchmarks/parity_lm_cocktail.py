@@ -144,7 +144,8 @@ def _environment(work: Path, original: str) -> Path:
     requirement = "LM_Cocktail==0.0.4" if Path(original).is_dir() else original
     if done.is_file() and done.read_text() == requirement:
         return python
-    same = [f"{name}=={_version(name).partition('+')[0]}" for name in SHARED]
+    here = {distribution.metadata["Name"] for distribution in importlib.metadata.distributions()}
+    same = [f"{name}=={_version(name).partition('+')[0]}" if name in here else name for name in SHARED]
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     install = [python, "-m", "pip", "install", "--quiet"]
     subprocess.run([*install, requirement, *same, "gguf", "sentencepiece"], check=True)

@@ -120,7 +120,7 @@ def test_ten_adapters_need_the_room_of_one(tmp_path, own_cache, monkeypatch):
     seen, original = [], scorer.score_folder
 
     def spy(folder, *args, **kwargs):
-        seen.append(len(list((own_cache / "staging").iterdir())))
+        seen.append(len(list((own_cache / "staging").rglob("*.safetensors"))))
         return original(folder, *args, **kwargs)
 
     monkeypatch.setattr(scorer, "score_folder", spy)

@@ -156,7 +156,7 @@ def test_repos_are_found_by_author_words_and_tags(api: HfApi, stranger: HfApi, n
         path_or_fileobj=b"---\ntags: [haystack]\n---\n", path_in_repo="README.md", repo_id="acme/needle-one"
     )
     assert [model.id for model in api.list_models(search="needle")] == ["acme/needle-one", "acme/needle-two"]
-    assert [model.id for model in stranger.list_models(author="acme")] == ["acme/needle-one"]
+    assert [model.id for model in stranger.list_models(author="acme", search="needle")] == ["acme/needle-one"]
     assert [model.id for model in api.list_models(filter="haystack")] == ["acme/needle-one"]
     assert len(list(api.list_models(limit=1))) == 1
 

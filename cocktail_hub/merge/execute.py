@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cocktail_hub.cache import sync_folder
 from cocktail_hub.errors import MergeError
 from cocktail_hub.merge.inputs import Inputs
 from cocktail_hub.merge.journal import Entry, Journal
 from cocktail_hub.merge.shard import Progress, disk_full, fill_shard, write_errors
 from cocktail_hub.merge.team import Team
-from cocktail_hub.merge.writer import free_bytes, sync_folder
+from cocktail_hub.merge.writer import free_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

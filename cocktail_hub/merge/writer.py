@@ -8,6 +8,7 @@ import shutil
 import threading
 from typing import TYPE_CHECKING
 
+from cocktail_hub.cache import sync_folder
 from cocktail_hub.checkpoint.positional import PositionalFile
 
 if TYPE_CHECKING:
@@ -109,14 +110,3 @@ class ShardWriter:
 def free_bytes(folder: Path) -> int:
     """Return the bytes that may still be written to the disk of a folder."""
     return shutil.disk_usage(folder).free
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut, where the system lets folders be synced."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cocktail_hub.cache import sync_folder
 from cocktail_hub.checkpoint.positional import PositionalFile
-from cocktail_hub.merge.writer import HASH_BYTES, ShardWriter, sync_folder
+from cocktail_hub.merge.writer import HASH_BYTES, ShardWriter
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cocktail_hub.merge.writer import SUFFIX, sync_folder
+from cocktail_hub.cache import sync_folder
+from cocktail_hub.merge.writer import SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,10 @@ from cocktail_hub.testing import LoopbackHub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    # A run in the background of a shell ignores Ctrl-C, and so would every program that a test starts and interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _HOME = Path(tempfile.mkdtemp(prefix="cocktail-tests-"))
 _HUB = LoopbackHub(_HOME / "server", xet=os.environ.get("COCKTAIL_TEST_XET") == "1").start()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import click
+from click.testing import CliRunner
 
 from cocktail_hub.cli import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import click
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 HEAD = """\
@@ -24,15 +29,15 @@ WIDTH = 110
 
 def help_page() -> str:
     """The whole page."""
-    return HEAD + "".join(f"\n## {name}\n\n```text\n{text}\n```\n" for name, text in _helps(main, "cocktail"))
+    return HEAD + "".join(f"\n## {name}\n\n```text\n{text}\n```\n" for name, text in _helps(["cocktail"], main))
 
 
-def _helps(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
-    """Full name and help of a command and of those below it."""
-    context = click.Context(command, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
-    yield name, "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+def _helps(words: list[str], command: click.Command) -> Iterator[tuple[str, str]]:
+    """Full name and help of a command and of those below it, as a user asks for it."""
+    done = CliRunner().invoke(main, [*words[1:], "--help"], prog_name="cocktail", terminal_width=WIDTH)
+    yield " ".join(words), "\n".join(line.rstrip() for line in done.output.strip().splitlines())
     for below, child in sorted(getattr(command, "commands", {}).items()):
-        yield from _helps(child, f"{name} {below}")
+        yield from _helps([*words, below], child)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,12 @@ def help_page() -> str:
     return HEAD + "".join(f"\n## {name}\n\n```text\n{text}\n```\n" for name, text in _helps(["cocktail"], main))
 
 
-def _helps(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
-    """Full name and help of a command and of those below it, as the command line itself would show them."""
-    settings = command.context_settings | {"terminal_width": WIDTH, "max_content_width": WIDTH}
-    context = click.Context(command, info_name=name.rpartition(" ")[2], parent=parent, **settings)
-    yield name, "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+def _helps(words: list[str], command: click.Command) -> Iterator[tuple[str, str]]:
+    """Full name and help of a command and of those below it, as a user asks for it."""
+    done = CliRunner().invoke(main, [*words[1:], "--help"], prog_name="cocktail", terminal_width=WIDTH)
+    yield " ".join(words), "\n".join(line.rstrip() for line in done.output.strip().splitlines())
     for below, child in sorted(getattr(command, "commands", {}).items()):
-        yield from _helps(child, f"{name} {below}", context)
+        yield from _helps([*words, below], child)
 
 
 if __name__ == "__main__":

@@ -25,15 +25,17 @@ COUNTING_BYTES = 2 * 8 * BINS
 """Memory that a search takes while it counts what it holds."""
 SAMPLE_SHARE = 1 / 32
 """Share of the magnitudes that a bracket is guessed from."""
-SAMPLE = 1 << 17
+SAMPLE = 1 << 16
 """The most."""
 _END = 0x7F800001
 """One past the bit pattern of infinity: NaN counts as infinity."""
 _SIGMAS = 5.0
 """Half-width of the guessed bracket, in standard errors of a sampled rank. Wider costs a second pass over large
 tensors, narrower one where neighbours resemble each other, so that the sample says less."""
-_BLOCK = 1 << 14
-"""Magnitudes looked at at a time: they and all that is made of them stay in the first cache."""
+_BLOCK = 1 << 16
+"""Magnitudes looked at at a time: they and all that is made of them stay in the cache."""
+_BINS_HELD = 1 << 12
+"""Bins that a rank among few numbers is looked for in."""
 
 
 def kept_count(numel: int, density: float) -> int:
@@ -43,8 +45,7 @@ def kept_count(numel: int, density: float) -> int:
 
 def kth_largest(magnitudes: NDArray[np.float32], k: int) -> float:
     """Return the k-th largest of magnitudes (1-D float32, >= 0) that fit into memory; NaN counts as infinity."""
-    bits = np.minimum(magnitudes.view(np.int32), _END - 1)
-    return _value(int(np.partition(bits, len(bits) - k)[len(bits) - k]))
+    return _value(_ranked(np.minimum(magnitudes.view(np.uint32), np.uint32(_END - 1)), k))
 
 
 class KthLargest:
@@ -79,16 +80,17 @@ class KthLargest:
 
     def feed(self, magnitudes: NDArray[np.float32]) -> None:
         """Count one chunk (1-D float32, >= 0); the order of the chunks does not matter."""
-        low, high, width = np.uint32(self._low), np.uint32(self._high), np.uint32(self._high - self._low)
+        low, high = np.uint32(self._low), np.uint32(self._high)
         for start in range(0, len(magnitudes), _BLOCK):
             bits = magnitudes[start : start + _BLOCK].view(np.uint32)
-            self._above += int(np.count_nonzero(bits >= high))
-            offsets = bits - low  # wraps around below the bracket, far beyond its width
-            inside = offsets[offsets < width]
-            if self._count + len(inside) > HELD:
+            inside = bits >= low
+            above = bits >= high
+            self._above += int(np.count_nonzero(above))
+            found = bits.compress(np.not_equal(inside, above, out=inside))
+            if self._count + len(found) > HELD:
                 self._tally()
-            self._held[self._count : self._count + len(inside)] = inside
-            self._count += len(inside)
+            np.subtract(found, low, out=self._held[self._count : self._count + len(found)])
+            self._count += len(found)
 
     def _tally(self) -> None:
         """Move what is held into the bins."""
@@ -108,8 +110,7 @@ class KthLargest:
             self._floor = self._high
             self._begin_pass(self._high, self._ceiling)
         elif not self._tallied and wanted <= self._count:
-            place = self._count - wanted
-            self.value = _value(self._low + int(np.partition(self._held[: self._count], place)[place]))
+            self.value = _value(self._low + _ranked(self._held[: self._count], wanted))
         else:
             self._narrow(wanted)
 
@@ -135,12 +136,23 @@ def _value(bits: int) -> float:
 
 def _guess(sample: NDArray[np.float32], share: float) -> tuple[int, int]:
     """Return a bracket of bit patterns that the top `share` most likely ends in."""
-    bits = np.minimum(sample.view(np.int32), _END - 1)
+    bits = np.minimum(sample.view(np.uint32), np.uint32(_END - 1))
     count = len(bits)
     margin = 1 + int(_SIGMAS * np.sqrt(share * (1 - share) * count))
-    rank = count - int(share * count)
-    first, last = max(0, rank - margin), min(count - 1, rank + margin)
-    ordered = np.partition(bits, (first, last))
-    low = 0 if first == 0 else int(ordered[first])
-    high = _END if last == count - 1 else int(ordered[last]) + 1
+    rank = int(share * count)
+    low = 0 if rank + margin >= count else _ranked(bits, rank + margin)
+    high = _END if rank <= margin else _ranked(bits, rank - margin) + 1
     return low, high
+
+
+def _ranked(numbers: NDArray[np.uint32], rank: int) -> int:
+    """Return the `rank`-th largest: by counting in bins first, since partitioning takes long where many are equal."""
+    shift = np.uint32(max(0, int(numbers.max()).bit_length() - _BINS_HELD.bit_length() + 1))
+    bins = numbers >> shift
+    from_top = np.cumsum(np.bincount(bins, minlength=1)[::-1])
+    place = int(np.searchsorted(from_top, rank))
+    if shift == 0:
+        return len(from_top) - 1 - place
+    inside = numbers[bins == len(from_top) - 1 - place]
+    index = len(inside) - rank + int(from_top[place - 1] if place else 0)
+    return int(np.partition(inside, index)[index])

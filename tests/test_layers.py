@@ -13,7 +13,7 @@ LAYERS = [
     # ground: no knowledge of models
     {"errors", "version", "progress", "testing"},
     {"space", "cluster", "method_table", "order_statistic", "checkpoint"},
-    {"cache", "hub", "methods", "recipe"},
+    {"cache", "hub", "methods", "recipe", "sums"},
     # one concern each: values in, values out
     {"options", "origin", "folder_digest", "weigh", "card", "merge"},
     {"resolve", "place", "sent_journal"},

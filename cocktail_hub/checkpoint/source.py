@@ -6,22 +6,21 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-import torch
-
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.header import TensorSlot, read_header
-from cocktail_hub.checkpoint.pickled import PickledSource
 from cocktail_hub.checkpoint.positional import PositionalFile
-from cocktail_hub.checkpoint.spec import BITS
+from cocktail_hub.checkpoint.spec import BITS, torch_dtype
 from cocktail_hub.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
+    import torch
     from typing_extensions import Self
 
     from cocktail_hub.checkpoint.layout import Layout
+    from cocktail_hub.checkpoint.pickled import PickledSource
     from cocktail_hub.checkpoint.spec import TensorSpec
 
 Piece = tuple[str, int, int]
@@ -72,6 +71,15 @@ class BatchSource(Protocol):
 
 
 @runtime_checkable
+class ByteSource(Protocol):
+    """A source that reads without torch, straight from files."""
+
+    def read_bytes(self, pieces: Sequence[Piece], out: memoryview) -> None:
+        """Copy the pieces one after the other into `out`, bytes that they fill exactly."""
+        ...
+
+
+@runtime_checkable
 class WatchedSource(Protocol):
     """A source that can tell whether what it reads from has changed since it was opened."""
 
@@ -91,8 +99,24 @@ def read_pieces(source: TensorSource, pieces: Sequence[Piece], out: torch.Tensor
         done += stop - start
 
 
+def byte_reader(source: TensorSource) -> Callable[[Sequence[Piece], memoryview], None]:
+    """Return how pieces of one dtype are read into memory that is no tensor yet, whatever the source."""
+    if isinstance(source, ByteSource):
+        return source.read_bytes
+
+    def read(pieces: Sequence[Piece], out: memoryview) -> None:
+        import torch
+
+        dtype = torch_dtype(source.specs[pieces[0][0]].dtype)
+        read_pieces(source, pieces, torch.frombuffer(out, dtype=dtype))
+
+    return read
+
+
 def byte_view(tensor: torch.Tensor) -> memoryview:
     """Return the memory of a contiguous CPU tensor as writable bytes, without a copy."""
+    import torch
+
     return tensor.view(torch.uint8).numpy().data
 
 
@@ -139,10 +163,13 @@ class SafetensorsSource:
         self.read_pieces([(tensor, start, stop)], out)
 
     def read_pieces(self, pieces: Sequence[Piece], out: torch.Tensor) -> None:
-        """Copy pieces into `out`; those that follow each other in the file are one read."""
-        view = byte_view(out)
+        """Copy the pieces one after the other into `out` (see `BatchSource.read_pieces`)."""
+        self.read_bytes(pieces, byte_view(out))
+
+    def read_bytes(self, pieces: Sequence[Piece], out: memoryview) -> None:
+        """Copy pieces into `out`, which they fill; those that follow each other in the file are one read."""
         file: PositionalFile | None = None
-        begin = end = done = 0  # the pending read: bytes begin:end of `file` go to view[done:]
+        begin = end = done = 0  # the pending read: bytes begin:end of `file` go to out[done:]
         for tensor, start, stop in pieces:
             place = self._places[tensor]
             first, last = place.start + start * place.itemsize, place.start + stop * place.itemsize
@@ -155,12 +182,12 @@ class SafetensorsSource:
             if first == last:
                 continue
             if file is not place.file or first != end:
-                done += self._fill(file, view[done : done + end - begin], begin)
+                done += self._fill(file, out[done : done + end - begin], begin)
                 file, begin = place.file, first
             end = last
-        done += self._fill(file, view[done : done + end - begin], begin)
-        if done != len(view):
-            raise ValueError(f"The pieces have {done} bytes, `out` has {len(view)}")
+        done += self._fill(file, out[done : done + end - begin], begin)
+        if done != len(out):
+            raise ValueError(f"The pieces have {done} bytes, `out` has {len(out)}")
 
     def _fill(self, file: PositionalFile | None, view: memoryview, offset: int) -> int:
         if file is None:
@@ -226,6 +253,8 @@ def open_source(layout: Layout, root: Path | str) -> SafetensorsSource | Pickled
         SourceError: a file is missing or cannot be read.
     """
     if layout.format == "pickle":
+        from cocktail_hub.checkpoint.pickled import PickledSource
+
         return PickledSource(layout, Path(root))
     files = LocalFiles(root, name=layout.name)
     slots: dict[Path, Mapping[str, TensorSlot]] = {}

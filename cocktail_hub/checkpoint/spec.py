@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import CheckpointError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
     import torch
 
 BITS: dict[str, int] = {
@@ -67,6 +70,9 @@ SAFETENSORS_NAMES: dict[str, str] = {name: dtype for dtype, name in TORCH_NAMES.
 MIXABLE = frozenset({"F64", "F32", "F16", "BF16"})
 """Floats wide enough to be averaged."""
 
+HALVES = frozenset({"F16", "BF16"})
+"""Those of 16 bits."""
+
 EXACT = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"})
 """Integers and flags: never averaged; they must be the same in every ingredient."""
 
@@ -100,6 +106,18 @@ class TensorSpec:
 def itemsize(dtype: str) -> int:
     """Bytes per element of a dtype by its safetensors name, for dtypes of whole bytes."""
     return BITS[dtype] // 8
+
+
+def accumulator_dtype(dtypes: Iterable[str]) -> str:
+    """Return the dtype to add up in, inputs and result given: float32 where all is 16-bit, else float64."""
+    return "F32" if HALVES.issuperset(dtypes) else "F64"
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """Return the numpy dtype of a mixable dtype by its safetensors name; bfloat16, which numpy lacks, is its bits."""
+    import numpy as np
+
+    return np.dtype({"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}[dtype])
 
 
 def torch_dtype(dtype: str) -> torch.dtype:

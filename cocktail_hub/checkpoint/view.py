@@ -9,10 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from cocktail_hub.checkpoint.adapter import AdaptedLayout
-from cocktail_hub.checkpoint.canonical import CanonicalModel
 from cocktail_hub.checkpoint.refusals import different_values
 from cocktail_hub.checkpoint.source import open_source, read_pieces
 from cocktail_hub.checkpoint.spec import torch_dtype
@@ -22,9 +19,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import torch
     from typing_extensions import Self
 
     from cocktail_hub.checkpoint.blocks import Block, Run
+    from cocktail_hub.checkpoint.canonical import CanonicalModel
     from cocktail_hub.checkpoint.layout import Layout
     from cocktail_hub.checkpoint.source import Piece, TensorSource
     from cocktail_hub.checkpoint.spec import TensorSpec
@@ -107,6 +106,8 @@ class View:
         return source if self.plain else ViewSource(self, source)
 
     def _require_equal(self, source: TensorSource, kept: str, left_out: str) -> None:
+        import torch
+
         spec = source.specs[kept]
         size = min(spec.numel, COMPARED_AT_ONCE)
         a, b = (torch.empty(size, dtype=torch_dtype(spec.dtype)) for _ in range(2))
@@ -211,6 +212,8 @@ class Converter:
             return self._kept[block][tensor]
 
     def _convert(self, block: Block) -> dict[str, torch.Tensor]:
+        from cocktail_hub.checkpoint.canonical import CanonicalModel
+
         if self._model is None:
             self._model = CanonicalModel(self._config, name=self._source.name)
         made = block.convert(self._model, {name: _whole(self._source, name) for name in block.sources})
@@ -218,6 +221,8 @@ class Converter:
 
 
 def _whole(source: TensorSource, name: str) -> torch.Tensor:
+    import torch
+
     spec = source.specs[name]
     flat = torch.empty(math.prod(spec.shape), dtype=torch_dtype(spec.dtype))
     source.read(name, 0, spec.numel, flat)

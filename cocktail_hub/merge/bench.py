@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from cocktail_hub.checkpoint.source import byte_view
-from cocktail_hub.checkpoint.spec import torch_dtype
+from cocktail_hub import sums
+from cocktail_hub.checkpoint.spec import itemsize, numpy_dtype
+from cocktail_hub.method_table import METHOD_TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
 
     from cocktail_hub.checkpoint.source import Piece
-    from cocktail_hub.merge.plan import TensorPlan
+    from cocktail_hub.merge.plan import MergePlan, TensorPlan
 
 ALIGNMENT = 64
-"""Elements that buffers are cut in multiples of, so that each begins at a multiple of a cache line."""
+"""Elements that buffers are cut in multiples of, and bytes that memory is aligned to: a cache line."""
+WORTH_TORCH = 16 << 30
+"""Bytes of output from which it pays to import torch, which rounds to bfloat16 in one step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,71 +37,105 @@ class Job:
     """Every parameter of the method."""
     models: Sequence[str]
     """Names for messages."""
-    readers: Sequence[Callable[[Sequence[Piece], Tensor], None]]
-    """For each model: copy pieces into a tensor (see `read_pieces`)."""
+    readers: Sequence[Callable[[Sequence[Piece], memoryview], None]]
+    """For each model: copy pieces into memory (see `byte_reader`)."""
     write: Callable[[int, memoryview], None]
     """Write bytes at an offset of the output."""
 
 
-class Bench:
-    """Two pieces of memory of one size: where files are read to and written from, and where numbers are computed.
+class Slot(NamedTuple):
+    """A buffer: so many bytes of a bench's memory."""
 
-    On the CPU they are the same. Both begin with the input, followed by the output. Not to be shared between threads.
+    start: int
+    """First byte."""
+    nbytes: int
+    """Bytes; whole elements."""
+    dtype: str
+    """safetensors name."""
+
+
+class Bench:
+    """Memory of one thread, in which files are read and written, and numbers computed with numpy.
+
+    Not to be shared between threads. Subclasses may compute in other memory, with other libraries.
     """
 
-    def __init__(self, arena: int, device: str = "cpu") -> None:
-        """Allocate `arena` bytes on this machine, and as many on `device` if that is another one."""
-        self._device = torch.device(device)
-        self._remote = self._device.type != "cpu"
-        self._host = torch.empty(arena, dtype=torch.uint8, device="cpu", pin_memory=self._remote)
-        self._work = torch.empty(arena, dtype=torch.uint8, device=self._device) if self._remote else self._host
-        self._cuts: dict[tuple[torch.dtype, ...], list[Tensor]] = {}
+    steps: Any = sums
+    """The module that adds up: `accumulate`, `round_once`, `settle_nan`."""
+
+    def __init__(self, arena: int) -> None:
+        """Allocate `arena` bytes."""
+        memory = np.empty(arena + ALIGNMENT, dtype=np.uint8)
+        skip = -memory.ctypes.data % ALIGNMENT
+        self._host: NDArray[np.uint8] = memory[skip : skip + arena]
         self.bytes_read = 0
         """Bytes read from all models so far."""
 
-    def stream(self) -> AbstractContextManager[object]:
-        """Return the context that this thread computes in: on a GPU, a stream of its own."""
-        if not self._remote:
-            return nullcontext()
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        return torch.cuda.stream(stream)
+    def at_work(self) -> AbstractContextManager[object]:
+        """Return the context that a thread computes in."""
+        return np.errstate(all="ignore")  # infinity and NaN are results like others
 
-    def fitting(self, dtypes: Sequence[torch.dtype]) -> int:
+    @classmethod
+    def around(cls) -> AbstractContextManager[object]:
+        """Return the context in which such threads run, entered by the thread that starts them."""
+        return nullcontext()
+
+    def fitting(self, dtypes: Sequence[str]) -> int:
         """Return how many elements fit if there is one buffer of each dtype."""
-        return len(self._work) // sum(dtype.itemsize for dtype in dtypes) // ALIGNMENT * ALIGNMENT
+        return len(self._host) // sum(map(itemsize, dtypes)) // ALIGNMENT * ALIGNMENT
 
-    def buffers(self, dtypes: tuple[torch.dtype, ...], count: int) -> list[Tensor]:
-        """Return buffers of `count` elements, one after the other; the first is for input, the second for output."""
-        if dtypes not in self._cuts:
-            size, offset, cuts = self.fitting(dtypes), 0, []
-            for dtype in dtypes:
-                stop = offset + size * dtype.itemsize
-                cuts.append(self._work[offset:stop].view(dtype))
-                offset = stop
-            self._cuts[dtypes] = cuts
-        return [buffer[:count] for buffer in self._cuts[dtypes]]
+    def slots(self, dtypes: Sequence[str], count: int) -> list[Slot]:
+        """Lay out buffers of `count` elements; where each begins depends on `dtypes` alone."""
+        size, start, found = self.fitting(dtypes), 0, []
+        for dtype in dtypes:
+            found.append(Slot(start, count * itemsize(dtype), dtype))
+            start += size * itemsize(dtype)
+        return found
 
-    def read(self, job: Job, model: int, pieces: Sequence[Piece], like: Tensor) -> Tensor:
-        """Read pieces of one model to the place of `like`, one of the buffers, and return them on this machine."""
-        offset = like.storage_offset() * like.itemsize
-        host = self._host[offset : offset + like.nbytes].view(like.dtype)
-        job.readers[model](pieces, host)
-        self.bytes_read += host.nbytes
+    def array(self, slot: Slot) -> Any:
+        """The numbers of a buffer, where they are computed, 1-D."""
+        return self.host(slot).view(numpy_dtype(slot.dtype))
+
+    def host(self, slot: Slot) -> NDArray[np.uint8]:
+        """The bytes of a buffer on this machine."""
+        return self._host[slot.start : slot.start + slot.nbytes]
+
+    def read(self, job: Job, model: int, pieces: Sequence[Piece], slot: Slot) -> NDArray[np.uint8]:
+        """Read pieces of one model into a buffer, which they fill, and return its bytes on this machine."""
+        host = self.host(slot)
+        job.readers[model](pieces, host.data)
+        self.bytes_read += slot.nbytes
         return host
 
-    def inputs(self, job: Job, tensor: TensorPlan, pieces: Sequence[Piece], count: int) -> Iterator[Tensor]:
+    def inputs(self, job: Job, tensor: TensorPlan, pieces: Sequence[Piece], count: int) -> Iterator[Any]:
         """Yield the pieces of every model where numbers are computed, each in the place of the one before."""
-        for model, name in zip(tensor.models, tensor.dtypes, strict=True):
-            dtype = torch_dtype(name)
-            place = self._work[: count * dtype.itemsize].view(dtype)
-            host = self.read(job, model, pieces, place)
-            if self._remote:
-                place.copy_(host)  # returns when it is done: the next read overwrites `host`
-            yield place
+        for model, dtype in zip(tensor.models, tensor.dtypes, strict=True):
+            slot = Slot(0, count * itemsize(dtype), dtype)
+            self.read(job, model, pieces, slot)
+            yield self._brought(slot)
 
-    def write(self, job: Job, offset: int, out: Tensor) -> None:
-        """Write a buffer to the output at a byte offset."""
-        if self._remote:
-            start = out.storage_offset() * out.itemsize
-            out = self._host[start : start + out.nbytes].view(out.dtype).copy_(out)
-        job.write(offset, byte_view(out))
+    def _brought(self, slot: Slot) -> Any:
+        """The numbers of a buffer that was just read, where they are computed."""
+        return self.array(slot)
+
+    def write(self, job: Job, offset: int, slot: Slot) -> None:
+        """Write what was computed in a buffer to the output, at a byte offset."""
+        job.write(offset, self.host(slot).data)
+
+
+def make_benches(plan: MergePlan, threads: int | None, max_memory: int | None, device: str) -> list[Bench]:
+    """Make the benches that run a plan, one per thread. Which kind they are never shows in the bytes."""
+    budget = plan.budget(threads, max_memory, device)
+    if device == "cpu" and not _wants_torch(plan):
+        return [Bench(budget.arena) for _ in range(budget.threads)]
+    from cocktail_hub.merge.torch_bench import TorchBench
+
+    return [TorchBench(budget.arena, device) for _ in range(budget.threads)]
+
+
+def _wants_torch(plan: MergePlan) -> bool:
+    """Tell whether torch is needed, or there anyway, or worth its import."""
+    if "torch" in sys.modules or plan.output_bytes >= WORTH_TORCH or METHOD_TABLE[plan.method].kind == "order":
+        return True
+    mixed = (tensor for shard in plan.shards for tensor in shard.tensors if tensor.rule == "mix")
+    return not all(tensor.is_copy or sums.can_sum((*tensor.dtypes, tensor.dtype)) for tensor in mixed)

@@ -11,6 +11,8 @@ MAX_MEMORY = 1 << 30
 """Default for the most bytes that the buffers of a merge take together."""
 ARENA_BYTES = 6 << 20
 """Buffers of one thread: large enough to keep calls rare, small enough for a core's share of the cache."""
+ORDER_ARENA_BYTES = 12 << 20
+"""The same for methods that need an order statistic, which have two to three times as many buffers."""
 REMOTE_ARENA_BYTES = 64 << 20
 """The same for another device, which is slow to start and to talk to."""
 MIN_ARENA_BYTES = 1 << 18
@@ -64,7 +66,7 @@ class Budget:
                 f"Allow at least that; the default is {MAX_MEMORY:,}."
             )
         count = min(wanted, limit // least)
-        full = REMOTE_ARENA_BYTES if remote else ARENA_BYTES
+        full = REMOTE_ARENA_BYTES if remote else ORDER_ARENA_BYTES if searches else ARENA_BYTES
         return cls(threads=count, arena=min(full, limit // count - _for_searches(searches)), searches=searches)
 
 

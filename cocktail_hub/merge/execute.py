@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cocktail_hub.cache import sync_folder
 from cocktail_hub.errors import MergeError
+from cocktail_hub.merge.bench import make_benches
 from cocktail_hub.merge.inputs import Inputs
 from cocktail_hub.merge.journal import Entry, Journal
 from cocktail_hub.merge.shard import Progress, disk_full, fill_shard, write_errors
@@ -80,7 +81,7 @@ def execute(
     started = time.monotonic()
     root, progress = Path(folder), Progress(on_progress)
     inputs = sources if isinstance(sources, Inputs) else _Open(plan, sources)
-    team = Team(plan.budget(threads, max_memory, device), device)
+    team = Team(make_benches(plan, threads, max_memory, device))
     journal, todo = begin(plan, root, progress)
     missing = sum(shard.nbytes for shard in todo)
 

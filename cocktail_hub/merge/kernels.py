@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
-from cocktail_hub.checkpoint.source import byte_view
-from cocktail_hub.checkpoint.spec import itemsize, torch_dtype
+from cocktail_hub.checkpoint.spec import accumulator_dtype, itemsize
 from cocktail_hub.errors import IncompatibleError
-from cocktail_hub.merge.ordered import merge_ordered
 from cocktail_hub.method_table import METHOD_TABLE
-from cocktail_hub.methods import accumulate, accumulator_dtype, round_once, settle_nan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from numpy.typing import NDArray
 
-    from torch import Tensor
-
-    from cocktail_hub.checkpoint.source import Piece
     from cocktail_hub.merge.bench import Bench, Job
     from cocktail_hub.merge.plan import TensorPlan
     from cocktail_hub.merge.runs import Run
@@ -34,9 +28,11 @@ def merge_run(bench: Bench, job: Job, run: Run) -> None:
     """
     if run.like.rule == "same":
         _compare(bench, job, run)
-    elif _is_copy(run.like):
+    elif run.like.is_copy:
         _copy(bench, job, run)
     elif _needs_order(job.method, run.like):
+        from cocktail_hub.merge.ordered import merge_ordered
+
         merge_ordered(bench, job, run)
     else:
         _add_up(bench, job, run)
@@ -52,53 +48,47 @@ def _needs_order(method: str, tensor: TensorPlan) -> bool:
     return tensor.rule == "mix" and len(tensor.models) > 1 and METHOD_TABLE[method].kind == "order"
 
 
-def _is_copy(tensor: TensorPlan) -> bool:
-    """Tell whether the result is one model's tensor, bit for bit."""
-    return tensor.rule == "mix" and tensor.weights == (1.0,) and tensor.dtypes == (tensor.dtype,)
-
-
-def _buffers(tensor: TensorPlan) -> tuple[torch.dtype, ...]:
+def _buffers(tensor: TensorPlan) -> tuple[str, ...]:
     """Return the dtypes of the buffers: input, output, and for a sum the total and its scratch."""
-    out = torch_dtype(tensor.dtype)
     if tensor.rule == "same":
-        return (out, out)
-    if _is_copy(tensor):
-        return (out,)
-    inputs = [torch_dtype(dtype) for dtype in tensor.dtypes]
-    wide = accumulator_dtype(inputs, out)
-    return (torch_dtype(max(tensor.dtypes, key=itemsize)), out, wide, wide)
+        return (tensor.dtype, tensor.dtype)
+    if tensor.is_copy:
+        return (tensor.dtype,)
+    wide = accumulator_dtype((*tensor.dtypes, tensor.dtype))
+    return (max(tensor.dtypes, key=itemsize), tensor.dtype, wide, wide)
 
 
 def _copy(bench: Bench, job: Job, run: Run) -> None:
-    (place,) = bench.buffers(_buffers(run.like), run.numel)
-    job.write(run.offset, byte_view(bench.read(job, run.like.models[0], run.pieces, place)))
+    (place,) = bench.slots(_buffers(run.like), run.numel)
+    job.write(run.offset, bench.read(job, run.like.models[0], run.pieces, place).data)
 
 
 def _compare(bench: Bench, job: Job, run: Run) -> None:
-    here, there = bench.buffers(_buffers(run.like), run.numel)
+    here, there = bench.slots(_buffers(run.like), run.numel)
     first, *others = run.like.models
     expected = bench.read(job, first, run.pieces, there)
     for model in others:
         found = bench.read(job, model, run.pieces, here)
-        if not torch.equal(found, expected):
-            raise _differs(_first_difference(found, expected, run.pieces), job.models[model], job.models[first])
-    job.write(run.offset, byte_view(expected))
+        if not np.array_equal(found, expected):
+            raise _differs(_first_difference(found, expected, run), job.models[model], job.models[first])
+    job.write(run.offset, expected.data)
 
 
 def _add_up(bench: Bench, job: Job, run: Run) -> None:
-    tensor = run.like
-    _, out, total, scratch = bench.buffers(_buffers(tensor), run.numel)
+    tensor, steps = run.like, bench.steps
+    _, place, *sums = bench.slots(_buffers(tensor), run.numel)
+    out, total, scratch = bench.array(place), *(bench.array(slot) for slot in sums)
     inputs = bench.inputs(job, tensor, run.pieces, run.numel)
-    accumulate(zip(inputs, tensor.weights, strict=True), total, scratch)
-    round_once(total, out)
-    settle_nan(total, out, lambda: bench.inputs(job, tensor, run.pieces, run.numel))
-    bench.write(job, run.offset, out)
+    steps.accumulate(zip(inputs, tensor.weights, strict=True), total, scratch)
+    steps.round_once(total, out)
+    steps.settle_nan(total, out, lambda: bench.inputs(job, tensor, run.pieces, run.numel))
+    bench.write(job, run.offset, place)
 
 
-def _first_difference(found: Tensor, expected: Tensor, pieces: Sequence[Piece]) -> str:
+def _first_difference(found: NDArray[np.uint8], expected: NDArray[np.uint8], run: Run) -> str:
     """Return the name of the first piece that differs."""
-    index = int((found != expected).nonzero()[0])
-    for name, start, stop in pieces:
+    index = int(np.argmax(found != expected)) // itemsize(run.like.dtype)
+    for name, start, stop in run.pieces:
         if index < stop - start:
             return name
         index -= stop - start

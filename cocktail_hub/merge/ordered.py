@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cocktail_hub.checkpoint.spec import itemsize, torch_dtype
+from cocktail_hub.checkpoint.spec import itemsize, safetensors_dtype, torch_dtype
 from cocktail_hub.methods import Ties, round_once, settle_nan
 from cocktail_hub.order_statistic import SAMPLE, SAMPLE_SHARE, KthLargest, kept_count, kth_largest
 
@@ -39,26 +39,28 @@ class _Sweep:
         self._bench, self._job, self._tensor, self._name, self._numel = bench, job, tensor, name, numel
         self._weights = tensor.weights[1:]
         dtypes = [torch_dtype(dtype) for dtype in tensor.dtypes]
-        out = torch_dtype(tensor.dtype)
-        self._steps = Ties(dtypes, out, even=len(set(self._weights)) == 1)
-        self._dtypes = (torch_dtype(max(tensor.dtypes, key=itemsize)), out, *self._steps.buffers)
+        self._steps = Ties(dtypes, torch_dtype(tensor.dtype), even=len(set(self._weights)) == 1)
+        buffers = map(safetensors_dtype, self._steps.buffers)
+        self._dtypes = (max(tensor.dtypes, key=itemsize), tensor.dtype, *buffers)
         self._size = min(bench.fitting(self._dtypes), numel)
-        self._steps.use(bench.buffers(self._dtypes, self._size)[2:])
+        _, self._out, *places = bench.slots(self._dtypes, self._size)
+        self._steps.use([bench.array(place) for place in places])
         self.chunks = [(start, min(start + self._size, numel)) for start in range(0, numel, self._size)]
         """Elements `start:stop` that are in the buffers at once."""
 
     def write(self, start: int, stop: int, cuts: Sequence[float], *, offset: int) -> None:
         """Compute one chunk from the ingredients' cuts and write it; `offset` is where the tensor begins."""
         pieces, steps = [(self._name, start, stop)], self._steps
-        out = self._bench.buffers(self._dtypes, stop - start)[1]
+        width = itemsize(self._tensor.dtype)
+        place = self._out._replace(nbytes=(stop - start) * width)
         inputs = self._bench.inputs(self._job, self._tensor, pieces, stop - start)
         steps.begin(next(inputs))
         for tensor, weight, cut in zip(inputs, self._weights, cuts, strict=True):
             steps.add(tensor, weight, cut)
-        total = steps.total(self._job.parameters["lambda"])
+        total, out = steps.total(self._job.parameters["lambda"]), self._bench.array(place)
         round_once(total, out)
         settle_nan(total, out, lambda: self._bench.inputs(self._job, self._tensor, pieces, stop - start))
-        self._bench.write(self._job, offset + start * out.itemsize, out)
+        self._bench.write(self._job, offset + start * width, place)
 
     def cuts(self, density: float) -> list[float]:
         """Return for each ingredient the smallest magnitude that is kept."""

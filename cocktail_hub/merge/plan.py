@@ -73,6 +73,11 @@ class TensorPlan:
         return TensorSpec(self.shape, self.dtype)
 
     @property
+    def is_copy(self) -> bool:
+        """Whether the result is one model's tensor, bit for bit."""
+        return self.rule == "mix" and self.weights == (1.0,) and self.dtypes == (self.dtype,)
+
+    @property
     def input_bytes(self) -> int:
         """Bytes read from all models together, once."""
         return math.prod(self.shape) * sum(itemsize(dtype) for dtype in self.dtypes)

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocktail_hub.checkpoint.source import BatchSource, WatchedSource, read_pieces
+from cocktail_hub.checkpoint.source import WatchedSource, byte_reader
 from cocktail_hub.errors import CheckpointError, CocktailError, DiskSpaceError, MergeError
-from cocktail_hub.merge.bench import Job
+from cocktail_hub.merge.bench import Job, make_benches
 from cocktail_hub.merge.kernels import merge_run, run_capacity
 from cocktail_hub.merge.runs import cut_runs
 from cocktail_hub.merge.team import Team
@@ -20,9 +20,7 @@ from cocktail_hub.merge.writer import ShardWriter, free_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import torch
-
-    from cocktail_hub.checkpoint.source import Piece, TensorSource
+    from cocktail_hub.checkpoint.source import TensorSource
     from cocktail_hub.merge.plan import MergePlan, ShardPlan
 
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -70,7 +68,7 @@ def merge_shard(
         IncompatibleError: integers or flags differ between models.
     """
     shard = plan.shards[index]
-    team = Team(plan.budget(threads, max_memory, device), device)
+    team = Team(make_benches(plan, threads, max_memory, device))
     with write_errors(Path(folder), shard.nbytes):
         writer = fill_shard(plan, shard, sources, Path(folder), team=team, progress=Progress())
         try:
@@ -98,7 +96,7 @@ def fill_shard(
         method=plan.method,
         parameters=plan.parameters,
         models=plan.components[shard.component].models,
-        readers=[_reader(source) for source in sources],
+        readers=[byte_reader(source) for source in sources],
         write=write,
     )
     try:
@@ -138,10 +136,6 @@ def disk_full(folder: Path, needed: int) -> DiskSpaceError:
         "A mix is written next to its ingredients, which stay as they are.\n"
         "Free some space or write to another disk, then run the same command again: finished shards are kept."
     )
-
-
-def _reader(source: TensorSource) -> Callable[[Sequence[Piece], torch.Tensor], None]:
-    return source.read_pieces if isinstance(source, BatchSource) else partial(read_pieces, source)
 
 
 def _check_specs(plan: MergePlan, shard: ShardPlan, sources: Sequence[TensorSource]) -> None:

@@ -5,14 +5,10 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-import torch
-
-from cocktail_hub.merge.bench import Bench
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from cocktail_hub.merge.budget import Budget
+    from cocktail_hub.merge.bench import Bench
 
 T = TypeVar("T")
 JOIN_SECONDS = 0.2
@@ -20,11 +16,11 @@ JOIN_SECONDS = 0.2
 
 
 class Team:
-    """Benches for as many threads as the budget allows."""
+    """As many threads as there are benches."""
 
-    def __init__(self, budget: Budget, device: str = "cpu") -> None:
-        self.benches = [Bench(budget.arena, device) for _ in range(budget.threads)]
-        """One per thread."""
+    def __init__(self, benches: Sequence[Bench]) -> None:
+        self.benches = benches
+        """One per thread, at least one, all of one kind."""
 
     @property
     def bytes_read(self) -> int:
@@ -39,20 +35,19 @@ class Team:
                 begun.
         """
         shift = _Shift(tasks, work)
-        intra_op = torch.get_num_threads()
         threads = [threading.Thread(target=shift.serve, args=(bench,), name="merge") for bench in self.benches]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(JOIN_SECONDS)
-        finally:
-            shift.stop()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-            torch.set_num_threads(intra_op)  # the workers' own setting reaches threads that are started later
+        with self.benches[0].around():
+            try:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    while thread.is_alive():
+                        thread.join(JOIN_SECONDS)
+            finally:
+                shift.stop()
+                for thread in threads:
+                    if thread.ident is not None:
+                        thread.join()
         if shift.failure is not None:
             raise shift.failure
 
@@ -72,10 +67,8 @@ class _Shift(Generic[T]):
 
     def serve(self, bench: Bench) -> None:
         """Work until there is nothing left to do. Runs in its own thread."""
-        torch.set_num_threads(1)  # one task, one thread: tasks are what runs side by side
-        torch.set_flush_denormal(False)  # a thread inherits the mode of its parent, where it would change results
         try:
-            with bench.stream():
+            with bench.at_work():
                 while (task := self._next()) is not None:
                     self._work(bench, task)
         except BaseException as error:  # noqa: BLE001 - raised again where the team was called

@@ -1,64 +1,164 @@
-"""Two memories: what a GPU needs is tried on the CPU by making them two there."""
+"""Two memories: what a GPU needs is tried on the CPU by making them two there. And two libraries: numpy and torch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from merging import digests, mix, model, save_all
+from merging import digests, mix, model, plan, save, save_all
 
-from cocktail_hub.merge.bench import ALIGNMENT, Bench
+from cocktail_hub.checkpoint.spec import itemsize
+from cocktail_hub.merge import bench as bench_module
+from cocktail_hub.merge.bench import ALIGNMENT, Bench, make_benches
+from cocktail_hub.merge.torch_bench import TorchBench
 from cocktail_hub.methods import METHODS
 
-if TYPE_CHECKING:
-    from pathlib import Path
+KINDS = [Bench, TorchBench]
 
 
-def test_buffers_lie_side_by_side_and_are_aligned() -> None:
-    bench = Bench(1 << 16)
-    dtypes = (torch.bfloat16, torch.bfloat16, torch.float32, torch.float64)
+@pytest.mark.parametrize("kind", KINDS)
+def test_buffers_lie_side_by_side_and_are_aligned(kind: type[Bench]) -> None:
+    bench = kind(1 << 16)
+    dtypes = ("BF16", "BF16", "F32", "F64")
     size = bench.fitting(dtypes)
     assert size % ALIGNMENT == 0
-    buffers = bench.buffers(dtypes, size)
-    assert [buffer.dtype for buffer in buffers] == list(dtypes)
-    starts = [buffer.data_ptr() - buffers[0].data_ptr() for buffer in buffers]
-    assert starts == [0, 2 * size, 4 * size, 8 * size]
+    slots = bench.slots(dtypes, size)
+    assert [slot.dtype for slot in slots] == list(dtypes)
+    assert [slot.start for slot in slots] == [0, 2 * size, 4 * size, 8 * size]
+    assert [slot.nbytes for slot in slots] == [size * itemsize(dtype) for dtype in dtypes]
     assert 16 * size <= 1 << 16
+    assert all(bench.host(slot).ctypes.data % ALIGNMENT == 0 for slot in slots)
+    assert [len(bench.array(slot)) for slot in slots] == [size] * 4
 
 
-def test_buffers_are_the_same_memory_every_time() -> None:
-    bench = Bench(1 << 16)
-    first = bench.buffers((torch.float32, torch.float32), 100)
-    again = bench.buffers((torch.float32, torch.float32), 7)
-    assert [a.data_ptr() for a in first] == [b.data_ptr() for b in again]
-    assert [len(buffer) for buffer in again] == [7, 7]
+@pytest.mark.parametrize("kind", KINDS)
+def test_buffers_begin_in_the_same_place_whatever_their_length(kind: type[Bench]) -> None:
+    bench = kind(1 << 16)
+    first, again = bench.slots(("F32", "F32"), 100), bench.slots(("F32", "F32"), 7)
+    assert [a.start for a in first] == [b.start for b in again]
+    assert [len(bench.array(slot)) for slot in again] == [7, 7]
 
 
-class TwoMemories(Bench):
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_are_computed_in_the_memory_that_files_are_read_to(kind: type[Bench]) -> None:
+    bench = kind(1 << 10)
+    (slot,) = bench.slots(("F32",), 2)
+    bench.host(slot)[:] = np.frombuffer(np.array([1.5, -2.0], np.float32).tobytes(), np.uint8)
+    assert bench.array(slot).tolist() == [1.5, -2.0]
+
+
+class TwoMemories(TorchBench):
     """Computes in other memory than it reads to and writes from."""
 
     def __init__(self, arena: int, device: str = "cpu") -> None:
         super().__init__(arena, device)
         self._remote = True
-        self._work = torch.empty_like(self._host)
+        self._work = torch.empty(arena, dtype=torch.uint8)
 
-    def stream(self) -> Any:
-        import contextlib
-
+    def _stream(self) -> Any:
         return contextlib.nullcontext()
 
 
+def three(tmp_path: Path, dtype: torch.dtype) -> tuple[list[Path], dict[str, dict[str, Any]]]:
+    """Three models with numbers that are none, and for each method a way to mix them."""
+    models = [model(seed, dtype) | {"wide": torch.randn(500, 500).to(dtype)} for seed in range(3)]
+    odd = torch.tensor([float("nan"), float("inf"), -0.0, 1e-40, -float("inf")])
+    for index, tensors in enumerate(models):
+        tensors["embed"][index, : len(odd)] = odd.roll(index)
+        tensors["embed"][7, : len(odd)] = odd
+    weights = {"linear": [0.2, 0.3, 0.5], "ties": [0.6, 0.4], "task_arithmetic": [0.6, 0.4]}
+    return save_all(tmp_path, models), {name: {"method": name, "weights": weights[name]} for name in METHODS}
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_two_memories_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    models = [model(seed) | {"wide": torch.randn(50, 50)} for seed in range(3)]
-    models[1]["embed"][0, :2] = torch.tensor([float("nan"), float("inf")])
-    folders = save_all(tmp_path, models)
-    options: dict[str, Any] = {"method": method, "weights": [0.2, 0.3, 0.5] if method == "linear" else [0.6, 0.4]}
-    mix(folders, tmp_path / "one", **options)
-    monkeypatch.setattr("cocktail_hub.merge.team.Bench", TwoMemories)
-    mix(folders, tmp_path / "two", **options)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_two_memories_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, dtype: torch.dtype
+) -> None:
+    folders, options = three(tmp_path, dtype)
+    mix(folders, tmp_path / "one", **options[method])
+    monkeypatch.setattr("cocktail_hub.merge.torch_bench.TorchBench", TwoMemories)
+    mix(folders, tmp_path / "two", **options[method])
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_numpy_gives_the_same_bytes_as_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, dtype: torch.dtype
+) -> None:
+    folders, options = three(tmp_path, dtype)
+    mix(folders, tmp_path / "torch", **options[method])
+    used = []
+    monkeypatch.setattr(bench_module, "_wants_torch", lambda _: used.append(1))
+    mix(folders, tmp_path / "numpy", **options[method], threads=2)
+    assert used
+    assert digests(tmp_path / "torch") == digests(tmp_path / "numpy")
+
+
+def test_the_same_model_twice_is_that_model_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+    folder = save(tmp_path / "m", {"every": every})
+    monkeypatch.setattr(bench_module, "_wants_torch", lambda _: False)
+    mix([folder, folder], tmp_path / "out", weights=[0.3, 0.7])
+    assert digests(tmp_path / "out")["model.safetensors"] == digests(folder)["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "options", "torch_free"),
+    [
+        (("bfloat16", "bfloat16"), {}, True),
+        (("float32", "float64"), {}, True),
+        (("float32", "float32"), {"dtype": "float64"}, True),
+        (("float16", "float16"), {}, False),
+        (("bfloat16", "float32"), {}, False),
+        (("float32", "float32"), {"dtype": "bfloat16"}, False),
+        (("float16", "float16"), {"weights": [1.0, 0.0]}, True),
+        (("bfloat16", "bfloat16"), {"method": "ties", "weights": [1.0]}, False),
+    ],
+)
+def test_torch_is_loaded_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtypes: tuple[str, str], options: dict[str, Any], torch_free: bool
+) -> None:
+    folders = save_all(tmp_path, [model(i, getattr(torch, dtype)) for i, dtype in enumerate(dtypes)])
+    made = plan(folders, **{"weights": [0.5, 0.5], **options})
+    monkeypatch.delitem(sys.modules, "torch")
+    assert (type(make_benches(made, 1, None, "cpu")[0]) is Bench) == torch_free
+
+
+def test_torch_is_used_where_it_is_there_or_worth_its_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan(save_all(tmp_path, [model(0), model(1)]), weights=[0.5, 0.5])
+    assert type(make_benches(made, 1, None, "cpu")[0]) is TorchBench
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(bench_module, "WORTH_TORCH", 1)
+    assert type(make_benches(made, 1, None, "cpu")[0]) is TorchBench
+
+
+TORCH_FREE = """
+    import sys
+    from cocktail_hub import mix
+    path = mix(sys.argv[1], output=sys.argv[2]).path
+    assert not {"torch", "transformers", "sentence_transformers"} & sys.modules.keys()
+"""
+
+
+def test_an_ordinary_mix_needs_no_torch(tmp_path: Path) -> None:
+    for number, folder in enumerate(save_all(tmp_path, [model(0), model(1)])):
+        (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+        recipe = tmp_path / "recipe.yaml"
+        with recipe.open("a") as file:
+            file.write(("ingredients:\n" if number == 0 else "") + f"  - {{model: {folder}, weight: 0.5}}\n")
+    arguments = [sys.executable, "-c", textwrap.dedent(TORCH_FREE), str(recipe), str(tmp_path / "out")]
+    subprocess.run(arguments, check=True)
+    mix([tmp_path / "m0", tmp_path / "m1"], tmp_path / "here", weights=[0.5, 0.5])
+    assert digests(tmp_path / "out")["model.safetensors"] == digests(tmp_path / "here")["model.safetensors"]
 
 
 @pytest.mark.gpu
@@ -66,10 +166,7 @@ def test_two_memories_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_gpu_gives_the_same_bytes(tmp_path: Path, method: str, dtype: torch.dtype) -> None:
-    models = [model(seed, dtype) | {"large": torch.randn(3000, 1001).to(dtype)} for seed in range(3)]
-    models[1]["embed"][0, :3] = torch.tensor([float("nan"), float("inf"), -0.0])
-    folders = save_all(tmp_path, models)
-    options: dict[str, Any] = {"method": method, "weights": [0.2, 0.3, 0.5] if method == "linear" else [0.6, 0.4]}
-    mix(folders, tmp_path / "cpu", **options)
-    mix(folders, tmp_path / "cuda", **options, device="cuda", threads=2)
+    folders, options = three(tmp_path, dtype)
+    mix(folders, tmp_path / "cpu", **options[method])
+    mix(folders, tmp_path / "cuda", **options[method], device="cuda", threads=2)
     assert digests(tmp_path / "cpu") == digests(tmp_path / "cuda")

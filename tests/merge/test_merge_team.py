@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from cocktail_hub.merge.budget import Budget
 from cocktail_hub.merge.team import Team
+from cocktail_hub.merge.torch_bench import TorchBench
 
 if TYPE_CHECKING:
     from cocktail_hub.merge.bench import Bench
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def team() -> Team:
-    return Team(Budget(threads=3, arena=1 << 18, searches=0))
+    return Team([TorchBench(1 << 18) for _ in range(3)])
 
 
 def test_every_task_is_done_once(team: Team) -> None:

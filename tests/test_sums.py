@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 import torch
@@ -81,3 +87,40 @@ def test_inputs_are_left_alone() -> None:
 )
 def test_dtypes_that_torch_does_better_are_left_to_it(dtypes: list[str], can: bool) -> None:
     assert sums.can_sum(dtypes) == can
+
+
+SUM_OF_MANY = """
+    import hashlib
+    import numpy as np
+    from cocktail_hub import sums
+
+    random = np.random.default_rng(0)
+    for wide, narrow in ((np.float32, np.uint16), (np.float64, np.float32)):
+        bits = [random.integers(0, 1 << 16, 40_003, dtype=np.uint16) for _ in range(3)]
+        arrays = bits if narrow is np.uint16 else [(b.astype(np.uint32) << 16).view(np.float32) for b in bits]
+        total, out = np.empty(40_003, wide), np.empty(40_003, narrow)
+        with np.errstate(all="ignore"):
+            sums.accumulate(zip(arrays, (0.2, 0.3, 0.5)), total, np.empty_like(total))
+            sums.round_once(total, out)
+            sums.settle_nan(total, out, lambda: arrays)
+        print(hashlib.sha256(out.tobytes()).hexdigest())
+"""
+
+
+def test_older_processors_give_the_same_bytes() -> None:
+    """numpy is told to do without the instructions that it would choose at run time."""
+    package = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+    core = importlib.import_module(f"{package}._multiarray_umath")
+    here = [name for name in core.__cpu_dispatch__ if core.__cpu_features__.get(name)]
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(SUM_OF_MANY)],
+            env=os.environ | {"NPY_DISABLE_CPU_FEATURES": " ".join(disabled)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for disabled in ([], here)
+    ]
+    assert found[0] == found[1]
+    assert len(found[0].split()) == 2

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 64
 """Elements that buffers are cut in multiples of, and bytes that memory is aligned to: a cache line."""
-WORTH_TORCH = 16 << 30
+WORTH_TORCH = 8 << 30
 """Bytes of output from which it pays to import torch, which rounds to bfloat16 in one step."""
 
 

@@ -18,6 +18,8 @@ SUFFIX = ".incomplete"
 """Added to the final name until the file is complete and on disk."""
 HASH_BYTES = 1 << 20
 """Bytes hashed at a time, read back soon after they were written, from memory."""
+SYNC_BYTES = 32 << 20
+"""Bytes after which the disk is set to work, so that little is left to wait for at the end."""
 
 
 class ShardWriter:
@@ -80,7 +82,7 @@ class ShardWriter:
     def _follow(self) -> None:
         """Hash the file from its start, as far as it is written without a gap."""
         view = memoryview(bytearray(HASH_BYTES))
-        done = 0
+        done = synced = 0
         try:
             while done < self._nbytes:
                 reached = self._wait_beyond(done)
@@ -93,6 +95,9 @@ class ShardWriter:
                         return
                     self._sha256.update(view[:count])
                     done += count
+                    if done - synced >= SYNC_BYTES:
+                        self._file.begin_sync(synced, done)
+                        synced = done
         except OSError as error:
             self._failure = error
 

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = ".cocktail.json"
 """In a finished folder: its files with sizes and sha256, so that damage is noticed."""
+JOURNAL = ".cocktail-merge.json"
+"""In a working folder: its finished weight files, until the manifest says so."""
 RECIPE = "recipe.json"
 """In a finished folder: the resolved recipe that it was made from."""
 LEFTOVER_AGE = 86_400.0
@@ -104,9 +106,10 @@ class CachedMix:
                 return f"{name} is missing"
             if (size := path.stat().st_size) != entry["size"]:
                 return f"{name} has {size} bytes instead of {entry['size']}"
-            return f"{name} has other content than was written" if thorough and _differs(path, entry) else ""
+            differs = thorough and sha256_of(path) != entry["sha256"]
         except OSError as error:
             return f"{name} cannot be read: {error}"
+        return f"{name} has other content than was written" if differs else ""
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -181,7 +184,7 @@ class Cache:
         return stage
 
     def finish(self, digest: str, hashes: dict[str, str]) -> CachedMix:
-        """Turn the staging folder into a finished mix: manifest, fsync, rename. The caller holds the lock.
+        """Turn the staging folder into a finished mix: manifest, fsync, `publish`. The caller holds the lock.
 
         Args:
             digest: of the resolved recipe.
@@ -190,9 +193,15 @@ class Cache:
         Raises:
             CacheError: the cache cannot be written; what is in the staging folder is kept.
         """
+        with in_words(self.root):
+            write_manifest(self.staging(digest), hashes)
+        return self.publish(digest)
+
+    def publish(self, digest: str) -> CachedMix:
+        """Give a staging folder that has its manifest the final name. Raises CacheError. The caller holds the lock."""
         stage, target = self.staging(digest), self.folder(digest)
         with in_words(self.root):
-            write_manifest(stage, hashes)
+            (stage / JOURNAL).unlink(missing_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 remove(target)
@@ -252,14 +261,15 @@ class Cache:
             older_than = 0.0  # half of a removed mix
         if _age(path) < older_than:
             return False
-        return self._if_free(path.name if lockable else "leftovers", lambda: shutil.rmtree(path, ignore_errors=True))
+        return self.if_free(path.name if lockable else "leftovers", lambda: shutil.rmtree(path, ignore_errors=True))
 
     def _removed(self, mix: CachedMix) -> bool:
         """Remove a mix unless somebody holds its lock; whether it was removed."""
         _ = mix.nbytes  # kept by the mix, to be told when it is gone
-        return self._if_free(mix.digest, lambda: remove(mix.path))
+        return self.if_free(mix.digest, lambda: remove(mix.path))
 
-    def _if_free(self, name: str, act: Callable[[], object]) -> bool:
+    def if_free(self, name: str, act: Callable[[], object]) -> bool:
+        """Do something unless somebody holds the lock `name`; whether it was done. Raises CacheError."""
         lock = self._lock(name)
         try:
             with in_words(self.root):
@@ -305,21 +315,17 @@ def _explained(root: Path, error: OSError) -> str:
             f"There is no room for the mix in '{root}': {error}.\nA mix takes as much room as one of its ingredients.\n"
             "Make room (`cocktail cache prune`), or set COCKTAIL_HUB_CACHE to a folder on a larger disk."
         )
-    if error.errno in _FORBIDDEN:
-        return (
-            f"'{root}' cannot be written: {error}.\nFinished mixes are kept there.\n"
-            "Set COCKTAIL_HUB_CACHE to a folder that you may write to."
-        )
+    fault = "cannot be written" if error.errno in _FORBIDDEN else "cannot hold the cache"
     return (
-        f"'{root}' cannot hold the cache: {error}.\nFinished mixes are kept there.\n"
+        f"'{root}' {fault}: {error}.\nFinished mixes are kept there.\n"
         "Set COCKTAIL_HUB_CACHE to a folder that you may write to."
     )
 
 
 def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
     """List every file of a folder with size and sha256, and make sure that all of it is on the disk."""
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST):
+    files, ours = {}, (folder / MANIFEST, folder / JOURNAL)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p not in ours):
         name = path.relative_to(folder).as_posix()
         files[name] = {"size": path.stat().st_size, "sha256": hashes.get(name) or sha256_of(path)}
         if name not in hashes:
@@ -392,7 +398,3 @@ def _age(path: Path) -> float:
     except FileNotFoundError:
         return 0.0
     return time.time() - max(times)
-
-
-def _differs(path: Path, entry: dict[str, Any]) -> bool:
-    return sha256_of(path) != str(entry["sha256"])

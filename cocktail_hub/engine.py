@@ -24,7 +24,7 @@ WINDOWS = ".windows"
 
 
 def write_weights(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> MergeReport:
-    """Write every weight file of a plan into a folder, and bring what that takes.
+    """Write every weight file of a plan into a folder, and bring what that takes. The journal of it stays there.
 
     Raises:
         DiskSpaceError: the disk has too little room; said before anything is downloaded.
@@ -134,7 +134,13 @@ class _Settings(TypedDict):
     threads: int | None
     max_memory: int | None
     device: str
+    keep_journal: bool
 
 
 def _settings(options: MixOptions) -> _Settings:
-    return {"threads": options.threads, "max_memory": options.max_memory, "device": options.device}
+    return {
+        "threads": options.threads,
+        "max_memory": options.max_memory,
+        "device": options.device,
+        "keep_journal": True,
+    }

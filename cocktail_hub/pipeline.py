@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.cache import JOURNAL
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.origin import Origin, read_origin, refuse_local
@@ -111,7 +112,7 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
     checked, resolved = settle(pinned, origin, options)
     plan = plan_mix(checked, options.max_shard_size)
     with place.held(resolved):
-        if found := _found(resolved, origin, place):
+        if found := _found(resolved, origin, place, path=place.take_up(resolved)):
             return found
         with place.stage(resolved) as stage:
             report = _make(checked, resolved, plan, stage, options)
@@ -131,12 +132,12 @@ def pin_models(origin: Origin, options: MixOptions) -> Recipe:
     return pinned if options.force else recall_shares(pinned, origin, options.hub)
 
 
-def _found(pinned: Recipe, origin: Origin, place: Place) -> Mix | None:
-    """The mix where it is wanted, if it is there already."""
+def _found(pinned: Recipe, origin: Origin, place: Place, *, path: Path | None = None) -> Mix | None:
+    """The mix where it is wanted, if it is there already: at `path`, or where `place` finds it."""
     if pinned.weights is None:
         return None
     resolved = as_resolved(pinned)
-    path = place.find(resolved)
+    path = path or place.find(resolved)
     if path is None:
         return None
     return Mix(path=path, recipe=resolved, report={"cached": True}, name=origin.name, labels=origin.labels)
@@ -241,3 +242,4 @@ def merge_modules(checked: Checked, parts: Sequence[Part], folder: Path, options
 
     wanted = replace(checked, parts=tuple(parts))
     write_weights(plan_mix(wanted), wanted, folder, replace(options, engine="threads", low_disk=True))
+    (folder / JOURNAL).unlink()

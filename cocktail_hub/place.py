@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocktail_hub.cache import MANIFEST, Cache, CachedMix, remove, write_manifest
-from cocktail_hub.errors import CacheError, CocktailError, MergeError, SourceError
+from cocktail_hub.cache import JOURNAL, MANIFEST, Cache, CachedMix, remove, sync_folder, write_manifest
+from cocktail_hub.errors import CacheError, CheckpointError, CocktailError, MergeError, SourceError
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions, parse_size
 from cocktail_hub.origin import RECIPE_FILE
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
@@ -17,6 +21,11 @@ from cocktail_hub.space import require_room, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+_DIGITS = 16
+"""Of a digest, in names beside the user's folder: a name has a greatest length."""
+_PASSING = (MergeError, SourceError, CheckpointError)
+"""After these, the same command may succeed: when there is room, when a disk or the network is back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +52,26 @@ class Place:
         if self.output is None:
             return found.path if found else None
         if _holds(self.output, resolved):
+            self._tidy(self.output)
             return self.output
-        if found is None:
-            return None
-        if self.options.replace:
-            require_own(self.output)
-            _clear(self.output)
-        return copy_out(found.path, self.output)
+        return self._copied(found.path, resolved, self.output) if found else None
+
+    def _copied(self, source: Path, resolved: ResolvedRecipe, output: Path) -> Path:
+        """The mix of the cache in the user's folder."""
+        with self._alone(output):
+            if not _holds(output, resolved):  # another process may have been quicker
+                if self.options.replace:
+                    require_own(output)
+                    _clear(output)
+                copy_out(source, output)
+            self._tidy(output)
+        return output
 
     @contextmanager
     def held(self, resolved: ResolvedRecipe) -> Iterator[None]:
         """Hold the lock of the mix, after making sure that the result will have a place."""
         if self.output is not None:
-            (require_own if self.options.replace else _require_free)(self.output)
+            self._require_place(self.output)
         with self.cache.locked(self.key(resolved)):
             yield
 
@@ -63,7 +79,8 @@ class Place:
         """The folder to work in: on the same disk as the result."""
         if self.output is None:
             return self.cache.root / "staging" / self.key(resolved)
-        return self.output.absolute().with_name(f".{self.output.name}.{resolved.digest[:16]}.partial")
+        short = self.key(resolved).replace(resolved.digest, resolved.digest[:_DIGITS])
+        return self.output.absolute().with_name(f".{self.output.name}.{short}.partial")
 
     @contextmanager
     def stage(self, resolved: ResolvedRecipe) -> Iterator[Path]:
@@ -74,22 +91,64 @@ class Place:
         try:
             yield stage
         except BaseException as error:
-            if isinstance(error, CocktailError) and not isinstance(error, (MergeError, SourceError)):
-                shutil.rmtree(stage, ignore_errors=True)  # trying again would fail again
-            with suppress(OSError):
-                stage.rmdir()  # nothing was finished
+            hopeless = isinstance(error, CocktailError) and not isinstance(error, _PASSING)
+            if hopeless or not any(stage.rglob("*.safetensors")):
+                shutil.rmtree(stage, ignore_errors=True)
             raise
 
     def finish(self, resolved: ResolvedRecipe, hashes: Mapping[str, str]) -> Path:
-        """Turn the working folder into the result, in one step."""
+        """Turn the working folder into the result, in one step. The caller holds the lock."""
         if self.output is None:
             return self.cache.finish(self.key(resolved), dict(hashes)).path
-        stage = self.stage_path(resolved)
         with _writing(self.output):
-            write_manifest(stage, dict(hashes))
-            _clear(self.output)
-            stage.rename(self.output)
-        return self.output
+            write_manifest(self.stage_path(resolved), dict(hashes))
+        return self._publish(resolved, self.output)
+
+    def take_up(self, resolved: ResolvedRecipe) -> Path | None:
+        """The mix of a run that was killed between the last file and the final name, which it gets now.
+
+        The caller holds the lock.
+        """
+        if not _holds(self.stage_path(resolved), resolved):
+            return None
+        if self.output is None:
+            return self.cache.publish(self.key(resolved)).path
+        return self._publish(resolved, self.output)
+
+    def _publish(self, resolved: ResolvedRecipe, output: Path) -> Path:
+        """Give a working folder that has its manifest the user's name."""
+        stage = self.stage_path(resolved)
+        with self._alone(output), _writing(output):
+            self._require_place(output)
+            (stage / JOURNAL).unlink(missing_ok=True)
+            _clear(output)
+            stage.rename(output)
+            sync_folder(stage.parent)
+            self._tidy(output)
+        return output
+
+    def _require_place(self, output: Path) -> None:
+        """Refuse a folder that the mix must not take the place of."""
+        (require_own if self.options.replace else _require_free)(output)
+
+    @contextmanager
+    def _alone(self, output: Path) -> Iterator[None]:
+        """Let one process at a time give a folder its content. A cache that can only be read has no locks for that."""
+        name = hashlib.sha256(os.fsencode(output.absolute())).hexdigest()[:_DIGITS]
+        with ExitStack() as stack:
+            with suppress(CacheError):
+                stack.enter_context(self.cache.locked(f"folder-{name}"))
+            yield
+
+    def _tidy(self, output: Path) -> None:
+        """Remove what killed runs have left beside a folder that is finished now, but for work that still goes on."""
+        name = rf"\.{re.escape(output.name)}\.((([0-9a-f]{{{_DIGITS}}})(-\d+)?\.)?partial|removed-[0-9a-f]{{8}})"
+        for path in output.absolute().parent.iterdir():
+            if found := re.fullmatch(name, path.name):
+                act = partial(shutil.rmtree, path, ignore_errors=True)
+                locks = list((self.cache.root / "locks").glob(f"{found[3]}*{found[4] or ''}.lock")) if found[3] else []
+                with suppress(CacheError):
+                    self.cache.if_free(locks[0].stem, act) if locks else act()
 
 
 @contextmanager
@@ -109,9 +168,9 @@ def _writing(folder: Path) -> Iterator[None]:
 def _holds(folder: Path, resolved: ResolvedRecipe) -> bool:
     """Whether a folder is this very mix, undamaged."""
     found = CachedMix(digest=resolved.digest, path=folder)
-    if not (folder / MANIFEST).is_file() or not (folder / RECIPE_FILE).is_file():
+    if not (folder / MANIFEST).is_file() or not (folder / RECIPE_FILE).is_file() or found.damage():
         return False
-    return as_resolved(Recipe.from_dict(found.recipe)).digest == resolved.digest and not found.damage()
+    return as_resolved(Recipe.from_dict(found.recipe)).digest == resolved.digest
 
 
 def _require_free(folder: Path) -> None:

@@ -54,6 +54,7 @@ def execute(
     max_memory: int | None = None,
     device: str = "cpu",
     on_progress: Callable[[int], object] | None = None,
+    keep_journal: bool = False,
 ) -> MergeReport:
     """Write every weight file of a plan, and the indices of sharded components, into `folder`.
 
@@ -71,6 +72,8 @@ def execute(
         device: where to compute: 'cpu', 'cuda' or 'cuda:1'.
         on_progress: called with the bytes added to the output, from any thread but never from two at once; the
             numbers add up to `plan.output_bytes`.
+        keep_journal: leave the journal to whoever turns the folder into a result: a run that is killed before that
+            finds every shard finished.
 
     Raises:
         DiskSpaceError: the disk has too little room, or ran out of it.
@@ -103,7 +106,8 @@ def execute(
         if last is not None:
             last.result()
         write_indices(plan, root)
-        journal.remove()
+        if not keep_journal:
+            journal.remove()
     return MergeReport(
         bytes_read=team.bytes_read,
         bytes_written=missing,

@@ -7,16 +7,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cocktail_hub.cache import sync_folder
+from cocktail_hub.cache import JOURNAL, sync_folder
 from cocktail_hub.merge.writer import SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cocktail_hub.merge.plan import MergePlan
-
-JOURNAL = ".cocktail-merge.json"
-"""Name of the journal in the output folder, while the merge is unfinished."""
 
 
 class Entry(NamedTuple):

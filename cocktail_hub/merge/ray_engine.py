@@ -84,6 +84,7 @@ def execute_on_ray(
     max_memory: int | None = None,
     device: str = "cpu",
     on_progress: Callable[[int], object] | None = None,
+    keep_journal: bool = False,
 ) -> MergeReport:
     """Write every weight file of a plan into `folder`, as `execute` does, with the tasks spread over a Ray cluster.
 
@@ -95,6 +96,7 @@ def execute_on_ray(
         max_memory: most bytes of buffers of one task; `None`: 1 GiB, of which a few MB per thread are used.
         device: where to compute; a task on 'cuda' takes a graphics card for itself.
         on_progress: called with the size of every shard that is finished.
+        keep_journal: as `execute` takes it.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -123,7 +125,8 @@ def execute_on_ray(
         at_once = min(cluster.at_once(demand), max(1, len(todo)))
     with write_errors(root, 0):
         write_indices(plan, root)
-        journal.remove()
+        if not keep_journal:
+            journal.remove()
     return MergeReport(
         bytes_read=sum(shard.input_bytes for shard in todo),
         bytes_written=sum(shard.nbytes for shard in todo),

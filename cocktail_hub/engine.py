@@ -103,6 +103,7 @@ def _on_threads(plan: MergePlan, checked: Checked, folder: Path, options: MixOpt
         sources = [part.open(roots) for part in checked.parts]
         for source in (source for part in sources for source in part):
             opened.callback(source.close)
+        checked.require_unchanged()
         return execute(plan, sources, folder, **_settings(options), on_progress=advance)
 
 

@@ -83,6 +83,7 @@ def _small_files(
     carry_over(checked, folder, code=options.trust_remote_code)
     write_recipe(resolved, checked, folder, options.max_shard_size)
     write_indices(plan, folder)
+    checked.require_unchanged()
     return folder
 
 

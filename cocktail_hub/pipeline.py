@@ -226,6 +226,7 @@ def _make(checked: Checked, resolved: ResolvedRecipe, plan: MergePlan, stage: Pa
     carry_over(checked, stage, code=options.trust_remote_code)
     write_recipe(resolved, checked, stage, options.max_shard_size)
     write_card(resolved, checked.kind, stage, options.hub)
+    checked.require_unchanged()
     return report
 
 

@@ -21,7 +21,6 @@ from cocktail_hub.checkpoint.positional import PositionalFile
 from cocktail_hub.checkpoint.remote import Headers, Shelf, needed_tensors, own_layout, tied_tensors
 from cocktail_hub.checkpoint.source import SafetensorsSource, open_source
 from cocktail_hub.checkpoint.view import ViewSource
-from cocktail_hub.errors import CheckpointError
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.hub.ranges import Stretch, fetch_stretches
 from cocktail_hub.resolve import local_root
@@ -82,13 +81,6 @@ class ShardInputs:
     on_fetch: Callable[[int], object] | None = None
     """Called with the bytes that have come. Stays on this machine."""
     _headers: dict[str, Headers] = field(default_factory=dict)
-    _stamps: dict[Path, tuple[int, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for model in self.models:
-            if isinstance(model.body.files, LocalFiles):
-                paths = [model.body.files.path(path) for path in model.body.contents.weight_files]
-                self._stamps |= {path: _stamp(path) for path in paths}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"on_fetch": None, "_headers": {}}
@@ -158,6 +150,9 @@ class ShardInputs:
             for model, view in zip(self.models, part.views, strict=True):
                 sources.append(_open(model, view, places[_key(model.body)]))
                 stack.callback(sources[-1].close)
+            for place in (place for model in self.models for place in (model.located, model.body)):
+                if isinstance(place.files, LocalFiles):
+                    place.files.require_unchanged(place.contents.weight_files)
             yield sources
 
     def _bring(self, bodies: dict[str, _Body], stack: ExitStack) -> dict[str, Places]:
@@ -168,7 +163,6 @@ class ShardInputs:
         for key, body in bodies.items():
             for path, slots in self._slots(key, body).items():
                 if (here := body.here(path)) is not None:
-                    self._require_unchanged(here, body.layout.name)
                     places[key][here] = slots
                 elif isinstance(body.files, HubFiles):
                     placed, moves = shelf.put(path, slots)
@@ -188,15 +182,6 @@ class ShardInputs:
             return {}
         headers = self._headers.setdefault(key, Headers(body.files))
         return headers.slots(body.layout, body.tensors)
-
-    def _require_unchanged(self, path: Path, model: str) -> None:
-        if self._stamps.get(path, ()) not in ((), _stamp(path)):
-            raise CheckpointError(
-                f"'{path.name}' of '{model}' changed while it was being mixed.\n"
-                "Part of the mix would come from the old file and part from the new one.\n"
-                "Wait until nothing writes to it, then mix again.",
-                model=model,
-            )
 
 
 def _needed(part: Part, shard: ShardPlan) -> list[set[str]]:
@@ -229,15 +214,6 @@ def _root(located: Located, layout: Layout) -> Path:
     if isinstance(located.files, HubFiles):
         return located.files.download(layout.weight_files)
     return local_root(located)
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What changes when a file is written to or replaced; empty if it is gone."""
-    try:
-        status = path.stat()
-    except OSError:
-        return (-1,)
-    return (status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def _prefix() -> str:

@@ -12,6 +12,7 @@ from cocktail_hub.checking.parts import Model, Part, read_part
 from cocktail_hub.checking.vocabulary import Vocabulary, compare, read_vocabulary
 from cocktail_hub.checkpoint.adapter import AdaptedLayout
 from cocktail_hub.checkpoint.contents import read_config, read_json, read_modules
+from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.quantized import refuse_quantized
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.resolve import Located, locate
@@ -52,6 +53,16 @@ class Checked:
         """Index in `models` of the one that gives `config` or `tokenizer`."""
         name = getattr(self.recipe, key)
         return self.first if name == "first" else [model.located.pin.model for model in self.models].index(name)
+
+    def require_unchanged(self) -> None:
+        """Refuse to go on when files of a local model are not those that its digest was made from.
+
+        Raises:
+            CheckpointError: one was written to, replaced or removed since.
+        """
+        for place in dict.fromkeys(place for model in self.models for place in (model.located, model.body)):
+            if isinstance(place.files, LocalFiles):
+                place.files.require_unchanged((*place.contents.needed, *place.contents.code))
 
 
 def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = False) -> Checked:

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import os
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from cocktail_hub.errors import SourceError, did_you_mean
+from cocktail_hub.errors import CheckpointError, SourceError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 SKIPPED_FOLDERS = frozenset({".git", ".cache"})
 """Folders of version control and of the Hub client: never part of a model."""
 SHARED_BLOBS_MARK = ".huggingface-shared-blobs"
 """File by which huggingface_hub marks the folder of contents that came over Xet, shared by all repositories."""
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is written to or replaced. Programs can set back all of it but `changed`."""
+
+    size: int
+    modified: int
+    changed: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """The stamp of a file, from what the system says of it."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 class RepoFiles(Protocol):
@@ -56,15 +70,30 @@ class LocalFiles:
         self._real_root = self.root.resolve()
         blobs = _blobs_of_snapshot(self.root) or _blobs_of_snapshot(self._real_root)
         self._allowed = (self._real_root, *blobs)
-        self.sizes: dict[str, int] = dict(sorted(self._walk()))
+        self._stamps = dict(sorted(self._walk()))
+        self.sizes: dict[str, int] = {path: stamp.size for path, stamp in self._stamps.items()}
 
-    def _walk(self) -> Iterator[tuple[str, int]]:
+    def _walk(self) -> Iterator[tuple[str, Stamp]]:
         for folder, subfolders, names in os.walk(self.root):
             subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
             for name in names:
                 path = Path(folder, name)
                 if path.is_file():  # a dangling link is no file
-                    yield path.relative_to(self.root).as_posix(), path.stat().st_size
+                    yield path.relative_to(self.root).as_posix(), Stamp.of(path.stat())
+
+    def require_unchanged(self, paths: Iterable[str]) -> None:
+        """Refuse to go on with files that are not what they were when the folder was listed.
+
+        Raises:
+            CheckpointError: one was written to, replaced or removed since.
+        """
+        for path in paths:
+            try:
+                now = Stamp.of((self.root / path).stat())
+            except OSError:
+                now = None
+            if now != self._stamps[path]:
+                raise file_changed(path, self.name)
 
     def path(self, path: str) -> Path:
         """Return where a file lies on this machine.
@@ -119,3 +148,13 @@ def _blobs_of_snapshot(root: Path) -> tuple[Path, ...]:
             shared = blobs.parent.parent / "blobs"
             return tuple(b.resolve() for b in (blobs, *((shared,) if (shared / SHARED_BLOBS_MARK).is_file() else ())))
     return ()
+
+
+def file_changed(file: str, model: str) -> CheckpointError:
+    """Say that a file is not what it was when the mix began."""
+    return CheckpointError(
+        f"'{file}' of '{model}' changed while it was being mixed.\n"
+        "Part of the mix would come from the old file and part from the new one.\n"
+        "Wait until nothing writes to it, then mix again.",
+        model=model,
+    )

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
-from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.files import LocalFiles, Stamp
 from cocktail_hub.checkpoint.spec import TensorSpec, safetensors_dtype
 from cocktail_hub.errors import CheckpointError, SourceError
 
@@ -76,7 +76,7 @@ class PickledSource:
         """The ingredient, for messages."""
         self.specs = layout.specs
         """Tensor -> shape and dtype."""
-        self._stamps: dict[Path, tuple[int, int, int]] = {}
+        self._stamps: dict[Path, Stamp | None] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         for file in layout.weight_files:
             path = files.path(file)
@@ -88,6 +88,7 @@ class PickledSource:
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorSource.read`)."""
+        self.check_unchanged()  # reading beyond the end of a mapped file that was cut short would kill the process
         out.copy_(_flat_slice(self._tensors[tensor], start, stop))
 
     def check_unchanged(self) -> None:
@@ -255,10 +256,9 @@ def _flat_slice(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
     return tensor[first:last].reshape(-1)[start - first * row : stop - first * row]
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is written to or replaced; zeros once it is gone."""
+def _stamp(path: Path) -> Stamp | None:
+    """What changes when a file is written to or replaced; `None` once it is gone."""
     try:
-        status = path.stat()
+        return Stamp.of(path.stat())
     except OSError:
-        return 0, 0, 0
-    return status.st_size, status.st_mtime_ns, status.st_ino
+        return None

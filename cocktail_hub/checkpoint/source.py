@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.files import LocalFiles, Stamp, file_changed
 from cocktail_hub.checkpoint.header import TensorSlot, read_header
 from cocktail_hub.checkpoint.positional import PositionalFile
 from cocktail_hub.checkpoint.spec import BITS, torch_dtype
@@ -129,18 +129,6 @@ class _Place(NamedTuple):
     itemsize: int
 
 
-class _Stamp(NamedTuple):
-    """What changes when a file is written to or replaced."""
-
-    size: int
-    modified: int
-    inode: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> _Stamp:
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
 class SafetensorsSource:
     """The tensors of safetensors files, read with plain reads: a file cut short is an error, never a crash."""
 
@@ -150,10 +138,10 @@ class SafetensorsSource:
         self.specs: dict[str, TensorSpec] = {}
         """Tensor -> shape and dtype."""
         self._places: dict[str, _Place] = {}
-        self._files: list[tuple[PositionalFile, _Stamp]] = []
+        self._files: list[tuple[PositionalFile, Stamp]] = []
         for path, slots in files.items():
             file = PositionalFile(path)
-            self._files.append((file, _Stamp.of(os.fstat(file.fd))))
+            self._files.append((file, Stamp.of(os.fstat(file.fd))))
             for tensor, slot in slots.items():
                 self.specs[tensor] = slot.spec
                 self._places[tensor] = _Place(file, slot.start, slot.stop, BITS[slot.spec.dtype] // 8)
@@ -216,16 +204,11 @@ class SafetensorsSource:
         """Raise CheckpointError if a file was written to or replaced since it was opened."""
         for file, opened in self._files:
             try:
-                now = {_Stamp.of(os.fstat(file.fd)), _Stamp.of(file.path.stat())}
+                now = {Stamp.of(os.fstat(file.fd)), Stamp.of(file.path.stat())}
             except OSError:  # gone from its path: changed as well
                 now = set()
             if now != {opened}:
-                raise CheckpointError(
-                    f"'{file.path.name}' of '{self.name}' changed while it was being mixed.\n"
-                    "Part of the mix would come from the old file and part from the new one.\n"
-                    "Wait until nothing writes to it, then mix again.",
-                    model=self.name,
-                )
+                raise file_changed(file.path.name, self.name)
 
     def close(self) -> None:
         """Close the files; a second call does nothing."""

@@ -16,6 +16,7 @@ import transformers
 from models import SHARES, TOKEN, fill, published, root, text_tokenizer
 
 from cocktail_hub import mix, publish, score
+from cocktail_hub.checkpoint.files import LocalFiles, Stamp
 from cocktail_hub.cluster import Demand, joined
 from cocktail_hub.errors import CheckpointError, MergeError, MissingExtraError
 from cocktail_hub.hub import HubOptions
@@ -217,8 +218,9 @@ def test_an_error_of_a_task_is_raised_as_it_is_and_not_tried_again(
     ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
 ) -> None:
     plan, inputs = planned
-    path = next(iter(inputs._stamps))
-    inputs._stamps[path] = (1, 2, 3)
+    files = inputs.models[0].body.files
+    assert isinstance(files, LocalFiles)
+    files._stamps["model.safetensors"] = Stamp(1, 2, 3, 4)
     with pytest.raises(CheckpointError, match="changed while it was being mixed") as caught:
         execute_on_ray(plan, inputs, tmp_path / "out")
     assert caught.value.model == plan.components[0].models[0]

@@ -16,7 +16,7 @@ from cocktail_hub.merge.shard import merge_shard
 from cocktail_hub.progress import bar
 from cocktail_hub.sent_journal import SentJournal
 from cocktail_hub.shard_inputs import ShardInputs
-from cocktail_hub.space import require_room
+from cocktail_hub.space import require_room, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,6 +93,7 @@ def send_shards(
     """
     shutil.rmtree(stage / WINDOWS, ignore_errors=True)  # of a run that was killed
     journal = SentJournal(stage, plan.digest)
+    _sweep(stage / FINISHED, journal)
     before = journal.sent
     todo = [index for index, shard in enumerate(plan.shards) if shard.path not in before]
     if todo:
@@ -111,6 +112,13 @@ def send_shards(
             else:
                 _in_turn(maker, work)
     return dict(journal.sent)
+
+
+def _sweep(folder: Path, journal: SentJournal) -> None:
+    """Remove what a killed run has left, but for files that only wait to be sent."""
+    for path in folder.rglob("*"):
+        if path.is_file() and journal.merged(path.relative_to(folder).as_posix(), path) is None:
+            path.unlink()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +171,7 @@ def _require_room(maker: Maker, inputs: ShardInputs, stage: Path) -> None:
         [
             (cache, whole_bytes(inputs), "files that cannot be read in parts"),
             (stage, largest_window(maker.plan, inputs), "the parts of the models that one file is made from"),
-            (stage, largest, "one file of the mix"),
+            (stage, max(0, largest - size_of(stage / FINISHED)), "one file of the mix"),
         ]
     )
 

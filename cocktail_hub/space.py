@@ -39,8 +39,14 @@ def require_room(needs: Iterable[tuple[Path, int, str]]) -> None:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder; 0 if it is not there."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of all files in a folder; 0 if it is not there. An unfinished file counts as far as it is on the disk."""
+    return sum(_size(path) for path in folder.rglob("*") if path.is_file())
+
+
+def _size(path: Path) -> int:
+    status = path.stat()
+    written = 512 * getattr(status, "st_blocks", status.st_size)
+    return min(status.st_size, written) if path.suffix == ".incomplete" else status.st_size
 
 
 def _existing(folder: Path) -> Path:

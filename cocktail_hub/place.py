@@ -160,9 +160,16 @@ def _writing(folder: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise MergeError(
-            f"Cannot write to '{folder}': {error.strerror or error}.\nThe mix has no place to go.\n"
+            f"Cannot write to '{folder}': {_reason(error)}.\nThe mix has no place to go.\n"
             "Choose another output folder, or make this one writable; the cache is moved by COCKTAIL_HUB_CACHE."
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """What the system said; the first of it where many files were copied."""
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return error.strerror or str(error)
 
 
 def _holds(folder: Path, resolved: ResolvedRecipe) -> bool:
@@ -218,14 +225,15 @@ def copy_out(source: Path, target: Path) -> Path:
     """Copy a finished mix, so that the target is there whole or not at all."""
     _require_free(target)
     require_room([(target, size_of(source), "the copy")])
-    partial = target.absolute().with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    copy = target.absolute().with_name(f".{target.name}.partial")
+    shutil.rmtree(copy, ignore_errors=True)
     try:
-        shutil.copytree(source, partial)
-        if target.is_dir():
-            target.rmdir()
-        partial.rename(target)
+        with _writing(target):
+            shutil.copytree(source, copy)
+            if target.is_dir():
+                target.rmdir()
+            copy.rename(target)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(copy, ignore_errors=True)
         raise
     return target

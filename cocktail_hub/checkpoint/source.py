@@ -140,7 +140,7 @@ class SafetensorsSource:
         self._places: dict[str, _Place] = {}
         self._files: list[tuple[PositionalFile, Stamp]] = []
         for path, slots in files.items():
-            file = PositionalFile(path)
+            file = self._opened(path)
             self._files.append((file, Stamp.of(os.fstat(file.fd))))
             for tensor, slot in slots.items():
                 self.specs[tensor] = slot.spec
@@ -184,12 +184,7 @@ class SafetensorsSource:
             file.ask_ahead(offset + len(view))
             count = file.read_into(view, offset)
         except OSError as error:
-            raise CheckpointError(
-                f"Reading '{file.path.name}' of '{self.name}' failed at byte {offset}: {error}.\n"
-                "Without these weights the mix cannot be finished.\n"
-                "Check the disk or network share, then run the same command again: finished shards are kept.",
-                model=self.name,
-            ) from error
+            raise self._unreadable(file.path, offset, error) from error
         if count != len(view):
             raise CheckpointError(
                 f"'{file.path.name}' of '{self.name}' ends at byte {os.fstat(file.fd).st_size}, but its tensors go on "
@@ -199,6 +194,22 @@ class SafetensorsSource:
                 model=self.name,
             )
         return count
+
+    def _opened(self, path: Path) -> PositionalFile:
+        try:
+            return PositionalFile(path)
+        except OSError as error:
+            self.close()
+            gone = isinstance(error, FileNotFoundError)
+            raise (file_changed(path.name, self.name) if gone else self._unreadable(path, 0, error)) from error
+
+    def _unreadable(self, path: Path, offset: int, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"Reading '{path.name}' of '{self.name}' failed at byte {offset}: {error}.\n"
+            "Without these weights the mix cannot be finished.\n"
+            "Check the disk or network share, then run the same command again: finished shards are kept.",
+            model=self.name,
+        )
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a file was written to or replaced since it was opened."""

@@ -1,0 +1,154 @@
+"""`cocktail` commands in processes of their own that are killed at any moment, also at their n-th change of the disk.
+
+Run as a script, it reads commands from stdin, a line of JSON each. Everything is imported once; each command runs in a
+fork, which takes a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+MODULES = ("assemble", "checking", "cli", "engine", "fetching", "lowdisk", "merge.execute", "provenance", "weighing")
+CHANGES = frozenset({"os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"})
+"""Audit events of calls that change a disk; `open` for writing is another."""
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+@dataclass
+class Fork:
+    """A command that was started."""
+
+    pid: int
+    log: Path
+    answers: Any
+
+    @property
+    def text(self) -> str:
+        """What it wrote to stdout and stderr."""
+        return self.log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """Send SIGKILL to its whole process group."""
+        os.killpg(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit code; that of a signal is negative."""
+        return self.answers(wait=self.pid)["code"]
+
+
+@dataclass
+class Forks:
+    """Starts commands; `environment` goes to each of them."""
+
+    folder: Path
+    """Where their output and whatever they change lies."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, __file__]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+
+    def _ask(self, **job: Any) -> Any:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def start(self, arguments: Sequence[object], *, doom: int = 0, name: str = "log") -> Fork:
+        """Begin `cocktail ARGUMENTS`, which is killed before its change number `doom` of anything in the folder."""
+        log = self.folder.with_name(f"{self.folder.name}.{name}")
+        job = {"arguments": [str(argument) for argument in arguments], "doom": doom, "folder": str(self.folder)}
+        answer = self._ask(**job, log=str(log), environment=self.environment)
+        return Fork(pid=answer["pid"], log=log, answers=self._ask)
+
+    def run(self, arguments: Sequence[object], *, doom: int = 0) -> tuple[int, str]:
+        """Exit code and output of `cocktail ARGUMENTS`."""
+        fork = self.start(arguments, doom=doom)
+        return fork.wait(), fork.text
+
+    def finish(self, arguments: Sequence[object]) -> str:
+        """The output of `cocktail ARGUMENTS`, which must succeed."""
+        code, text = self.run(arguments)
+        assert code == 0, text
+        return text
+
+
+def _serve() -> None:
+    for module in MODULES:
+        importlib.import_module(f"cocktail_hub.{module}")
+    for line in sys.stdin:
+        job = json.loads(line)
+        if "wait" in job:
+            answer = {"code": os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1])}
+        else:
+            pid = os.fork()
+            if pid == 0:
+                _run(job)
+            answer = {"pid": pid}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _run(job: dict[str, Any]) -> None:
+    """The life of a fork."""
+    from cocktail_hub.cli import main
+
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.environ.update(job["environment"])
+    sys.addaudithook(_Fate(job["folder"], job["doom"]))
+    code: Any = 0
+    try:
+        main(job["arguments"])
+    except SystemExit as error:
+        code = error.code or 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+class _Fate:
+    """An audit hook that kills its process at the n-th change of a folder."""
+
+    def __init__(self, folder: str, doom: int) -> None:
+        self._folder, self._left = folder, doom
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in CHANGES or (event == "open" and arguments[2] & WRITING):
+            path = arguments[0]
+            name = "" if isinstance(path, int) else os.fsdecode(path)
+            if name.startswith(self._folder) or not name.startswith("/"):  # of the latter kind are steps of `rmtree`
+                self._left -= 1
+                if self._left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                    time.sleep(60)  # a signal may take a moment to arrive
+
+
+if __name__ == "__main__":
+    _serve()

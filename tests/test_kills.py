@@ -1,0 +1,252 @@
+"""`kill -9` at any moment: whole results or none, nothing done twice, nothing left over, the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import transformers
+from doomed import Forks
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from models import ORG, SHARES, TOKEN, fill, push, root, text_tokenizer
+
+from cocktail_hub.cache import JOURNAL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cocktail_hub.testing import LoopbackHub
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")]
+API = HfApi(token=TOKEN)
+SHARD = 10_000
+"""Bytes of a weight file; the mixes have nine or more."""
+KILLED = -signal.SIGKILL
+
+
+def small_llama() -> transformers.PreTrainedModel:
+    """A Llama of 76 kB."""
+    config = transformers.LlamaConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+    )
+    return transformers.LlamaForCausalLM(config).bfloat16()
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[list[str], list[str]]:
+    """Two models: as folders, and on the Hub."""
+    names = [f"{ORG}/killed-{letter}" for letter in "ab"]
+    for seed, name in enumerate(names):
+        fill(small_llama(), seed).save_pretrained(root() / name)
+        text_tokenizer().save_pretrained(root() / name)
+        push(root() / name, name)
+    return [str(root() / name) for name in names], names
+
+
+class Scene:
+    """A command that is killed again and again in one folder, and what must hold whenever it is."""
+
+    def __init__(self, forks: Forks, models: tuple[list[str], list[str]], kind: str) -> None:
+        self.folder, self.forks, self.kind = forks.folder, forks, kind
+        self.out, self.cache = self.folder / "out", self.folder / "cache"
+        forks.environment["COCKTAIL_HUB_CACHE"] = str(self.cache)
+        low = kind in ("low-disk", "push")
+        self._recipe = self.folder.with_name("recipe.json")
+        shares = zip(models[low], SHARES, strict=True)
+        self._recipe.write_text(json.dumps({"ingredients": [{"model": m, "weight": w} for m, w in shares]}))
+        self._common = ["--max-shard-size", SHARD, "--cache-dir", self.folder.with_name("hub")]
+        self._low = ["--low-disk"] if low else []
+        self.repo = f"alice/killed-{random.getrandbits(64):x}"
+        self.fresh()
+
+    @property
+    def command(self) -> list[object]:
+        """The command line."""
+        if self.kind == "push":
+            return ["push", self._recipe, self.repo, "--token", TOKEN, *self._low, *self._common]
+        where = [] if self.kind == "cache" else ["-o", self.out]
+        again = ["--force"] if self.kind == "replace" else []
+        return ["mix", self._recipe, *where, *again, *self._low, *self._common]
+
+    def fresh(self) -> None:
+        """Forget everything; where there is something to be replaced or copied, make that first."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        self.repo = f"alice/killed-{random.getrandbits(64):x}"
+        if self.kind == "replace":
+            self.forks.finish(["mix", self._recipe, "-o", self.out, "--max-shard-size", 3 * SHARD])
+        if self.kind == "copy":
+            self.forks.finish(["mix", self._recipe, *self._common])
+
+    def result(self) -> Path | None:
+        """The folder under the final name."""
+        if self.kind == "cache":
+            return next((path for path in self.cache.glob("mixes/*") if not path.name.startswith(".")), None)
+        return self.out if self.out.exists() else None
+
+    def content(self) -> dict[str, Any] | None:
+        """What people have of it: name -> content; `None` for nothing."""
+        if self.kind == "push":
+            return self._published()
+        folder = self.result()
+        return None if folder is None else {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    def _published(self) -> dict[str, Any] | None:
+        try:
+            commits = len(API.list_repo_commits(self.repo))
+        except RepositoryNotFoundError:
+            return None
+        assert commits <= 2, "that of the new repo, and ours"
+        files = API.get_paths_info(self.repo, API.list_repo_files(self.repo))
+        found = {file.path: file.blob_id for file in files if file.path not in (".gitattributes", "README.md")}
+        assert bool(found) == (commits == 2)
+        return found or None
+
+    def finished(self) -> dict[str, tuple[int, int]]:
+        """Finished weight files, entered in the journal or under their final name -> inode and time."""
+        found = {path.name: path for path in self.folder.rglob("*.safetensors")}
+        for journal in self.folder.rglob(JOURNAL):
+            for name in json.loads(journal.read_text())["finished"]:
+                found.setdefault(name, journal.with_name(f"{name}.incomplete"))
+        return {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in found.items()}
+
+    def sent(self) -> set[str]:
+        """Digests of what the Hub was sent and the journal says so."""
+        notes = [json.loads(path.read_text())["sent"] for path in self.cache.glob("staging/*/sent.json")]
+        return {sha256 for note in notes for _, sha256 in note.values()}
+
+    def litter(self) -> list[str]:
+        """What should not be there after a success: anything but the result, digests, and the
+        locks of two mixes and of the folder.
+        """
+        names = [path.name for path in self.folder.iterdir() if path.name not in ("out", "cache")]
+        names += [path.name for path in self.cache.rglob("*") if path.name.endswith((".incomplete", ".partial"))]
+        names += [path.name for path in (*self.cache.glob("staging/*"), *self.cache.glob("mixes/.*"))]
+        return names + [path.name for path in list(self.cache.glob("locks/*"))[3:]]
+
+
+@pytest.fixture
+def forks(hub: LoopbackHub, tmp_path: Path) -> Iterator[Forks]:
+    (tmp_path / "run").mkdir()
+    with Forks(tmp_path / "run") as forks:
+        yield forks
+
+
+def go_on(scene: Scene, hub: LoopbackHub, whole: dict[str, Any]) -> None:
+    """Run the command after a kill, to its end."""
+    kept, sent = scene.finished(), scene.sent()
+    hub.clear_requests()
+    scene.forks.finish(scene.command)
+    assert scene.content() == whole
+    assert scene.litter() == []
+    if scene.kind in ("output", "cache", "low-disk"):
+        assert scene.finished().items() >= kept.items(), "finished files are not made again"
+    again = [seen.path for seen in hub.requests if seen.method == "PUT" and seen.path.rpartition("/")[2] in sent]
+    assert again == [], "what was sent is not sent again"
+
+
+STRIDES = {"output": 2, "cache": 5, "copy": 4, "replace": 5, "low-disk": 5, "push": 9}
+"""Kind of command -> of how many changes of the disk each is tried; with 1 for all, the test takes five minutes."""
+
+
+@pytest.mark.parametrize("kind", STRIDES)
+def test_a_kill_at_any_change_of_the_disk(
+    kind: str, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
+) -> None:
+    """Runs are killed just before their n-th change, for n from the first to the last; the next run goes on."""
+    scene = Scene(forks, models, kind)
+    before = scene.content()
+    forks.finish(scene.command)
+    whole = scene.content()
+    assert whole
+    for doom in range(1, 1000, STRIDES[kind]):
+        scene.fresh()
+        code, text = forks.run(scene.command, doom=doom)
+        if code == 0:
+            break
+        assert code == KILLED, text
+        assert scene.content() in (before, whole, None)
+        go_on(scene, hub, whole)
+    assert doom > 20, "there are many changes"
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize(("kind", "kills"), {"output": 15, "cache": 10, "low-disk": 10, "push": 15}.items())
+def test_kills_at_random_moments(
+    kind: str, kills: int, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
+) -> None:
+    """One command is killed again and again, and begun anew whenever it was quicker."""
+    scene, chance = Scene(forks, models, kind), random.Random(kind)
+    forks.finish(scene.command)
+    scene.fresh()
+    began = time.monotonic()
+    forks.finish(scene.command)  # with everything in memory
+    usual, whole = time.monotonic() - began, scene.content()
+    assert whole
+    scene.fresh()
+    killed = 0
+    while killed < kills:
+        kept = scene.finished()
+        fork = forks.start(scene.command)
+        time.sleep(chance.uniform(0, 0.8 * usual))
+        fork.kill()
+        code = fork.wait()
+        killed += code == KILLED
+        assert scene.content() in (whole, None)
+        if kind != "push":
+            assert scene.finished().items() >= kept.items(), "finished files are not made again"
+        if code == 0 or killed % 5 == 0:
+            go_on(scene, hub, whole)
+            scene.fresh()
+    go_on(scene, hub, whole)
+
+
+@pytest.mark.parametrize("kind", ["output", "cache", "copy"])
+def test_five_processes_with_one_mix_and_two_of_them_killed(
+    kind: str, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
+) -> None:
+    scene, chance = Scene(forks, models, kind), random.Random(kind)
+    forks.finish(scene.command)
+    whole = scene.content()
+    for _ in range(3):
+        scene.fresh()
+        started = [forks.start(scene.command, name=f"log{number}") for number in range(5)]
+        for fork in started[:2]:
+            time.sleep(chance.uniform(0, 0.2))
+            fork.kill()
+        codes = [fork.wait() for fork in started]
+        texts = [fork.text for fork in started]
+        assert codes[2:] == [0, 0, 0], texts
+        assert set(codes[:2]) <= {0, KILLED}, texts
+        assert sum("Merged " in text for text in texts) <= 1, texts
+        assert scene.content() == whole
+        assert scene.litter() == []
+
+
+def test_an_interrupted_mix_with_other_weight_files_is_another_one(
+    forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
+) -> None:
+    scene = Scene(forks, models, "output")
+    assert forks.run(scene.command, doom=60)[0] == KILLED
+    assert len(scene.finished()) > 2
+    command = [3 * SHARD if word is SHARD else word for word in scene.command]
+    forks.finish(command)
+    other = scene.content()
+    assert scene.litter() == []
+    scene.fresh()
+    forks.finish(command)
+    assert scene.content() == other

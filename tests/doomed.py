@@ -40,9 +40,9 @@ class Fork:
         """What it wrote to stdout and stderr."""
         return self.log.read_text(errors="replace")
 
-    def kill(self) -> None:
-        """Send SIGKILL to its whole process group."""
-        os.killpg(self.pid, signal.SIGKILL)
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to its whole process group."""
+        os.killpg(self.pid, number)
 
     def wait(self) -> int:
         """Its exit code; that of a signal is negative."""

@@ -30,6 +30,8 @@ API = HfApi(token=TOKEN)
 SHARD = 10_000
 """Bytes of a weight file; the mixes have nine or more."""
 KILLED = -signal.SIGKILL
+ENDS = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}
+"""Signal -> exit code."""
 
 
 def small_llama() -> transformers.PreTrainedModel:
@@ -139,10 +141,11 @@ class Scene:
         return names + [path.name for path in list(self.cache.glob("locks/*"))[3:]]
 
 
-@pytest.fixture
-def forks(hub: LoopbackHub, tmp_path: Path) -> Iterator[Forks]:
-    (tmp_path / "run").mkdir()
-    with Forks(tmp_path / "run") as forks:
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    folder.mkdir()
+    with Forks(folder) as forks:
         yield forks
 
 
@@ -159,7 +162,7 @@ def go_on(scene: Scene, hub: LoopbackHub, whole: dict[str, Any]) -> None:
     assert again == [], "what was sent is not sent again"
 
 
-STRIDES = {"output": 2, "cache": 5, "copy": 4, "replace": 5, "low-disk": 5, "push": 9}
+STRIDES = {"output": 3, "cache": 7, "copy": 5, "replace": 8, "low-disk": 8, "push": 12}
 """Kind of command -> of how many changes of the disk each is tried; with 1 for all, the test takes five minutes."""
 
 
@@ -213,6 +216,32 @@ def test_kills_at_random_moments(
             go_on(scene, hub, whole)
             scene.fresh()
     go_on(scene, hub, whole)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("number", ENDS, ids=lambda number: signal.Signals(number).name)
+@pytest.mark.parametrize("kind", ["output", "low-disk", "push"])
+def test_interrupts_at_random_moments(
+    kind: str, number: int, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
+) -> None:
+    scene, chance = Scene(forks, models, kind), random.Random(kind)
+    forks.finish(scene.command)
+    whole, interrupted = scene.content(), 0
+    assert whole
+    for _ in range(6):
+        scene.fresh()
+        fork = forks.start(scene.command)
+        time.sleep(chance.uniform(0.02, 0.3))
+        began = time.monotonic()
+        fork.kill(number)
+        ended = fork.wait()
+        assert time.monotonic() - began < 2
+        assert ended in (0, ENDS[number]), fork.text
+        assert "Traceback" not in fork.text
+        assert scene.content() in (whole, None)
+        interrupted += ended == ENDS[number]
+        go_on(scene, hub, whole)
+    assert interrupted >= 2
 
 
 @pytest.mark.parametrize("kind", ["output", "cache", "copy"])

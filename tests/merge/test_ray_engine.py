@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import transformers
 from models import SHARES, TOKEN, fill, published, root, text_tokenizer
 
 from cocktail_hub import mix, publish, score
+from cocktail_hub.cache import JOURNAL
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp
 from cocktail_hub.cluster import Demand, joined
 from cocktail_hub.errors import CheckpointError, MergeError, MissingExtraError
@@ -290,3 +292,33 @@ def test_the_command_line_starts_a_cluster_of_its_own_and_stops_it(recipe: dict[
     here = mix(recipe, output=tmp_path / "here", options=MixOptions(max_shard_size="10MB", force=True))
     for path in here.path.glob("*.safetensors"):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_after_the_death_of_the_program_the_next_one_goes_on(recipe: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    run = "import sys; from cocktail_hub.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", run, "mix", "recipe.json", "-o", "out", "--engine", "ray", "--threads", "1"]
+    command += ["--max-shard-size", "2MB"]
+    driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob(".out.*/*.safetensors"))) < 3:
+        assert driver.poll() is None
+        time.sleep(0.001)
+    driver.kill()
+    driver.wait()
+    time.sleep(1)  # its workers follow
+    (stage,) = tmp_path.glob(".out.*.partial")
+    noted = json.loads((stage / JOURNAL).read_text())["finished"]
+    kept = {name: (stage / name).stat().st_ino for name in noted}
+    assert len(kept) >= 2
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    assert {name: (out / name).stat().st_ino for name in kept} == kept
+    here = mix(recipe, output=tmp_path / "here", options=MixOptions(max_shard_size="2MB", force=True)).path
+    assert names(out) == names(here)
+    for path in here.glob("*.safetensors"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert [path.name for path in tmp_path.glob(".out*")] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -32,3 +33,10 @@ def test_size_of_counts_every_file_below(tmp_path: Path) -> None:
     (tmp_path / "y").write_bytes(b"123")
     assert size_of(tmp_path) == 8
     assert size_of(tmp_path / "none") == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not tell what a file takes")
+def test_an_unfinished_file_counts_as_far_as_it_is_written(tmp_path: Path) -> None:
+    with (tmp_path / "model.safetensors.incomplete").open("wb") as file:
+        file.truncate(1 << 20)
+    assert size_of(tmp_path) == 0

@@ -173,6 +173,14 @@ def test_a_file_that_changed_after_the_check_is_refused(tmp_path):
         )
 
 
+def test_a_file_that_is_cut_short_is_an_error_and_kills_nothing(tmp_path):
+    """Reading beyond the end of a mapped file would be a SIGBUS."""
+    source = opened(save(tmp_path, {"weight": torch.ones(100_000)}))
+    os.truncate(tmp_path / FILE, 5000)
+    with pytest.raises(CheckpointError, match="has changed since it was opened"):
+        source.read("weight", 90_000, 100_000, torch.empty(10_000))
+
+
 def test_a_missing_shard_is_a_source_error(tmp_path):
     source = opened(save(tmp_path, {"weight": torch.ones(2)}))
     (tmp_path / FILE).unlink()

@@ -103,16 +103,20 @@ def _serve() -> None:
         if "wait" in job:
             answer = {"code": os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1])}
         else:
+            ready, begun = os.pipe()
             pid = os.fork()
             if pid == 0:
-                _run(job)
+                _run(job, begun)
+            os.read(ready, 1)
+            os.close(ready)
+            os.close(begun)
             answer = {"pid": pid}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
-def _run(job: dict[str, Any]) -> None:
-    """The life of a fork."""
+def _run(job: dict[str, Any], begun: int) -> None:
+    """The life of a fork, which says so when it can be killed or interrupted."""
     from cocktail_hub.cli import main
 
     os.setpgid(0, 0)
@@ -123,6 +127,7 @@ def _run(job: dict[str, Any]) -> None:
     os.environ.update(job["environment"])
     sys.addaudithook(_Fate(job["folder"], job["doom"]))
     code: Any = 0
+    os.write(begun, b".")
     try:
         main(job["arguments"])
     except SystemExit as error:

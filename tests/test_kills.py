@@ -94,6 +94,14 @@ class Scene:
         if self.kind == "copy":
             self.forks.finish(["mix", self._recipe, *self._common])
 
+    def usual(self) -> float:
+        """Seconds that the command takes, with everything in memory; its result is there after that."""
+        self.forks.finish(self.command)
+        self.fresh()
+        began = time.monotonic()
+        self.forks.finish(self.command)
+        return time.monotonic() - began
+
     def result(self) -> Path | None:
         """The folder under the final name."""
         if self.kind == "cache":
@@ -194,11 +202,7 @@ def test_kills_at_random_moments(
 ) -> None:
     """One command is killed again and again, and begun anew whenever it was quicker."""
     scene, chance = Scene(forks, models, kind), random.Random(kind)
-    forks.finish(scene.command)
-    scene.fresh()
-    began = time.monotonic()
-    forks.finish(scene.command)  # with everything in memory
-    usual, whole = time.monotonic() - began, scene.content()
+    usual, whole = scene.usual(), scene.content()
     assert whole
     scene.fresh()
     killed = 0
@@ -225,13 +229,12 @@ def test_interrupts_at_random_moments(
     kind: str, number: int, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
 ) -> None:
     scene, chance = Scene(forks, models, kind), random.Random(kind)
-    forks.finish(scene.command)
-    whole, interrupted = scene.content(), 0
+    usual, whole, interrupted = scene.usual(), scene.content(), 0
     assert whole
     for _ in range(6):
         scene.fresh()
         fork = forks.start(scene.command)
-        time.sleep(chance.uniform(0.02, 0.3))
+        time.sleep(0.01 + chance.uniform(0, 0.8 * usual))
         began = time.monotonic()
         fork.kill(number)
         ended = fork.wait()
@@ -241,7 +244,7 @@ def test_interrupts_at_random_moments(
         assert scene.content() in (whole, None)
         interrupted += ended == ENDS[number]
         go_on(scene, hub, whole)
-    assert interrupted >= 2
+    assert interrupted
 
 
 @pytest.mark.parametrize("kind", ["output", "cache", "copy"])

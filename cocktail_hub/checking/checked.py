@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checking.configs import differences, module_differences, require_same_family
+from cocktail_hub.checking.configs import differences, module_differences, require_same_family, require_same_heads
 from cocktail_hub.checking.kinds import Kind, kind_of
 from cocktail_hub.checking.parts import Model, Part, read_part
 from cocktail_hub.checking.vocabulary import Vocabulary, compare, read_vocabulary
@@ -86,6 +86,7 @@ def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = Fals
     notes = [*differences(names, configs), *_compare_vocabularies(models), *module_differences(names, modules)]
     folders = models[first].body.contents.weight_folders
     parts = tuple(read_part(folder, models, first, recipe.missing) for folder in folders)
+    require_same_heads(names, configs)
     models = tuple(_as_adapted(model, view) for model, view in zip(models, parts[0].views, strict=True))
     configs = [model.config for model in models]
     checked = Checked(

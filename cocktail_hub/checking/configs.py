@@ -32,6 +32,20 @@ MATTERS = frozenset(
     }
 )
 """Keys that change what the same weights compute; the result follows the ingredient that gives the config."""
+_HEADS = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "n_head",
+    "n_heads",
+    "num_heads",
+    "num_kv_heads",
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+)
+"""Keys that say how the rows of attention's matrices are shared out among heads; the shapes alone do not."""
+_PARTS = ("_config", "encoder", "decoder")
+"""Ends of the keys under which a config holds the configs of its parts."""
 
 
 def require_same_family(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> None:
@@ -50,6 +64,34 @@ def require_same_family(names: Sequence[str], configs: Sequence[Mapping[str, Any
                 f"Remove '{name}' from `ingredients`, or choose a model fine-tuned from the same base.",
                 model=name,
             )
+
+
+def require_same_heads(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse ingredients whose tensors have the same shapes, but belong to another number of attention heads.
+
+    Raises:
+        IncompatibleError: says the key and both numbers.
+    """
+    expected = _heads(configs[0])
+    for name, config in zip(names[1:], configs[1:], strict=True):
+        for key, count in _heads(config).items():
+            if expected.get(key, count) != count:
+                raise IncompatibleError(
+                    f"Cannot mix '{name}' with '{names[0]}': `{key}` is {count!r}, but {expected[key]!r} in "
+                    f"'{names[0]}'.\n"
+                    "The same rows of a weight belong to other heads there, so their average means nothing.\n"
+                    f"Remove '{name}' from `ingredients`, or choose a model fine-tuned from the same base.",
+                    model=name,
+                )
+
+
+def _heads(config: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """Numbers of heads in a config and in those of its parts, by key; without what is left to a default."""
+    found = {f"{place}{key}": config[key] for key in _HEADS if config.get(key) is not None}
+    for key, part in config.items():
+        if isinstance(part, Mapping) and key.endswith(_PARTS):
+            found |= _heads(part, f"{place}{key}.")
+    return found
 
 
 def differences(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:

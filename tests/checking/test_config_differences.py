@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cocktail_hub.checking.configs import differences, module_differences, require_same_family
+from cocktail_hub.checking.configs import differences, module_differences, require_same_family, require_same_heads
 from cocktail_hub.errors import IncompatibleError
 
 BERT = {"model_type": "bert", "architectures": ["BertModel"], "layer_norm_eps": 1e-12}
@@ -25,6 +25,23 @@ def test_another_head_is_left_to_the_comparison_of_tensors() -> None:
 
 def test_a_model_without_a_config_is_left_to_the_comparison_of_tensors() -> None:
     require_same_family(["a", "b"], [BERT, {}])
+
+
+def test_another_number_of_heads_is_refused_though_shapes_are_the_same() -> None:
+    words = "Cannot mix 'b' with 'a': `num_attention_heads` is 4, but 2 in 'a'."
+    with pytest.raises(IncompatibleError, match=re.escape(words)) as caught:
+        require_same_heads(["a", "b"], [BERT | {"num_attention_heads": 2}, BERT | {"num_attention_heads": 4}])
+    assert caught.value.model == "b"
+
+
+def test_another_number_of_heads_in_a_part_is_refused() -> None:
+    configs = [{"text_config": {"num_heads": 2}, "decoder": {"n_head": heads}} for heads in (1, 2)]
+    with pytest.raises(IncompatibleError, match=re.escape("`decoder.n_head` is 2, but 1 in 'a'")):
+        require_same_heads(["a", "b"], configs)
+
+
+def test_a_number_of_heads_that_one_config_leaves_to_its_default_is_not_compared() -> None:
+    require_same_heads(["a", "b"], [{"num_key_value_heads": None}, {"num_key_value_heads": 2, "head_dim": 8}])
 
 
 def test_only_differences_that_change_what_the_weights_compute_are_told() -> None:

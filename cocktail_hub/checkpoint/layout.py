@@ -12,7 +12,7 @@ from cocktail_hub.checkpoint.header import read_header
 from cocktail_hub.errors import CheckpointError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.checkpoint.spec import TensorSpec
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Format = Literal["safetensors", "pickle"]
 HEADER_READERS = 16
 """Headers read side by side: over the network each is a round trip."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_POINTER_BYTES = 1024
+"""A file of Git LFS that stands for another one is shorter than this."""
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".onnx", ".msgpack", ".h5", ".pt", ".pth", ".ckpt")
 
 
@@ -97,6 +100,7 @@ def read_layout(files: RepoFiles, folder: str = "", *, stem: str = "model") -> L
         CheckpointError: a file is damaged, or index and shards disagree.
     """
     weights = find_weights(files, folder, stem=stem)
+    _refuse_pointers(files, weights.paths)
     read_specs = _pickle_specs if weights.format == "pickle" else _safetensors_specs
     with ThreadPoolExecutor(min(HEADER_READERS, len(weights.paths))) as pool:
         specs_of = list(pool.map(lambda path: read_specs(files, path), weights.paths))
@@ -119,6 +123,17 @@ def read_layout(files: RepoFiles, folder: str = "", *, stem: str = "model") -> L
         specs=specs,
         file_of=file_of,
     )
+
+
+def _refuse_pointers(files: RepoFiles, paths: Sequence[str]) -> None:
+    for path in paths:
+        if files.sizes[path] < _POINTER_BYTES and files.read(path).startswith(_POINTER):
+            raise CheckpointError(
+                f"'{path}' of '{files.name}' is a pointer of Git LFS, not the weights themselves.\n"
+                "The repo was cloned without its large files.\n"
+                "Run `git lfs pull` in it, or name the model by its Hub id.",
+                model=files.name,
+            )
 
 
 def _safetensors_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:

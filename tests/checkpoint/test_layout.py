@@ -139,6 +139,15 @@ def test_a_tensor_that_the_index_forgot_is_mixed_as_it_would_be_loaded(tmp_path:
     assert layout(tmp_path).specs.keys() == {"a", "b", "c"}
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_told_from_a_damaged_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 90868376\n")
+    with pytest.raises(
+        CheckpointError, match=rf"(?s)'{name}' of 'org/m' is a pointer of Git LFS, not the weights .*git lfs pull"
+    ):
+        layout(tmp_path)
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"<html>not found</html>")
     with pytest.raises(CheckpointError, match=r"'model.safetensors' of 'org/m' is not a readable safetensors file"):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _DONE = {
     "renamed": "are named differently there and were matched",
     "converted": "are cut differently there and were converted",
+    "unread": "are never read by a model of this class and were not mixed",
     "dropped": "were left out, as the recipe says",
     "taken": "are missing there and come from the first ingredient alone, as the recipe says",
 }

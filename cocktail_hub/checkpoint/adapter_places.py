@@ -104,7 +104,7 @@ class Places:
         lacking = sorted(
             name
             for name in self._model.names - held
-            if not self._model.rebuilds(name) and not self._model.tied(name) & held
+            if not self._model.spares(name) and not self._model.tied(name) & held
         )
         if lacking:
             raise IncompatibleError(
@@ -115,7 +115,7 @@ class Places:
                 model=self._name,
                 tensor=lacking[0],
             )
-        return self._map.unknown
+        return list(self._map.unknown)
 
     def config_for(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, Any]:
         """config.json of the base, with the adapter's class and number of labels where they differ."""

@@ -8,14 +8,15 @@ without memory (`meta` device). Nothing here reads weights, and only this module
 from __future__ import annotations
 
 import copy
+import json
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from cocktail_hub.checkpoint.names import is_rebuilt
+from cocktail_hub.checkpoint.names import is_mask, is_rebuilt
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class NameMap:
     """Model name -> file name, for tensors taken as they are."""
     groups: dict[str, Group] = field(default_factory=dict)
     """Model name -> the group that it is made from."""
-    unknown: list[str] = field(default_factory=list)
-    """File names that the model has no place for."""
+    unknown: dict[str, str] = field(default_factory=dict)
+    """File name -> what the loader would call it, for tensors that the model has no place for."""
 
     def in_file(self, raw_of: Mapping[str, str]) -> NameMap:
         """The same map for names as they are in the file, where `raw_of` says how the names given differ from them."""
@@ -64,7 +65,7 @@ class NameMap:
         return NameMap(
             renamed={target: raw_of[name] for target, name in self.renamed.items()},
             groups={target: renamed(group) for target, group in self.groups.items()},
-            unknown=[raw_of[name] for name in self.unknown],
+            unknown={raw_of[name]: target for name, target in self.unknown.items()},
         )
 
 
@@ -105,14 +106,19 @@ class CanonicalModel:
 
         return isinstance(self._model.get_submodule(name.rpartition(".")[0]), Conv1D)
 
-    def rebuilds(self, name: str) -> bool:
-        """Whether a checkpoint may have this tensor or not: a buffer that the model computes, or one it never reads."""
+    def spares(self, name: str) -> Literal["rebuilt", "unread"] | None:
+        """Why a checkpoint may have a tensor or not, `None` if it may not.
+
+        It is a buffer that the model computes (`rebuilt`), or one that transformers says this class never reads
+        (`unread`).
+        """
         if is_rebuilt(name) or {name, f"{self._prefix}.{name}", name.removeprefix(f"{self._prefix}.")} & self._rebuilt:
-            return True
+            return "rebuilt"
         if name in self._state:
-            return False
-        mask = name.endswith("attn.bias")  # the causal mask of GPT-2, which old versions saved
-        return any(p.fullmatch(name) or (mask and p.search(name)) for p in self._ignored)
+            return None
+        if is_mask(name):
+            return "rebuilt"
+        return "unread" if any(pattern.search(name) for pattern in self._ignored) else None
 
     def name_map(self, names: Iterable[str]) -> NameMap:
         """Say where each tensor of a checkpoint belongs, exactly as transformers' loader would."""
@@ -126,7 +132,7 @@ class CanonicalModel:
         for name in sorted(names, key=dot_natural_key):
             target, seen, pattern = self._target(name, renamings, converters)
             if target not in self._state or (pattern is None and target in found.renamed):
-                found.unknown.append(name)
+                found.unknown[name] = target
             elif pattern is None:
                 found.renamed[target] = name
             else:
@@ -136,7 +142,7 @@ class CanonicalModel:
             patterns = converters[converter_of[first]].target_patterns
             targets = tuple(first.replace(patterns[0], pattern) for pattern in patterns)
             if not set(targets) <= self._state.keys():
-                found.unknown.extend(name for name, _, _ in sources)
+                found.unknown.update((name, first) for name, _, _ in sources)
                 continue
             group = Group(converter=converter_of[first], sources=tuple(sources), targets=targets)
             found.groups.update(dict.fromkeys(targets, group))
@@ -217,15 +223,25 @@ def _meta_model(config: Mapping[str, Any], name: str) -> Any:
     model_type = config.get("model_type")
     architecture = next(iter(config.get("architectures") or ()), None)
     try:
-        parsed = transformers.CONFIG_MAPPING[model_type].from_dict(dict(config))
-        cls = getattr(transformers, architecture) if architecture else transformers.MODEL_MAPPING[type(parsed)]
+        parsed = transformers.CONFIG_MAPPING[model_type].from_dict(_with_floats(config))
+        cls = getattr(transformers, architecture or "", None) or transformers.MODEL_MAPPING[type(parsed)]
         with torch.device("meta"):
             return cls(parsed)
-    except (KeyError, AttributeError, ImportError, ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # every model has checks of its own for what a config may hold
+        why = " ".join(str(error).split())
         raise IncompatibleError(
             f"The ingredients name their tensors differently, and transformers {transformers.__version__} cannot build "
-            f"{architecture or 'a model'} of type {model_type!r} from the config of '{name}' to match them ({error}).\n"
+            f"{architecture or 'a model'} of type {model_type!r} from the config of '{name}' to match them ({why}).\n"
             "Tensors of models with their own code are matched by name alone.\n"
             "Use ingredients that were saved with the same names, or a version of transformers that knows the model.",
             model=name,
         ) from error
+
+
+def _with_floats(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the numbers that JSON lacks: transformers writes `{"__float__": "Infinity"}`."""
+
+    def decoded(entry: dict[str, Any]) -> Any:
+        return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
+
+    return dict(json.loads(json.dumps(dict(config)), object_hook=decoded))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.names import is_counter, is_rebuilt, unwrapped
 from cocktail_hub.checkpoint.policy import DROP, FIRST, MissingPolicy
+from cocktail_hub.checkpoint.spec import EXACT
 from cocktail_hub.checkpoint.view import Note, View, What
 from cocktail_hub.errors import IncompatibleError
 
@@ -119,10 +120,10 @@ class Match:
             if name in self.raw_of:
                 self._take(name, self.raw_of[name])
             else:
-                self._lacks(name, rebuilt=is_rebuilt(name))
+                self._lacks(name, _rebuilt(name))
         for name, raw in self.raw_of.items():
             if raw not in self._used:
-                self._left_over(name, raw, rebuilt=is_rebuilt(name))
+                self._left_over(name, raw, _rebuilt(name))
 
     def _by_model(self) -> None:
         done: set[str] = set()
@@ -133,7 +134,7 @@ class Match:
             elif group.targets[0] not in done:
                 done.add(group.targets[0])
                 self._find_group(group)
-        target_of = {raw: target for target, raw in self._map.renamed.items()}
+        target_of = self._map.unknown | {raw: target for target, raw in self._map.renamed.items()}
         for name, raw in self.raw_of.items():
             if raw not in self._used:
                 self._leave(name, raw, target_of.get(raw, name))
@@ -160,7 +161,7 @@ class Match:
         if source is not None:
             self._take(name, source, what="tied")
         else:
-            self._lacks(name, rebuilt=self.first.model.rebuilds(target or name))
+            self._lacks(name, self.first.model.spares(target or self.first.map.unknown.get(name, name)))
 
     @cached_property
     def _own_model(self) -> CanonicalModel | None:
@@ -185,7 +186,7 @@ class Match:
         joins = tuple(dict.fromkeys(group for group in groups if group))
         if len(renamed) + sum(map(bool, groups)) < len(wanted.targets):
             for name in wanted.files:
-                self._lacks(name, rebuilt=False)
+                self._lacks(name)
         else:
             self._convert(Block(joins=joins, renamed=renamed, split=wanted))
 
@@ -206,7 +207,7 @@ class Match:
                 self.specs[name] = made[name]
                 self._note("converted", name, block.sources[0])
             else:
-                self._lacks(name, rebuilt=False)
+                self._lacks(name)
         if runs is None:
             self._blocks.append(block)
         else:
@@ -216,20 +217,21 @@ class Match:
     def _take(self, name: str, raw: str, *, what: What = "renamed") -> None:
         found, expected = self.layout.specs[raw], self.first.specs[name]
         self._used.add(raw)
-        if is_counter(name) or (is_rebuilt(name) and found != expected):  # of another length in another version
-            self._lacks(name, rebuilt=True)
+        if is_counter(name) or (is_rebuilt(name) and _differ(found, expected)):  # of another length in another version
+            self._lacks(name, "rebuilt")
             return
         self._names[name] = raw
         self.specs[name] = found
         if what != "renamed" or raw != name:
             self._note(what, name, raw)
 
-    def _lacks(self, name: str, *, rebuilt: bool) -> None:
-        if not rebuilt and not self.policy.says(FIRST, name):
+    def _lacks(self, name: str, spared: What | None = None) -> None:
+        """Account for a tensor that this ingredient lacks; `spared` says why it may."""
+        if not spared and not self.policy.says(FIRST, name):
             self.missing.append(name)
             return
         self._absent.add(name)
-        self._note("rebuilt" if rebuilt else "taken", name)
+        self._note(spared or "taken", name)
 
     def _leave(self, name: str, raw: str, target: str) -> None:
         """Account for a tensor of this file that the first ingredient lacks."""
@@ -239,13 +241,13 @@ class Match:
             self._equal.append((kept, raw))
             self._note("tied", raw, kept)
         else:
-            self._left_over(name, raw, rebuilt=self.first.model.rebuilds(target))
+            self._left_over(name, raw, self.first.model.spares(target))
 
-    def _left_over(self, name: str, raw: str, *, rebuilt: bool) -> None:
-        if not rebuilt and not self.policy.says(DROP, name, raw):
+    def _left_over(self, name: str, raw: str, spared: What | None) -> None:
+        if not spared and not self.policy.says(DROP, name, raw):
             self.extra.append(name)
             return
-        self._note("rebuilt" if rebuilt else "dropped", name, raw)
+        self._note(spared or "dropped", name, raw)
 
     def _note(self, what: What, tensor: str, source: str = "") -> None:
         self._notes.append(Note(what=what, tensor=tensor, source=source))
@@ -256,3 +258,13 @@ class Match:
         theirs = [self.first.specs[name].shape for name in wanted.files]
         cuts = [(g.converter, g.targets, g.patterns) for g in (group, wanted)]
         return cuts[0] == cuts[1] and mine == theirs
+
+
+def _rebuilt(name: str) -> What | None:
+    return "rebuilt" if is_rebuilt(name) else None
+
+
+def _differ(found: TensorSpec, expected: TensorSpec) -> bool:
+    """Whether two tensors cannot be averaged."""
+    exact = found.dtype in EXACT or expected.dtype in EXACT
+    return found.shape != expected.shape or (exact and found.dtype != expected.dtype)

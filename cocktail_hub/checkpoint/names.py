@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _BUFFERS = re.compile(
-    r"(^|\.)(position_ids|token_type_ids|masked_bias|inv_freq|original_inv_freq|cos_cached|sin_cached)$"
+    r"(^|\.)(position_ids|token_type_ids|masked_bias|inv_freq|original_inv_freq|cos_cached|sin_cached|final_logits_bias"
+    r"|relative_position_index|num_batches_tracked)$"
 )
+_MASKS = re.compile(r"(^|\.)(attn|attention|crossattention)\.(bias|causal_mask)$")
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _DATA_PARALLEL = "module."
 
@@ -30,6 +32,11 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
 def is_rebuilt(name: str) -> bool:
     """Whether every model computes a buffer of this name itself, so that a checkpoint may have it or not."""
     return _BUFFERS.search(name) is not None
+
+
+def is_mask(name: str) -> bool:
+    """Whether old versions of transformers saved a causal mask under this name, if the model has no such parameter."""
+    return _MASKS.search(name) is not None
 
 
 def is_counter(name: str) -> bool:

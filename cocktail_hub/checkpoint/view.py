@@ -33,7 +33,7 @@ COMPARED_AT_ONCE = 1 << 22
 KEPT_BLOCKS = 2
 """Converted blocks kept in memory, for the pieces that are read next."""
 
-What = Literal["renamed", "converted", "tied", "rebuilt", "dropped", "taken"]
+What = Literal["renamed", "converted", "tied", "rebuilt", "unread", "dropped", "taken"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,8 @@ class Note:
 
     what: What
     """renamed; converted: cut differently; tied: read from the tensor it is tied to; rebuilt: a buffer that the model
-    computes, or a tensor that it never reads; dropped, or taken from the first ingredient alone: by the recipe."""
+    computes; unread: a tensor that its class never reads; dropped, or taken from the first ingredient alone: by the
+    recipe."""
     tensor: str
     """Name in the first ingredient; for what is left out, the name in this one's files."""
     source: str = ""

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 import transformers as hf
-from families import FAMILIES, bert, qwen2_moe
+from families import bert, qwen2_moe
 from handling import config_of, read, saved, state_of, views, write
 
 from cocktail_hub.errors import IncompatibleError, RecipeError
@@ -174,6 +174,35 @@ def test_models_with_their_own_code_are_matched_by_name_alone(tmp_path):
     assert views(a, c, missing={r"y\.weight": "first"})[1].absent == {"y.weight"}
 
 
+def renamed_llamas(tmp_path, **changes):
+    """A Llama, and one without prefix, so that names must be matched; `changes` are made in the configs of both."""
+    config = {**config_of(tied_pair(tmp_path, head=torch.clone)[0]), **changes}
+    state = state_of(tmp_path / "tied")
+    bare = {name.removeprefix("model."): tensor for name, tensor in state.items()}
+    return write(tmp_path / "a", state, config), write(tmp_path / "b", bare, config)
+
+
+def test_a_class_that_transformers_does_not_have_is_taken_for_the_base_of_its_type(tmp_path):
+    a, b = renamed_llamas(tmp_path, architectures=["LLaMAForCausalLM"])
+    assert views(a, b)[1].names["model.norm.weight"] == "norm.weight"
+
+
+def test_a_config_that_transformers_refuses_is_refused_in_its_words(tmp_path):
+    a, b = renamed_llamas(tmp_path, hidden_size="sixteen")
+    with pytest.raises(IncompatibleError, match=r"cannot build LlamaForCausalLM .*'hidden_size' expected int, got str"):
+        views(a, b)
+
+
+def test_a_config_may_hold_the_infinity_that_transformers_writes(tmp_path):
+    config = hf.Mamba2Config(
+        vocab_size=32, hidden_size=16, num_hidden_layers=1, state_size=4, num_heads=4, head_dim=8, n_groups=1
+    )
+    a = saved(hf.Mamba2Model(config), tmp_path / "a")
+    assert config_of(a)["time_step_limit"][1] == {"__float__": "Infinity"}
+    b = write(tmp_path / "b", {f"backbone.{n}": t for n, t in state_of(a).items()}, config_of(a))
+    assert views(a, b)[1].names["norm_f.weight"] == "backbone.norm_f.weight"
+
+
 def tied_pair(tmp_path, *, head):
     """A Llama that ties its embeddings, and one that has a head of its own as well."""
     extra = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
@@ -252,14 +281,6 @@ def test_causal_masks_of_old_gpt2_checkpoints_may_be_in_some_only(tmp_path):
         view = views(first, other)[1]
         assert {name for what, name in whats(view) if what == "rebuilt"} == masks.keys()
         assert view.specs.keys() == state_of(new).keys() if first is new else view.absent == masks.keys()
-
-
-def test_a_tensor_that_no_t5_ever_reads_may_be_in_some_only(tmp_path):
-    new = saved(FAMILIES["T5"](), tmp_path / "new")
-    leftover = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-    old = write(tmp_path / "old", state_of(new) | {leftover: torch.ones(32, 2)}, config_of(new))
-    assert views(old, new)[1].absent == {leftover}
-    assert whats(views(new, old)[1]) == {("rebuilt", leftover)}
 
 
 def test_modules_without_a_config_are_matched_by_name(tmp_path):

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from cocktail_hub.checkpoint.names import common_pattern, is_counter, is_rebuilt, unwrapped
+from cocktail_hub.checkpoint.names import common_pattern, is_counter, is_mask, is_rebuilt, unwrapped
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,16 @@ def test_wrappers_are_taken_off_where_that_leaves_every_name_its_own(names, bare
     assert unwrapped(names) == dict(zip(bare, names, strict=True))
 
 
-@pytest.mark.parametrize("name", ["embeddings.position_ids", "position_ids", "layers.0.rotary_emb.inv_freq"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "embeddings.position_ids",
+        "position_ids",
+        "layers.0.rotary_emb.inv_freq",
+        "final_logits_bias",
+        "bn1.num_batches_tracked",
+    ],
+)
 def test_known_buffers_are_rebuilt(name):
     assert is_rebuilt(name)
 
@@ -31,6 +40,13 @@ def test_known_buffers_are_rebuilt(name):
 @pytest.mark.parametrize("name", ["my_position_ids", "position_ids.weight", "inv_freq_proj.weight"])
 def test_other_tensors_are_not(name):
     assert not is_rebuilt(name)
+
+
+def test_masks_are_told_by_their_name():
+    assert is_mask("h.0.attn.bias")
+    assert is_mask("attention.causal_mask")
+    assert not is_mask("attention.dense.bias")
+    assert not is_mask("self_attn.bias")
 
 
 def test_counters_are_told_by_their_name():

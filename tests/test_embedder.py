@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 
 from cocktail_hub import AutoCocktailModel, mix, publish
-from cocktail_hub.errors import PublishError, SourceError
+from cocktail_hub.errors import IncompatibleError, PublishError, SourceError
 from cocktail_hub.loading import load_sentence_transformer
 
 PAIRS = [("where is the cat", "the cat sat on the mat"), ("where is the dog", "a dog ran in the park")]
@@ -101,6 +102,13 @@ def test_a_recipe_repo_has_weights_of_small_modules_only(repos: dict[tuple[str, 
     parts = [weights_of(folder / "2_Dense") for folder in pair("dense")]
     wanted = sum(share * file["linear.weight"].double() for share, file in zip(SHARES, parts, strict=True))
     assert torch.equal(load_file(merged)["linear.weight"], wanted.float())
+
+
+def test_a_module_that_others_lack_is_told() -> None:
+    names = [str(pair(kind)[0]) for kind in ("dense", "mean")]
+    words = f"'{names[1]}': it has no weights in '2_Dense', a module that '{names[0]}' has"
+    with pytest.raises(IncompatibleError, match=re.escape(words)):
+        mix({"ingredients": [{"model": name, "weight": 0.5} for name in names]})
 
 
 def test_an_old_layout_stays_as_it_is(repos: dict[tuple[str, str], str]) -> None:

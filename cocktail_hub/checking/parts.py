@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.checkpoint.align import align
 from cocktail_hub.checkpoint.layout import Layout, read_layout
 from cocktail_hub.checkpoint.quantized import refuse_quantized
+from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,10 +118,22 @@ def read_part(folder: str, models: Sequence[Model], first: int, missing: Mapping
     """
     main = folder == models[first].body.contents.main
     order = [first, *(index for index in range(len(models)) if index != first)]
+    for index in order if not main else ():
+        _require_module(models[index], models[first], folder)
     layouts = [_layout(models[index], folder if not main else None) for index in order]
     configs = [models[index].config if main else {} for index in order]
     views = dict(zip(order, align(layouts, configs, missing=missing if main else {}), strict=True))
     return Part(folder=folder, views=tuple(views[index] for index in range(len(models))))
+
+
+def _require_module(model: Model, first: Model, folder: str) -> None:
+    if folder not in model.body.contents.weight_folders:
+        raise IncompatibleError(
+            f"Cannot mix '{model.name}': it has no weights in '{folder}', a module that '{first.name}' has.\n"
+            "Every module of the mix needs weights from all ingredients.\n"
+            f"List '{model.name}' first, which leaves that module out, or choose a model with the same modules.",
+            model=model.name,
+        )
 
 
 def _layout(model: Model, folder: str | None) -> Layout | AdaptedLayout:

@@ -166,7 +166,7 @@ def _model_folders(files: RepoFiles, modules: list[dict[str, Any]]) -> tuple[str
 
 
 def _routes(files: RepoFiles, folder: str) -> tuple[str, ...]:
-    """The folder of a module itself; of a Router, which has no weights, those of the modules it chooses from.
+    """The folder of a module itself; for a Router, which has no weights, after those of the modules it chooses from.
 
     Raises:
         CheckpointError: a path leaves the repository.
@@ -184,7 +184,7 @@ def _routes(files: RepoFiles, folder: str) -> tuple[str, ...]:
         )
     for name in types:
         _require_inside(files, path, str(name))
-    return tuple(str(PurePosixPath(folder, str(name))) for name in types)
+    return (*(str(PurePosixPath(folder, str(name))) for name in types), folder)
 
 
 def _require_inside(files: RepoFiles, source: str, path: str) -> None:

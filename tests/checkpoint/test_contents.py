@@ -171,6 +171,18 @@ def test_the_modules_behind_a_router_have_weights_of_their_own() -> None:
     assert "router_config.json" in found.carried
 
 
+def test_a_router_after_the_transformer_keeps_its_own_file() -> None:
+    files = Files(
+        *("config.json", "model.safetensors", "2_Router/query_0_Dense/model.safetensors"),
+        "2_Router/query_0_Dense/config.json",
+        modules__json=[{"path": "", "type": "Transformer"}, {"path": "2_Router", "type": "Router"}],
+        **{"2_Router/router_config__json": {"types": {"query_0_Dense": "Dense"}}},
+    )
+    found = read_contents(files)
+    assert found.weight_folders == ("", "2_Router/query_0_Dense")
+    assert {"2_Router/router_config.json", "2_Router/query_0_Dense/config.json"} <= set(found.carried)
+
+
 @pytest.mark.parametrize(
     "modules",
     [{}, [3], [{"path": "x"}], [{"type": "x"}], "x"],

@@ -36,6 +36,8 @@ _PART = re.compile(
 
 _PASSED = re.compile(r"\.(base_layer|modules_to_save(\.default)?)\.")
 """Parts of a name that PEFT's wrappers insert."""
+_KEPT = re.compile(r"\.(original_module|modules_to_save)(\.default)?\.")
+"""Parts of the names under which PEFT saves embeddings once more, where the vocabulary has grown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +167,10 @@ def adapt(base: Layout, base_config: Mapping[str, Any], adapter: Adapter) -> Ada
 def _modules(adapter: Adapter) -> dict[str, dict[str, str]]:
     """Module of the base -> part (`A`, `B`, `B.bias`, `embedding.A`, `magnitude`, `=weight`...) -> adapter tensor."""
     found: dict[str, dict[str, str]] = {}
-    for bare, key in unwrapped(adapter.layout.specs).items():
+    raw_of = unwrapped(adapter.layout.specs)
+    for bare, key in raw_of.items():
+        if _KEPT.search(bare) and _KEPT.sub(".", bare) in raw_of:
+            continue
         if not bare.startswith(_PREFIX):
             raise _no_place(adapter, key, f"PEFT's names begin with '{_PREFIX}'")
         path = _PASSED.sub(".", bare.removeprefix(_PREFIX))

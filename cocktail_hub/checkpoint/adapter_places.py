@@ -118,16 +118,28 @@ class Places:
         return list(self._map.unknown)
 
     def config_for(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, Any]:
-        """config.json of the base, with the adapter's class and number of labels where they differ."""
+        """config.json of the base, with the adapter's vocabulary, class and number of labels where they differ."""
+        config = self._with_vocabulary(specs)
         if not self._uses_class or self._class == self._own_class:
-            return self._config
-        config = {**self._config, "architectures": [self._class]}
+            return config
+        config = {**config, "architectures": [self._class]}
         heads = [specs[name].shape[0] for name in sorted(self._added) if _LABELS.search(name)]
         if heads and len(config.get("id2label") or _TWO_LABELS) != heads[-1]:
             config["id2label"] = {str(i): f"LABEL_{i}" for i in range(heads[-1])}
             config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
             config.pop("num_labels", None)
         return config
+
+    def _with_vocabulary(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, Any]:
+        """config.json of the base, with the number of tokens that the adapter brings embeddings for."""
+        known = ((old, specs.get(name, old)) for name, old in self._base.specs.items() if old.shape)
+        grown = {old.shape[0]: new.shape[0] for old, new in known if new.shape[0] != old.shape[0]}
+        for place in ("", "text_config"):
+            part = self._config.get(place, {}) if place else self._config
+            if part.get("vocab_size") in grown:
+                part = {**part, "vocab_size": grown[part["vocab_size"]]}
+                return {**self._config, place: part} if place else part
+        return self._config
 
     @cached_property
     def _class(self) -> str | None:

@@ -47,8 +47,9 @@ def vit():
 
 
 def train(model, adapter_root, base_root, **config):
-    """Save a base and an adapter with random weights; return what PEFT merges them into."""
-    model.save_pretrained(base_root)
+    """Save a base, unless it is there, and an adapter with random weights; return what PEFT merges them into."""
+    if not base_root.exists():
+        model.save_pretrained(base_root)
     adapted = peft.get_peft_model(model, peft.LoraConfig(**config))
     with torch.no_grad():
         for parameter in adapted.parameters():
@@ -116,6 +117,30 @@ def test_an_adapter_is_read_as_peft_merges_it(kind, tmp_path):
         state = read_all(source, 101)  # pieces that cut rows
     before = load_file(tmp_path / "base" / "model.safetensors")
     assert any(not torch.equal(before[name], tensor) for name, tensor in state.items())
+    loaded = load(type(merged), layout.config, state, tmp_path / "merged").state_dict()
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(loaded[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj"]},
+    ],
+    ids=["saved", "adapted", "as they are"],
+)
+def test_a_vocabulary_may_have_grown(config, tmp_path):
+    torch.manual_seed(0)
+    model = llama()
+    model.save_pretrained(tmp_path / "base")
+    model.resize_token_embeddings(52)
+    merged = train(model, tmp_path / "adapter", tmp_path / "base", r=4, **config)
+    layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
+    assert layout.config["vocab_size"] == 52
+    with layout.open(tmp_path / "base", tmp_path / "adapter") as source:
+        state = read_all(source, 101)
     loaded = load(type(merged), layout.config, state, tmp_path / "merged").state_dict()
     for name, tensor in merged.state_dict().items():
         torch.testing.assert_close(loaded[name], tensor, rtol=1e-6, atol=1e-7)

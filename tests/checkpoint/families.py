@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import transformers as hf
 
-_TEXT = {
+TEXT = {
     "vocab_size": 32,
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -14,8 +14,8 @@ _TEXT = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-DECODER = {**_TEXT, "num_key_value_heads": 1, "max_position_embeddings": 32}
-_IMAGE = {
+DECODER = {**TEXT, "num_key_value_heads": 1, "max_position_embeddings": 32}
+IMAGE = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -23,7 +23,7 @@ _IMAGE = {
     "image_size": 8,
     "patch_size": 4,
 }
-_SEQ2SEQ = {
+SEQ2SEQ = {
     "vocab_size": 32,
     "d_model": 16,
     "encoder_layers": 1,
@@ -37,12 +37,12 @@ _SEQ2SEQ = {
     "pad_token_id": 0,
     "decoder_start_token_id": 1,
 }
-_T5 = {"vocab_size": 32, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-_SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+T5 = {"vocab_size": 32, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
 def bert(cls: str = "BertForMaskedLM", **extra: object) -> hf.PreTrainedModel:
-    return getattr(hf, cls)(hf.BertConfig(**_TEXT, max_position_embeddings=16, **extra))
+    return getattr(hf, cls)(hf.BertConfig(**TEXT, max_position_embeddings=16, **extra))
 
 
 def qwen2_moe(**extra: object) -> hf.PreTrainedModel:
@@ -74,8 +74,8 @@ def qwen2_vl() -> hf.PreTrainedModel:
 
 
 def clip() -> hf.PreTrainedModel:
-    text = {**_TEXT, "max_position_embeddings": 16}
-    return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=_IMAGE, projection_dim=8))
+    text = {**TEXT, "max_position_embeddings": 16}
+    return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=IMAGE, projection_dim=8))
 
 
 def distilbert() -> hf.PreTrainedModel:
@@ -87,32 +87,32 @@ def distilbert() -> hf.PreTrainedModel:
 
 def modernbert() -> hf.PreTrainedModel:
     config = hf.ModernBertConfig(
-        **_TEXT, max_position_embeddings=32, cls_token_id=1, sep_token_id=2, global_attn_every_n_layers=2
+        **TEXT, max_position_embeddings=32, cls_token_id=1, sep_token_id=2, global_attn_every_n_layers=2
     )
     return hf.ModernBertForMaskedLM(config)
 
 
 def whisper() -> hf.PreTrainedModel:
     config = hf.WhisperConfig(
-        **_SEQ2SEQ, num_mel_bins=8, max_source_positions=16, max_target_positions=16, begin_suppress_tokens=None
+        **SEQ2SEQ, num_mel_bins=8, max_source_positions=16, max_target_positions=16, begin_suppress_tokens=None
     )
     return hf.WhisperForConditionalGeneration(config)
 
 
 FAMILIES = {
     "BERT": bert,
-    "RoBERTa": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**_TEXT, max_position_embeddings=20)),
-    "ALBERT": lambda: hf.AlbertForMaskedLM(hf.AlbertConfig(**_TEXT, embedding_size=8, max_position_embeddings=16)),
+    "RoBERTa": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**TEXT, max_position_embeddings=20)),
+    "ALBERT": lambda: hf.AlbertForMaskedLM(hf.AlbertConfig(**TEXT, embedding_size=8, max_position_embeddings=16)),
     "DistilBERT": distilbert,
     "ModernBERT": modernbert,
-    "XLM-R": lambda: hf.XLMRobertaForMaskedLM(hf.XLMRobertaConfig(**_TEXT, max_position_embeddings=20)),
-    "T5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**_T5)),
+    "XLM-R": lambda: hf.XLMRobertaForMaskedLM(hf.XLMRobertaConfig(**TEXT, max_position_embeddings=20)),
+    "T5": lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
     "T5 gated": lambda: hf.T5ForConditionalGeneration(
-        hf.T5Config(**_T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+        hf.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
     ),
-    "BART": lambda: hf.BartForConditionalGeneration(hf.BartConfig(**_SEQ2SEQ, max_position_embeddings=16)),
+    "BART": lambda: hf.BartForConditionalGeneration(hf.BartConfig(**SEQ2SEQ, max_position_embeddings=16)),
     "GPT-2": lambda: hf.GPT2LMHeadModel(
-        hf.GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=16, **_SPECIAL)
+        hf.GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=16, **SPECIAL)
     ),
     "Llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**DECODER)),
     "Qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**DECODER, tie_word_embeddings=True)),
@@ -123,7 +123,7 @@ FAMILIES = {
     "Mamba": lambda: hf.MambaForCausalLM(
         hf.MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, state_size=4)
     ),
-    "ViT": lambda: hf.ViTForImageClassification(hf.ViTConfig(**_IMAGE)),
+    "ViT": lambda: hf.ViTForImageClassification(hf.ViTConfig(**IMAGE)),
     "CLIP": clip,
     "Whisper": whisper,
     "Qwen2-VL": qwen2_vl,

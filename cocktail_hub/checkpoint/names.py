@@ -13,18 +13,18 @@ _BUFFERS = re.compile(
     r"|relative_position_index|num_batches_tracked)$"
 )
 _MASKS = re.compile(r"(^|\.)(attn|attention|crossattention)\.(bias|causal_mask)$")
-_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _DATA_PARALLEL = "module."
 
 
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Map names without what torch.compile, FSDP and DataParallel add to the names as they are in the file.
+    """Map names without what torch.compile, FSDP, DataParallel and Lightning add to the names as they are in the file.
 
     transformers does not know these parts: it would leave such tensors out and start them at random.
     """
     names = list(names)
     bare = {_WRAPPERS.sub("", name): name for name in names}
-    if bare and all(name.startswith(_DATA_PARALLEL) for name in bare):
+    while bare and all(name.startswith(_DATA_PARALLEL) for name in bare):
         bare = {name.removeprefix(_DATA_PARALLEL): raw for name, raw in bare.items()}
     return bare if len(bare) == len(names) else {name: name for name in names}
 

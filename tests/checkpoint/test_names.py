@@ -11,6 +11,8 @@ from cocktail_hub.checkpoint.names import common_pattern, is_counter, is_mask, i
         (["module.a", "module.b.c"], ["a", "b.c"]),
         (["_orig_mod.a", "b"], ["a", "b"]),
         (["module._orig_mod.a"], ["a"]),
+        (["module.module.a", "module.module.b"], ["a", "b"]),
+        (["_forward_module.module.a"], ["a"]),
         (["model._orig_mod.layers.0._fsdp_wrapped_module.w"], ["model.layers.0.w"]),
         (["layers.0._checkpoint_wrapped_module.w"], ["layers.0.w"]),
         (["module.a", "head"], ["module.a", "head"]),

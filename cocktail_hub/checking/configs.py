@@ -34,16 +34,14 @@ MATTERS = frozenset(
 """Keys that change what the same weights compute; the result follows the ingredient that gives the config."""
 _HEADS = (
     "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
     "n_head",
     "n_heads",
     "num_heads",
-    "num_kv_heads",
     "encoder_attention_heads",
     "decoder_attention_heads",
 )
-"""Keys that say how the rows of attention's matrices are shared out among heads; the shapes alone do not."""
+"""Keys that say among how many heads the rows of attention's matrices are shared out. The shapes alone do not; together
+with them, these decide every other number of heads."""
 _PARTS = ("_config", "encoder", "decoder")
 """Ends of the keys under which a config holds the configs of its parts."""
 

@@ -41,7 +41,7 @@ def test_another_number_of_heads_in_a_part_is_refused() -> None:
 
 
 def test_a_number_of_heads_that_one_config_leaves_to_its_default_is_not_compared() -> None:
-    require_same_heads(["a", "b"], [{"num_key_value_heads": None}, {"num_key_value_heads": 2, "head_dim": 8}])
+    require_same_heads(["a", "b"], [{"num_heads": None}, {"num_heads": 2, "n_head": 2}])
 
 
 def test_only_differences_that_change_what_the_weights_compute_are_told() -> None:

@@ -151,9 +151,12 @@ def adapt(base: Layout, base_config: Mapping[str, Any], adapter: Adapter) -> Ada
     specs = dict(base.specs)
     changes: dict[str, Change] = {}
     for module, parts in _modules(adapter).items():
+        if adapter.config.tied and places.is_second_name(f"{module}.weight"):
+            continue
         for leaf, change in _changes(adapter, module, parts).items():
             name = places.find(module, leaf, new=bool(change.replaced_by))
-            places.refuse_tied(name)
+            if change.left or not adapter.config.tied or not places.is_first_name(name):
+                places.refuse_tied(name)
             changes[name], specs[name] = _fit(adapter, name, change, specs.get(name))
     if adapter.config.transposed or any(change.transposed for change in changes.values()):
         for name, change in changes.items():

@@ -61,6 +61,8 @@ class AdapterConfig:
     """Pattern of module names -> alpha."""
     rank_stabilized: bool
     """Whether the product is multiplied by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732)."""
+    tied: bool
+    """Whether tensors that the base ties were trained as one (`ensure_weight_tying`)."""
     transposed: bool
     """Whether base weights may be stored as (in, out), as in GPT-2."""
 
@@ -114,6 +116,7 @@ def _parse(data: Mapping[str, Any]) -> AdapterConfig:
         ranks=ranks,
         alphas={str(k): float(v) for k, v in (data.get("alpha_pattern") or {}).items()},
         rank_stabilized=bool(data.get("use_rslora")),
+        tied=bool(data.get("ensure_weight_tying")),
         transposed=bool(data.get("fan_in_fan_out")),
     )
 

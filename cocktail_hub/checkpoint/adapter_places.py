@@ -72,6 +72,14 @@ class Places:
             model=self._name,
         )
 
+    def is_second_name(self, name: str) -> bool:
+        """Whether the base has this tensor under another name alone, as the head that is its embeddings."""
+        return name not in self._raw_of and self._model.is_second_name(name)
+
+    def is_first_name(self, name: str) -> bool:
+        """Whether the base has this tensor under no other name."""
+        return not self._model.tied(self._target_of.get(name, name)) & self._map.renamed.keys()
+
     def refuse_tied(self, name: str) -> None:
         """Raise IncompatibleError if the base has this tensor in two places and the adapter would change only one."""
         if not _OFTEN_TIED.search(name) or self._config.get("tie_word_embeddings") is False:
@@ -82,7 +90,7 @@ class Places:
             raise IncompatibleError(
                 f"The adapter '{self._name}' changes '{name}', which its base '{self._base.name}' shares with "
                 f"'{tied[0]}' (`tie_word_embeddings`).\n"
-                "It was trained with the other one left as it was, so the two would no longer be one tensor.\n"
+                "What was trained may need two tensors where the base has one.\n"
                 "Merge it with PEFT (`merge_and_unload`), save with `tie_word_embeddings=False`, and mix that.",
                 model=self._name,
                 tensor=name,

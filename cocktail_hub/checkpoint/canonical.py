@@ -100,6 +100,10 @@ class CanonicalModel:
         root = pairs.get(name, name)
         return frozenset({root, *(target for target, source in pairs.items() if source == root)} - {name})
 
+    def is_second_name(self, name: str) -> bool:
+        """Whether a tensor is another one by the model's config, which is the one that checkpoints have."""
+        return name in self._model.all_tied_weights_keys
+
     def is_transposed(self, name: str) -> bool:
         """Whether a matrix is stored as (in, out), as in GPT-2."""
         from transformers.pytorch_utils import Conv1D

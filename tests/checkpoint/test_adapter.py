@@ -91,6 +91,10 @@ KINDS = {
     "dora embeddings": (llama, {"target_modules": ["embed_tokens"], "use_dora": True}),
     "saved head": (llama, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
     "saved norm": (llama, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "norm"]}),
+    "saved tied embeddings": (
+        lambda: llama(tie_word_embeddings=True),
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    ),
     "trained biases": (lambda: llama(attention_bias=True), {"target_modules": ["q_proj"], "bias": "all"}),
     "biases of its own": (lambda: llama(attention_bias=True), {"target_modules": ["q_proj"], "bias": "lora_only"}),
     "bias of B": (lambda: llama(attention_bias=True), {"target_modules": ["q_proj"], "lora_bias": True}),
@@ -304,6 +308,14 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
 def test_a_head_that_the_base_ties_is_refused(tmp_path):
     root = saved_adapter(tmp_path, lambda: llama(tie_word_embeddings=True), modules_to_save=["lm_head"])
     with pytest.raises(IncompatibleError, match=r"shares with 'model\.embed_tokens\.weight' \(`tie_word_embeddings`"):
+        adapted_layout(tmp_path / "base", root)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_factors_for_tied_embeddings_are_refused(tmp_path, together):
+    config = {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": together}
+    root = saved_adapter(tmp_path, lambda: llama(tie_word_embeddings=True), **config)  # PEFT would merge them twice
+    with pytest.raises(IncompatibleError, match=r"shares with 'lm_head\.weight' \(`tie_word_embeddings`"):
         adapted_layout(tmp_path / "base", root)
 
 

@@ -46,7 +46,7 @@ def joined() -> Iterator[Cluster]:
         MissingExtraError: Ray is not installed.
         MergeError: the cluster that `RAY_ADDRESS` names cannot be reached.
     """
-    ray = _import_ray()
+    ray = import_ray()
     if ray.is_initialized():
         yield Cluster(ray, own=False)
         return
@@ -57,7 +57,12 @@ def joined() -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
+    """Import Ray.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import ray
     except ImportError as error:

@@ -7,6 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from cocktail_hub.cluster import import_ray
+from cocktail_hub.errors import MergeError
 from cocktail_hub.progress import bar
 from cocktail_hub.shard_inputs import ShardInputs
 from cocktail_hub.space import require_room, size_of
@@ -37,6 +39,32 @@ def write_weights(plan: MergePlan, checked: Checked, folder: Path, options: MixO
         return _on_ray(plan, checked, folder, options)
     run = _on_low_disk if options.low_disk else _on_threads
     return run(plan, checked, folder, options)
+
+
+def require_means(options: MixOptions) -> None:
+    """Make sure that the merge can run where it should; asked before anything is downloaded or scored.
+
+    Raises:
+        MissingExtraError: it should run on Ray, which is not installed.
+        MergeError: there is no such device here.
+    """
+    if options.engine == "ray":  # which finds a node that has the device
+        import_ray()
+    elif options.device != "cpu":
+        _require_card(options.device)
+
+
+def _require_card(device: str) -> None:
+    import torch
+
+    number = int(device.partition(":")[2] or 0)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if number >= count:
+        found = f"torch finds {count} CUDA devices here" if count else "torch finds no CUDA device here"
+        raise MergeError(
+            f"The merge cannot run on '{device}': {found}.\nNothing was downloaded or merged.\n"
+            f"Use `cpu`, which gives the same bytes{', or a lower number' if count else ', or a torch with CUDA'}."
+        )
 
 
 def needed_room(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from cocktail_hub.errors import RecipeError, did_you_mean
@@ -12,6 +13,7 @@ DEFAULT_SHARD_SIZE = "5GB"
 ENGINES = ("threads", "ray")
 """What can run a merge."""
 
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY_UNITS = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
@@ -46,7 +48,7 @@ class MixOptions:
     threads: int | None = None
     """Threads of the merge; `None`: one per processor."""
     device: str = "cpu"
-    """Where the arithmetic is done: `cpu` or `cuda`."""
+    """Where the arithmetic is done: `cpu`, `cuda`, or one of several cards, `cuda:1`."""
     scoring_device: str = "auto"
     """Where ingredients are run to be scored: `auto` (a GPU when there is one), `cpu` or `cuda`."""
     engine: str = "threads"
@@ -64,6 +66,16 @@ class MixOptions:
         parse_size(self.max_shard_size)
         if self.engine not in ENGINES:
             raise RecipeError(f"`engine` is {self.engine!r}. {did_you_mean(self.engine, ENGINES)}")
+        if not _DEVICE.fullmatch(self.device):
+            raise RecipeError(
+                f"`device` is {self.device!r}.\nThe same bytes are promised for processors and CUDA cards only.\n"
+                "Write cpu, cuda, or cuda:1 for the second of several cards."
+            )
+        if self.engine == "ray" and ":" in self.device:
+            raise RecipeError(
+                f"`device` is {self.device!r}, but on a cluster Ray gives every task a card of its own.\n"
+                "Write cuda, without a number."
+            )
 
     @property
     def shard_bytes(self) -> int:

@@ -174,6 +174,9 @@ def plan_mix(checked: Checked, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -
 
 def settle(pinned: Recipe, origin: Origin, options: MixOptions) -> tuple[Checked, ResolvedRecipe]:
     """Check that the models fit; compute the weights where they are open."""
+    from cocktail_hub.engine import require_means
+
+    require_means(options)
     checked = check_models(pinned, options)
     resolved = as_resolved(pinned if pinned.weights is not None else _weighed(pinned, checked, origin, options))
     return replace(checked, recipe=resolved), resolved
@@ -239,8 +242,9 @@ def merge_modules(checked: Checked, parts: Sequence[Part], folder: Path, options
         folder: where to write.
         options: how to merge.
     """
-    from cocktail_hub.engine import write_weights
+    from cocktail_hub.engine import require_means, write_weights
 
+    require_means(options)
     wanted = replace(checked, parts=tuple(parts))
     write_weights(plan_mix(wanted), wanted, folder, replace(options, engine="threads", low_disk=True))
     (folder / JOURNAL).unlink()

@@ -40,7 +40,7 @@ def making(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--token", help="Access token; by default the saved one."),
         click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the Hub cache."),
         click.option("--local-files-only", is_flag=True, help="Ask nothing of the Hub."),
-        click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu or cuda."),
+        click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda or cuda:N."),
         click.option("--threads", type=click.IntRange(min=1), help="Threads of the merge. Default: one per processor."),
         click.option("--max-memory", type=Bytes(), help="Most memory for the merge's buffers, e.g. 1GB."),
         click.option("--max-shard-size", type=Bytes(), default="5GB", show_default=True, help="Largest weight file."),

@@ -140,8 +140,13 @@ def task_demand(cluster: Cluster, threads: int | None, device: str) -> Demand:
     """What a task takes: a processor per thread, and a graphics card if it computes there.
 
     Raises:
-        MergeError: no node has so many processors.
+        MergeError: no node has so many processors, or none has a graphics card.
     """
+    if device != "cpu" and not cluster.gpus:
+        raise MergeError(
+            f"The merge cannot run on '{device}': no node of the Ray cluster has a graphics card.\n"
+            "Its tasks would wait for ever.\nUse `cpu`, which gives the same bytes."
+        )
     cpus = cluster.cpus_per_task(threads or TASK_CPUS)
     if threads is not None and threads > cpus:
         raise MergeError(

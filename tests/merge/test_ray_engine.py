@@ -263,6 +263,14 @@ def test_more_threads_than_a_node_has_are_refused(
         execute_on_ray(plan, inputs, tmp_path / "out", threads=3)
 
 
+def test_a_cluster_without_graphics_cards_is_told_at_once(
+    ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
+) -> None:
+    plan, inputs = planned
+    with pytest.raises(MergeError, match="no node of the Ray cluster has a graphics card"):
+        execute_on_ray(plan, inputs, tmp_path / "out", device="cuda")
+
+
 def test_a_node_that_does_not_see_the_folder_says_so(planned: tuple[MergePlan, ShardInputs], tmp_path: Path) -> None:
     plan, inputs = planned
     task = ShardTask(plan=plan, inputs=inputs, folder=tmp_path / "elsewhere", threads=1, max_memory=None, device="cpu")

@@ -1,0 +1,89 @@
+"""What a mix can be asked for: refused at once, in words, where it makes no sense or cannot be done here."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from models import published
+
+from cocktail_hub import MixOptions, mix, publish
+from cocktail_hub.engine import require_means
+from cocktail_hub.errors import CocktailError, MergeError, RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cocktail_hub.testing import LoopbackHub
+
+
+@pytest.mark.parametrize("device", ["cdua", "mps", "", "cuda:", "cuda:-1", "cuda:1:2", "cpu:1", "CUDA", "cuda\n"])
+def test_a_device_is_the_cpu_or_a_cuda_card(device: str) -> None:
+    with pytest.raises(RecipeError, match="Write cpu, cuda, or cuda:1"):
+        MixOptions(device=device)
+
+
+def test_on_a_cluster_cards_have_no_numbers() -> None:
+    assert MixOptions(engine="ray", device="cuda").device == "cuda"
+    with pytest.raises(RecipeError, match="without a number"):
+        MixOptions(engine="ray", device="cuda:1")
+
+
+def cards(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "words"),
+    [
+        (0, "cuda", "torch finds no CUDA device here"),
+        (0, "cuda:7", "torch finds no CUDA device here"),
+        (2, "cuda:2", "torch finds 2 CUDA devices here"),
+    ],
+)
+def test_a_card_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, count: int, device: str, words: str
+) -> None:
+    cards(monkeypatch, count)
+    with pytest.raises(MergeError, match=words):
+        require_means(MixOptions(device=device))
+
+
+@pytest.mark.parametrize(("count", "device"), [(0, "cpu"), (1, "cuda"), (2, "cuda:1")])
+def test_a_card_that_is_there_may_be_used(monkeypatch: pytest.MonkeyPatch, count: int, device: str) -> None:
+    cards(monkeypatch, count)
+    require_means(MixOptions(device=device))
+
+
+def test_cards_of_a_cluster_are_not_looked_for_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards(monkeypatch, 0)
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    require_means(MixOptions(device="cuda", engine="ray"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (MixOptions(device="cuda"), "no CUDA device"),
+        (MixOptions(device="cuda", low_disk=True), "no CUDA device"),
+        (MixOptions(engine="ray"), "The package 'ray' is not installed"),
+        (MixOptions(engine="ray", low_disk=True), "The package 'ray' is not installed"),
+    ],
+)
+def test_what_is_missing_is_told_before_any_weights_are_downloaded(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: MixOptions, words: str
+) -> None:
+    cards(monkeypatch, 0)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    recipe = published("bert").recipe
+    hub.clear_requests()
+    with pytest.raises(CocktailError, match=words):
+        mix(recipe, output=tmp_path / "out", options=options)
+    with pytest.raises(CocktailError, match=words):
+        publish(recipe, "alice/by-no-means", options=options)
+    assert not [request for request in hub.requests if request.path.endswith(".safetensors")]
+    assert list(tmp_path.iterdir()) == []

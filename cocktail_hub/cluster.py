@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +19,8 @@ RETRIES = 3
 """How often a task is begun again when its worker has died."""
 STORE_BYTES = 256 << 20
 """Shared memory of a cluster that is started here: tasks hand over paths and digests, not weights."""
+KNOCK_SECONDS = 10.0
+"""How long a cluster may take to answer at all."""
 _PASSED_ON = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET", "COCKTAIL_HUB_CACHE")
 """Variables of this process that workers of a cluster need, too, to find the same files."""
 
@@ -73,17 +77,28 @@ def import_ray() -> Any:
 def _connect(ray: Any) -> bool:
     """Connect; tells whether a cluster was started for it."""
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    given = os.environ.get("RAY_ADDRESS")
     try:
+        if given:
+            _knock(given)
         ray.init(address="auto", **quiet)
-    except ConnectionError as error:
-        if os.environ.get("RAY_ADDRESS"):
+    except OSError as error:
+        if given:
             raise MergeError(
-                f"The Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']} cannot be reached: {error}.\n"
+                f"The Ray cluster at RAY_ADDRESS={given} cannot be reached: {error}.\n"
                 "Nothing was merged.\nStart it, or unset RAY_ADDRESS to use this machine alone."
             ) from error
+        if not isinstance(error, ConnectionError):
+            raise
         ray.init(address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
         return True
     return False
+
+
+def _knock(address: str) -> None:
+    """Make sure that somebody listens at `HOST:PORT`. Ray itself would wait for many minutes. Raises OSError."""
+    if found := re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)", address):
+        socket.create_connection((found[1], int(found[2])), timeout=KNOCK_SECONDS).close()
 
 
 class Cluster:

@@ -133,10 +133,28 @@ def test_mix_as_json(recipe: Path) -> None:
 
 
 @pytest.mark.usefixtures("fresh_cache")
-def test_a_mix_that_is_there_is_found_without_torch(recipe: Path) -> None:
-    made = run("mix", recipe)
-    found, loaded = loaded_by("mix", recipe)
+@pytest.mark.parametrize("where", ["hub", "hub, offline", "folders"])
+@pytest.mark.parametrize("to", ["cache", "folder"])
+def test_a_mix_that_is_there_is_found_without_torch(
+    where: str, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = published("bert")
+    recipe = write(tmp_path, pair.local_recipe if where == "folders" else pair.recipe)
+    output = ("-o", tmp_path / "out") if to == "folder" else ()
+    made = run("mix", recipe, *output)
+    assert made.exit_code == 0, made.stderr
+    if where == "hub, offline":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found, loaded = loaded_by("mix", recipe, *output)
     assert found == made.stdout
+    assert loaded == set()
+
+
+@pytest.mark.usefixtures("fresh_cache")
+def test_a_mix_that_is_there_is_copied_without_torch(recipe: Path, tmp_path: Path) -> None:
+    run("mix", recipe)
+    found, loaded = loaded_by("mix", recipe, "-o", tmp_path / "out")
+    assert found == f"{tmp_path / 'out'}\n"
     assert loaded == set()
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +21,7 @@ from models import SHARES, TOKEN, fill, published, root, text_tokenizer
 from cocktail_hub import mix, publish, score
 from cocktail_hub.cache import JOURNAL
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp
-from cocktail_hub.cluster import Demand, joined
+from cocktail_hub.cluster import KNOCK_SECONDS, Cluster, Demand, joined
 from cocktail_hub.errors import CheckpointError, MergeError, MissingExtraError
 from cocktail_hub.hub import HubOptions
 from cocktail_hub.merge.execute import execute
@@ -28,6 +30,8 @@ from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import pin_models, plan_mix, settle
 from cocktail_hub.shard_inputs import ShardInputs
+from cocktail_hub.weigh.on_ray import _demand
+from cocktail_hub.weigh.settings import ScoringSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,6 +217,16 @@ def test_ingredients_are_scored_on_workers_with_the_same_losses(
     assert found["ray"].recipe.weights == pytest.approx(found["threads"].recipe.weights, rel=1e-5)
 
 
+@pytest.mark.parametrize(("device", "cards", "gpus"), [("auto", 2, 1), ("cuda", 1, 1), ("auto", 0, 0), ("cpu", 2, 0)])
+def test_an_ingredient_is_scored_on_a_card_where_there_are_any(device: str, cards: int, gpus: int) -> None:
+    resources = {"CPU": 4.0, "GPU": float(cards)}
+    found = SimpleNamespace(
+        nodes=lambda: [{"Alive": True, "Resources": resources}], cluster_resources=lambda: resources
+    )
+    demand = _demand(Cluster(found, own=False), ScoringSettings(task="decoder", device=device))
+    assert demand == Demand(cpus=4, gpus=gpus)
+
+
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +275,19 @@ def test_more_threads_than_a_node_has_are_refused(
     plan, inputs = planned
     with pytest.raises(MergeError, match="3 threads per task, but a node of the Ray cluster has 2 processors"):
         execute_on_ray(plan, inputs, tmp_path / "out", threads=3)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
+def test_a_cluster_that_is_not_there_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
+    with socket.socket() as bound:  # but nobody listens
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", address.format(port=bound.getsockname()[1]))
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
+        started = time.monotonic()
+        with pytest.raises(MergeError, match=r"RAY_ADDRESS=.* cannot be reached"), joined():
+            pass
+    assert time.monotonic() - started < 2 * KNOCK_SECONDS
 
 
 def test_a_cluster_without_graphics_cards_is_told_at_once(

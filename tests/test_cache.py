@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -479,3 +480,30 @@ def test_the_manifest_is_plain_json_for_other_tools(cache: Cache) -> None:
     manifest = json.loads((mix.path / MANIFEST).read_text())
     assert list(manifest) == ["files"]
     assert module.MANIFEST == ".cocktail.json"
+
+
+def refusing(code: int) -> Callable[[int], None]:
+    """A system that refuses to sync folders."""
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        sync(descriptor)
+
+    return fsync
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_folders_holds_a_cache(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", refusing(code))
+    assert finished(cache, ONE).damage(thorough=True) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are not synced on Windows")
+def test_a_disk_that_fails_to_sync_a_folder_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
+    with pytest.raises(CacheError, match="cannot hold the cache"):
+        finished(cache, ONE)

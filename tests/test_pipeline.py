@@ -354,3 +354,10 @@ def test_an_output_folder_that_cannot_be_made_is_said_in_words(tmp_path: Path) -
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(MergeError, match="Cannot write to '"):
         mix(recipe_of(list(models.pair("bert").folders), (0.35, 0.65)), output=tmp_path / "file" / "mix")
+
+
+def test_the_name_of_a_finished_folder_is_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("cocktail_hub.place.sync_folder", synced.append)
+    mix(recipe_of(models.pair("bert").folders), output=tmp_path / "out", options=MixOptions(force=True))
+    assert synced == [tmp_path]

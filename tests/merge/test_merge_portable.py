@@ -1,4 +1,4 @@
-"""The same bytes on any processor: torch is told to use the instructions of older ones."""
+"""The same bytes on any processor: torch and numpy are told to use the instructions of older ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np  # noqa: F401 - NUMPY is found where it was loaded
 import pytest
 import torch
 from merging import model, save_all
@@ -18,8 +19,18 @@ MERGE_ALL = """
     sys.path.insert(0, {tests!r})
     import torch
     from merging import digests, mix
+    from cocktail_hub.merge import bench
     from cocktail_hub.methods import METHODS
-    root = Path({root!r})
+    root, needs_torch = Path({root!r}), bench._wants_torch
+
+    def as_if_it_were_not_there(plan):
+        del sys.modules["torch"]
+        wanted = needs_torch(plan)
+        sys.modules["torch"] = torch
+        return wanted
+
+    if sys.argv[2] == "numpy":
+        bench._wants_torch = as_if_it_were_not_there
     print(torch.backends.cpu.get_cpu_capability())
     for dtype in ("float32", "bfloat16", "float16"):
         folders = [root / dtype / f"m{{i}}" for i in range(3)]
@@ -30,7 +41,17 @@ MERGE_ALL = """
                 mix(folders, out, method=method, weights=weights, dtype=out_dtype, threads=2)
                 print(dtype, method, out_dtype, digests(out))
 """
+NUMPY = sys.modules.get("numpy._core._multiarray_umath") or sys.modules["numpy.core._multiarray_umath"]  # since 2.0
 CAPABILITIES = {"DEFAULT": ["default"], "AVX2": ["default", "avx2"], "AVX512": ["default", "avx2", "avx512"]}
+
+
+def merged(tmp_path: Path, name: str, library: str, **environment: str) -> tuple[str, list[str]]:
+    """Merge everything in another process; returns the instructions that torch uses there, and a line per mix."""
+    code = textwrap.dedent(MERGE_ALL).format(tests=str(Path(__file__).parent), root=str(tmp_path))
+    command = [sys.executable, "-c", code, name, library]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+    first, *lines = done.stdout.splitlines()
+    return first, lines
 
 
 @pytest.mark.slow
@@ -42,15 +63,12 @@ def test_older_processors_give_the_same_bytes(tmp_path: Path) -> None:
         for index, tensors in enumerate(models):
             tensors["large"][0, :4] = torch.tensor([float("nan"), float("inf"), -0.0, 1e-40 * index])
         save_all(tmp_path / name, models)
-    code = textwrap.dedent(MERGE_ALL).format(tests=str(Path(__file__).parent), root=str(tmp_path))
     found = []
     for capability in known:
-        environment = os.environ | {"ATEN_CPU_CAPABILITY": capability}
-        done = subprocess.run(
-            [sys.executable, "-c", code, capability], env=environment, capture_output=True, text=True, check=True
-        )
-        first, *lines = done.stdout.splitlines()
+        first, lines = merged(tmp_path, capability, "torch", ATEN_CPU_CAPABILITY=capability)
         assert capability == "default" or first == capability.upper()
         found.append(lines)
+    for name, disabled in (("numpy", ""), ("numpy-old", " ".join(NUMPY.__cpu_dispatch__))):
+        found.append(merged(tmp_path, name, "numpy", NPY_DISABLE_CPU_FEATURES=disabled)[1])
     assert all(lines == found[0] for lines in found)
     assert len(found[0]) == 18

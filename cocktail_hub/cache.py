@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants
 
 from cocktail_hub.errors import CacheError, CocktailError
+from cocktail_hub.sync import sync_file, sync_folder, sync_names
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,6 @@ _CHUNK = 1 << 22
 _DIGEST_DIGITS = 64
 _FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_NOT_FOR_FOLDERS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 
 
 def cache_root() -> Path:
@@ -334,9 +334,7 @@ def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     sync_file(manifest)
-    for inner in (path for path in folder.rglob("*") if path.is_dir()):
-        sync_folder(inner)
-    sync_folder(folder)
+    sync_names(folder)
 
 
 def sha256_of(path: Path) -> str:
@@ -346,26 +344,6 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def sync_file(path: Path) -> None:
-    """Make sure that a file survives a power cut."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Make sure that the names in a folder survive a power cut, where the system has a way to say so."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # some shared and mounted folders know files only
-        if error.errno not in _NOT_FOR_FOLDERS:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def remove(folder: Path) -> None:

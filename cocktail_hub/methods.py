@@ -22,19 +22,17 @@ from torch import Tensor
 from cocktail_hub.checkpoint.spec import accumulator_dtype, safetensors_dtype, torch_dtype
 from cocktail_hub.method_table import arithmetic_weights
 from cocktail_hub.order_statistic import kept_count, kth_largest
+from cocktail_hub.rounding import round_once as round_once  # noqa: PLC0414 - one of the steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-HALVES = frozenset({torch.float16, torch.bfloat16})
 _BITS = {
     torch.float64: torch.int64,
     torch.float32: torch.int32,
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
 }
-_BLOCK = 1 << 14
-"""Elements of temporaries that come from the heap: larger ones are mapped and cleared anew by the system each time."""
 _MOST_VOTES = 256
 """Inputs, the base among them, whose votes fit into a byte."""
 _QUIET_NAN = {
@@ -172,25 +170,6 @@ def accumulate(terms: Iterable[tuple[Tensor, float]], total: Tensor, scratch: Te
             total.copy_(tensor).mul_(weight)
         else:
             total.add_(scratch.copy_(tensor).mul_(weight))
-
-
-def round_once(total: Tensor, out: Tensor) -> None:
-    """Round `total` into `out`, to the nearest, ties to even, in one step.
-
-    torch turns float64 into a 16-bit float by way of float32, which rounds twice. Rounding to odd on the way, which
-    keeps in the last bit whether anything was lost, makes the second rounding the only one (Boldo and Melquiond 2008).
-    Both are 1-D.
-    """
-    if total.dtype != torch.float64 or out.dtype not in HALVES:
-        out.copy_(total)
-        return
-    for exact, rounded in zip(torch.split(total, _BLOCK), torch.split(out, _BLOCK), strict=True):
-        near = exact.float()
-        back = near.double()
-        odd = near.view(torch.int32)
-        odd -= (back.abs() > exact.abs()).int()  # the neighbour towards zero; of infinity, the largest finite number
-        odd |= (back != exact).int()
-        rounded.copy_(near)
 
 
 def settle_nan(total: Tensor, out: Tensor, inputs: Callable[[], Iterable[Tensor]]) -> None:

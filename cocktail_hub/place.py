@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocktail_hub.cache import JOURNAL, MANIFEST, Cache, CachedMix, remove, sync_folder, write_manifest
+from cocktail_hub.cache import JOURNAL, MANIFEST, Cache, CachedMix, remove, write_manifest
 from cocktail_hub.errors import CacheError, CheckpointError, CocktailError, MergeError, SourceError
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions, parse_size
 from cocktail_hub.origin import RECIPE_FILE
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.space import require_room, size_of
+from cocktail_hub.sync import sync_folder, sync_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -230,9 +231,11 @@ def copy_out(source: Path, target: Path) -> Path:
     try:
         with _writing(target):
             shutil.copytree(source, copy)
+            sync_tree(copy)
             if target.is_dir():
                 target.rmdir()
             copy.rename(target)
+            sync_folder(copy.parent)
     except BaseException:
         shutil.rmtree(copy, ignore_errors=True)
         raise

@@ -121,7 +121,7 @@ def check(
         largest_file=max((shard.nbytes for shard in plan.shards), default=0),
         largest_input=max((shard.input_bytes for shard in plan.shards), default=0),
         peak_disk=sum(nbytes for _, nbytes, _ in needed_room(plan, checked, None, options)),
-        peak_memory=plan.peak_memory(options.threads, options.max_memory),
+        peak_memory=plan.peak_memory(options.threads, options.max_memory, options.device),
         license=combined.license,
         license_note=combined.note,
         notes=checked.notes,

@@ -7,8 +7,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.cache import sync_folder
 from cocktail_hub.hub import Uploaded
+from cocktail_hub.sync import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

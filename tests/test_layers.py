@@ -11,7 +11,7 @@ import cocktail_hub
 PACKAGE = Path(cocktail_hub.__file__).parent
 LAYERS = [
     # ground: no knowledge of models
-    {"errors", "version", "progress", "testing"},
+    {"errors", "version", "progress", "rounding", "sync", "testing"},
     {"space", "cluster", "method_table", "order_statistic", "checkpoint"},
     {"cache", "hub", "methods", "recipe", "sums"},
     # one concern each: values in, values out
@@ -41,7 +41,7 @@ UPWARD = {
 }
 """The only imports that point up, each inside a function, each with its reason."""
 HEAVY = {
-    "torch": {"checkpoint", "cluster", "demo", "legacy", "merge", "methods", "order_statistic", "weigh"},
+    "torch": {"checkpoint", "cluster", "demo", "legacy", "merge", "methods", "order_statistic", "rounding", "weigh"},
     "transformers": {"configuration", "demo"},
     "sentence_transformers": {"demo"},
     "peft": set(),

@@ -15,6 +15,7 @@ import torch
 from cocktail_hub.checkpoint.product import Factor, exact_product, fixed_sum
 from cocktail_hub.checkpoint.spec import itemsize, torch_dtype
 from cocktail_hub.errors import CheckpointError
+from cocktail_hub.rounding import round_settled
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,7 +56,7 @@ class AdaptedSource:
             if change.bias:
                 bias = self._matrix(change.bias).reshape(-1)[start:stop]
                 wide = wide + bias * change.scale
-            out.copy_(wide)
+            round_settled(wide, out)
         else:
             self._read_product(tensor, change, start, stop, out)
 
@@ -91,7 +92,8 @@ class AdaptedSource:
             if change.magnitude:
                 rows = rows * self._magnitudes(tensor, change, first, last)
             begin, end = max(start, first * width), min(stop, last * width)
-            out[begin - start : end - start].copy_(rows.reshape(-1)[begin - first * width : end - first * width])
+            found = rows.reshape(-1)[begin - first * width : end - first * width]
+            round_settled(found, out[begin - start : end - start])
 
     def _rows(self, tensor: str, change: Change, first: int, last: int) -> torch.Tensor:
         """Rows `first:last` of W + scale * B @ A, as a float64 matrix."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocktail_hub.cache import sync_folder
 from cocktail_hub.errors import MergeError
 from cocktail_hub.merge.bench import make_benches
 from cocktail_hub.merge.inputs import Inputs
@@ -19,6 +18,7 @@ from cocktail_hub.merge.journal import Entry, Journal
 from cocktail_hub.merge.shard import Progress, disk_full, fill_shard, write_errors
 from cocktail_hub.merge.team import Team
 from cocktail_hub.merge.writer import free_bytes
+from cocktail_hub.sync import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

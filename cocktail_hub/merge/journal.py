@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cocktail_hub.cache import JOURNAL, sync_folder
+from cocktail_hub.cache import JOURNAL
 from cocktail_hub.merge.writer import SUFFIX
+from cocktail_hub.sync import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.spec import itemsize, safetensors_dtype, torch_dtype
-from cocktail_hub.methods import Ties, round_once, settle_nan
+from cocktail_hub.methods import Ties, settle_nan
 from cocktail_hub.order_statistic import SAMPLE, SAMPLE_SHARE, KthLargest, kept_count, kth_largest
+from cocktail_hub.rounding import round_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cocktail_hub.method_table import MethodSpec
     from cocktail_hub.recipe import LayerRule
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the same recipe would give other bytes; part of every plan's digest."""
 WEIGHT_SUM_TOLERANCE = 1e-6 + 1e-12
 """How far weights that must sum to 1 may miss it."""
@@ -184,9 +184,12 @@ class MergePlan:
         searches = models - 1 if kind == "order" else 0  # the base needs none
         return Budget.of(threads=threads, max_memory=max_memory, searches=searches, remote=device != "cpu")
 
-    def peak_memory(self, threads: int | None = None, max_memory: int | None = None) -> int:
-        """Return the most bytes that the merge's buffers take, whatever the size of the model."""
-        return self.budget(threads, max_memory).nbytes
+    def peak_memory(self, threads: int | None = None, max_memory: int | None = None, device: str = "cpu") -> int:
+        """Return the most bytes that the merge's buffers take, whatever the size of the model.
+
+        On another device that is what they take there, and as much again on this machine.
+        """
+        return self.budget(threads, max_memory, device).nbytes * (1 if device == "cpu" else 2)
 
 
 def _plain(tensor: TensorPlan) -> dict[str, Any]:

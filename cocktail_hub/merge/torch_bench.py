@@ -9,6 +9,7 @@ import torch
 
 from cocktail_hub import methods
 from cocktail_hub.checkpoint.spec import torch_dtype
+from cocktail_hub.errors import MergeError
 from cocktail_hub.merge.bench import Bench, Slot
 
 if TYPE_CHECKING:
@@ -32,16 +33,17 @@ class TorchBench(Bench):
         super().__init__(0)
         self._device = torch.device(device)
         self._remote = self._device.type != "cpu"
-        host = torch.empty(arena, dtype=torch.uint8, device="cpu", pin_memory=self._remote)
+        with _enough_memory(device):
+            host = torch.empty(arena, dtype=torch.uint8, device="cpu", pin_memory=self._remote)
+            self._work = torch.empty(arena, dtype=torch.uint8, device=self._device) if self._remote else host
         self._host = host.numpy()
-        self._work = torch.empty(arena, dtype=torch.uint8, device=self._device) if self._remote else host
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """One torch thread, numbers close to zero kept; on a GPU, a stream of its own."""
         torch.set_num_threads(1)  # one task, one thread: tasks are what runs side by side
         torch.set_flush_denormal(False)  # a thread inherits the mode of its parent, where it would change results
-        with self._stream():
+        with self._stream(), _enough_memory(str(self._device)):
             yield
 
     def _stream(self) -> AbstractContextManager[object]:
@@ -78,3 +80,16 @@ class TorchBench(Bench):
     def _on_host(self, slot: Slot) -> Tensor:
         """The numbers of a buffer on this machine."""
         return torch.from_numpy(self.host(slot)).view(torch_dtype(slot.dtype))
+
+
+@contextmanager
+def _enough_memory(device: str) -> Iterator[None]:
+    """Say what to do when a device has no memory left."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MergeError(
+            f"'{device}' ran out of memory: {str(error).splitlines()[0]}\n"
+            "The mix cannot be finished there; its finished shards are kept.\n"
+            "Use fewer threads or less `max_memory`, free the device, or mix on the CPU; then run the same again."
+        ) from error

@@ -8,8 +8,8 @@ import shutil
 import threading
 from typing import TYPE_CHECKING
 
-from cocktail_hub.cache import sync_folder
 from cocktail_hub.checkpoint.positional import PositionalFile
+from cocktail_hub.sync import sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

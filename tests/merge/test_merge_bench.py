@@ -15,6 +15,7 @@ import torch
 from merging import digests, mix, model, plan, save, save_all
 
 from cocktail_hub.checkpoint.spec import itemsize
+from cocktail_hub.errors import MergeError
 from cocktail_hub.merge import bench as bench_module
 from cocktail_hub.merge.bench import ALIGNMENT, Bench, make_benches
 from cocktail_hub.merge.torch_bench import TorchBench
@@ -139,6 +140,21 @@ def test_torch_is_used_where_it_is_there_or_worth_its_import(tmp_path: Path, mon
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(bench_module, "WORTH_TORCH", 1)
     assert type(make_benches(made, 1, None, "cpu")[0]) is TorchBench
+
+
+def test_a_device_without_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 MiB.\\nmore")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(
+        MergeError, match="'cuda' ran out of memory: CUDA out of memory.*\\n.*shards are kept.\\nUse fewer threads"
+    ):
+        TorchBench(1 << 10, "cuda")
+    monkeypatch.undo()
+    bench = TorchBench(1 << 10)
+    with pytest.raises(MergeError, match="ran out of memory"), bench.at_work():
+        raise torch.OutOfMemoryError("no more")
 
 
 TORCH_FREE = """

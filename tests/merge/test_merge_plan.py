@@ -281,6 +281,7 @@ def test_memory_depends_on_threads_and_not_on_the_model() -> None:
     small, large = plan(ONE, ONE), plan(*[specs(x=((10**6, 10**6), BF16))] * 8)
     assert small.peak_memory(2) == large.peak_memory(2) == 2 * 6 * 2**20
     assert large.peak_memory(8, 2**23) <= 2**23
+    assert large.peak_memory(2, None, "cuda") == 2 * 2 * 64 * 2**20  # on the card, and on this machine
 
 
 def test_ties_needs_memory_for_each_ingredient() -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cocktail_hub.cache import sync_folder
 from cocktail_hub.checkpoint.positional import PositionalFile
 from cocktail_hub.merge.writer import HASH_BYTES, ShardWriter
+from cocktail_hub.sync import sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

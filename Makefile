@@ -13,7 +13,7 @@ LOWEST_TORCH ?= 2.13.0
 JOBS ?= 2
 PYTEST_ARGS ?=
 BENCH_WORK ?= build/bench
-BENCH_ARGS ?= --sizes 0.1B --ingredients 2 4
+BENCH_ARGS ?= --sizes 0.1B embedder --ingredients 2 4 10 --dtypes bfloat16 float32
 
 # What talks to a Hub as users do; tests/testing tries both ways of transfer by itself.
 XET_TESTS = tests/hub tests/test_auto.py tests/test_pipeline.py tests/test_publishing.py tests/test_low_disk.py tests/test_cli.py

@@ -45,6 +45,8 @@ class Row:
     """Every counted run."""
     failure: str = ""
     """The last line that it printed, if it failed."""
+    machine: dict[str, Any]
+    """Where it was measured, and with which versions. Only rows of one machine are compared."""
 
     def median(self, figure: str) -> float | None:
         """The median of a figure over all runs; `None` where it could not be measured."""
@@ -58,7 +60,7 @@ class Row:
 
 
 class Results:
-    """All rows, and the machine that they were measured on."""
+    """All rows."""
 
     def __init__(self, rows: list[Row]) -> None:
         self.rows = rows
@@ -81,7 +83,7 @@ class Results:
             for row in self.rows
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
 
     def put(self, row: Row) -> None:
         """Add a row in place of an earlier one of the same contender and case."""
@@ -98,6 +100,8 @@ class Results:
     def ratios(self, row: Row, other: str) -> dict[str, float | None]:
         """Median by median, how a row compares with another contender on the same case."""
         against = self.find(row.case, other)
+        if against and against.machine != row.machine:
+            against = None
         return {figure: _ratio(row.median(figure), against and against.median(figure)) for figure in FIGURES}
 
     def table(self) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from checkpoints import CODES, CONFIGS, Case, make
 from contenders import CONTENDERS, Job, interpreter
 from meter import Measurement, measure
-from results import Results, Row
+from results import Results, Row, machine
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -43,10 +43,13 @@ def main() -> None:
 def run_case(case: Case, given: argparse.Namespace, results: Results) -> None:
     """Run all contenders of a case in turns, round after round; what was measured is saved after each run."""
     names = [name for name in given.contenders if CONTENDERS[name].takes(case)]
+    if left_out := [name for name in given.contenders if name not in names]:
+        _say(f"{case}: not for {', '.join(left_out)}")
     for name in names:
         interpreter(given.work, CONTENDERS[name].environment)
     job = _prepare(case, given.work, base=any(CONTENDERS[name].needs_base for name in names))
-    rows = {name: Row(case=str(case), parameters=case.parameters, count=case.count, contender=name) for name in names}
+    facts = {"case": str(case), "parameters": case.parameters, "count": case.count, "machine": machine()}
+    rows = {name: Row(contender=name, **facts) for name in names}
     for number in range(given.warmup + given.rounds):
         for name in names:
             row = rows[name]

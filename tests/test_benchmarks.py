@@ -122,9 +122,9 @@ def test_medians_are_taken_over_runs_and_later_rows_replace_earlier_ones(tmp_pat
     results = _module(monkeypatch, "results")
     figures = dict.fromkeys(results.FIGURES, 1)
     runs = [{**figures, "wall": wall} for wall in (9.0, 2.0, 4.0)]
-    row = results.Row(case="tiny:2:float32", parameters=1, count=2, contender="floor", runs=runs)
+    row = results.Row(case="tiny:2:float32", parameters=1, count=2, contender="floor", machine={}, runs=runs)
     table = results.Results([])
-    table.put(results.Row(case="tiny:2:float32", parameters=1, count=2, contender="floor", failure="no"))
+    table.put(results.Row(case="tiny:2:float32", parameters=1, count=2, contender="floor", machine={}, failure="no"))
     table.put(row)
     table.write(tmp_path / "r.json")
     (found,) = results.Results.read(tmp_path / "r.json").rows

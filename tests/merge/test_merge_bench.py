@@ -148,7 +148,7 @@ def test_a_device_without_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(
-        MergeError, match="'cuda' ran out of memory: CUDA out of memory.*\\n.*shards are kept.\\nUse fewer threads"
+        MergeError, match=r"'cuda' ran out of memory: CUDA out of memory.*\n.*shards are kept.\nUse fewer threads"
     ):
         TorchBench(1 << 10, "cuda")
     monkeypatch.undo()

@@ -259,7 +259,7 @@ class Ties:
             self._fresh = False
         delta = self._difference(tensor)
         if cut > 0.0:  # hardshrink drops what is equal to its bound, too
-            below = torch.nextafter(torch.tensor(cut, dtype=torch.float32), torch.tensor(0.0)).item()
+            below = float(np.nextafter(np.float32(cut), np.float32(0)))
             torch.hardshrink(delta, below, out=delta)
         self._add_side(self._up, torch.clamp(delta, min=0.0, out=self._part), weight)
         self._add_side(self._down, torch.clamp(delta, max=0.0, out=self._part), weight)

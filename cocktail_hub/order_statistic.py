@@ -19,8 +19,10 @@ BINS = 1 << 18
 """Counters of a search."""
 HELD = 1 << 18
 """Magnitudes inside of the bracket that a search holds before it counts them: counting few is as dear as many."""
-SEARCH_BYTES = 8 * BINS + 4 * HELD
-"""Memory of a search: its counters and what it holds."""
+_BLOCK = 1 << 17
+"""Magnitudes looked at at a time: they and all that is made of them stay in the cache."""
+SEARCH_BYTES = 8 * BINS + 4 * HELD + 2 * _BLOCK
+"""Memory of a search: its counters, what it holds, and what tells a block's magnitudes apart."""
 COUNTING_BYTES = 2 * 8 * BINS
 """Memory that a search takes while it counts what it holds."""
 SAMPLE_SHARE = 1 / 32
@@ -32,8 +34,6 @@ _END = 0x7F800001
 _SIGMAS = 5.0
 """Half-width of the guessed bracket, in standard errors of a sampled rank. Wider costs a second pass over large
 tensors, narrower one where neighbours resemble each other, so that the sample says less."""
-_BLOCK = 1 << 16
-"""Magnitudes looked at at a time: they and all that is made of them stay in the cache."""
 _BINS_HELD = 1 << 12
 """Bins that a rank among few numbers is looked for in."""
 
@@ -63,6 +63,7 @@ class KthLargest:
         self._floor, self._ceiling = 0, _END  # the bracket that is certain
         self._held = np.empty(HELD, dtype=np.uint32)
         self._counts = np.zeros(BINS, dtype=np.int64)
+        self._masks = np.empty((2, _BLOCK), dtype=bool)
         self.value: float | None = None
         """The answer, once a pass has found it."""
         guessed = sample is not None and len(sample) > 0
@@ -83,8 +84,9 @@ class KthLargest:
         low, high = np.uint32(self._low), np.uint32(self._high)
         for start in range(0, len(magnitudes), _BLOCK):
             bits = magnitudes[start : start + _BLOCK].view(np.uint32)
-            inside = bits >= low
-            above = bits >= high
+            inside, above = (mask[: len(bits)] for mask in self._masks)
+            np.greater_equal(bits, low, out=inside)
+            np.greater_equal(bits, high, out=above)
             self._above += int(np.count_nonzero(above))
             found = bits.compress(np.not_equal(inside, above, out=inside))
             if self._count + len(found) > HELD:

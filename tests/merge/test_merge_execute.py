@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from cocktail_hub.errors import CheckpointError, DiskSpaceError, IncompatibleError, MergeError
 from cocktail_hub.merge import execute as execute_module
+from cocktail_hub.merge.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.execute import execute
 from cocktail_hub.merge.plan import plan_merge
 from cocktail_hub.methods import METHODS, linear, task_arithmetic, ties
@@ -124,7 +125,7 @@ def test_files_hold_what_the_method_defines(
     models = [model(seed, dtype) for seed in range(3)]
     folders = save_all(tmp_path, models)
     method = function.__name__
-    least = {"ties": 2 * (1 << 18) + 2 * 2 * (3 << 20) + 2 * (4 << 20)}.get(method, 2 << 18) if memory else None
+    least = {"ties": 2 * (1 << 18) + 2 * (2 * SEARCH_BYTES + COUNTING_BYTES)}.get(method, 2 << 18) if memory else None
     mix(folders, tmp_path / "out", method=method, threads=threads, max_memory=least, **options)
     assert same(load(tmp_path / "out"), _expected(function, models, options))
 
@@ -146,7 +147,7 @@ def test_a_tensor_larger_than_the_buffers_is_searched_in_chunks(tmp_path: Path) 
     models[0]["x"] = models[0]["x"] * 0.99
     folders = save_all(tmp_path, models)
     options = {"weights": [1.0, 1.0], "parameters": {"density": 0.3}}
-    memory = (1 << 18) + 2 * (3 << 20) + (4 << 20)
+    memory = (1 << 18) + 2 * SEARCH_BYTES + COUNTING_BYTES
     report = mix(folders, tmp_path / "out", method="ties", threads=1, max_memory=memory, **options)
     assert report.bytes_read > 2 * plan(folders, method="ties", **options).input_bytes
     assert same(load(tmp_path / "out"), _expected(ties, models, options))

@@ -11,6 +11,8 @@ import pytest
 import torch
 from merging import save_all
 
+from cocktail_hub.merge.budget import ARENA_BYTES, COUNTING_BYTES, ORDER_ARENA_BYTES, SEARCH_BYTES
+
 MEASURED_MERGE = """
     import sys, threading, time
     from pathlib import Path
@@ -60,7 +62,7 @@ def test_memory_does_not_grow_with_the_model_or_the_ingredients(tmp_path: Path) 
     large = growth(tmp_path, "linear", "large", 2)
     many = growth(tmp_path, "linear", "large", 10)
     ordered = growth(tmp_path, "ties", "large", 2)
-    buffers = 2 * 6 * 2**20
+    buffers = 2 * ARENA_BYTES
     slack = 8 * 2**20  # stacks of threads, the allocator
     assert max(few, large, many) < buffers + slack  # the large model has 80 MB per ingredient
-    assert ordered < buffers + 2 * (2 * 3 + 4) * 2**20 + slack
+    assert ordered < 2 * (ORDER_ARENA_BYTES + 2 * SEARCH_BYTES + COUNTING_BYTES) + slack

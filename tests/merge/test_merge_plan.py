@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cocktail_hub.checkpoint.spec import TensorSpec
 from cocktail_hub.errors import CheckpointError, IncompatibleError, RecipeError
+from cocktail_hub.merge.budget import SEARCH_BYTES
 from cocktail_hub.merge.plan import Component, MergePlan, TensorPlan, plan_merge
 from cocktail_hub.recipe import LayerRule
 
@@ -287,7 +288,7 @@ def test_memory_depends_on_threads_and_not_on_the_model() -> None:
 def test_ties_needs_memory_for_each_ingredient() -> None:
     few = plan(ONE, ONE, ONE, method="ties", weights=[1.0, 1.0])
     many = plan(ONE, ONE, ONE, ONE, method="ties", weights=[1.0] * 3)
-    assert many.peak_memory(1) - few.peak_memory(1) == 3 * 2**20
+    assert many.peak_memory(1) - few.peak_memory(1) == SEARCH_BYTES
 
 
 @given(

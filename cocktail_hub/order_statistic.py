@@ -27,7 +27,7 @@ COUNTING_BYTES = 2 * 8 * BINS
 """Memory that a search takes while it counts what it holds."""
 SAMPLE_SHARE = 1 / 32
 """Share of the magnitudes that a bracket is guessed from."""
-SAMPLE = 1 << 16
+SAMPLE = 1 << 17
 """The most."""
 _END = 0x7F800001
 """One past the bit pattern of infinity: NaN counts as infinity."""

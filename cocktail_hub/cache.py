@@ -33,7 +33,7 @@ RECIPE = "recipe.json"
 """In a finished folder: the resolved recipe that it was made from."""
 LEFTOVER_AGE = 86_400.0
 """Seconds after which a working folder that nobody holds a lock on counts as left behind."""
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 _DIGEST_DIGITS = 64
 _FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -339,10 +339,10 @@ def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
 
 def sha256_of(path: Path) -> str:
     """Sha256 of a file's content, as hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(chunk):
+            digest.update(chunk[:count])
     return digest.hexdigest()
 
 

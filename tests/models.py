@@ -256,3 +256,17 @@ def assert_holds(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> No
     state = model.state_dict()
     for name, tensor in tensors.items():
         assert torch.equal(state[name].cpu(), tensor), name
+
+
+def small_llama() -> transformers.PreTrainedModel:
+    """A Llama of 76 kB."""
+    config = transformers.LlamaConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+    )
+    return transformers.LlamaForCausalLM(config).bfloat16()

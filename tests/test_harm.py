@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import transformers
 from click.testing import CliRunner, Result
-from models import SHARES, fill, push, text_tokenizer
+from models import SHARES, fill, push, small_llama, text_tokenizer
 
 from cocktail_hub import mix, pipeline
 from cocktail_hub.checkpoint.positional import PositionalFile
@@ -37,17 +36,8 @@ WEIGHTS = "model.safetensors"
 @pytest.fixture
 def recipe(tmp_path: Path) -> dict[str, Any]:
     """A mix of two local models of 76 kB, in nine files or so."""
-    config = transformers.LlamaConfig(
-        vocab_size=100,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        pad_token_id=0,
-    )
     for seed in range(2):
-        fill(transformers.LlamaForCausalLM(config).bfloat16(), seed).save_pretrained(tmp_path / f"m{seed}")
+        fill(small_llama(), seed).save_pretrained(tmp_path / f"m{seed}")
         text_tokenizer().save_pretrained(tmp_path / f"m{seed}")
     return {"ingredients": [{"model": str(tmp_path / f"m{n}"), "weight": SHARES[n]} for n in range(2)]}
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import transformers
 from doomed import Forks
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
-from models import ORG, SHARES, TOKEN, fill, push, root, text_tokenizer
+from models import ORG, SHARES, TOKEN, fill, push, root, small_llama, text_tokenizer
 
 from cocktail_hub.cache import JOURNAL
 
@@ -32,20 +31,6 @@ SHARD = 10_000
 KILLED = -signal.SIGKILL
 ENDS = {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}
 """Signal -> exit code."""
-
-
-def small_llama() -> transformers.PreTrainedModel:
-    """A Llama of 76 kB."""
-    config = transformers.LlamaConfig(
-        vocab_size=100,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        pad_token_id=0,
-    )
-    return transformers.LlamaForCausalLM(config).bfloat16()
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ import pytest
 from more_families import MORE_FAMILIES
 from pairs import assert_mean
 
+pytestmark = pytest.mark.slow
+
 WAYS = ["current names, wrapped, bin with tied copies", "no prefix, legacy names"]
 NEEDS_PREFIX = {"Qwen2.5-VL"}
 """Where transformers itself cannot tell text from vision without it."""

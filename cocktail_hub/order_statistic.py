@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 BINS = 1 << 18
@@ -21,6 +23,9 @@ HELD = 1 << 18
 """Magnitudes inside of the bracket that a search holds before it counts them: counting few is as dear as many."""
 _BLOCK = 1 << 17
 """Magnitudes looked at at a time: they and all that is made of them stay in the cache."""
+_FEW = 1 << 13
+"""Numbers binned at a time: what numpy allocates for them is small enough to be used again rather than given back to
+the system, which costs a page fault per 4 KiB and makes threads wait for each other."""
 SEARCH_BYTES = 8 * BINS + 4 * HELD + 2 * _BLOCK
 """Memory of a search: its counters, what it holds, and what tells a block's magnitudes apart."""
 COUNTING_BYTES = 2 * 8 * BINS
@@ -45,29 +50,37 @@ def kept_count(numel: int, density: float) -> int:
 
 def kth_largest(magnitudes: NDArray[np.float32], k: int) -> float:
     """Return the k-th largest of magnitudes (1-D float32, >= 0) that fit into memory; NaN counts as infinity."""
-    return _value(_ranked(np.minimum(magnitudes.view(np.uint32), np.uint32(_END - 1)), k))
+    return _value(_ranked(np.minimum(magnitudes.view(np.uint32), np.uint32(_END - 1)), [k])[0])
 
 
 class KthLargest:
-    """A search for the k-th largest of n magnitudes: `feed` every chunk, then `finish_pass`, until `value` is known."""
+    """A search for the k-th largest of n magnitudes: `begin`; then `feed` all, `finish_pass`, until `value` is known.
 
-    def __init__(self, k: int, sample: NDArray[np.float32] | None = None, *, numel: int = 0) -> None:
+    One search serves for any number of tensors, one after the other: its memory is allocated once.
+    """
+
+    def __init__(self) -> None:
+        self._held = np.empty(HELD, dtype=np.uint32)
+        self._counts = np.zeros(BINS, dtype=np.int64)
+        self._masks = np.empty((2, _BLOCK), dtype=bool)
+
+    def begin(self, k: int, sample: NDArray[np.float32] | None = None, *, numel: int = 0) -> None:
         """Begin a search.
 
         Args:
             k: rank from the top, 1 for the largest.
-            sample: some of the magnitudes (1-D float32), for a first bracket.
+            sample: some of the magnitudes (1-D float32, at most `HELD`), for a first bracket; not kept.
             numel: how many magnitudes there are in all; needed with a sample.
         """
         self._k = k
         self._floor, self._ceiling = 0, _END  # the bracket that is certain
-        self._held = np.empty(HELD, dtype=np.uint32)
-        self._counts = np.zeros(BINS, dtype=np.int64)
-        self._masks = np.empty((2, _BLOCK), dtype=bool)
         self.value: float | None = None
         """The answer, once a pass has found it."""
-        guessed = sample is not None and len(sample) > 0
-        self._begin_pass(*(_guess(sample, k / numel) if guessed and sample is not None else (0, _END)))
+        low, high = 0, _END
+        if sample is not None and len(sample):
+            bits = np.minimum(sample.view(np.uint32), np.uint32(_END - 1), out=self._held[: len(sample)])
+            low, high = _guess(bits, k / numel)
+        self._begin_pass(low, high)
 
     def _begin_pass(self, low: int, high: int) -> None:
         """Look for the answer in bit patterns `low:high`."""
@@ -112,7 +125,7 @@ class KthLargest:
             self._floor = self._high
             self._begin_pass(self._high, self._ceiling)
         elif not self._tallied and wanted <= self._count:
-            self.value = _value(self._low + _ranked(self._held[: self._count], wanted))
+            self.value = _value(self._low + _ranked(self._held[: self._count], [wanted])[0])
         else:
             self._narrow(wanted)
 
@@ -136,25 +149,36 @@ def _value(bits: int) -> float:
     return float(np.array(bits, dtype=np.int32).view(np.float32))
 
 
-def _guess(sample: NDArray[np.float32], share: float) -> tuple[int, int]:
-    """Return a bracket of bit patterns that the top `share` most likely ends in."""
-    bits = np.minimum(sample.view(np.uint32), np.uint32(_END - 1))
+def _guess(bits: NDArray[np.uint32], share: float) -> tuple[int, int]:
+    """Return a bracket of bit patterns that the top `share` most likely ends in, from a sample of them."""
     count = len(bits)
     margin = 1 + int(_SIGMAS * np.sqrt(share * (1 - share) * count))
     rank = int(share * count)
-    low = 0 if rank + margin >= count else _ranked(bits, rank + margin)
-    high = _END if rank <= margin else _ranked(bits, rank - margin) + 1
-    return low, high
+    upper, lower = max(rank - margin, 1), min(rank + margin, count)
+    high, low = _ranked(bits, [upper, lower])
+    return 0 if rank + margin >= count else low, _END if rank <= margin else high + 1
 
 
-def _ranked(numbers: NDArray[np.uint32], rank: int) -> int:
-    """Return the `rank`-th largest: by counting in bins first, since partitioning takes long where many are equal."""
+def _ranked(numbers: NDArray[np.uint32], ranks: Sequence[int]) -> list[int]:
+    """Return the number of each rank from the top.
+
+    Counted in bins before anything is partitioned: that takes long where many are equal.
+    """
     shift = np.uint32(max(0, int(numbers.max()).bit_length() - _BINS_HELD.bit_length() + 1))
-    bins = numbers >> shift
-    from_top = np.cumsum(np.bincount(bins, minlength=1)[::-1])
+    blocks = [numbers[start : start + _FEW] for start in range(0, len(numbers), _FEW)]
+    counts = np.zeros(_BINS_HELD, dtype=np.int64)
+    for block in blocks:
+        counts += np.bincount(block >> shift, minlength=_BINS_HELD)
+    from_top = np.cumsum(counts[::-1])
+    return [_in_bin(blocks, shift, from_top, rank) for rank in ranks]
+
+
+def _in_bin(blocks: Sequence[NDArray[np.uint32]], shift: np.uint32, from_top: NDArray[np.int64], rank: int) -> int:
+    """Return the `rank`-th largest, given how many numbers lie in each bin or above it, from the highest bin on."""
     place = int(np.searchsorted(from_top, rank))
+    wanted = _BINS_HELD - 1 - place
     if shift == 0:
-        return len(from_top) - 1 - place
-    inside = numbers[bins == len(from_top) - 1 - place]
+        return wanted
+    inside = np.concatenate([block.compress(block >> shift == wanted) for block in blocks])
     index = len(inside) - rank + int(from_top[place - 1] if place else 0)
     return int(np.partition(inside, index)[index])

@@ -20,7 +20,8 @@ def expected(magnitudes: np.ndarray, k: int) -> float:
 
 def search(magnitudes: np.ndarray, k: int, sample: np.ndarray | None = None, chunk: int = 1000) -> tuple[float, int]:
     """Return the answer and how many passes it took."""
-    found = KthLargest(k, sample, numel=len(magnitudes))
+    found = KthLargest()
+    found.begin(k, sample, numel=len(magnitudes))
     for passes in range(1, MOST_PASSES + 1):
         for start in range(0, len(magnitudes), chunk):
             found.feed(magnitudes[start : start + chunk])
@@ -68,6 +69,18 @@ def test_large_arrays_of_every_kind_are_searched(kind: str, share: float) -> Non
 def test_a_good_sample_makes_one_pass_enough() -> None:
     array = np.abs(np.random.default_rng(0).standard_normal(3_000_000)).astype(np.float32)
     assert search(array, 600_000, array[::32], chunk=500_000)[1] == 1
+
+
+def test_a_search_serves_for_one_tensor_after_the_other() -> None:
+    random, found = np.random.default_rng(0), KthLargest()
+    for size in (5_000, 700_000, 10):
+        array = np.abs(random.standard_normal(size)).astype(np.float32)
+        for k in (1, size // 3, size):
+            found.begin(k, numel=size)
+            while found.value is None:
+                found.feed(array)
+                found.finish_pass()
+            assert found.value == expected(array, k)
 
 
 @pytest.mark.parametrize(

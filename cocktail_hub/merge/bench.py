@@ -12,6 +12,7 @@ import numpy as np
 from cocktail_hub import sums
 from cocktail_hub.checkpoint.spec import itemsize, numpy_dtype
 from cocktail_hub.method_table import METHOD_TABLE
+from cocktail_hub.order_statistic import KthLargest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,6 +71,7 @@ class Bench:
         self._host: NDArray[np.uint8] = memory[skip : skip + arena]
         self.bytes_read = 0
         """Bytes read from all models so far."""
+        self._searches: list[KthLargest] = []
 
     def at_work(self) -> AbstractContextManager[object]:
         """Return the context that a thread computes in."""
@@ -99,6 +101,11 @@ class Bench:
     def host(self, slot: Slot) -> NDArray[np.uint8]:
         """The bytes of a buffer on this machine."""
         return self._host[slot.start : slot.start + slot.nbytes]
+
+    def searches(self, count: int) -> list[KthLargest]:
+        """Searches for an order statistic, the same ones for every tensor."""
+        self._searches += [KthLargest() for _ in range(count - len(self._searches))]
+        return self._searches[:count]
 
     def read(self, job: Job, model: int, pieces: Sequence[Piece], slot: Slot) -> NDArray[np.uint8]:
         """Read pieces of one model into a buffer, which they fill, and return its bytes on this machine."""

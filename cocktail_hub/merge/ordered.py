@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.spec import itemsize, safetensors_dtype, torch_dtype
 from cocktail_hub.methods import Ties, settle_nan
-from cocktail_hub.order_statistic import SAMPLE, SAMPLE_SHARE, KthLargest, kept_count, kth_largest
+from cocktail_hub.order_statistic import SAMPLE, SAMPLE_SHARE, kept_count, kth_largest
 from cocktail_hub.rounding import round_once
 
 if TYPE_CHECKING:
@@ -70,7 +70,9 @@ class _Sweep:
         k = kept_count(self._numel, density)
         if len(self.chunks) == 1:
             return [kth_largest(found, k) for found in self._magnitudes([(self._name, 0, self._numel)])]
-        searches = [KthLargest(k, sample, numel=self._numel) for sample in self._samples()]
+        searches = self._bench.searches(len(self._weights))
+        for search, sample in zip(searches, self._magnitudes(self._sample()), strict=True):
+            search.begin(k, sample, numel=self._numel)
         while any(search.value is None for search in searches):
             for start, stop in self.chunks:
                 for search, found in zip(searches, self._magnitudes([(self._name, start, stop)]), strict=True):
@@ -89,8 +91,8 @@ class _Sweep:
         for tensor in inputs:
             yield self._steps.magnitudes(tensor).cpu().numpy()
 
-    def _samples(self) -> list[NDArray[np.float32]]:
+    def _sample(self) -> list[Piece]:
+        """Return stretches all over the tensor, for a first guess."""
         length = min(SAMPLE, self._size, int(self._numel * SAMPLE_SHARE)) // SAMPLE_BLOCKS
         step = (self._numel - length) / (SAMPLE_BLOCKS - 1)
-        pieces = [(self._name, int(i * step), int(i * step) + length) for i in range(SAMPLE_BLOCKS)]
-        return [found.copy() for found in self._magnitudes(pieces)]
+        return [(self._name, int(i * step), int(i * step) + length) for i in range(SAMPLE_BLOCKS)]

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from cocktail_hub.checkpoint.spec import itemsize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from cocktail_hub.merge.plan import ShardPlan, TensorPlan
 
 PIECES_PER_RUN = 4096
 """Most tensors in a run, so that a stop does not have to wait for long."""
+
+_RUNS_PER_THREAD = 16
+"""A run is long if fewer of its length would make up a thread's share of a shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,17 @@ def cut_runs(shard: ShardPlan, offset: int, capacity: Callable[[TensorPlan], int
             offset += count * itemsize(tensor.dtype)
     if open_run is not None:
         yield open_run.close()
+
+
+def longest_first(runs: Iterable[Run], threads: int) -> list[Run]:
+    """Return runs in an order that keeps all threads busy to the end.
+
+    Long ones come first, so that none is left for one thread alone; the others stay in file order, which the hash of
+    the file follows.
+    """
+    found = list(runs)
+    long = sum(run.numel for run in found) / (_RUNS_PER_THREAD * threads)
+    return sorted(found, key=lambda run: run.numel <= long)
 
 
 class _OpenRun:

@@ -253,16 +253,25 @@ class Ties:
 
     def add(self, tensor: Tensor, weight: float, cut: float) -> None:
         """Take in an ingredient's chunk: its differences of magnitude `cut` or more, times `weight`."""
-        if self._fresh:
-            for sums in (*self._up, *self._down):
-                sums.zero_()
-            self._fresh = False
         delta = self._difference(tensor)
         if cut > 0.0:  # hardshrink drops what is equal to its bound, too
             below = float(np.nextafter(np.float32(cut), np.float32(0)))
             torch.hardshrink(delta, below, out=delta)
+        fresh, self._fresh = self._fresh, False
+        if fresh and self._up[0].dtype == torch.uint8 and self._up[1].dtype == delta.dtype:
+            self._start(delta)
+            return
+        for sums in (*self._up, *self._down) if fresh else ():
+            sums.zero_()
         self._add_side(self._up, torch.clamp(delta, min=0.0, out=self._part), weight)
         self._add_side(self._down, torch.clamp(delta, max=0.0, out=self._part), weight)
+
+    def _start(self, delta: Tensor) -> None:
+        """Begin with the first differences: what adding them to zeros would come to, in half the steps."""
+        torch.clamp(delta, min=0.0, out=self._up[1])
+        torch.clamp(delta, max=0.0, out=self._down[1])
+        for votes, total in (self._up, self._down):
+            _compare(np.not_equal, torch.ne, total, votes.view(torch.bool))
 
     def _add_side(self, side: Sequence[Tensor], part: Tensor, weight: float) -> None:
         """Add the differences of one sign: to their votes, to their sum and, if weights differ, to the weighted sum."""

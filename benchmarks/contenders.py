@@ -59,6 +59,8 @@ class Contender:
     """Whether it can do a case."""
     needs_base: bool = False
     """Whether it reads the base, too."""
+    forgetful: bool = False
+    """Whether it starts without the digests of earlier runs, in a cache of its own, which is emptied before."""
 
 
 def interpreter(work: Path, environment: str | None) -> Path:
@@ -81,12 +83,10 @@ def _floor(*options: str) -> Callable[[Job], list[str]]:
     return lambda job: [sys.executable, str(HERE / "floor.py"), *options, *map(str, job.models), str(job.output)]
 
 
-def _cocktail(method: str, *, fresh: bool = False, base: bool = False) -> Callable[[Job], list[str]]:
-    """`cocktail mix`; `fresh`: the ingredients were never seen before, so that their digests have to be computed."""
+def _cocktail(method: str, *, base: bool = False) -> Callable[[Job], list[str]]:
+    """`cocktail mix`."""
 
     def command(job: Job) -> list[str]:
-        if fresh:
-            shutil.rmtree(job.work / "cache", ignore_errors=True)
         recipe = {
             "method": method,
             "ingredients": [{"model": str(path), "weight": job.share} for path in job.models],
@@ -152,7 +152,7 @@ def _any(_: Case) -> bool:
 CONTENDERS: dict[str, Contender] = {
     "floor": Contender(command=_floor(), takes=_any),
     "floor-unsynced": Contender(command=_floor("--no-sync"), takes=_any),
-    "cocktail-linear-first": Contender(command=_cocktail("linear", fresh=True), takes=_any),
+    "cocktail-linear-first": Contender(command=_cocktail("linear"), takes=_any, forgetful=True),
     "cocktail-linear": Contender(command=_cocktail("linear"), takes=_any),
     "cocktail-task-arithmetic": Contender(command=_cocktail("task_arithmetic", base=True), needs_base=True),
     "cocktail-ties": Contender(command=_cocktail("ties", base=True), needs_base=True),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-INTERVAL = 0.02
+INTERVAL = 0.05
 """Seconds between two looks at the memory of the process and its children."""
 PROC = Path("/proc")
 

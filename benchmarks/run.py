@@ -79,20 +79,24 @@ def _prepare(case: Case, work: Path, *, base: bool) -> Job:
 def _run_once(name: str, job: Job, given: argparse.Namespace) -> Measurement:
     """Run one contender on inputs that are in memory (or, with `--cold`, are not), with nothing left to be written."""
     shutil.rmtree(job.output, ignore_errors=True)
-    command = CONTENDERS[name].command(job)
+    contender, cache = CONTENDERS[name], job.work / "cache"
+    if contender.forgetful:
+        cache = job.work / "forgotten"
+        shutil.rmtree(cache, ignore_errors=True)
+    command = contender.command(job)
     os.sync()
     if given.cold:
         for path in (job.work / "models").rglob("*.safetensors"):
             _forget(path)
-    return measure(command, log=job.work / f"{name}.log", env=_environment(job.work), timeout=given.timeout)
+    return measure(command, log=job.work / f"{name}.log", env=_environment(job.work, cache), timeout=given.timeout)
 
 
-def _environment(work: Path) -> dict[str, str]:
+def _environment(work: Path, cache: Path) -> dict[str, str]:
     """Caches of their own, no network, no GPU, as many threads as each one likes: everyone the same."""
     own = {
         "HF_HOME": str(work / "hf"),
         "HF_HUB_OFFLINE": "1",
-        "COCKTAIL_HUB_CACHE": str(work / "cache"),
+        "COCKTAIL_HUB_CACHE": str(cache),
         "CUDA_VISIBLE_DEVICES": "",
     }
     inherited = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}

@@ -261,8 +261,9 @@ class Ties:
         if fresh and self._up[0].dtype == torch.uint8 and self._up[1].dtype == delta.dtype:
             self._start(delta)
             return
-        for sums in (*self._up, *self._down) if fresh else ():
-            sums.zero_()
+        if fresh:
+            for sums in (*self._up, *self._down):
+                sums.zero_()
         self._add_side(self._up, torch.clamp(delta, min=0.0, out=self._part), weight)
         self._add_side(self._down, torch.clamp(delta, max=0.0, out=self._part), weight)
 

@@ -69,7 +69,7 @@ def cut_runs(shard: ShardPlan, offset: int, capacity: Callable[[TensorPlan], int
         yield open_run.close()
 
 
-def longest_first(runs: Iterable[Run], threads: int) -> list[Run]:
+def long_first(runs: Iterable[Run], threads: int) -> list[Run]:
     """Return runs in an order that keeps all threads busy to the end.
 
     Long ones come first, so that none is left for one thread alone; the others stay in file order, which the hash of

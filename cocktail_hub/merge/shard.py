@@ -13,7 +13,7 @@ from cocktail_hub.checkpoint.source import WatchedSource, byte_reader
 from cocktail_hub.errors import CheckpointError, CocktailError, DiskSpaceError, MergeError
 from cocktail_hub.merge.bench import Job, make_benches
 from cocktail_hub.merge.kernels import merge_run, run_capacity
-from cocktail_hub.merge.runs import cut_runs, longest_first
+from cocktail_hub.merge.runs import cut_runs, long_first
 from cocktail_hub.merge.team import Team
 from cocktail_hub.merge.writer import ShardWriter, free_bytes
 
@@ -102,7 +102,7 @@ def fill_shard(
     try:
         progress.add(len(header))
         capacity = partial(run_capacity, team.benches[0], plan.method)
-        runs = longest_first(cut_runs(shard, len(header), capacity), len(team.benches))
+        runs = long_first(cut_runs(shard, len(header), capacity), len(team.benches))
         team.run(iter(runs), lambda bench, run: merge_run(bench, job, run))
         for source in sources:
             if isinstance(source, WatchedSource):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cocktail_hub.checkpoint.spec import itemsize
 from cocktail_hub.merge.plan import ShardPlan, TensorPlan
-from cocktail_hub.merge.runs import PIECES_PER_RUN, Run, cut_runs
+from cocktail_hub.merge.runs import PIECES_PER_RUN, Run, cut_runs, long_first
 
 
 def tensor(name: str, *shape: int, weights: tuple[float, ...] = (0.5, 0.5), dtype: str = "BF16") -> TensorPlan:
@@ -51,6 +51,14 @@ def test_without_a_capacity_a_run_is_one_tensor() -> None:
 def test_a_run_has_a_limit_of_pieces() -> None:
     runs = cut(*(tensor(f"t{i}", 1) for i in range(PIECES_PER_RUN + 1)), capacity=10**6)
     assert [len(run.pieces) for run in runs] == [PIECES_PER_RUN, 1]
+
+
+def test_long_runs_are_begun_first_and_all_others_in_the_order_of_the_file() -> None:
+    sizes = {"norm": 3, "embed": 900, "up": 20, "down": 10, "head": 1000}
+    runs = cut(*(tensor(name, size) for name, size in sizes.items()), capacity=0)
+    assert [run.like.name for run in long_first(runs, 2)] == ["embed", "head", "norm", "up", "down"]
+    assert long_first(runs[2:4], 2) == runs[2:4]
+    assert long_first([], 2) == []
 
 
 shapes = st.lists(st.integers(0, 30), max_size=2).map(tuple)

@@ -223,7 +223,9 @@ KEYS = st.sampled_from(["license", "tags", "base_model", "datasets", "language",
     bom=st.booleans(),
 )
 def test_merging_keeps_the_rest_and_is_idempotent(*, card, later, data, body, after, crlf, bom) -> None:
-    head = "" if data is None else f"---\n{yaml.safe_dump(data, allow_unicode=True, sort_keys=False)}---\n"
+    block = "" if data is None else yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
+    data = yaml.safe_load(block)  # not what was drawn: PyYAML reads a line break of Unicode that it wrote as a space
+    head = "" if data is None else f"---\n{block}---\n"
     existing = ("\ufeff" if bom else "") + head + body
     existing = existing.replace("\n", "\r\n") if crlf else existing
     merged = merge_readme(existing, card)

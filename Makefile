@@ -39,7 +39,7 @@ test: $(VENV)/.test lint types
 	COCKTAIL_TEST_XET=1 $(PYTEST) $(XET_TESTS)
 
 check: lint types
-	$(PYTEST) -m "not slow and not real and not fuzz" tests
+	$(PYTEST) -m "not whole and not slow and not real and not fuzz" tests
 
 lint:
 	@$(BIN)/python -m ruff check .

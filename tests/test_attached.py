@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.whole
+
 RECIPE = f"{ORG}/attached-recipe"
 CLASSIFIER = f"{ORG}/attached-classifier-recipe"
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     Load = Callable[..., Any]
 
+pytestmark = pytest.mark.whole
+
 RECIPE = f"{ORG}/keywords-recipe"
 CLASSIFIER = f"{ORG}/keywords-classifier-recipe"
 LLAMA = f"{ORG}/keywords-llama-recipe"

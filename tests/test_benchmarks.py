@@ -14,6 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.whole
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 

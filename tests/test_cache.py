@@ -215,6 +215,7 @@ KILLED = """
 """
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_kill_at_any_moment_leaves_a_whole_mix_or_none(cache: Cache, replaced: bool) -> None:

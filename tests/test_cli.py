@@ -24,6 +24,8 @@ from cocktail_hub.version import VERSION
 if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 COMMANDS = ("mix", "check", "score", "push", "verify", "cache", "demo")
 HEAVY = ("torch", "transformers", "sentence_transformers")
 

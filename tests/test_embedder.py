@@ -19,6 +19,8 @@ from cocktail_hub import AutoCocktailModel, mix, publish
 from cocktail_hub.errors import IncompatibleError, PublishError, SourceError
 from cocktail_hub.loading import load_sentence_transformer
 
+pytestmark = pytest.mark.whole
+
 PAIRS = [("where is the cat", "the cat sat on the mat"), ("where is the dog", "a dog ran in the park")]
 
 

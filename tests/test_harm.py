@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.journal import Entry
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 SHARD = 10_000
 OPTIONS = MixOptions(max_shard_size=SHARD, threads=1)
 WEIGHTS = "model.safetensors"

@@ -15,6 +15,8 @@ from cocktail_hub.errors import CacheError, RecipeError, ScoringError
 from cocktail_hub.legacy import TASK_OF_MODEL_TYPE
 from cocktail_hub.weigh import scorer
 
+pytestmark = pytest.mark.whole
+
 ANSWERS = [
     {"input": "where is the pod", "output": "in the park"},
     {"input": "the cat sat on", "output": "the mat"},

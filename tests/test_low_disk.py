@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.plan import MergePlan
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 API = HfApi(token=TOKEN)
 SHARD = 1_000_000
 """Largest weight file of the mixes here; the models have eight times as much."""

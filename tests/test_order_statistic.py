@@ -48,6 +48,7 @@ def test_the_kth_largest_is_found_whatever_the_numbers_and_the_guess(array: np.n
     assert search(array, k, sample, chunk)[0] == expected(array, k)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", ["normal", "grid", "zeros", "half zeros", "many scales", "partly NaN"])
 @pytest.mark.parametrize("share", [1e-6, 0.001, 0.2, 0.5, 1.0])
 def test_large_arrays_of_every_kind_are_searched(kind: str, share: float) -> None:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from cocktail_hub.publishing import Form
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 API = HfApi(token=TOKEN)
 EXAMPLES = [{"query": "where is the cat", "pos": [TEXTS[0]], "neg": [TEXTS[1]]}] * 2
 

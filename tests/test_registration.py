@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 AUTO_CLASSES = {
     "llama": "AutoModelForCausalLM",
     "t5": "AutoModelForSeq2SeqLM",

@@ -23,6 +23,8 @@ from cocktail_hub.merge import execute as merging
 from cocktail_hub.recipe import parse_recipe
 from cocktail_hub.weigh import scorer
 
+pytestmark = pytest.mark.whole
+
 PASSAGES = [
     {"query": "where is the cat", "pos": ["the cat sat on the mat", "mat"], "neg": ["a dog ran", "paris", "yes"]},
     {"query": "who ran", "pos": ["a dog ran in the park"], "neg": ["the cat sat", "rome is it"]},

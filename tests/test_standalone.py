@@ -14,7 +14,10 @@ from cocktail_hub.pipeline import check_models
 from cocktail_hub.resolve import resolve
 from cocktail_hub.standalone import standalone_folder
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # peft asks
+]
 ANSWERS = [
     {"input": "where is the pod", "output": "in the park"},
     {"input": "the cat sat on", "output": "the mat"},

@@ -17,6 +17,8 @@ from cocktail_hub.origin import read_origin
 from cocktail_hub.recipe import Recipe
 from cocktail_hub.shares_cache import SharesNote, note_of
 
+pytestmark = pytest.mark.whole
+
 PASSAGES = [
     {"query": "where is the cat", "pos": ["the cat sat on the mat"], "neg": ["a dog ran", "paris", "yes"]},
     {"query": "who ran", "pos": ["a dog ran in the park"], "neg": ["the cat sat", "rome is it"]},

@@ -15,7 +15,10 @@ from cocktail_hub.checkpoint.layout import read_layout
 from cocktail_hub.checkpoint.source import open_source
 from cocktail_hub.errors import CheckpointError, IncompatibleError
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # what peft says as it saves
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),  # what peft says as it saves
+]
 
 
 def llama(**extra):

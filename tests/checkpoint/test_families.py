@@ -10,6 +10,7 @@ CASES = [
 ]  # transformers itself cannot tell text from vision there
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("family", "way"), CASES)
 def test_two_checkpoints_mix_into_their_mean(family, way, tmp_path):
     assert_mean(FAMILIES[family], way, tmp_path)

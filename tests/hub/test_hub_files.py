@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 WEIGHTS = bytes(range(256)) * 40
 
 

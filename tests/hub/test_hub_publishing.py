@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from huggingface_hub import HfApi
 
+pytestmark = pytest.mark.whole
+
 CARD = "---\nlicense: mit\n---\n# Mix\n"
 
 

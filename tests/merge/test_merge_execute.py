@@ -115,6 +115,7 @@ def _expected(
     }
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.float64])
 @pytest.mark.parametrize(("function", "options"), METHOD_OPTIONS)
 @pytest.mark.parametrize("running", [(1, None), (3, None), (2, "least")])

@@ -21,6 +21,8 @@ from cocktail_hub.checkpoint.positional import PositionalFile
 from cocktail_hub.errors import DiskSpaceError, MergeError
 from cocktail_hub.merge.journal import JOURNAL
 
+pytestmark = pytest.mark.whole
+
 OPTIONS: dict[str, Any] = {"weights": [0.7, 0.3], "max_shard_size": 3000}
 
 SLOW_MERGE = """

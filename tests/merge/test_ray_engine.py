@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub
 
 pytestmark = [
+    pytest.mark.whole,
     pytest.mark.ray,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
 ]

@@ -18,6 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from cocktail_hub.testing import LoopbackHub, Request
 
+pytestmark = pytest.mark.whole
+
 
 def _client(hub: LoopbackHub) -> HfApi:
     hub.add_user("alice", token="hf_alice")

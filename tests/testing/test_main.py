@@ -15,7 +15,10 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no Ctrl-C to send to another process")
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.skipif(sys.platform == "win32", reason="there is no Ctrl-C to send to another process"),
+]
 
 _MEGABYTE = 1024 * 1024
 _SIZE = 96 * _MEGABYTE

@@ -12,12 +12,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub
 
 _CLIENT = Path(__file__).with_name("client")
 
 
+@pytest.mark.whole
 def test_the_real_client_finds_the_same_hub_in_the_other_mode(hub: LoopbackHub) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider", str(_CLIENT)]
     result = subprocess.run(

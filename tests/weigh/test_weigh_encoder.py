@@ -17,6 +17,8 @@ from cocktail_hub.weigh.rules import weigh
 from cocktail_hub.weigh.scorer import score_folder
 from cocktail_hub.weigh.settings import ScoringSettings
 
+pytestmark = pytest.mark.whole
+
 
 def score(folder, examples=RANKED, **kwargs):
     return score_folder(folder, examples, ScoringSettings(task="sentence-similarity", **kwargs), name="m")

@@ -10,6 +10,8 @@ from cocktail_hub.errors import ScoringError
 from cocktail_hub.weigh.scorer import score_folder
 from cocktail_hub.weigh.settings import ScoringSettings
 
+pytestmark = pytest.mark.whole
+
 RANKED = weigh_models.RANKED[:4]
 
 

@@ -15,6 +15,8 @@ from cocktail_hub.weigh.rules import weigh
 from cocktail_hub.weigh.scorer import Candidate, score_all, score_folder
 from cocktail_hub.weigh.settings import ScoringSettings
 
+pytestmark = pytest.mark.whole
+
 SETTINGS = ScoringSettings(task="decoder", batch_size=2)
 
 

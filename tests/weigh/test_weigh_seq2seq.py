@@ -7,6 +7,8 @@ from cocktail_hub.errors import ScoringError
 from cocktail_hub.weigh.scorer import score_folder
 from cocktail_hub.weigh.settings import ScoringSettings
 
+pytestmark = pytest.mark.whole
+
 
 def score(folder, examples=QA, **kwargs):
     return score_folder(folder, examples, ScoringSettings(task="text2text-generation", **kwargs), name="m")

@@ -14,6 +14,8 @@ from huggingface_hub import HfApi, ModelCard, metadata_update
 if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 
 def test_a_card_is_validated_pushed_and_updated(api: HfApi, repo: str, token: str) -> None:
     card = ModelCard("---\nlicense: mit\ntags: [merge]\n---\n# hi\n")

@@ -134,7 +134,7 @@ def ties(
         return out.copy_(flat).view(base.shape)
     inputs = [flat, *(tensor for tensor, _ in used)]
     steps = Ties([tensor.dtype for tensor in inputs], out.dtype, even=len({weight for _, weight in used}) == 1)
-    steps.use([torch.empty(out.numel(), dtype=kind, device=out.device) for kind in steps.buffers])
+    steps.use([torch.empty(rows * out.numel(), dtype=kind, device=out.device) for kind, rows in steps.buffers])
     steps.begin(flat)
     k = kept_count(out.numel(), density)
     for tensor, weight in used:
@@ -221,27 +221,44 @@ class Ties:
         wide = wide_dtype([*inputs, output])
         exact = torch.float64 if torch.float64 in inputs else torch.float32
         votes = wide if not even else torch.uint8 if len(inputs) <= _MOST_VOTES else torch.int32
-        side = (votes, wide) if even else (votes, wide, wide)
-        spare = () if even and wide == exact else (wide,)
-        delta = () if exact == torch.float32 else (torch.float32,)
         self._even = even
-        self._counts = (len(side), len(side), len(spare), len(delta))
-        self.buffers: tuple[torch.dtype, ...] = (exact, exact, torch.float32, torch.bool, *side, *side, *spare, *delta)
-        """The dtypes of the buffers that `use` needs, of one length."""
+        self._zero = torch.zeros((), dtype=wide)
+        self._numel = 0
+        self.buffers: tuple[tuple[torch.dtype, int], ...] = (
+            (exact, 1),
+            (torch.float32, 2),
+            (torch.bool, 2),
+            (votes, 2),
+            (wide, 2),
+            *(() if even else ((wide, 2), (wide, 2))),
+            *(((wide, 1),) if even and wide != torch.float32 else ()),
+            *(((exact, 1),) if exact != torch.float32 else ()),
+        )
+        """Dtype of each buffer that `use` needs, and how many times the elements of a chunk it holds."""
 
     def use(self, buffers: Sequence[Tensor]) -> None:
         """Work in these 1-D buffers; what they held is lost."""
         self._buffers = buffers
+        self._numel = 0
 
     def begin(self, base: Tensor) -> None:
-        """Start a chunk with the base's elements, at most as many as the buffers have."""
-        cut = (buffer[: len(base)] for buffer in self._buffers)
-        self._base, self._raw, self._part, self._mask = itertools.islice(cut, 4)
-        self._up, self._down, spare, delta = ([*itertools.islice(cut, count)] for count in self._counts)
-        self._spare = spare[0] if spare else self._raw
-        self._delta = delta[0] if delta else self._raw
+        """Start a chunk with the base's elements, at most as many as the buffers have room for."""
+        if base.numel() != self._numel:
+            self._cut(base.numel())
         self._base.copy_(base)
         self._fresh = True
+
+    def _cut(self, numel: int) -> None:
+        """Name the parts of the buffers that a chunk uses. In pairs, what is above 0 comes first."""
+        self._numel = numel
+        rows = [count for _, count in self.buffers]
+        cut = (buffer[: count * numel].view(count, numel) for buffer, count in zip(self._buffers, rows, strict=True))
+        (self._base,), self._parts, self._mask, self._votes, self._sums = itertools.islice(cut, 5)
+        self._weighted, self._spare = (self._sums, self._parts) if self._even else itertools.islice(cut, 2)
+        if self._even and self._sums.dtype != torch.float32:
+            self._spare = next(cut)
+        self._delta = self._parts[1]
+        self._raw = self._delta if self._base.dtype == torch.float32 else next(cut)[0]
 
     def magnitudes(self, tensor: Tensor) -> Tensor:
         """Return the magnitudes of an ingredient's differences, float32, in a buffer that is used again."""
@@ -257,52 +274,42 @@ class Ties:
         if cut > 0.0:  # hardshrink drops what is equal to its bound, too
             below = float(np.nextafter(np.float32(cut), np.float32(0)))
             torch.hardshrink(delta, below, out=delta)
-        fresh, self._fresh = self._fresh, False
-        if fresh and self._up[0].dtype == torch.uint8 and self._up[1].dtype == delta.dtype:
-            self._start(delta)
-            return
-        if fresh:
-            for sums in (*self._up, *self._down):
-                sums.zero_()
-        self._add_side(self._up, torch.clamp(delta, min=0.0, out=self._part), weight)
-        self._add_side(self._down, torch.clamp(delta, max=0.0, out=self._part), weight)
-
-    def _start(self, delta: Tensor) -> None:
-        """Begin with the first differences: what adding them to zeros would come to, in half the steps."""
-        torch.clamp(delta, min=0.0, out=self._up[1])
-        torch.clamp(delta, max=0.0, out=self._down[1])
-        for votes, total in (self._up, self._down):
-            _compare(np.not_equal, torch.ne, total, votes.view(torch.bool))
-
-    def _add_side(self, side: Sequence[Tensor], part: Tensor, weight: float) -> None:
-        """Add the differences of one sign: to their votes, to their sum and, if weights differ, to the weighted sum."""
-        votes, *sums = side
-        sums[0].add_(part)
+        put = Tensor.copy_ if self._fresh else Tensor.add_
+        parts = self._sums if self._fresh and self._sums.dtype == delta.dtype else self._parts
+        self._fresh = False
+        torch.clamp(delta, min=0.0, out=parts[0])
+        torch.clamp(delta, max=0.0, out=parts[1])
+        if parts is not self._sums:
+            put(self._sums, parts)
         if self._even:
-            _compare(np.not_equal, torch.ne, part, self._mask)
-            votes.add_(self._mask.view(torch.uint8))
+            _compare(np.not_equal, torch.ne, parts, self._mask)
+            put(self._votes, self._mask.view(torch.uint8))
         else:
-            sums[-1].add_(self._spare.copy_(part).mul_(weight))
-            votes.add_(self._spare.copy_(part).sign_().mul_(weight))
+            put(self._weighted, self._spare.copy_(parts).mul_(weight))
+            put(self._votes, self._spare.copy_(parts).sign_().mul_(weight))
 
     def total(self, lam: float) -> Tensor:
         """Return `base + lam * mean` before rounding, in a buffer; where the mean is 0, the base, -0.0 included."""
-        (_, up, *_), (_, down, *_) = self._up, self._down
-        lead = torch.add(up, down, out=self._spare)
-        _compare(np.greater, torch.gt, lead, self._mask)
-        size, votes = self._elected()
-        mean = size.div_(down.copy_(votes).clamp_(min=torch.finfo(torch.float32).tiny)).mul_(lead.sign_())
-        against = mean.mul_(-lam).add_(0.0)  # -0.0 + 0.0 is 0.0, and x - 0.0 is x for every x
-        return torch.sub(lead.copy_(self._base), against, out=against)
+        lead, mask = self._spare[0], self._mask[0]
+        torch.add(self._sums[0], self._sums[1], out=lead)
+        _compare(np.greater, torch.gt, lead, mask)
+        size, votes = self._elected(mask)
+        mean = size.div_(votes).mul_(lead.sign_())
+        if lam != 1.0:
+            mean.mul_(lam)
+        against = torch.sub(self._zero, mean, out=mean)  # 0.0 - 0.0 and 0.0 - -0.0 are 0.0; x - 0.0 is x for every x
+        base = self._base if self._base.dtype == against.dtype else lead.copy_(self._base)
+        return torch.sub(base, against, out=against)
 
-    def _elected(self) -> tuple[Tensor, Tensor]:
-        """The magnitude of the winning side's (weighted) sum, and its votes; both in buffers of the upper side."""
-        (votes, up, *_), (votes_down, down, *_) = self._up, self._down
-        if self._even:  # selecting by a mask would take as long as all the rest
-            votes.sub_(votes_down).mul_(self._mask.view(torch.uint8)).add_(votes_down)
-            return torch.maximum(up, down.neg_(), out=up), votes
-        torch.where(self._mask, votes, votes_down.neg_(), out=votes)
-        return torch.where(self._mask, self._up[-1], self._down[-1].neg_(), out=up), votes
+    def _elected(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The magnitude of the winning side's (weighted) sum, and its votes, never 0; `mask` tells who wins."""
+        (up, down), (votes, votes_down) = self._weighted, self._votes
+        if not self._even:
+            torch.where(mask, votes, votes_down.neg_(), out=votes)
+            return torch.where(mask, up, down.neg_(), out=up), votes.clamp_(min=torch.finfo(torch.float32).tiny)
+        votes.sub_(votes_down).mul_(mask.view(torch.uint8)).add_(votes_down)
+        torch.maximum(up, down.neg_(), out=up)  # selecting by a mask would take as long as all the rest
+        return up, down.copy_(votes.clamp_(min=1))
 
 
 def _compare(on_arrays: np.ufunc, on_tensors: Callable[..., Tensor], tensor: Tensor, mask: Tensor) -> None:

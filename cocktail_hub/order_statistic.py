@@ -21,15 +21,16 @@ BINS = 1 << 18
 """Counters of a search."""
 HELD = 1 << 18
 """Magnitudes inside of the bracket that a search holds before it counts them: counting few is as dear as many."""
-_BLOCK = 1 << 17
-"""Magnitudes looked at at a time: they and all that is made of them stay in the cache."""
+BLOCK = 1 << 19
+"""Magnitudes looked at at a time: many, since threads wait for each other between the steps."""
 _FEW = 1 << 13
 """Numbers binned at a time: what numpy allocates for them is small enough to be used again rather than given back to
 the system, which costs a page fault per 4 KiB and makes threads wait for each other."""
-SEARCH_BYTES = 8 * BINS + 4 * HELD + 2 * _BLOCK
-"""Memory of a search: its counters, what it holds, and what tells a block's magnitudes apart."""
-COUNTING_BYTES = 2 * 8 * BINS
-"""Memory that a search takes while it counts what it holds."""
+SEARCH_BYTES = 8 * BINS + 4 * HELD
+"""Memory of a search: its counters and what it holds."""
+COUNTING_BYTES = (2 + 4) * BLOCK + 2 * 8 * BINS
+"""Memory that all searches of a thread share: what tells a block's magnitudes apart, those inside of the bracket, and
+what counting takes."""
 SAMPLE_SHARE = 1 / 32
 """Share of the magnitudes that a bracket is guessed from."""
 SAMPLE = 1 << 17
@@ -59,10 +60,11 @@ class KthLargest:
     One search serves for any number of tensors, one after the other: its memory is allocated once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, masks: NDArray[np.bool_] | None = None) -> None:
+        """Allocate `SEARCH_BYTES`; `masks`, bool `(2, BLOCK)`, may be shared by searches of one thread."""
         self._held = np.empty(HELD, dtype=np.uint32)
         self._counts = np.zeros(BINS, dtype=np.int64)
-        self._masks = np.empty((2, _BLOCK), dtype=bool)
+        self._masks = np.empty((2, BLOCK), dtype=bool) if masks is None else masks
 
     def begin(self, k: int, sample: NDArray[np.float32] | None = None, *, numel: int = 0) -> None:
         """Begin a search.
@@ -95,17 +97,22 @@ class KthLargest:
     def feed(self, magnitudes: NDArray[np.float32]) -> None:
         """Count one chunk (1-D float32, >= 0); the order of the chunks does not matter."""
         low, high = np.uint32(self._low), np.uint32(self._high)
-        for start in range(0, len(magnitudes), _BLOCK):
-            bits = magnitudes[start : start + _BLOCK].view(np.uint32)
+        for start in range(0, len(magnitudes), BLOCK):
+            bits = magnitudes[start : start + BLOCK].view(np.uint32)
             inside, above = (mask[: len(bits)] for mask in self._masks)
             np.greater_equal(bits, low, out=inside)
             np.greater_equal(bits, high, out=above)
             self._above += int(np.count_nonzero(above))
             found = bits.compress(np.not_equal(inside, above, out=inside))
-            if self._count + len(found) > HELD:
-                self._tally()
-            np.subtract(found, low, out=self._held[self._count : self._count + len(found)])
-            self._count += len(found)
+            for first in range(0, len(found), HELD):
+                self._hold(found[first : first + HELD])
+
+    def _hold(self, found: NDArray[np.uint32]) -> None:
+        """Take in bit patterns inside of the bracket, at most `HELD`."""
+        if self._count + len(found) > HELD:
+            self._tally()
+        np.subtract(found, np.uint32(self._low), out=self._held[self._count : self._count + len(found)])
+        self._count += len(found)
 
     def _tally(self) -> None:
         """Move what is held into the bins."""

@@ -369,7 +369,7 @@ def test_ties_without_weights_is_the_base() -> None:
 def test_ties_in_chunks_is_ties() -> None:
     base, model = random(1000, torch.bfloat16), random(1000, torch.bfloat16, 1)
     steps = Ties([base.dtype] * 2, base.dtype, even=True)
-    steps.use([torch.empty(300, dtype=dtype) for dtype in steps.buffers])
+    steps.use([torch.empty(300 * times, dtype=dtype) for dtype, times in steps.buffers])
     out = torch.empty_like(base)
     for start in range(0, 1000, 300):
         part = slice(start, min(start + 300, 1000))

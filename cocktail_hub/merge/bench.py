@@ -12,7 +12,7 @@ import numpy as np
 from cocktail_hub import sums
 from cocktail_hub.checkpoint.spec import itemsize, numpy_dtype
 from cocktail_hub.method_table import METHOD_TABLE
-from cocktail_hub.order_statistic import KthLargest
+from cocktail_hub.order_statistic import BLOCK, KthLargest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,16 +82,16 @@ class Bench:
         """Return the context in which such threads run, entered by the thread that starts them."""
         return nullcontext()
 
-    def fitting(self, dtypes: Sequence[str]) -> int:
-        """Return how many elements fit if there is one buffer of each dtype."""
-        return len(self._host) // sum(map(itemsize, dtypes)) // ALIGNMENT * ALIGNMENT
+    def fitting(self, buffers: Sequence[tuple[str, int]]) -> int:
+        """Return how many elements fit if there is a buffer of each dtype, each so many times as long."""
+        return len(self._host) // sum(itemsize(dtype) * times for dtype, times in buffers) // ALIGNMENT * ALIGNMENT
 
-    def slots(self, dtypes: Sequence[str], count: int) -> list[Slot]:
-        """Lay out buffers of `count` elements; where each begins depends on `dtypes` alone."""
-        size, start, found = self.fitting(dtypes), 0, []
-        for dtype in dtypes:
-            found.append(Slot(start, count * itemsize(dtype), dtype))
-            start += size * itemsize(dtype)
+    def slots(self, buffers: Sequence[tuple[str, int]], count: int) -> list[Slot]:
+        """Lay out buffers for `count` elements; where each begins depends on `buffers` alone."""
+        size, start, found = self.fitting(buffers), 0, []
+        for dtype, times in buffers:
+            found.append(Slot(start, count * times * itemsize(dtype), dtype))
+            start += size * times * itemsize(dtype)
         return found
 
     def array(self, slot: Slot) -> Any:
@@ -104,7 +104,9 @@ class Bench:
 
     def searches(self, count: int) -> list[KthLargest]:
         """Searches for an order statistic, the same ones for every tensor."""
-        self._searches += [KthLargest() for _ in range(count - len(self._searches))]
+        if count > len(self._searches):
+            masks = np.empty((2, BLOCK), dtype=bool)
+            self._searches = [KthLargest(masks) for _ in range(count)]
         return self._searches[:count]
 
     def read(self, job: Job, model: int, pieces: Sequence[Piece], slot: Slot) -> NDArray[np.uint8]:

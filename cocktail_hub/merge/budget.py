@@ -17,10 +17,10 @@ REMOTE_ARENA_BYTES = 64 << 20
 """The same for another device, which is slow to start and to talk to."""
 MIN_ARENA_BYTES = 1 << 18
 """With less, the time goes into calls rather than arithmetic."""
-SEARCH_BYTES = (3 << 20) + (1 << 18)
+SEARCH_BYTES = 3 << 20
 """A search for an order statistic, as `order_statistic` has it; written here so that a plan needs no numpy."""
-COUNTING_BYTES = 4 << 20
-"""What one search of a thread at a time takes besides."""
+COUNTING_BYTES = 7 << 20
+"""What all searches of a thread share."""
 MAX_THREADS = 16
 """Default for the most threads: reading, adding and writing are bound by memory and disk from here on."""
 

@@ -48,14 +48,14 @@ def _needs_order(method: str, tensor: TensorPlan) -> bool:
     return tensor.rule == "mix" and len(tensor.models) > 1 and METHOD_TABLE[method].kind == "order"
 
 
-def _buffers(tensor: TensorPlan) -> tuple[str, ...]:
-    """Return the dtypes of the buffers: input, output, and for a sum the total and its scratch."""
+def _buffers(tensor: TensorPlan) -> list[tuple[str, int]]:
+    """Return the buffers as a bench lays them out: input, output, and for a sum the total and its scratch."""
     if tensor.rule == "same":
-        return (tensor.dtype, tensor.dtype)
+        return [(tensor.dtype, 1), (tensor.dtype, 1)]
     if tensor.is_copy:
-        return (tensor.dtype,)
+        return [(tensor.dtype, 1)]
     wide = accumulator_dtype((*tensor.dtypes, tensor.dtype))
-    return (max(tensor.dtypes, key=itemsize), tensor.dtype, wide, wide)
+    return [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), (wide, 1), (wide, 1)]
 
 
 def _copy(bench: Bench, job: Job, run: Run) -> None:

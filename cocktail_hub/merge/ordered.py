@@ -41,10 +41,10 @@ class _Sweep:
         self._weights = tensor.weights[1:]
         dtypes = [torch_dtype(dtype) for dtype in tensor.dtypes]
         self._steps = Ties(dtypes, torch_dtype(tensor.dtype), even=len(set(self._weights)) == 1)
-        buffers = map(safetensors_dtype, self._steps.buffers)
-        self._dtypes = (max(tensor.dtypes, key=itemsize), tensor.dtype, *buffers)
-        self._size = min(bench.fitting(self._dtypes), numel)
-        _, self._out, *places = bench.slots(self._dtypes, self._size)
+        inside = [(safetensors_dtype(dtype), rows) for dtype, rows in self._steps.buffers]
+        buffers = [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), *inside]
+        self._size = min(bench.fitting(buffers), numel)
+        _, self._out, *places = bench.slots(buffers, self._size)
         self._steps.use([bench.array(place) for place in places])
         self.chunks = [(start, min(start + self._size, numel)) for start in range(0, numel, self._size)]
         """Elements `start:stop` that are in the buffers at once."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from cocktail_hub.merge.bench import Job
 
+_MOST_VIEWS = 64
+"""Views of buffers that are remembered."""
+
 
 class TorchBench(Bench):
     """Two memories of one size: where files are read to and written from, and where numbers are computed.
@@ -37,6 +40,7 @@ class TorchBench(Bench):
             host = torch.empty(arena, dtype=torch.uint8, device="cpu", pin_memory=self._remote)
             self._work = torch.empty(arena, dtype=torch.uint8, device=self._device) if self._remote else host
         self._host = host.numpy()
+        self._views: dict[Slot, Tensor] = {}
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -62,8 +66,14 @@ class TorchBench(Bench):
             torch.set_num_threads(intra_op)
 
     def array(self, slot: Slot) -> Tensor:
-        """The numbers of a buffer, where they are computed, 1-D."""
-        return self._work[slot.start : slot.start + slot.nbytes].view(torch_dtype(slot.dtype))
+        """The numbers of a buffer, where they are computed, 1-D. Remembered: it is asked for again and again."""
+        found = self._views.get(slot)
+        if found is None:
+            if len(self._views) == _MOST_VIEWS:
+                self._views.clear()
+            found = self._work[slot.start : slot.start + slot.nbytes].view(torch_dtype(slot.dtype))
+            self._views[slot] = found
+        return found
 
     def _brought(self, slot: Slot) -> Tensor:
         place = self.array(slot)

@@ -27,22 +27,22 @@ KINDS = [Bench, TorchBench]
 @pytest.mark.parametrize("kind", KINDS)
 def test_buffers_lie_side_by_side_and_are_aligned(kind: type[Bench]) -> None:
     bench = kind(1 << 16)
-    dtypes = ("BF16", "BF16", "F32", "F64")
-    size = bench.fitting(dtypes)
+    buffers = [("BF16", 1), ("BF16", 2), ("F32", 1), ("F64", 1)]
+    size = bench.fitting(buffers)
     assert size % ALIGNMENT == 0
-    slots = bench.slots(dtypes, size)
-    assert [slot.dtype for slot in slots] == list(dtypes)
-    assert [slot.start for slot in slots] == [0, 2 * size, 4 * size, 8 * size]
-    assert [slot.nbytes for slot in slots] == [size * itemsize(dtype) for dtype in dtypes]
-    assert 16 * size <= 1 << 16
+    slots = bench.slots(buffers, size)
+    assert [slot.dtype for slot in slots] == [dtype for dtype, _ in buffers]
+    assert [slot.start for slot in slots] == [0, 2 * size, 6 * size, 10 * size]
+    assert [slot.nbytes for slot in slots] == [size * times * itemsize(dtype) for dtype, times in buffers]
+    assert 18 * size <= 1 << 16
     assert all(bench.host(slot).ctypes.data % ALIGNMENT == 0 for slot in slots)
-    assert [len(bench.array(slot)) for slot in slots] == [size] * 4
+    assert [len(bench.array(slot)) for slot in slots] == [size, 2 * size, size, size]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_buffers_begin_in_the_same_place_whatever_their_length(kind: type[Bench]) -> None:
     bench = kind(1 << 16)
-    first, again = bench.slots(("F32", "F32"), 100), bench.slots(("F32", "F32"), 7)
+    first, again = (bench.slots([("F32", 1), ("F32", 1)], count) for count in (100, 7))
     assert [a.start for a in first] == [b.start for b in again]
     assert [len(bench.array(slot)) for slot in again] == [7, 7]
 
@@ -50,7 +50,7 @@ def test_buffers_begin_in_the_same_place_whatever_their_length(kind: type[Bench]
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_are_computed_in_the_memory_that_files_are_read_to(kind: type[Bench]) -> None:
     bench = kind(1 << 10)
-    (slot,) = bench.slots(("F32",), 2)
+    (slot,) = bench.slots([("F32", 1)], 2)
     bench.host(slot)[:] = np.frombuffer(np.array([1.5, -2.0], np.float32).tobytes(), np.uint8)
     assert bench.array(slot).tolist() == [1.5, -2.0]
 

@@ -131,9 +131,10 @@ def write_errors(folder: Path, needed: int | Callable[[], int]) -> Iterator[None
 
 
 def disk_full(folder: Path, needed: int) -> DiskSpaceError:
-    """Say how much room the merge needs and how much there is."""
+    """Say how much room the merge needs and how much there is; `needed`: bytes of weights still to be written."""
+    wanted = f"the mix needs {needed:,} more" if needed else "the small files beside the weights need some more"
     return DiskSpaceError(
-        f"The disk of '{folder}' has {free_bytes(folder):,} bytes free, but the mix needs {needed:,} more.\n"
+        f"The disk of '{folder}' has {free_bytes(folder):,} bytes free, but {wanted}.\n"
         "A mix is written next to its ingredients, which stay as they are.\n"
         "Free some space or write to another disk, then run the same command again: finished shards are kept."
     )

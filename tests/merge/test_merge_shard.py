@@ -51,5 +51,11 @@ def test_a_full_disk_says_how_much_is_missing(tmp_path: Path, monkeypatch: pytes
     assert f"The disk of '{tmp_path}' has 1,234 bytes free, but the mix needs 56,789 more." in message
 
 
+def test_a_disk_that_has_room_for_the_weights_alone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_module, "free_bytes", lambda _: 0)
+    message = str(disk_full(tmp_path, 0))
+    assert "has 0 bytes free, but the small files beside the weights need some more." in message
+
+
 def test_progress_without_a_listener_is_silent() -> None:
     Progress().add(3)

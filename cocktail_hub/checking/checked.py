@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.checking.configs import differences, module_differences, require_same_family, require_same_heads
 from cocktail_hub.checking.kinds import Kind, kind_of
 from cocktail_hub.checking.parts import Model, Part, read_part
-from cocktail_hub.checking.vocabulary import Vocabulary, compare, read_vocabulary
+from cocktail_hub.checking.vocabulary import (
+    Vocabulary,
+    VocabularyFile,
+    compare,
+    find_vocabulary,
+    parse_vocabulary,
+)
 from cocktail_hub.checkpoint.adapter import AdaptedLayout
 from cocktail_hub.checkpoint.contents import read_config, read_json, read_modules
 from cocktail_hub.checkpoint.files import LocalFiles
@@ -138,11 +144,17 @@ def _needs_code(config: Mapping[str, Any]) -> bool:
 
 
 def _compare_vocabularies(models: Sequence[Model]) -> list[str]:
-    found = [_vocabulary(model) for model in models]
-    return [note for other in found[1:] for note in compare(found[0], other)] if any(v.source for v in found) else []
+    """Compare each vocabulary with the first, one at a time: read into memory, a large one takes 100 MB."""
+    first, notes = _vocabulary_file(models[0]), list[str]()
+    known: Vocabulary | None = None
+    for file in map(_vocabulary_file, models[1:]):
+        if not file.says_the_same_as(first):
+            known = known or parse_vocabulary(first)
+            notes += compare(known, parse_vocabulary(file))
+    return notes
 
 
-def _vocabulary(model: Model) -> Vocabulary:
-    """The tokens of a model; an adapter may bring a tokenizer of its own."""
-    own = read_vocabulary(model.located.files, model.located.contents.main)
-    return own if own.source or not model.adapted else read_vocabulary(model.body.files, model.body.contents.main)
+def _vocabulary_file(model: Model) -> VocabularyFile:
+    """The vocabulary of a model; an adapter may bring a tokenizer of its own."""
+    own = find_vocabulary(model.located.files, model.located.contents.main)
+    return own if own.path or not model.adapted else find_vocabulary(model.body.files, model.body.contents.main)

@@ -13,6 +13,7 @@ from cocktail_hub.errors import IncompatibleError
 if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
 
+_FAST_FILE = "tokenizer.json"
 _SLOW_FILES = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 _SHOWN = 3
 
@@ -33,21 +34,42 @@ class Vocabulary:
     """Content of a file that cannot be taken apart (sentencepiece): equal or not."""
 
 
-def read_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
-    """Read the tokens from `tokenizer.json`, or from an older vocabulary file.
+@dataclass(frozen=True, kw_only=True)
+class VocabularyFile:
+    """The file that a tokenizer's tokens are read from."""
+
+    name: str
+    """The ingredient, for messages."""
+    path: str
+    """Where it lies in the repository; empty when there is none."""
+    text: bytes
+    """Its content."""
+
+    def says_the_same_as(self, other: VocabularyFile) -> bool:
+        """Whether the tokens are known to be equal without reading them: fine-tuning seldom touches the tokenizer."""
+        return PurePosixPath(self.path).name == PurePosixPath(other.path).name and self.text == other.text
+
+
+def find_vocabulary(files: RepoFiles, folder: str = "") -> VocabularyFile:
+    """Find `tokenizer.json`, or an older vocabulary file.
 
     Args:
         files: the repository.
         folder: where the transformer's files lie in it, '' for the root.
     """
-    fast = str(PurePosixPath(folder, "tokenizer.json"))
-    if fast in files.sizes:
-        return _parse_fast(files.name, files.read(fast), fast)
-    for name in _SLOW_FILES:
+    for name in (_FAST_FILE, *_SLOW_FILES):
         path = str(PurePosixPath(folder, name))
         if path in files.sizes:
-            return _parse_slow(files.name, files.read(path), path)
-    return Vocabulary(name=files.name, tokens={}, added={}, source="")
+            return VocabularyFile(name=files.name, path=path, text=files.read(path))
+    return VocabularyFile(name=files.name, path="", text=b"")
+
+
+def parse_vocabulary(file: VocabularyFile) -> Vocabulary:
+    """Read the tokens. Raises IncompatibleError: the file is damaged."""
+    if not file.path:
+        return Vocabulary(name=file.name, tokens={}, added={}, source="")
+    parse = _parse_fast if PurePosixPath(file.path).name == _FAST_FILE else _parse_slow
+    return parse(file.name, file.text, file.path)
 
 
 def compare(first: Vocabulary, other: Vocabulary) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cocktail_hub.checking.vocabulary import compare, read_vocabulary
+from cocktail_hub.checking.vocabulary import Vocabulary, compare, find_vocabulary, parse_vocabulary
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import IncompatibleError
 
@@ -21,10 +21,12 @@ def write(folder: Path, vocab: object, added: list[tuple[int, str]] = (), **mode
     return LocalFiles(folder, name=folder.name)
 
 
+def read(files: LocalFiles) -> Vocabulary:
+    return parse_vocabulary(find_vocabulary(files))
+
+
 def notes(tmp_path: Path, first: tuple, other: tuple) -> list[str]:
-    return compare(
-        read_vocabulary(write(tmp_path / "base", *first)), read_vocabulary(write(tmp_path / "tuned", *other))
-    )
+    return compare(read(write(tmp_path / "base", *first)), read(write(tmp_path / "tuned", *other)))
 
 
 def test_equal_vocabularies_have_nothing_to_say_even_when_written_in_another_order(tmp_path: Path) -> None:
@@ -64,17 +66,17 @@ def test_tokens_that_only_one_has_are_said(tmp_path: Path) -> None:
 
 def test_a_model_without_tokenizer_files_is_said(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    bare = read_vocabulary(LocalFiles(tmp_path / "bare", name="bare"))
-    found = compare(read_vocabulary(write(tmp_path / "base", WORDS)), bare)
+    bare = read(LocalFiles(tmp_path / "bare", name="bare"))
+    found = compare(read(write(tmp_path / "base", WORDS)), bare)
     assert found == ["'bare' has no tokenizer files, so its vocabulary could not be compared."]
 
 
 def test_an_old_vocab_txt_is_compared_with_a_fast_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "vocab.txt").write_text("[PAD]\nthe\ndog\n")
-    old = read_vocabulary(LocalFiles(tmp_path / "old", name="old"))
+    old = read(LocalFiles(tmp_path / "old", name="old"))
     with pytest.raises(IncompatibleError, match="2 is 'fox' and 'dog'"):
-        compare(read_vocabulary(write(tmp_path / "base", WORDS)), old)
+        compare(read(write(tmp_path / "base", WORDS)), old)
 
 
 def test_sentencepiece_models_are_equal_or_refused(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_sentencepiece_models_are_equal_or_refused(tmp_path: Path) -> None:
     for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "spiece.model").write_bytes(content)
-        found.append(read_vocabulary(LocalFiles(tmp_path / name, name=name)))
+        found.append(read(LocalFiles(tmp_path / name, name=name)))
     assert compare(found[0], found[1]) == []
     with pytest.raises(IncompatibleError, match=r"their 'spiece\.model' differ"):
         compare(found[0], found[2])
@@ -92,4 +94,12 @@ def test_sentencepiece_models_are_equal_or_refused(tmp_path: Path) -> None:
 def test_a_damaged_tokenizer_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(IncompatibleError, match=r"'tokenizer\.json' of 'm' is damaged"):
-        read_vocabulary(LocalFiles(tmp_path, name="m"))
+        read(LocalFiles(tmp_path, name="m"))
+
+
+def test_files_of_one_name_with_the_same_bytes_need_not_be_read(tmp_path: Path) -> None:
+    base, copy = (find_vocabulary(write(tmp_path / name, WORDS)) for name in ("base", "copy"))
+    assert copy.says_the_same_as(base)
+    assert not find_vocabulary(write(tmp_path / "spaced", dict(reversed(WORDS.items())))).says_the_same_as(base)
+    (tmp_path / "bare").mkdir()
+    assert not find_vocabulary(LocalFiles(tmp_path / "bare", name="bare")).says_the_same_as(base)

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.checking.configs import differences, module_differences, require_same_family, require_same_heads
 from cocktail_hub.checking.kinds import Kind, kind_of
 from cocktail_hub.checking.parts import Model, Part, read_part
-from cocktail_hub.checking.vocabulary import (
-    Vocabulary,
-    VocabularyFile,
-    compare,
-    find_vocabulary,
-    parse_vocabulary,
-)
+from cocktail_hub.checking.vocabulary import Vocabulary, VocabularyFile, compare, find_vocabulary, parse_vocabulary
 from cocktail_hub.checkpoint.adapter import AdaptedLayout
 from cocktail_hub.checkpoint.contents import read_config, read_json, read_modules
 from cocktail_hub.checkpoint.files import LocalFiles
@@ -144,7 +138,7 @@ def _needs_code(config: Mapping[str, Any]) -> bool:
 
 
 def _compare_vocabularies(models: Sequence[Model]) -> list[str]:
-    """Compare each vocabulary with the first, one at a time: read into memory, a large one takes 100 MB."""
+    """Compare each vocabulary with the first, one at a time, so that memory does not grow with their number."""
     first, notes = _vocabulary_file(models[0]), list[str]()
     known: Vocabulary | None = None
     for file in map(_vocabulary_file, models[1:]):

@@ -339,11 +339,17 @@ def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
 
 def sha256_of(path: Path) -> str:
     """Sha256 of a file's content, as hex."""
-    digest, chunk = hashlib.sha256(), memoryview(bytearray(_CHUNK))
+    return hash_of(path, hashlib.sha256())
+
+
+def hash_of(path: Path, hasher: Any) -> str:
+    """Hash of a file's content, as hex; `hasher` is new, of the kind that hashlib has."""
+    chunk = memoryview(bytearray(_CHUNK))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(chunk):
-            digest.update(chunk[:count])
-    return digest.hexdigest()
+            hasher.update(chunk[:count])
+    digest: str = hasher.hexdigest()
+    return digest
 
 
 def remove(folder: Path) -> None:

@@ -52,7 +52,7 @@ def locate(pinned: Pin, options: HubOptions) -> Located:
     if not pinned.local:
         return Located(pin=pinned, files=HubFiles(pinned.model, pinned.revision or "", options))
     located = Located(pin=pinned, files=LocalFiles(_folder(pinned.model), name=pinned.model))
-    if pinned.digest and (found := folder_digest(located)) != pinned.digest:
+    if pinned.digest and (found := folder_digest(located, pinned.digest.partition(":")[0])) != pinned.digest:
         raise IncompatibleError(
             f"The folder '{pinned.model}' has changed since the recipe was resolved: its digest is {found[:19]}..., "
             f"the recipe says {pinned.digest[:19]}....\nThe mix would not be the one that the recipe describes.\n"
@@ -67,14 +67,14 @@ def local_root(located: Located) -> Path:
     return _folder(located.pin.model)
 
 
-def folder_digest(located: Located) -> str:
-    """`sha256:...` over the names and contents of the files that a mix needs from a local folder.
+def folder_digest(located: Located, kind: str = "xxh128") -> str:
+    """`xxh128:...` over the names and contents of the files that a mix needs from a local folder; or `sha256:...`.
 
     Contents are hashed once: the digest of a file is kept as long as its size and its times of change stay.
     """
     if not isinstance(located.files, LocalFiles):
         raise TypeError("Only local folders have a content digest; Hub repos have a commit.")
-    return digest_of(located.files, {*located.contents.needed, *located.contents.code})
+    return digest_of(located.files, {*located.contents.needed, *located.contents.code}, kind)
 
 
 def resolve(recipe: Recipe, options: HubOptions, *, digests: bool = True) -> Recipe:

@@ -214,7 +214,8 @@ def test_the_digest_is_that_of_content_and_names(tmp_path: Path) -> None:
 
 def test_the_digest_stays_what_it_is_from_release_to_release(tmp_path: Path) -> None:
     """Resolved recipes of local folders hold it."""
-    assert folder_digest(located(folder(tmp_path / "a"))) == (
+    assert folder_digest(located(folder(tmp_path / "a"))) == ("xxh128:2a8f729f1b65f319b14cfdf12a5906bb")
+    assert folder_digest(located(tmp_path / "a"), "sha256") == (
         "sha256:8b605824cb4b3d5cf0399ccec1084d4fe6a83a390fbf01fb66307126c9f79bed"
     )
 
@@ -238,6 +239,15 @@ def test_a_folder_that_changed_since_is_refused(tmp_path: Path, options: HubOpti
         assert e.value.model == str(tmp_path / "a")
 
 
+def test_a_folder_is_held_to_a_sha256_that_the_recipe_gives(tmp_path: Path, options: HubOptions) -> None:
+    a, b = folder(tmp_path / "a"), folder(tmp_path / "b", PLAIN | {"x.txt": b"b"})
+    given = {"model": str(a), "digest": folder_digest(located(a), "sha256")}
+    assert resolve(mix(given, b), options).ingredients[0].digest == given["digest"]
+    (a / "model.safetensors").write_bytes(b"WEIGHTS")
+    with pytest.raises(IncompatibleError, match=r"its digest is sha256:.*, the recipe says sha256:"):
+        resolve(mix(given, b), options)
+
+
 @pytest.fixture
 def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file whose digest is worth noting, in a cache of its own."""
@@ -254,23 +264,23 @@ def settle(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def digest_without_reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    def refuse(_: Path) -> str:
+    def refuse(*_: Any) -> str:
         raise AssertionError("the file was read")
 
     with monkeypatch.context() as patched:
-        patched.setattr(digests, "sha256_of", refuse)
-        return digests._file_digest(path)
+        patched.setattr(digests, "hash_of", refuse)
+        return digests._file_digest(path, "xxh128")
 
 
 def test_a_large_file_is_read_once(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
-    first = digests._file_digest(large)
+    first = digests._file_digest(large, "xxh128")
     assert digest_without_reading(large, monkeypatch) == first
 
 
 def test_a_file_that_was_just_written_is_read_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two changes within one tick of the disk's clock would look the same."""
-    digests._file_digest(large)
+    digests._file_digest(large, "xxh128")
     with pytest.raises(AssertionError, match="the file was read"):
         digest_without_reading(large, monkeypatch)
 
@@ -278,19 +288,26 @@ def test_a_file_that_was_just_written_is_read_again(large: Path, monkeypatch: py
 def test_a_change_that_hides_its_time_is_noticed(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
     status = large.stat()
-    before = digests._file_digest(large)
+    before = digests._file_digest(large, "xxh128")
     time.sleep(0.02)  # the clock of the disk ticks
     large.write_bytes(b"y" * digests.WORTH_NOTING)
     os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert digests._file_digest(large) != before
+    assert digests._file_digest(large, "xxh128") != before
+
+
+def test_notes_of_both_kinds_of_digest_stand_side_by_side(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch)
+    first, second = digests._file_digest(large, "xxh128"), digests._file_digest(large, "sha256")
+    assert (len(first), len(second)) == (32, 64)
+    assert digest_without_reading(large, monkeypatch) == first
 
 
 def test_a_damaged_note_is_made_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
-    before = digests._file_digest(large)
+    before = digests._file_digest(large, "xxh128")
     (note,) = (Cache().root / "digests").iterdir()
     note.write_bytes(b"\xff")
-    assert digests._file_digest(large) == before
+    assert digests._file_digest(large, "xxh128") == before
     assert digest_without_reading(large, monkeypatch) == before
 
 
@@ -299,7 +316,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
 ) -> None:
     settle(monkeypatch)
     (tmp_path / "cache").write_text("a file where the folder would be")
-    assert digests._file_digest(large) == digests._file_digest(large)
+    assert digests._file_digest(large, "xxh128") == digests._file_digest(large, "xxh128")
 
 
 def test_a_repo_has_no_digest(push: Callable[..., str], options: HubOptions) -> None:

@@ -41,7 +41,8 @@ def _model_cells(pin: Pin) -> list[str]:
 
 def _exact(pin: Pin) -> str:
     if pin.digest is not None:
-        return code(f"sha256:{pin.digest.removeprefix('sha256:')[:_SHOWN_DIGITS]}")
+        kind, _, digits = pin.digest.partition(":")
+        return code(f"{kind}:{digits[:_SHOWN_DIGITS]}")
     return commit_link(pin.model, pin.revision or "")
 
 

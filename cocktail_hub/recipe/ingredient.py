@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full git commit hash, which is what a resolved revision is."""
-CONTENT_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-"""Digest over the files of a local folder, as `resolve` writes it."""
+CONTENT_DIGEST = re.compile(r"xxh128:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
+"""Digest over the files of a local folder: `resolve` writes the first kind and holds a folder to either."""
 LARGEST_WEIGHT = 1e6
 """Weights beyond this are a slip, and their sums would overflow."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -48,7 +48,7 @@ class Pin:
     requested: str | None = None
     """What `revision` was before it was resolved. Written by `resolve`."""
     digest: str | None = None
-    """`sha256:...` over the files of a local folder. Written by `resolve`."""
+    """`xxh128:...` over the files of a local folder. Written by `resolve`; early recipes have `sha256:...`."""
     base: Pin | None = None
     """The model that a PEFT adapter adapts. Written by `resolve`; may be given where the adapter names none."""
 
@@ -60,7 +60,10 @@ class Pin:
         if self.base is not None:
             object.__setattr__(self, "base", Pin.from_value(self.base, f"base of '{self.model}'"))
         if self.digest is not None and not CONTENT_DIGEST.fullmatch(self.digest):
-            raise RecipeError(f"`digest` of '{self.model}' must be 'sha256:' and 64 hex digits, got {self.digest!r}.")
+            raise RecipeError(
+                f"`digest` of '{self.model}' must be 'xxh128:' and 32 hex digits, or 'sha256:' and 64, "
+                f"got {self.digest!r}."
+            )
         if not self.local and not _HUB_ID.fullmatch(self.model):
             raise RecipeError(
                 f"`model` must be a Hub id such as 'org/name' or a local folder, got {self.model!r}.\n"

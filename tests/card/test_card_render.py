@@ -232,10 +232,11 @@ def test_a_local_ingredient_shows_its_last_name_and_digest_only(recipe: Resolved
 
 
 def test_a_mix_of_local_folders_has_no_base_model(recipe: ResolvedRecipe, facts: CardFacts) -> None:
-    other = {"model": "/data/other/tuned", "digest": "sha256:" + "e" * 64, "weight": 0.25}
+    other = {"model": "/data/other/tuned", "digest": "xxh128:" + "e" * 32, "weight": 0.25}
     card = render_card(_with(recipe, ingredients=[other, LOCAL], tokenizer=LOCAL["model"]), facts)
     assert "base_model" not in yaml.safe_load(str(card).split("---\n")[1])
     assert "base_model_relation" not in card.data.to_dict()
+    assert _row(card, "`tuned`") == "| `tuned` (local folder) | `xxh128:eeeeeeeeeeee` |  | 0.25 |"
     assert "The config comes from `tuned` (local folder), the tokenizer from `tuned-2` (local folder)." in str(card)
 
 

@@ -57,7 +57,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"ingredients": [A, {"model": "org/\N{LATIN SMALL LETTER U WITH DIAERESIS}"}]}, "`model` must be a Hub id"),
     ({"ingredients": [A, B | {"revision": 1234567}]}, "`revision of 'org/b'` must be a text, got 1234567 (int). Put"),
     ({"ingredients": [A, "org/b@"]}, "`revision of 'org/b'` must be a text, got '' (str)."),
-    ({"ingredients": [A, B | {"digest": "sha256:12"}]}, "`digest` of 'org/b' must be 'sha256:' and 64 hex digits"),
+    ({"ingredients": [A, B | {"digest": "sha256:12"}]}, "`digest` of 'org/b' must be 'xxh128:' and 32 hex digits"),
     ({"ingredients": [A, {"model": "./b", "revision": "main"}]}, "'./b' is a local folder, but has the `revision`"),
     ({"ingredients": [A, B, A]}, "Ingredient 'org/a' is listed twice (positions 0 and 2).\nThat is most often a slip"),
     ({"ingredients": [A, "org/b@v1", "org/b@v1"]}, "Ingredient 'org/b@v1' is listed twice (positions 1 and 2)."),

@@ -1,7 +1,8 @@
 """Merge methods: pure functions from tensors to a tensor. No files, no configuration, no global state.
 
 Each method is written twice. Under its own name it takes whole tensors and returns a new one: that is its definition.
-The engine calls the same steps (`accumulate`, `Ties`, `round_once`, `settle_nan`) on chunks, in buffers that it reuses.
+The engine calls the same steps (`accumulate`, `TensorTies`, `round_once`, `settle_nan`) on chunks, in buffers that it
+reuses.
 
 The numbers are the same on every processor: a product and a sum are two operations, since fusing them rounds once on
 some processors and twice on others; the sum has the next wider type and is rounded once at the end; and NaN, whose bits
@@ -10,7 +11,6 @@ differ between processors and even between the body and the tail of a vector loo
 
 from __future__ import annotations
 
-import itertools
 import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -23,9 +23,12 @@ from cocktail_hub.checkpoint.spec import accumulator_dtype, safetensors_dtype, t
 from cocktail_hub.method_table import arithmetic_weights
 from cocktail_hub.order_statistic import kept_count, kth_largest
 from cocktail_hub.rounding import round_once as round_once  # noqa: PLC0414 - one of the steps
+from cocktail_hub.ties import Ties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 _BITS = {
     torch.float64: torch.int64,
@@ -33,8 +36,6 @@ _BITS = {
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,
 }
-_MOST_VOTES = 256
-"""Inputs, the base among them, whose votes fit into a byte."""
 _QUIET_NAN = {
     torch.float64: 0x7FF8000000000000,
     torch.float32: 0x7FC00000,
@@ -133,12 +134,14 @@ def ties(
     if not used or not out.numel():
         return out.copy_(flat).view(base.shape)
     inputs = [flat, *(tensor for tensor, _ in used)]
-    steps = Ties([tensor.dtype for tensor in inputs], out.dtype, even=len({weight for _, weight in used}) == 1)
-    steps.use([torch.empty(rows * out.numel(), dtype=kind, device=out.device) for kind, rows in steps.buffers])
+    dtypes = [safetensors_dtype(tensor.dtype) for tensor in inputs]
+    steps = TensorTies(dtypes, safetensors_dtype(out.dtype), even=len({weight for _, weight in used}) == 1)
+    sizes = [(torch_dtype(dtype), times * out.numel()) for dtype, times in steps.buffers]
+    steps.use([torch.empty(size, dtype=dtype, device=out.device) for dtype, size in sizes])
     steps.begin(flat)
     k = kept_count(out.numel(), density)
     for tensor, weight in used:
-        cut = kth_largest(steps.magnitudes(tensor).cpu().numpy(), k) if density < 1 else 0.0
+        cut = kth_largest(steps.magnitudes(tensor), k) if density < 1 else 0.0
         steps.add(tensor, weight, cut)
     total = steps.total(lam)
     round_once(total, out)
@@ -203,113 +206,38 @@ def settle_nan(total: Tensor, out: Tensor, inputs: Callable[[], Iterable[Tensor]
     out.view(bits)[where] = settled
 
 
-class Ties:
-    """The steps of `ties` on one chunk, in buffers of the caller: `begin` with the base, `add` each, `total`.
+class TensorTies(Ties):
+    """The same with torch: 1-D tensors of one device."""
 
-    Positive and negative differences are added up apart, so one pass over the ingredients is enough: whichever side
-    wins, the mean of those that agree is known.
-    """
+    xp = torch
+    masks = 2
 
-    def __init__(self, inputs: Sequence[torch.dtype], output: torch.dtype, *, even: bool) -> None:
-        """Choose the dtypes.
+    def _dtype(self, name: str) -> torch.dtype:
+        return torch_dtype(name)
 
-        Args:
-            inputs: dtypes of the base and of the ingredients.
-            output: dtype of the result.
-            even: whether all weights are equal, so that agreeing differences need only be counted.
-        """
-        wide = wide_dtype([*inputs, output])
-        exact = torch.float64 if torch.float64 in inputs else torch.float32
-        votes = wide if not even else torch.uint8 if len(inputs) <= _MOST_VOTES else torch.int32
-        self._even = even
-        self._zero = torch.zeros((), dtype=wide)
-        self._numel = 0
-        self.buffers: tuple[tuple[torch.dtype, int], ...] = (
-            (exact, 1),
-            (torch.float32, 2),
-            (torch.bool, 2),
-            (votes, 2),
-            (wide, 2),
-            *(() if even else ((wide, 2), (wide, 2))),
-            *(((wide, 1),) if even and wide != torch.float32 else ()),
-            *(((exact, 1),) if exact != torch.float32 else ()),
-        )
-        """Dtype of each buffer that `use` needs, and how many times the elements of a chunk it holds."""
+    def _widen(self, tensor: Tensor, out: Tensor) -> None:
+        out.copy_(tensor)
 
-    def use(self, buffers: Sequence[Tensor]) -> None:
-        """Work in these 1-D buffers; what they held is lost."""
-        self._buffers = buffers
-        self._numel = 0
+    def _at_home(self, array: Tensor) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = array.cpu().numpy()
+        return found
 
-    def begin(self, base: Tensor) -> None:
-        """Start a chunk with the base's elements, at most as many as the buffers have room for."""
-        if base.numel() != self._numel:
-            self._cut(base.numel())
-        self._base.copy_(base)
-        self._fresh = True
-
-    def _cut(self, numel: int) -> None:
-        """Name the parts of the buffers that a chunk uses. In pairs, what is above 0 comes first."""
-        self._numel = numel
-        rows = [count for _, count in self.buffers]
-        cut = (buffer[: count * numel].view(count, numel) for buffer, count in zip(self._buffers, rows, strict=True))
-        (self._base,), self._parts, self._mask, self._votes, self._sums = itertools.islice(cut, 5)
-        self._weighted, self._spare = (self._sums, self._parts) if self._even else itertools.islice(cut, 2)
-        if self._even and self._sums.dtype != torch.float32:
-            self._spare = next(cut)
-        self._delta = self._parts[1]
-        self._raw = self._delta if self._base.dtype == torch.float32 else next(cut)[0]
-
-    def magnitudes(self, tensor: Tensor) -> Tensor:
-        """Return the magnitudes of an ingredient's differences, float32, in a buffer that is used again."""
-        return self._difference(tensor).abs_()
-
-    def _difference(self, tensor: Tensor) -> Tensor:
-        raw = self._raw.copy_(tensor).sub_(self._base)
-        return raw if raw is self._delta else self._delta.copy_(raw)
-
-    def add(self, tensor: Tensor, weight: float, cut: float) -> None:
-        """Take in an ingredient's chunk: its differences of magnitude `cut` or more, times `weight`."""
-        delta = self._difference(tensor)
+    def _trim(self, delta: Tensor, cut: float, parts: Tensor) -> None:
         if cut > 0.0:  # hardshrink drops what is equal to its bound, too
             below = float(np.nextafter(np.float32(cut), np.float32(0)))
             torch.hardshrink(delta, below, out=delta)
-        put = Tensor.copy_ if self._fresh else Tensor.add_
-        parts = self._sums if self._fresh and self._sums.dtype == delta.dtype else self._parts
-        self._fresh = False
         torch.clamp(delta, min=0.0, out=parts[0])
         torch.clamp(delta, max=0.0, out=parts[1])
-        if parts is not self._sums:
-            put(self._sums, parts)
-        if self._even:
-            _compare(np.not_equal, torch.ne, parts, self._mask)
-            put(self._votes, self._mask.view(torch.uint8))
-        else:
-            put(self._weighted, self._spare.copy_(parts).mul_(weight))
-            put(self._votes, self._spare.copy_(parts).sign_().mul_(weight))
+        _compare(np.not_equal, torch.ne, parts, self._mask)
 
-    def total(self, lam: float) -> Tensor:
-        """Return `base + lam * mean` before rounding, in a buffer; where the mean is 0, the base, -0.0 included."""
-        lead, mask = self._spare[0], self._mask[0]
-        torch.add(self._sums[0], self._sums[1], out=lead)
-        _compare(np.greater, torch.gt, lead, mask)
-        size, votes = self._elected(mask)
-        mean = size.div_(votes).mul_(lead.sign_())
-        if lam != 1.0:
-            mean.mul_(lam)
-        against = torch.sub(self._zero, mean, out=mean)  # 0.0 - 0.0 and 0.0 - -0.0 are 0.0; x - 0.0 is x for every x
-        base = self._base if self._base.dtype == against.dtype else lead.copy_(self._base)
-        return torch.sub(base, against, out=against)
+    def _above_zero(self, array: Tensor, flags: Tensor) -> None:
+        _compare(np.greater, torch.gt, array, flags)
 
-    def _elected(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The magnitude of the winning side's (weighted) sum, and its votes, never 0; `mask` tells who wins."""
-        (up, down), (votes, votes_down) = self._weighted, self._votes
-        if not self._even:
-            torch.where(mask, votes, votes_down.neg_(), out=votes)
-            return torch.where(mask, up, down.neg_(), out=up), votes.clamp_(min=torch.finfo(torch.float32).tiny)
-        votes.sub_(votes_down).mul_(mask.view(torch.uint8)).add_(votes_down)
-        torch.maximum(up, down.neg_(), out=up)  # selecting by a mask would take as long as all the rest
-        return up, down.copy_(votes.clamp_(min=1))
+    def _sign(self, array: Tensor) -> None:
+        array.sign_()
+
+    def _replace(self, array: Tensor, others: Tensor, where: Tensor) -> None:
+        torch.where(where, others, array, out=array)
 
 
 def _compare(on_arrays: np.ufunc, on_tensors: Callable[..., Tensor], tensor: Tensor, mask: Tensor) -> None:

@@ -43,7 +43,7 @@ def accumulate(terms: Iterable[tuple[Array, float]], total: Array, scratch: Arra
     """
     for index, (array, weight) in enumerate(terms):
         place = scratch if index else total
-        _widen(array, place)
+        widen(array, place)
         np.multiply(place, place.dtype.type(weight), out=place)
         if index:
             np.add(total, scratch, out=total)
@@ -92,7 +92,7 @@ def _in_common(inputs: Iterable[Array], out: Array, where: Array) -> tuple[Array
     return (agreed, found[0]) if found else None
 
 
-def _widen(array: Array, out: Array) -> None:
+def widen(array: Array, out: Array) -> None:
     """Convert without loss."""
     if array.dtype == np.uint16:
         bits = out.view(np.uint32)

@@ -13,7 +13,9 @@ LAYERS = [
     # ground: no knowledge of models
     {"errors", "version", "progress", "rounding", "sync", "testing"},
     {"space", "cluster", "method_table", "order_statistic", "checkpoint"},
-    {"cache", "hub", "methods", "recipe", "sums"},
+    {"sums"},
+    {"ties"},
+    {"cache", "hub", "methods", "recipe"},
     # one concern each: values in, values out
     {"options", "origin", "folder_digest", "weigh", "card", "merge"},
     {"resolve", "place", "sent_journal"},

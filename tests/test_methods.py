@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cocktail_hub.methods import Ties, linear, round_once, task_arithmetic, ties
+from cocktail_hub.checkpoint.spec import torch_dtype
+from cocktail_hub.methods import TensorTies, linear, round_once, task_arithmetic, ties
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -368,8 +369,8 @@ def test_ties_without_weights_is_the_base() -> None:
 
 def test_ties_in_chunks_is_ties() -> None:
     base, model = random(1000, torch.bfloat16), random(1000, torch.bfloat16, 1)
-    steps = Ties([base.dtype] * 2, base.dtype, even=True)
-    steps.use([torch.empty(300 * times, dtype=dtype) for dtype, times in steps.buffers])
+    steps = TensorTies(["BF16"] * 2, "BF16", even=True)
+    steps.use([torch.empty(300 * times, dtype=torch_dtype(dtype)) for dtype, times in steps.buffers])
     out = torch.empty_like(base)
     for start in range(0, 1000, 300):
         part = slice(start, min(start + 300, 1000))

@@ -114,10 +114,15 @@ def accumulator_dtype(dtypes: Iterable[str]) -> str:
 
 
 def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """Return the numpy dtype of a mixable dtype by its safetensors name; bfloat16, which numpy lacks, is its bits."""
+    """Return the numpy dtype of a dtype by its safetensors name; bfloat16, which numpy lacks, is its bits.
+
+    Raises:
+        KeyError: numpy has nothing like it.
+    """
     import numpy as np
 
-    return np.dtype({"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}[dtype])
+    bits: dict[str, Any] = {"BF16": np.uint16}
+    return np.dtype(bits.get(dtype) or TORCH_NAMES[dtype])
 
 
 def torch_dtype(dtype: str) -> torch.dtype:

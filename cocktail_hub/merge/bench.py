@@ -11,8 +11,8 @@ import numpy as np
 
 from cocktail_hub import sums
 from cocktail_hub.checkpoint.spec import itemsize, numpy_dtype
-from cocktail_hub.method_table import METHOD_TABLE
 from cocktail_hub.order_statistic import BLOCK, KthLargest
+from cocktail_hub.ties import Ties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,6 +63,8 @@ class Bench:
 
     steps: Any = sums
     """The module that adds up: `accumulate`, `round_once`, `settle_nan`."""
+    ties: type[Ties] = Ties
+    """The steps of `ties`."""
 
     def __init__(self, arena: int) -> None:
         """Allocate `arena` bytes."""
@@ -144,7 +146,7 @@ def make_benches(plan: MergePlan, threads: int | None, max_memory: int | None, d
 
 def _wants_torch(plan: MergePlan) -> bool:
     """Tell whether torch is needed, or there anyway, or worth its import."""
-    if "torch" in sys.modules or plan.output_bytes >= WORTH_TORCH or METHOD_TABLE[plan.method].kind == "order":
+    if "torch" in sys.modules or plan.output_bytes >= WORTH_TORCH:
         return True
     mixed = (tensor for shard in plan.shards for tensor in shard.tensors if tensor.rule == "mix")
     return not all(tensor.is_copy or sums.can_sum((*tensor.dtypes, tensor.dtype)) for tensor in mixed)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cocktail_hub.checkpoint.spec import itemsize, safetensors_dtype, torch_dtype
-from cocktail_hub.methods import Ties, settle_nan
+from cocktail_hub.checkpoint.spec import itemsize
 from cocktail_hub.order_statistic import SAMPLE, SAMPLE_SHARE, kept_count, kth_largest
-from cocktail_hub.rounding import round_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,10 +37,8 @@ class _Sweep:
     def __init__(self, bench: Bench, job: Job, tensor: TensorPlan, name: str, numel: int) -> None:
         self._bench, self._job, self._tensor, self._name, self._numel = bench, job, tensor, name, numel
         self._weights = tensor.weights[1:]
-        dtypes = [torch_dtype(dtype) for dtype in tensor.dtypes]
-        self._steps = Ties(dtypes, torch_dtype(tensor.dtype), even=len(set(self._weights)) == 1)
-        inside = [(safetensors_dtype(dtype), rows) for dtype, rows in self._steps.buffers]
-        buffers = [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), *inside]
+        self._steps = bench.ties(tensor.dtypes, tensor.dtype, even=len(set(self._weights)) == 1)
+        buffers = [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), *self._steps.buffers]
         self._size = min(bench.fitting(buffers), numel)
         _, self._out, *places = bench.slots(buffers, self._size)
         self._steps.use([bench.array(place) for place in places])
@@ -59,8 +55,10 @@ class _Sweep:
         for tensor, weight, cut in zip(inputs, self._weights, cuts, strict=True):
             steps.add(tensor, weight, cut)
         total, out = steps.total(self._job.parameters["lambda"]), self._bench.array(place)
-        round_once(total, out)
-        settle_nan(total, out, lambda: self._bench.inputs(self._job, self._tensor, pieces, stop - start))
+        self._bench.steps.round_once(total, out)
+        self._bench.steps.settle_nan(
+            total, out, lambda: self._bench.inputs(self._job, self._tensor, pieces, stop - start)
+        )
         self._bench.write(self._job, offset + start * width, place)
 
     def cuts(self, density: float) -> list[float]:
@@ -89,7 +87,7 @@ class _Sweep:
         inputs = self._bench.inputs(self._job, self._tensor, pieces, count)
         self._steps.begin(next(inputs))
         for tensor in inputs:
-            yield self._steps.magnitudes(tensor).cpu().numpy()
+            yield self._steps.magnitudes(tensor)
 
     def _sample(self) -> list[Piece]:
         """Return stretches all over the tensor, for a first guess."""

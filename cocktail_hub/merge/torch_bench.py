@@ -30,6 +30,7 @@ class TorchBench(Bench):
     """
 
     steps = methods
+    ties = methods.TensorTies
 
     def __init__(self, arena: int, device: str = "cpu") -> None:
         """Allocate `arena` bytes on this machine, and as many on `device` if that is another one."""

@@ -90,7 +90,7 @@ def test_two_memories_give_the_same_bytes(
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
-@pytest.mark.parametrize("method", ["linear", "task_arithmetic"])
+@pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_numpy_gives_the_same_bytes_as_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, dtype: torch.dtype
@@ -122,7 +122,8 @@ def test_the_same_model_twice_is_that_model_without_torch(tmp_path: Path, monkey
         (("bfloat16", "float32"), {}, False),
         (("float32", "float32"), {"dtype": "bfloat16"}, False),
         (("float16", "float16"), {"weights": [1.0, 0.0]}, True),
-        (("bfloat16", "bfloat16"), {"method": "ties", "weights": [1.0]}, False),
+        (("bfloat16", "bfloat16"), {"method": "ties", "weights": [1.0]}, True),
+        (("float16", "float16"), {"method": "ties", "weights": [1.0]}, False),
     ],
 )
 def test_torch_is_loaded_where_it_is_needed(
@@ -165,15 +166,18 @@ TORCH_FREE = """
 """
 
 
-def test_an_ordinary_mix_needs_no_torch(tmp_path: Path) -> None:
-    for number, folder in enumerate(save_all(tmp_path, [model(0), model(1)])):
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_an_ordinary_mix_needs_no_torch(tmp_path: Path, method: str) -> None:
+    *folders, base = save_all(tmp_path, [model(0), model(1), model(2)])
+    for folder in (*folders, base):
         (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
-        recipe = tmp_path / "recipe.yaml"
-        with recipe.open("a") as file:
-            file.write(("ingredients:\n" if number == 0 else "") + f"  - {{model: {folder}, weight: 0.5}}\n")
+    lines = [f"method: {method}", "ingredients:", *(f"  - {{model: {folder}, weight: 0.5}}" for folder in folders)]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("\n".join([*lines, *([] if method == "linear" else [f"base: {base}"])]))
     arguments = [sys.executable, "-c", textwrap.dedent(TORCH_FREE), str(recipe), str(tmp_path / "out")]
     subprocess.run(arguments, check=True)
-    mix([tmp_path / "m0", tmp_path / "m1"], tmp_path / "here", weights=[0.5, 0.5])
+    mixed = folders if method == "linear" else [base, *folders]
+    mix(mixed, tmp_path / "here", weights=[0.5, 0.5], method=method)
     assert digests(tmp_path / "out")["model.safetensors"] == digests(tmp_path / "here")["model.safetensors"]
 
 

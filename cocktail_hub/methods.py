@@ -175,35 +175,44 @@ def accumulate(terms: Iterable[tuple[Tensor, float]], total: Tensor, scratch: Te
             total.add_(scratch.copy_(tensor).mul_(weight))
 
 
-def settle_nan(total: Tensor, out: Tensor, inputs: Callable[[], Iterable[Tensor]]) -> None:
+def settle_nan(total: Tensor, out: Tensor, inputs: Callable[[], Iterable[Tensor]]) -> int | None:
     """Give each result that is not a number bits that do not depend on the processor.
 
-    Where all inputs have the same bits they are kept: a model mixed with itself is itself even there. Elsewhere
-    the result is the quiet NaN without sign and payload.
+    Where all inputs have the same bits they are kept: a model mixed with itself is itself even there. Where all are the
+    same infinity it is kept. Elsewhere the result is the quiet NaN without sign and payload.
 
     Args:
         total: the sum before rounding, 1-D.
         out: the result, changed in place.
-        inputs: yields the inputs once more; called only if there is a NaN. One buffer may serve for all.
+        inputs: yields the inputs, one or more, once more; called only if there is a NaN. One buffer may serve for all.
+
+    Returns:
+        Index of the first where the inputs do not agree; `None`: they do, so that the mix is no worse than they are.
     """
     if math.isfinite(total.sum().item()):  # quick: a sum over any NaN is NaN
-        return
+        return None
     where = total.isnan().nonzero().flatten()
     if not len(where):
-        return
+        return None
     bits = _BITS[out.dtype]
-    settled = torch.full((len(where),), _QUIET_NAN[out.dtype], dtype=bits, device=out.device)
-    first: Tensor | None = None
-    same = torch.ones_like(settled, dtype=torch.bool)
-    for tensor in inputs():
-        if tensor.dtype != out.dtype:
-            break
-        found = tensor.view(bits)[where]
-        first = found if first is None else first
-        same &= found == first
-    else:
-        settled = settled if first is None else torch.where(same, first, settled)
+    tensors = (tensor[where] for tensor in inputs())
+    first = next(tensors)
+    agreed = torch.ones_like(first, dtype=torch.bool)
+    same = torch.full_like(agreed, first.dtype == out.dtype)
+    for tensor in tensors:
+        agreed &= (tensor == first) | (tensor.isnan() & first.isnan())
+        same &= tensor.view(bits) == first.view(bits) if tensor.dtype == first.dtype == out.dtype else False
+    settled = first.to(out.dtype, copy=True).view(bits)  # infinity, if it is in all
+    settled[~agreed | first.isnan()] = _QUIET_NAN[out.dtype]
+    if same.any():
+        settled = torch.where(same, first.view(bits), settled)
     out.view(bits)[where] = settled
+    return None if agreed.all() else int(where[agreed.logical_not().nonzero()[0]])
+
+
+def value(tensor: Tensor, index: int) -> float:
+    """Return one number."""
+    return float(tensor[index])
 
 
 class TensorTies(Ties):

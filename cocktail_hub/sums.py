@@ -67,29 +67,40 @@ def round_once(total: Array, out: Array) -> None:
         np.copyto(out[start : start + _BLOCK], near, casting="unsafe")
 
 
-def settle_nan(total: Array, out: Array, inputs: Callable[[], Iterable[Array]]) -> None:
+def settle_nan(total: Array, out: Array, inputs: Callable[[], Iterable[Array]]) -> int | None:
     """Give each result that is not a number bits that do not depend on the processor: see `methods.settle_nan`."""
     if not np.isnan(total.max()):
-        return
+        return None
     where = np.flatnonzero(np.isnan(total))
-    settled = np.full(len(where), _QUIET_NAN[out.dtype], dtype=_bits(out).dtype)
-    if (same := _in_common(inputs(), out, where)) is not None:
-        agreed, first = same
-        np.copyto(settled, first, where=agreed)
-    _bits(out)[where] = settled
+    arrays = (array[where] for array in inputs())
+    first = next(arrays)
+    first_number = _widened(first, total.dtype)
+    agreed = np.ones(len(where), dtype=bool)
+    same = np.full(len(where), first.dtype == out.dtype)
+    for array in arrays:
+        number = _widened(array, total.dtype)
+        agreed &= (number == first_number) | (np.isnan(number) & np.isnan(first_number))
+        same &= _bits(array) == _bits(first) if array.dtype == first.dtype else False
+    settled = np.empty(len(where), dtype=out.dtype)
+    round_once(first_number, settled)  # infinity, if it is in all
+    bits = _bits(settled)
+    np.copyto(bits, _QUIET_NAN[out.dtype], where=~agreed | np.isnan(first_number))
+    if same.any():
+        np.copyto(bits, _bits(first), where=same)
+    out[where] = settled
+    return None if agreed.all() else int(where[np.argmin(agreed)])
 
 
-def _in_common(inputs: Iterable[Array], out: Array, where: Array) -> tuple[Array, Array] | None:
-    """Where all inputs have the same bits, and those of the first; `None` if one is of another dtype than `out`."""
-    found: list[Array] = []
-    agreed: Array = np.ones(len(where), dtype=bool)
-    for array in inputs:
-        if array.dtype != out.dtype:
-            return None
-        bits = _bits(array)[where]
-        found = found or [bits]
-        agreed &= bits == found[0]
-    return (agreed, found[0]) if found else None
+def value(array: Array, index: int) -> float:
+    """Return one number."""
+    one = array[index : index + 1]
+    return float(_widened(one, np.dtype(np.float32 if one.dtype == np.uint16 else np.float64))[0])
+
+
+def _widened(array: Array, dtype: np.dtype[Any]) -> Array:
+    found = np.empty(len(array), dtype=dtype)
+    widen(array, found)
+    return found
 
 
 def widen(array: Array, out: Array) -> None:

@@ -62,7 +62,7 @@ class Bench:
     """
 
     steps: Any = sums
-    """The module that adds up: `accumulate`, `round_once`, `settle_nan`."""
+    """The module that adds up: `accumulate`, `round_once`, `settle_nan`, `value`."""
     ties: type[Ties] = Ties
     """The steps of `ties`."""
 
@@ -146,7 +146,12 @@ def make_benches(plan: MergePlan, threads: int | None, max_memory: int | None, d
 
 def _wants_torch(plan: MergePlan) -> bool:
     """Tell whether torch is needed, or there anyway, or worth its import."""
-    if "torch" in sys.modules or plan.output_bytes >= WORTH_TORCH:
+    if "torch" in sys.modules or plan.output_bytes >= WORTH_TORCH or _flushes_denormals():
         return True
     mixed = (tensor for shard in plan.shards for tensor in shard.tensors if tensor.rule == "mix")
     return not all(tensor.is_copy or sums.can_sum((*tensor.dtypes, tensor.dtype)) for tensor in mixed)
+
+
+def _flushes_denormals() -> bool:
+    """Tell whether some library has this thread, and those it starts, take numbers near 0 for 0: torch can undo it."""
+    return bool(np.float32(1e-45) * np.float32(1.0) == 0.0)

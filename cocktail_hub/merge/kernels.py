@@ -8,6 +8,7 @@ import numpy as np
 
 from cocktail_hub.checkpoint.spec import accumulator_dtype, itemsize
 from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.merge.nan import settle_nan
 from cocktail_hub.method_table import METHOD_TABLE
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ def merge_run(bench: Bench, job: Job, run: Run) -> None:
     """Make one run of the output.
 
     Raises:
-        CheckpointError: a model cannot be read.
-        IncompatibleError: integers or flags differ between models.
+        CheckpointError: a model cannot be read, or holds NaN.
+        IncompatibleError: integers or flags differ between models, or infinities cancel.
         OSError: the output cannot be written.
     """
     if run.like.rule == "same":
@@ -81,7 +82,7 @@ def _add_up(bench: Bench, job: Job, run: Run) -> None:
     inputs = bench.inputs(job, tensor, run.pieces, run.numel)
     steps.accumulate(zip(inputs, tensor.weights, strict=True), total, scratch)
     steps.round_once(total, out)
-    steps.settle_nan(total, out, lambda: bench.inputs(job, tensor, run.pieces, run.numel))
+    settle_nan(bench, job, tensor, run.pieces, total=total, out=out)
     bench.write(job, run.offset, place)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.spec import itemsize
+from cocktail_hub.merge.nan import settle_nan
 from cocktail_hub.order_statistic import SAMPLE, SAMPLE_SHARE, kept_count, kth_largest
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ class _Sweep:
             steps.add(tensor, weight, cut)
         total, out = steps.total(self._job.parameters["lambda"]), self._bench.array(place)
         self._bench.steps.round_once(total, out)
-        self._bench.steps.settle_nan(
-            total, out, lambda: self._bench.inputs(self._job, self._tensor, pieces, stop - start)
-        )
+        settle_nan(self._bench, self._job, self._tensor, pieces, total=total, out=out)
         self._bench.write(self._job, offset + start * width, place)
 
     def cuts(self, density: float) -> list[float]:

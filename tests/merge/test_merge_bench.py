@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import sys
 import textwrap
@@ -68,12 +69,13 @@ class TwoMemories(TorchBench):
 
 
 def three(tmp_path: Path, dtype: torch.dtype) -> tuple[list[Path], dict[str, dict[str, Any]]]:
-    """Three models with numbers that are none, and for each method a way to mix them."""
+    """Three models with numbers of every kind, and for each method a way to mix them."""
     models = [model(seed, dtype) | {"wide": torch.randn(500, 500).to(dtype)} for seed in range(3)]
-    odd = torch.tensor([float("nan"), float("inf"), -0.0, 1e-40, -float("inf")])
+    odd, none = torch.tensor([3e38, 0.0, -0.0, 1e-40]), torch.tensor([math.nan, math.inf, -math.inf])
     for index, tensors in enumerate(models):
         tensors["embed"][index, : len(odd)] = odd.roll(index)
-        tensors["embed"][7, : len(odd)] = odd
+        tensors["embed"][7, : len(none)] = none
+    models[2]["embed"][8, 0] = math.inf
     weights = {"linear": [0.2, 0.3, 0.5], "ties": [0.6, 0.4], "task_arithmetic": [0.6, 0.4]}
     return save_all(tmp_path, models), {name: {"method": name, "weights": weights[name]} for name in METHODS}
 
@@ -141,6 +143,16 @@ def test_torch_is_used_where_it_is_there_or_worth_its_import(tmp_path: Path, mon
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(bench_module, "WORTH_TORCH", 1)
     assert type(make_benches(made, 1, None, "cpu")[0]) is TorchBench
+
+
+def test_torch_is_used_where_numbers_near_zero_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan(save_all(tmp_path, [model(0), model(1)]), weights=[0.5, 0.5])
+    torch.set_flush_denormal(True)
+    try:
+        monkeypatch.delitem(sys.modules, "torch")
+        assert type(make_benches(made, 1, None, "cpu")[0]) is TorchBench
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_a_device_without_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

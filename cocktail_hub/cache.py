@@ -72,7 +72,7 @@ class CachedMix:
     @cached_property
     def nbytes(self) -> int:
         """Bytes that the folder takes."""
-        return sum(_size(path) for path in self.path.rglob("*"))
+        return sum(_size(Path(place, name)) for place, _, names in os.walk(self.path) for name in names)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class CachedMix:
     def _unreadable(self, name: str, why: str) -> CacheError:
         return CacheError(
             f"'{name}' of the mix in '{self.path}' cannot be read: {why}.\nSomething changed the folder after it was "
-            "finished.\nRemove it (`cocktail cache prune`); the mix is made again when it is asked for."
+            "finished.\nDelete that folder; the mix is made again when it is asked for."
         )
 
 
@@ -222,7 +222,9 @@ class Cache:
         return sorted([*_inside(self.root / "staging"), *removed])
 
     def prune(self, *, older_than: float | None = None, max_bytes: int | None = None) -> list[CachedMix]:
-        """Remove mixes that were not used for `older_than` seconds, then the oldest until `max_bytes` fit.
+        """Remove mixes that were not used for `older_than` seconds, and those that do not fit into `max_bytes`.
+
+        Room goes to the mixes that were used last.
 
         A mix that somebody is making or replacing just now stays. What interrupted merges have left goes, too, when
         nobody has touched it for `older_than` seconds; where that is not given, for a day.
@@ -314,7 +316,8 @@ def _explained(root: Path, error: OSError) -> str:
     if error.errno in _FULL:
         return (
             f"There is no room for the mix in '{root}': {error}.\nA mix takes as much room as one of its ingredients.\n"
-            "Make room (`cocktail cache prune`), or set COCKTAIL_HUB_CACHE to a folder on a larger disk."
+            "Make room (`cocktail cache prune --older-than 30`, or `--all`), or set COCKTAIL_HUB_CACHE to a folder on "
+            "a larger disk."
         )
     fault = "cannot be written" if error.errno in _FORBIDDEN else "cannot hold the cache"
     return (

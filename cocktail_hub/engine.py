@@ -33,7 +33,10 @@ def write_weights(plan: MergePlan, checked: Checked, folder: Path, options: MixO
         MergeError: the merge could not be finished; finished files are kept for the next try.
         CocktailError: as `execute`.
     """
-    shutil.rmtree(folder / WINDOWS, ignore_errors=True)  # of a run that was killed
+    from cocktail_hub.merge.ray_engine import ATTEMPTS
+
+    for left in (WINDOWS, ATTEMPTS):  # by a run that was killed, on whichever engine
+        shutil.rmtree(folder / left, ignore_errors=True)
     require_room(needed_room(plan, checked, folder, options))
     if options.engine == "ray":
         return _on_ray(plan, checked, folder, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from cocktail_hub.cache import Cache, hash_of
+from cocktail_hub.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,8 +25,13 @@ if TYPE_CHECKING:
 
 WORTH_NOTING = 1 << 20
 """Digests of files from this size, in bytes, are kept; smaller ones are hashed each time."""
+NOTE_AGE = 90 * 86_400.0
+"""Seconds that a digest is kept at least, used or not: making it again costs one reading."""
 SETTLED_AGE = 2.0
 """Seconds since its last change after which a file's time tells it from the next change."""
+TIMES_TELL = os.name != "nt"
+"""Whether a file has a time of change that no program can set back. On Windows it is the time of creation; there every
+file is read each time."""
 HASHES: dict[str, Callable[[], Any]] = {"xxh128": xxhash.xxh3_128, "sha256": hashlib.sha256}
 """Kind of a digest -> its hash. XXH3 (https://xxhash.com) is as quick as reading, so that a first mix takes hardly
 longer than the next one; sha256 stands in early recipes, and takes ten times the time."""
@@ -39,25 +46,38 @@ def digest_of(files: LocalFiles, names: Iterable[str], kind: str = "xxh128") -> 
         kind: a key of `HASHES`.
 
     Raises:
-        SourceError: one of them is not there, or is a link that leaves the folder.
+        SourceError: one of them is not there, cannot be read, or is a link that leaves the folder.
     """
     ordered = sorted(names)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        hashes = list(pool.map(lambda name: _file_digest(files.path(name), kind), ordered))
+        hashes = list(pool.map(lambda name: _file_digest(files, name, kind), ordered))
     listing = HASHES[kind]()
     listing.update(json.dumps(list(zip(ordered, hashes, strict=True)), separators=(",", ":")).encode())
     return f"{kind}:{listing.hexdigest()}"
 
 
-def _file_digest(path: Path, kind: str) -> str:
-    before = path.stat()
-    if before.st_size < WORTH_NOTING:
+def _file_digest(files: LocalFiles, name: str, kind: str) -> str:
+    path = files.path(name)
+    try:
+        return _known_digest(path, kind)
+    except OSError as error:
+        raise SourceError(
+            f"Cannot read '{name}' of '{files.name}': {error.strerror or error}.\n"
+            "A local folder is named by a digest of its files, so all of them have to be read.\n"
+            "Check the file's rights and its disk."
+        ) from error
+
+
+def _known_digest(path: Path, kind: str) -> str:
+    """The digest of a file, from its note or from its content."""
+    began, before = time.time(), path.stat()
+    if before.st_size < WORTH_NOTING or not TIMES_TELL:
         return hash_of(path, HASHES[kind]())
     note = _note(path, before, kind)
     if known := _read(note, kind):
         return known
     digest = hash_of(path, HASHES[kind]())
-    settled = time.time() - max(before.st_mtime, before.st_ctime) > SETTLED_AGE
+    settled = began - max(before.st_mtime, before.st_ctime) > SETTLED_AGE
     if settled and _note(path, path.stat(), kind) == note:
         with suppress(OSError):  # a note that cannot be kept costs time, nothing else
             _write(note, digest)
@@ -75,11 +95,27 @@ def _read(note: Path, kind: str) -> str | None:
         known = note.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return None
-    return known if len(known) == len(HASHES[kind]().hexdigest()) else None
+    digits = len(HASHES[kind]().hexdigest())
+    return known if re.fullmatch(f"[0-9a-f]{{{digits}}}", known) else None  # a crash can leave zeros
 
 
 def _write(note: Path, digest: str) -> None:
     note.parent.mkdir(parents=True, exist_ok=True)
     partial = note.with_name(f"{note.name}.{secrets.token_hex(4)}")
-    partial.write_text(digest, encoding="ascii")
-    partial.replace(note)
+    try:
+        partial.write_text(digest, encoding="ascii")
+        partial.replace(note)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def prune_notes(older_than: float = NOTE_AGE) -> int:
+    """Forget the digests of files that were noted more than `older_than` seconds ago; return how many."""
+    gone = 0
+    with suppress(OSError):  # there are none, or others see to them at this moment
+        for note in (Cache().root / "digests").iterdir():
+            if time.time() - note.stat().st_mtime > older_than:
+                note.unlink(missing_ok=True)
+                gone += 1
+    return gone

@@ -88,6 +88,8 @@ class KthLargest:
         """Look for the answer in bit patterns `low:high`."""
         self._shift = max(0, (high - low).bit_length() + 1 - BINS.bit_length())
         """log2 of the bit patterns per bin."""
+        if ((high - 1) >> self._shift) - (low >> self._shift) >= BINS:  # a bin more, since `low` is no bin's border
+            self._shift += 1
         self._low, self._high = low >> self._shift << self._shift, high
         self._above = 0  # magnitudes at or above the bracket
         self._count = 0  # of those held

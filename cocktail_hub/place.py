@@ -61,10 +61,7 @@ class Place:
         """The mix of the cache in the user's folder."""
         with self._alone(output):
             if not _holds(output, resolved):  # another process may have been quicker
-                if self.options.replace:
-                    require_own(output)
-                    _clear(output)
-                copy_out(source, output)
+                copy_out(source, output, replace=self.options.replace)
             self._tidy(output)
         return output
 
@@ -185,7 +182,7 @@ def _require_free(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CacheError(
             f"'{folder}' exists and is not empty.\nWriting a mix into it could mix it up with what is there.\n"
-            "Choose a new folder, or remove this one first."
+            "Choose a new folder, or remove this one first; `--force` (`replace=True`) replaces an earlier mix."
         )
 
 
@@ -222,9 +219,9 @@ def _clear(folder: Path) -> None:
         folder.rmdir()
 
 
-def copy_out(source: Path, target: Path) -> Path:
-    """Copy a finished mix, so that the target is there whole or not at all."""
-    _require_free(target)
+def copy_out(source: Path, target: Path, *, replace: bool = False) -> Path:
+    """Copy a finished mix, so that the target is there whole or not at all; `replace`: in place of an earlier mix."""
+    (require_own if replace else _require_free)(target)
     require_room([(target, size_of(source), "the copy")])
     copy = target.absolute().with_name(f".{target.name}.partial")
     shutil.rmtree(copy, ignore_errors=True)
@@ -232,8 +229,7 @@ def copy_out(source: Path, target: Path) -> Path:
         with _writing(target):
             shutil.copytree(source, copy)
             sync_tree(copy)
-            if target.is_dir():
-                target.rmdir()
+            _clear(target)
             copy.rename(target)
             sync_folder(copy.parent)
     except BaseException:

@@ -12,7 +12,7 @@ from cocktail_hub.cluster import joined
 from cocktail_hub.engine import WINDOWS, largest_window, whole_bytes, windows
 from cocktail_hub.hub import make_repo, upload_ahead
 from cocktail_hub.merge.ray_engine import task_demand
-from cocktail_hub.merge.shard import merge_shard
+from cocktail_hub.merge.shard import merge_shard, write_errors
 from cocktail_hub.progress import bar
 from cocktail_hub.sent_journal import SentJournal
 from cocktail_hub.shard_inputs import ShardInputs
@@ -107,10 +107,9 @@ def send_shards(
                 advance(uploaded.size)
 
             work = _Work(todo=todo, checked=checked, stage=stage, journal=journal, done=done)
-            if options.engine == "ray":
-                _on_ray(maker, work)
-            else:
-                _in_turn(maker, work)
+            largest = max(plan.shards[index].nbytes for index in todo)
+            with write_errors(stage, largest):
+                (_on_ray if options.engine == "ray" else _in_turn)(maker, work)
     return dict(journal.sent)
 
 

@@ -228,6 +228,6 @@ def _sweep(folder: Path) -> None:
         try:
             os.kill(int(path.name.removeprefix(_prefix()).partition("-")[0]), 0)
         except ProcessLookupError:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         except (PermissionError, ValueError):  # alive, or not ours
             continue

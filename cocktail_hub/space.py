@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -40,11 +41,14 @@ def require_room(needs: Iterable[tuple[Path, int, str]]) -> None:
 
 def size_of(folder: Path) -> int:
     """Bytes of all files in a folder; 0 if it is not there. An unfinished file counts as far as it is on the disk."""
-    return sum(_size(path) for path in folder.rglob("*") if path.is_file())
+    return sum(_size(Path(place, name)) for place, _, names in os.walk(folder) for name in names)
 
 
 def _size(path: Path) -> int:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # going away at this moment
+        return 0
     written = 512 * getattr(status, "st_blocks", status.st_size)
     return min(status.st_size, written) if path.suffix == ".incomplete" else status.st_size
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 from cocktail_hub.assemble import TOKENIZER_FILES, carry_over
 from cocktail_hub.cache import Cache, sha256_of
 from cocktail_hub.example_files import locate_examples
+from cocktail_hub.fetching import bytes_to_fetch
 from cocktail_hub.progress import bar
 from cocktail_hub.recipe import canonical_json
+from cocktail_hub.space import require_room
 from cocktail_hub.standalone import standalone_folder
 from cocktail_hub.weigh.examples import load_examples
 from cocktail_hub.weigh.losses_cache import LossesCache
@@ -130,6 +132,7 @@ def _candidate(ingredient: Ingredient, scene: Scene, scratch: _Scratch) -> Candi
     index = next(i for i, model in enumerate(models) if model.located.pin.identity() == identity)
 
     def folder() -> Path:
+        require_room([(scene.hub.cache_folder, bytes_to_fetch(models), "the downloads")])
         return standalone_folder(models[index], index, scene.checked.parts, scratch.next())
 
     return Candidate(name=ingredient.label, identity=canonical_json(identity), folder=folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -516,6 +517,17 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
     with pytest.raises(DiskSpaceError, match="one file of the mix"):
         publish(recipe, "alice/low-full", options=low)
     assert downloaded(hub) < HEADERS
+
+
+def test_a_disk_that_runs_full_while_the_models_are_fetched_is_called_so(
+    recipe: dict[str, Any], low: MixOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cocktail_hub.shard_inputs.fetch_stretches", full)
+    with pytest.raises(DiskSpaceError, match="bytes free, but the mix needs"):
+        publish(recipe, "alice/low-runs-full", options=low)
 
 
 def test_nothing_is_fetched_offline(hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions) -> None:

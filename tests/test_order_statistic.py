@@ -93,3 +93,23 @@ def test_the_number_kept_is_rounded_down_but_never_to_none(numel: int, density: 
 
 def test_a_budget_knows_the_memory_of_a_search() -> None:
     assert (budget.SEARCH_BYTES, budget.COUNTING_BYTES) == (SEARCH_BYTES, COUNTING_BYTES)
+
+
+def test_a_bracket_whose_ends_are_no_borders_of_bins_is_counted_whole() -> None:
+    """Aligned bins reach further than the bracket: by its width alone there would be a bin too few."""
+    low = 0x3F800003
+    high = low + (1 << 20) - 2
+    random = np.random.default_rng(0)
+    inside = random.integers(low, high, 600_000, dtype=np.uint32)
+    array = np.concatenate([inside, [low, high], random.integers(0, low, 900_000, dtype=np.uint32)])
+    array = array.astype(np.uint32).view(np.float32)
+    sample = np.array([low, high], np.uint32).view(np.float32)
+    found = KthLargest()
+    found.begin(300_000, sample, numel=len(array))
+    found._begin_pass(low, high + 1)
+    for _ in range(MOST_PASSES):
+        found.feed(array)
+        found.finish_pass()
+        if found.value is not None:
+            break
+    assert found.value == expected(array, 300_000)

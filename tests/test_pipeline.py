@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,18 @@ from safetensors.torch import load_file, save_file
 
 from cocktail_hub import Mix, MixOptions, Recipe, mix
 from cocktail_hub.cache import MANIFEST, Cache
-from cocktail_hub.errors import CacheError, CheckpointError, IncompatibleError, MergeError, RecipeError
+from cocktail_hub.errors import (
+    CacheError,
+    CheckpointError,
+    DiskSpaceError,
+    IncompatibleError,
+    MergeError,
+    RecipeError,
+)
+from cocktail_hub.merge.ray_engine import ATTEMPTS
+from cocktail_hub.origin import read_origin
+from cocktail_hub.pipeline import pin_models, settle
+from cocktail_hub.place import Place
 from tests import models
 
 if TYPE_CHECKING:
@@ -170,6 +182,51 @@ def test_an_earlier_mix_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert made.recipe.weights == (0.6, 0.4)
     assert json.loads((tmp_path / "out" / "recipe.json").read_text())["ingredients"][0]["weight"] == 0.6
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_run_on_a_cluster_left_is_no_part_of_the_mix(tmp_path: Path) -> None:
+    """Its unfinished files lie in the working folder that the next run, on threads, goes on in."""
+    folders = list(models.pair("bert").folders)
+    options = MixOptions()
+    origin = read_origin(recipe_of(folders), options.hub)
+    _, resolved = settle(pin_models(origin, options), origin, options)
+    left = Place(options=options, output=tmp_path / "out").stage_path(resolved) / ATTEMPTS / "77-ab"
+    left.mkdir(parents=True)
+    (left / "model.safetensors.incomplete").write_bytes(b"half of it")
+    made = mix(recipe_of(folders), output=tmp_path / "out")
+    assert not [path for path in made.path.rglob("*") if "incomplete" in path.name or path.name == ATTEMPTS]
+    assert not [name for name in json.loads((made.path / MANIFEST).read_text())["files"] if ATTEMPTS in name]
+
+
+def test_an_earlier_mix_stays_when_the_next_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = list(models.pair("bert").folders)
+    mix(recipe_of(folders), output=tmp_path / "out")
+    before = (tmp_path / "out" / "model.safetensors").read_bytes()
+    mix(recipe_of(folders, (0.55, 0.45)))  # in the cache: it will only be copied
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DiskSpaceError, match="bytes for the copy"):
+        mix(recipe_of(folders, (0.55, 0.45)), output=tmp_path / "out", options=MixOptions(replace=True))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+    monkeypatch.undo()
+    mix(recipe_of(folders, (0.55, 0.45)), output=tmp_path / "out", options=MixOptions(replace=True))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() != before
+
+
+def test_layers_that_match_nothing_are_refused_with_a_name_that_is_there(tmp_path: Path) -> None:
+    layers = [
+        {"match": r"encoder\.layer\..*", "weights": [0.5, 0.5]},
+        {"match": "pooler.weights", "weights": [0.5, 0.5]},
+    ]
+    with pytest.raises(RecipeError) as caught:
+        mix(recipe_of(list(models.pair("bert").folders), layers=layers), output=tmp_path / "out")
+    assert str(caught.value) == (
+        "`layers[1]` matches 'pooler.weights', but the mix has no tensor of such a name.\n"
+        "Its weights would be silently without effect. A pattern is a regular expression over the whole name, such as "
+        "'encoder\\.layer\\.0\\..*'.\n"
+        "Correct or remove it; a tensor here is called 'pooler.dense.weight'."
+    )
 
 
 def test_the_same_mix_in_the_output_folder_is_used_as_it_is(tmp_path: Path) -> None:

@@ -269,18 +269,18 @@ def digest_without_reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
     with monkeypatch.context() as patched:
         patched.setattr(digests, "hash_of", refuse)
-        return digests._file_digest(path, "xxh128")
+        return digests._known_digest(path, "xxh128")
 
 
 def test_a_large_file_is_read_once(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
-    first = digests._file_digest(large, "xxh128")
+    first = digests._known_digest(large, "xxh128")
     assert digest_without_reading(large, monkeypatch) == first
 
 
 def test_a_file_that_was_just_written_is_read_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two changes within one tick of the disk's clock would look the same."""
-    digests._file_digest(large, "xxh128")
+    digests._known_digest(large, "xxh128")
     with pytest.raises(AssertionError, match="the file was read"):
         digest_without_reading(large, monkeypatch)
 
@@ -288,26 +288,26 @@ def test_a_file_that_was_just_written_is_read_again(large: Path, monkeypatch: py
 def test_a_change_that_hides_its_time_is_noticed(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
     status = large.stat()
-    before = digests._file_digest(large, "xxh128")
+    before = digests._known_digest(large, "xxh128")
     time.sleep(0.02)  # the clock of the disk ticks
     large.write_bytes(b"y" * digests.WORTH_NOTING)
     os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert digests._file_digest(large, "xxh128") != before
+    assert digests._known_digest(large, "xxh128") != before
 
 
 def test_notes_of_both_kinds_of_digest_stand_side_by_side(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
-    first, second = digests._file_digest(large, "xxh128"), digests._file_digest(large, "sha256")
+    first, second = digests._known_digest(large, "xxh128"), digests._known_digest(large, "sha256")
     assert (len(first), len(second)) == (32, 64)
     assert digest_without_reading(large, monkeypatch) == first
 
 
 def test_a_damaged_note_is_made_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(monkeypatch)
-    before = digests._file_digest(large, "xxh128")
+    before = digests._known_digest(large, "xxh128")
     (note,) = (Cache().root / "digests").iterdir()
     note.write_bytes(b"\xff")
-    assert digests._file_digest(large, "xxh128") == before
+    assert digests._known_digest(large, "xxh128") == before
     assert digest_without_reading(large, monkeypatch) == before
 
 
@@ -316,7 +316,55 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
 ) -> None:
     settle(monkeypatch)
     (tmp_path / "cache").write_text("a file where the folder would be")
-    assert digests._file_digest(large, "xxh128") == digests._file_digest(large, "xxh128")
+    assert digests._known_digest(large, "xxh128") == digests._known_digest(large, "xxh128")
+
+
+@pytest.mark.parametrize("content", [b"\0" * 32, b"", b"z" * 32])
+def test_a_note_that_a_crash_has_spoilt_is_made_again(
+    content: bytes, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch)
+    before = digests._known_digest(large, "xxh128")
+    (note,) = (Cache().root / "digests").iterdir()
+    note.write_bytes(content)
+    assert digests._known_digest(large, "xxh128") == before
+    assert note.read_text() == before
+
+
+def test_a_file_that_changed_shortly_before_it_was_read_is_read_again(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the reading took."""
+    moments = iter([large.stat().st_mtime + 1, large.stat().st_mtime + 100])
+    with monkeypatch.context() as patched:
+        patched.setattr(digests.time, "time", lambda: next(moments))
+        digests._known_digest(large, "xxh128")
+    assert not (Cache().root / "digests").exists()
+
+
+def test_where_no_time_tells_a_change_every_file_is_read(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    settle(monkeypatch)
+    monkeypatch.setattr(digests, "TIMES_TELL", False)
+    digests._known_digest(large, "xxh128")
+    with pytest.raises(AssertionError, match="the file was read"):
+        digest_without_reading(large, monkeypatch)
+
+
+def test_old_notes_are_forgotten(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch)
+    digests._known_digest(large, "xxh128")
+    assert digests.prune_notes() == 0
+    assert digests.prune_notes(older_than=50) == 1
+    assert list((Cache().root / "digests").iterdir()) == []
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = folder(tmp_path / "a")
+    files = LocalFiles(path, name="a")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(SourceError, match=r"Cannot read 'model\.safetensors' of 'a': No such file.*\n.*digest"):
+        digests.digest_of(files, files.sizes)
 
 
 def test_a_repo_has_no_digest(push: Callable[..., str], options: HubOptions) -> None:

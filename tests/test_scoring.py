@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import models
 import pytest
@@ -18,7 +19,7 @@ from huggingface_hub import HfApi
 from cocktail_hub import AutoCocktailModel, CocktailConfig, Recipe, mix, score
 from cocktail_hub.cache import Cache
 from cocktail_hub.cli import main
-from cocktail_hub.errors import RecipeError, ScoringError, SourceError
+from cocktail_hub.errors import DiskSpaceError, RecipeError, ScoringError, SourceError
 from cocktail_hub.merge import execute as merging
 from cocktail_hub.recipe import parse_recipe
 from cocktail_hub.weigh import scorer
@@ -127,6 +128,16 @@ def test_a_recipe_repo_with_open_shares_is_scored_and_merged_the_first_time_only
     assert hub.sent(WEIGHTS) == 0
     assert {request.path.split("?")[0] for request in hub.requests} == {f"/api/models/{repo}"}  # has it changed?
     models.assert_holds(second, first.state_dict())
+
+
+def test_a_disk_too_small_for_the_models_is_said_before_any_is_downloaded(hub, tmp_path, monkeypatch):
+    ids = models.published("bert").ids
+    full = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("cocktail_hub.space.shutil", full)  # the client has its own
+    hub.clear_requests()
+    with pytest.raises(DiskSpaceError, match="bytes for the downloads"):
+        score(open_recipe(*ids, examples=PASSAGES), token=models.TOKEN, cache_dir=tmp_path / "hub")
+    assert hub.sent("GET /_cdn/") < 100_000, "headers alone"
 
 
 def test_the_second_time_works_without_the_hub(hub, token, scored, merged):

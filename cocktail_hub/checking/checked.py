@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checking.configs import differences, module_differences, require_same_family, require_same_heads
 from cocktail_hub.checking.kinds import Kind, kind_of
-from cocktail_hub.checking.parts import Model, Part, read_part
+from cocktail_hub.checking.parts import Model, Part, read_part, refuse_idle_layers
 from cocktail_hub.checking.vocabulary import Vocabulary, VocabularyFile, compare, find_vocabulary, parse_vocabulary
 from cocktail_hub.checkpoint.adapter import AdaptedLayout
 from cocktail_hub.checkpoint.contents import read_config, read_json, read_modules
@@ -69,6 +69,7 @@ def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = Fals
     """Compare the ingredients of a pinned recipe by everything that comes before their weights.
 
     Raises:
+        RecipeError: a rule of `layers` matches no tensor, or a pattern of `missing` none that is missing.
         IncompatibleError: they cannot be mixed; names model, tensor and both shapes.
         CheckpointError: a file is damaged, or of a kind that cannot be mixed.
         SourceError: a file cannot be found or read.
@@ -86,6 +87,7 @@ def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = Fals
     notes = [*differences(names, configs), *_compare_vocabularies(models), *module_differences(names, modules)]
     folders = models[first].body.contents.weight_folders
     parts = tuple(read_part(folder, models, first, recipe.missing) for folder in folders)
+    refuse_idle_layers(recipe.layers, parts)
     require_same_heads(names, configs)
     models = tuple(_as_adapted(model, view) for model, view in zip(models, parts[0].views, strict=True))
     configs = [model.config for model in models]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.align import align
 from cocktail_hub.checkpoint.layout import Layout, read_layout
 from cocktail_hub.checkpoint.quantized import refuse_quantized
-from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.source import TensorSource
     from cocktail_hub.checkpoint.spec import TensorSpec
     from cocktail_hub.checkpoint.view import Note, View
+    from cocktail_hub.recipe import LayerRule
     from cocktail_hub.resolve import Located
 
 _DONE = {
@@ -124,6 +126,20 @@ def read_part(folder: str, models: Sequence[Model], first: int, missing: Mapping
     configs = [models[index].config if main else {} for index in order]
     views = dict(zip(order, align(layouts, configs, missing=missing if main else {}), strict=True))
     return Part(folder=folder, views=tuple(views[index] for index in range(len(models))))
+
+
+def refuse_idle_layers(layers: Sequence[LayerRule], parts: Sequence[Part]) -> None:
+    """Raise RecipeError if a rule of `layers` matches no tensor: its expression is most likely misspelt."""
+    names = dict.fromkeys(name for part in parts for specs in part.specs for name in specs)
+    for index, rule in enumerate(layers):
+        pattern = re.compile(rule.match)
+        if not any(pattern.fullmatch(name) for name in names):
+            raise RecipeError(
+                f"`layers[{index}]` matches {rule.match!r}, but the mix has no tensor of such a name.\n"
+                "Its weights would be silently without effect. A pattern is a regular expression over the whole name, "
+                "such as 'encoder\\.layer\\.0\\..*'.\n"
+                f"Correct or remove it; a tensor here is called '{nearest(rule.match, names) or next(iter(names))}'."
+            )
 
 
 def _require_module(model: Model, first: Model, folder: str) -> None:

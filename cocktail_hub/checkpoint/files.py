@@ -18,7 +18,10 @@ SHARED_BLOBS_MARK = ".huggingface-shared-blobs"
 
 
 class Stamp(NamedTuple):
-    """What changes when a file is written to or replaced. Programs can set back all of it but `changed`."""
+    """What changes when a file is written to or replaced.
+
+    Programs can set back all of it but `changed`; on Windows, where that is the time of creation, all of it.
+    """
 
     size: int
     modified: int

@@ -32,6 +32,7 @@ class PositionalFile:
 
     def __init__(self, path: Path, *, write: bool = False) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY
+        self.fd = -1
         self.path = path
         """Where the file lies."""
         self.fd = os.open(path, flags | _BINARY | _CLOSE_ON_EXEC, 0o666)
@@ -97,6 +98,9 @@ class PositionalFile:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()  # of a model that was opened before another one could not be
 
     def __enter__(self) -> Self:
         return self

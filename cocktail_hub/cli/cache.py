@@ -11,6 +11,7 @@ from cocktail_hub.cache import Cache, CachedMix
 from cocktail_hub.cli.output import say, show_json, size, table
 from cocktail_hub.cli.recipes import Bytes
 from cocktail_hub.errors import CacheError
+from cocktail_hub.folder_digest import prune_notes
 
 _DAY = 86_400
 
@@ -34,7 +35,11 @@ def list_(as_json: bool) -> None:
 
 @cache.command()
 @click.option("--older-than", type=float, help="Remove mixes that were not used for that many days.")
-@click.option("--max-size", type=Bytes(), help="Then remove the oldest until the rest fits, e.g. 50GB.")
+@click.option(
+    "--max-size",
+    type=Bytes(),
+    help="Keep the mixes used last that fit into this size, e.g. 50GB.",
+)
 @click.option("--all", "everything", is_flag=True, help="Remove every mix.")
 def prune(older_than: float | None, max_size: int | None, everything: bool) -> None:
     """Remove mixes. They are made again when they are asked for."""
@@ -42,6 +47,7 @@ def prune(older_than: float | None, max_size: int | None, everything: bool) -> N
         raise click.UsageError("Say what to remove: --older-than DAYS, --max-size SIZE, or --all.")
     age = None if older_than is None else older_than * _DAY
     gone = Cache().prune(older_than=age, max_bytes=0 if everything else max_size)
+    prune_notes()
     for mix in gone:
         click.echo(mix.digest)
     say(f"Removed {len(gone)} mix(es), {size(sum(mix.nbytes for mix in gone))}.")
@@ -58,7 +64,8 @@ def verify() -> None:
         raise click.ClickException(
             f"{len(damaged)} mix(es) are damaged.\n"
             "Loading one gives other weights than its recipe says.\n"
-            "Make it again with `cocktail mix --force`, or remove it with `cocktail cache prune`."
+            "Make it again with `cocktail mix RECIPE --force`, or delete its folder, which "
+            "`cocktail cache list --json` names."
         )
     say("Every mix is as it was written.")
 

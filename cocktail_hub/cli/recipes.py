@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,33 +33,50 @@ class Bytes(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-def making(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how to make a mix."""
-    options = [
-        click.option("--revision", help="Branch, tag or commit of a recipe repo."),
-        click.option("--token", help="Access token; by default the saved one."),
-        click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the Hub cache."),
-        click.option("--local-files-only", is_flag=True, help="Ask nothing of the Hub."),
-        click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda or cuda:N."),
-        click.option("--threads", type=click.IntRange(min=1), help="Threads of the merge. Default: one per processor."),
-        click.option("--max-memory", type=Bytes(), help="Most memory for the merge's buffers, e.g. 1GB."),
-        click.option("--max-shard-size", type=Bytes(), default="5GB", show_default=True, help="Largest weight file."),
-        click.option(
-            "--engine",
-            type=click.Choice(["threads", "ray"]),
-            default="threads",
-            show_default=True,
-            help="Merge on threads of this machine, or on a Ray cluster.",
-        ),
-        click.option(
-            "--low-disk", is_flag=True, help="Keep one output file's worth of the models on the disk at a time."
-        ),
-        click.option("--trust-remote-code", is_flag=True, help="Take code from the ingredients' repos along."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+_MAKING = {
+    "revision": click.option("--revision", help="Branch, tag or commit of a recipe repo."),
+    "token": click.option("--token", help="Access token; by default the saved one."),
+    "cache_dir": click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the Hub cache."),
+    "local_files_only": click.option("--local-files-only", is_flag=True, help="Ask nothing of the Hub."),
+    "device": click.option("--device", default="cpu", show_default=True, help="Where to merge: cpu, cuda or cuda:N."),
+    "threads": click.option(
+        "--threads", type=click.IntRange(min=1), help="Threads of the merge. Default: one per processor, at most 16."
+    ),
+    "max_memory": click.option(
+        "--max-memory", type=Bytes(), help="Most memory for the merge's buffers, e.g. 500MB. Default: 1GiB."
+    ),
+    "max_shard_size": click.option(
+        "--max-shard-size", type=Bytes(), default="5GB", show_default=True, help="Largest weight file."
+    ),
+    "engine": click.option(
+        "--engine",
+        type=click.Choice(["threads", "ray"]),
+        default="threads",
+        show_default=True,
+        help="Work on threads of this machine, or on a Ray cluster.",
+    ),
+    "low_disk": click.option(
+        "--low-disk", is_flag=True, help="Keep one output file's worth of the models on the disk at a time."
+    ),
+    "trust_remote_code": click.option(
+        "--trust-remote-code", is_flag=True, help="Take code from the ingredients' repos along."
+    ),
+    "as_json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+}
+"""Name of an argument -> the option that gives it."""
+_MERGING = ("device", "threads", "max_memory", "max_shard_size", "low_disk")
+"""Those that are about the merge alone."""
+
+
+def taking(*, without: Collection[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options that say how to make a mix, but for those without meaning to a command."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, option in reversed(_MAKING.items()):
+            command = command if name in without else option(command)
+        return command
+
+    return add
 
 
 def read_options(given: dict[str, Any], *, force: bool = False) -> tuple[MixOptions, bool]:
@@ -68,19 +85,8 @@ def read_options(given: dict[str, Any], *, force: bool = False) -> tuple[MixOpti
     from cocktail_hub.options import MixOptions
 
     hub = HubOptions(token=given["token"], cache_dir=given["cache_dir"], local_files_only=given["local_files_only"])
-    options = MixOptions(
-        hub=hub,
-        device=given["device"],
-        threads=given["threads"],
-        max_memory=given["max_memory"],
-        max_shard_size=given["max_shard_size"],
-        engine=given["engine"],
-        low_disk=given["low_disk"],
-        trust_remote_code=given["trust_remote_code"],
-        force=force,
-        replace=force,
-    )
-    return options, given["as_json"]
+    making = {name: given[name] for name in (*_MERGING, "engine", "trust_remote_code") if name in given}
+    return MixOptions(hub=hub, force=force, replace=force, **making), given["as_json"]
 
 
 @click.command(
@@ -94,7 +100,7 @@ Examples:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="New folder to write to. Default: the cache.")
 @click.option("--dry-run", is_flag=True, help="Check and plan only; weights are not downloaded.")
 @click.option("--force", is_flag=True, help="Make the mix again, and replace an earlier mix in the output folder.")
-@making
+@taking()
 def mix(recipe: str, output: Path | None, dry_run: bool, force: bool, **given: Any) -> None:
     """Make the mix that RECIPE describes, and print the folder it is in."""
     from cocktail_hub.pipeline import mix as make
@@ -118,7 +124,7 @@ Examples:
   cocktail check me/my-mix --json"""
 )
 @click.argument("recipe")
-@making
+@taking()
 def check(recipe: str, **given: Any) -> None:
     """Tell whether RECIPE can be mixed and what it would take, without downloading weights."""
     options, as_json = read_options(given)
@@ -133,12 +139,19 @@ Examples:
 )
 @click.argument("recipe")
 @click.argument("repo_id")
-@click.option("--as", "as_", type=click.Choice(["merged", "recipe", "both"]), default="merged", show_default=True)
+@click.option(
+    "--as",
+    "as_",
+    type=click.Choice(["merged", "recipe", "both"]),
+    default="merged",
+    show_default=True,
+    help="Ordinary weights; the recipe alone, mixed where it is loaded; or weights with a card that offers both.",
+)
 @click.option("--private", is_flag=True, default=None, help="Make a new repo private.")
 @click.option("--to-branch", help="Branch of REPO_ID to commit to.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing.")
 @click.option("-m", "--message", help="First line of the commit.")
-@making
+@taking()
 def push(recipe: str, repo_id: str, as_: Any, private: bool | None, to_branch: str | None, **given: Any) -> None:
     """Publish the mix of RECIPE, or RECIPE itself, to REPO_ID in one commit, and print where it is."""
     from cocktail_hub.publishing import publish
@@ -173,7 +186,7 @@ Examples:
 @click.option("--temperature", help="In nats, above 0, or auto. Lower favours the best ingredient.")
 @click.option("--scoring-device", default="auto", show_default=True, help="Where to run the models: auto, cpu or cuda.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the recipe with the shares to this file.")
-@making
+@taking(without=_MERGING)
 def score(recipe: str, output: Path | None, **given: Any) -> None:
     """Compute the shares of RECIPE from a few examples, and print them."""
     from cocktail_hub.recipe import dump_yaml

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cocktail_hub.cli.output import say, show_json
-from cocktail_hub.cli.recipes import making, read_options
+from cocktail_hub.cli.recipes import read_options, taking
 from cocktail_hub.errors import CocktailError
 
 EXIT_DIFFERENT = 1
@@ -25,15 +25,15 @@ Examples:
 Exit code: 0 the same, 1 different, 3 it could not be checked."""
 )
 @click.argument("source")
-@making
+@taking(without=("max_shard_size",))
 def verify(source: str, **given: Any) -> None:
     """Make the mix in SOURCE again from its ingredients, and compare the weights byte for byte."""
     from cocktail_hub.verification import verify as compare
 
-    options, as_json = read_options(given)
     try:
+        options, as_json = read_options(given)
         found = compare(source, revision=given["revision"], options=options)
-    except CocktailError as error:
+    except (CocktailError, OSError) as error:
         click.echo(f"Error: could not check '{source}'.\n{error}", err=True)
         sys.exit(EXIT_NOT_CHECKED)
     if as_json:

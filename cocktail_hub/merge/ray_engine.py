@@ -57,7 +57,7 @@ class ShardTask:
                 "Write to a folder that every node shares (`-o`, or COCKTAIL_HUB_CACHE)."
             )
         own = folder / f"{os.getpid()}-{uuid.uuid4().hex}"
-        with write_errors(own, shard.nbytes), self.inputs.opened(shard) as sources:
+        with write_errors(self.folder, shard.nbytes), self.inputs.opened(shard) as sources:
             (own / shard.path).parent.mkdir(parents=True)
             try:
                 digest = merge_shard(
@@ -108,6 +108,10 @@ def execute_on_ray(
     with joined() as cluster:
         journal, todo = begin(plan, root, progress)
         numbers = [plan.shards.index(shard) for shard in todo]
+
+        def left() -> int:
+            return sum(shard.nbytes for shard in todo if shard.path not in journal.finished)
+
         demand = task_demand(cluster, threads, device)
         task = ShardTask(
             plan=plan,
@@ -117,7 +121,11 @@ def execute_on_ray(
             max_memory=max_memory,
             device=device,
         )
-        with _attempts(root), closing(cluster.run(ShardTask.make, task, numbers, demand)) as made:
+        with (
+            write_errors(root, left),
+            _attempts(root),
+            closing(cluster.run(ShardTask.make, task, numbers, demand)) as made,
+        ):
             for position, digest in made:
                 shard = todo[position]
                 journal.record(shard.path, Entry(shard.nbytes, digest))

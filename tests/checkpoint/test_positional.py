@@ -151,3 +151,11 @@ def test_a_file_system_that_cannot_begin_is_fine(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
     with PositionalFile(tmp_path / "a", write=True) as file:
         file.begin_sync(0, 1)
+
+
+def test_a_file_that_nobody_closed_is_closed_with_its_last_reader(tmp_path: Path) -> None:
+    """A merge that could not open its third model leaves two open."""
+    (tmp_path / "file").write_bytes(b"abc")
+    descriptor = PositionalFile(tmp_path / "file").fd
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from cocktail_hub import mix, publish, score
 from cocktail_hub.cache import JOURNAL
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp
 from cocktail_hub.cluster import KNOCK_SECONDS, Cluster, Demand, joined
-from cocktail_hub.errors import CheckpointError, MergeError, MissingExtraError
+from cocktail_hub.errors import CheckpointError, DiskSpaceError, MergeError, MissingExtraError
 from cocktail_hub.hub import HubOptions
 from cocktail_hub.merge.execute import execute
 from cocktail_hub.merge.ray_engine import ATTEMPTS, ShardTask, execute_on_ray
@@ -303,6 +304,20 @@ def test_a_node_that_does_not_see_the_folder_says_so(planned: tuple[MergePlan, S
     plan, inputs = planned
     task = ShardTask(plan=plan, inputs=inputs, folder=tmp_path / "elsewhere", threads=1, max_memory=None, device="cpu")
     with pytest.raises(MergeError, match="does not see the output folder"):
+        task.make(0)
+
+
+def test_a_disk_that_runs_full_on_a_worker_is_called_so(
+    planned: tuple[MergePlan, ShardInputs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plan, inputs = planned
+    (tmp_path / ATTEMPTS).mkdir()
+    task = ShardTask(plan=plan, inputs=inputs, folder=tmp_path, threads=1, max_memory=None, device="cpu")
+    monkeypatch.setattr(ShardInputs, "opened", full)
+    with pytest.raises(DiskSpaceError, match=f"The disk of '{tmp_path}' has"):
         task.make(0)
 
 

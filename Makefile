@@ -2,6 +2,7 @@
 # make test   everything that is checked: style, types, all tests, the Hub tests again over Xet
 # make check  the quick part of it, for every change
 # make bench  time and memory against mergekit, LM_Cocktail, sentence-transformers and a plain copy (BENCH_ARGS)
+# make docs   write docs/cli.md anew from the commands' own help
 # make lowest the tests on the lowest versions that pyproject.toml accepts
 #
 # demo and test install what they need into $(VENV). Variables: PYTHON, VENV, JOBS, PYTEST_ARGS.
@@ -26,7 +27,7 @@ PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 export OMP_NUM_THREADS ?= $(if $(filter 0,$(JOBS)),,1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format bench lowest clean
+.PHONY: help demo test check lint types docs format bench lowest clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -38,20 +39,20 @@ test: $(VENV)/.test lint types
 	$(PYTEST) tests
 	COCKTAIL_TEST_XET=1 $(PYTEST) $(XET_TESTS)
 
-check: lint types
+check: $(VENV)/.test lint types
 	$(PYTEST) -m "not whole and not slow and not real and not fuzz" tests
 
-lint:
+lint: $(VENV)/.test
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 
-types:
+types: $(VENV)/.test
 	@$(BIN)/python -m mypy
 
-docs:
+docs: $(VENV)/.test
 	@$(BIN)/python tests/help_page.py
 
-format:
+format: $(VENV)/.test
 	@$(BIN)/python -m ruff check --fix .
 	@$(BIN)/python -m ruff format .
 

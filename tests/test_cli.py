@@ -249,6 +249,8 @@ def test_pruning_asks_what_to_remove() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["score", "r.yaml", "--device", "cuda"], "No such option '--device'"),
+        (["verify", "me/x", "--max-shard-size", "1GB"], "No such option '--max-shard-size'"),
         (["mxi"], "No such command 'mxi'"),
         (["mix"], "Missing argument 'RECIPE'"),
         (["mix", "r.yaml", "--max-memory", "lots"], "is not a size. Write it like 500MB"),
@@ -262,6 +264,12 @@ def test_wrong_usage_ends_with_2(arguments: list[str], words: str) -> None:
     assert done.exit_code == 2
     assert words in done.stderr
     assert done.stdout == ""
+
+
+def test_what_cannot_be_checked_is_not_called_different() -> None:
+    done = run("verify", "me/my-mix", "--device", "gpu")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "could not check 'me/my-mix'.\n`device` is 'gpu'" in done.stderr
 
 
 def test_a_bug_keeps_its_traceback(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

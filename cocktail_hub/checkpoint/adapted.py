@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cocktail_hub.checkpoint.product import Factor, exact_product, fixed_sum
+from cocktail_hub.checkpoint.closing import Closing
+from cocktail_hub.checkpoint.product import Factor, RunningSum, exact_product, fixed_sum
 from cocktail_hub.checkpoint.spec import itemsize, torch_dtype
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.rounding import round_settled
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self
-
     from cocktail_hub.checkpoint.adapter import AdaptedLayout, Change
     from cocktail_hub.checkpoint.source import TensorSource
 
@@ -31,9 +28,11 @@ HALF_BYTES = 2
 """Size of float16 and bfloat16."""
 KEPT_FACTORS = 4
 """Factors kept in memory for the rows that are read next."""
+KEPT_NORMS = 64
+"""Norms kept for other pieces of the same tensors: more than there are threads."""
 
 
-class AdaptedSource:
+class AdaptedSource(Closing):
     """A base and an adapter as one `TensorSource`. Neither is changed, so many may share one base."""
 
     def __init__(self, layout: AdaptedLayout, base: TensorSource, adapter: TensorSource) -> None:
@@ -45,6 +44,7 @@ class AdaptedSource:
         self._lock = threading.Lock()
         self._factors: OrderedDict[str, Factor] = OrderedDict()
         self._norms: dict[str, torch.Tensor] = {}
+        self._norm_locks: dict[str, threading.Lock] = {}
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorSource.read`)."""
@@ -73,14 +73,6 @@ class AdaptedSource:
             close = getattr(source, "close", None)
             if close is not None:
                 close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _read_product(self, tensor: str, change: Change, start: int, stop: int, out: torch.Tensor) -> None:
         """Whole rows at a time, so that a piece holds the same numbers however it is cut."""
@@ -143,22 +135,33 @@ class AdaptedSource:
         return factor[None, :] if change.transposed else factor[first:last, None]
 
     def _norm(self, tensor: str, change: Change) -> torch.Tensor:
-        """Norm of W + scale * B @ A per output; reads once through the tensor."""
+        """Norm of W + scale * B @ A per output. The first thread that asks reads once through the tensor."""
         with self._lock:
-            known = self._norms.get(tensor)
-        if known is not None:
-            return known
+            lock = self._norm_locks.setdefault(tensor, threading.Lock())
+        with lock:
+            with self._lock:
+                found = self._norms.get(tensor)
+            if found is None:
+                found = self._squares(tensor, change).sqrt()
+                with self._lock:
+                    self._norms[tensor] = found
+                    while len(self._norms) > KEPT_NORMS:
+                        del self._norms[next(iter(self._norms))]
+            return found
+
+    def _squares(self, tensor: str, change: Change) -> torch.Tensor:
+        """Sum of squares per output: of a row, or, transposed, of a column."""
         shape = self.specs[tensor].shape
-        width = _width(shape)
-        step = max(1, ELEMENTS_AT_ONCE // width)
-        squares: list[torch.Tensor] = []
-        for first in range(0, shape[0], step):
-            rows = self._rows(tensor, change, first, min(first + step, shape[0]))
-            squares.append(fixed_sum(rows * rows, dim=0 if change.transposed else 1))
-        total = fixed_sum(torch.stack(squares), dim=0) if change.transposed else torch.cat(squares)
-        with self._lock:
-            self._norms[tensor] = total.sqrt()
-            return self._norms[tensor]
+        step = max(1, ELEMENTS_AT_ONCE // _width(shape))
+        rows_at_once = (
+            self._rows(tensor, change, first, min(first + step, shape[0])) for first in range(0, shape[0], step)
+        )
+        if not change.transposed:
+            return torch.cat([fixed_sum(rows * rows, dim=1) for rows in rows_at_once])
+        total = RunningSum()
+        for rows in rows_at_once:
+            total.add(fixed_sum(rows * rows, dim=0))
+        return total.total()
 
 
 def _width(shape: tuple[int, ...]) -> int:

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
+from cocktail_hub.checkpoint.closing import Closing
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp
 from cocktail_hub.checkpoint.spec import TensorSpec, safetensors_dtype
 from cocktail_hub.errors import CheckpointError, SourceError
@@ -24,9 +25,6 @@ from cocktail_hub.errors import CheckpointError, SourceError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
-
-    from typing_extensions import Self
 
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.checkpoint.layout import Layout
@@ -61,7 +59,7 @@ def read_pickle_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:
     return {name: _spec(tensor, files.name) for name, tensor in tensors.items()}
 
 
-class PickledSource:
+class PickledSource(Closing):
     """The tensors of `.bin` files, memory-mapped. Implements `TensorSource` and `WatchedSource`."""
 
     def __init__(self, layout: Layout, root: Path) -> None:
@@ -100,14 +98,6 @@ class PickledSource:
     def close(self) -> None:
         """Unmap the files."""
         self._tensors.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _changed(self, file: str, since: str) -> CheckpointError:
         return CheckpointError(

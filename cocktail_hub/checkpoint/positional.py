@@ -8,11 +8,11 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from cocktail_hub.checkpoint.closing import Closing
+
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
-    from typing_extensions import Self
 
 HAS_POSITIONAL_IO = hasattr(os, "preadv") and hasattr(os, "pwrite")
 """Whether the system reads and writes at an offset in one call. Windows does not: there a lock guards a seek."""
@@ -25,7 +25,7 @@ _BINARY = getattr(os, "O_BINARY", 0)
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
 
 
-class PositionalFile:
+class PositionalFile(Closing):
     """An open file without a position: each call says where it reads or writes."""
 
     __slots__ = ("_asked", "_at_once", "_lock", "fd", "path")
@@ -101,11 +101,3 @@ class PositionalFile:
 
     def __del__(self) -> None:
         self.close()  # of a model that was opened before another one could not be
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

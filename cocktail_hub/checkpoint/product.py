@@ -66,6 +66,31 @@ def fixed_sum(values: torch.Tensor, *, dim: int) -> torch.Tensor:
     return values.squeeze(dim)
 
 
+class RunningSum:
+    """A sum of tensors that come one at a time, added in pairs, and pairs of pairs.
+
+    The order of additions depends on their number alone, and no more than log2 of it are held.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[int, torch.Tensor]] = []  # how often it was doubled, and a sum; from often to seldom
+
+    def add(self, values: torch.Tensor) -> None:
+        """Take in the next tensor, which may be changed afterwards."""
+        level = 0
+        while self._parts and self._parts[-1][0] == level:
+            values = self._parts.pop()[1] + values
+            level += 1
+        self._parts.append((level, values))
+
+    def total(self) -> torch.Tensor:
+        """The sum of one or more tensors."""
+        *others, (_, total) = self._parts
+        for _, part in reversed(others):
+            total = part + total
+        return total
+
+
 def _cut(values: torch.Tensor, bits: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Round to `bits` bits below the largest value along `dim`; return that and the rest, both exact."""
     largest = values.abs().amax(dim, keepdim=True)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
+from cocktail_hub.checkpoint.closing import Closing
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp, file_changed
 from cocktail_hub.checkpoint.header import TensorSlot, read_header
 from cocktail_hub.checkpoint.positional import PositionalFile
@@ -14,10 +15,8 @@ from cocktail_hub.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
     import torch
-    from typing_extensions import Self
 
     from cocktail_hub.checkpoint.layout import Layout
     from cocktail_hub.checkpoint.pickled import PickledSource
@@ -129,7 +128,7 @@ class _Place(NamedTuple):
     itemsize: int
 
 
-class SafetensorsSource:
+class SafetensorsSource(Closing):
     """The tensors of safetensors files, read with plain reads: a file cut short is an error, never a crash."""
 
     def __init__(self, name: str, files: Mapping[Path, Mapping[str, TensorSlot]]) -> None:
@@ -225,14 +224,6 @@ class SafetensorsSource:
         """Close the files; a second call does nothing."""
         for file, _ in self._files:
             file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_source(layout: Layout, root: Path | str) -> SafetensorsSource | PickledSource:

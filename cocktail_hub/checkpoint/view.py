@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cocktail_hub.checkpoint.adapter import AdaptedLayout
+from cocktail_hub.checkpoint.closing import Closing
 from cocktail_hub.checkpoint.refusals import different_values
 from cocktail_hub.checkpoint.source import open_source, read_pieces
 from cocktail_hub.checkpoint.spec import torch_dtype
@@ -17,10 +18,8 @@ from cocktail_hub.checkpoint.spec import torch_dtype
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     import torch
-    from typing_extensions import Self
 
     from cocktail_hub.checkpoint.blocks import Block, Run
     from cocktail_hub.checkpoint.canonical import CanonicalModel
@@ -120,7 +119,7 @@ class View:
                 raise different_values(self.name, kept, left_out)
 
 
-class ViewSource:
+class ViewSource(Closing):
     """A `TensorSource` and `BatchSource` that reads another one under other names and in other cuts."""
 
     def __init__(self, view: View, source: TensorSource) -> None:
@@ -163,14 +162,6 @@ class ViewSource:
         close = getattr(self._source, "close", None)
         if close is not None:
             close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _cut(self, tensor: str, start: int, stop: int) -> list[Piece]:
         """The pieces of the file that are elements `start:stop` of a tensor made of runs."""

@@ -10,7 +10,7 @@ from typing import Any
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.recipe import Recipe
 
-MERGE_FORMAT = 2
+MERGE_FORMAT = 3
 """Raised whenever the same recipe would give other bytes, so that cached mixes are made anew."""
 _WITHOUT_EFFECT = ("task", "evidence", "base", "ingredients")
 """Keys that do not decide the bytes, or are told otherwise: models by commit or digest."""

@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import peft
 import pytest
@@ -8,6 +9,7 @@ from families import bert
 from handling import read_all
 from safetensors.torch import load_file, save_file
 
+from cocktail_hub.checkpoint.adapted import AdaptedSource
 from cocktail_hub.checkpoint.adapter import adapt, read_adapter
 from cocktail_hub.checkpoint.align import align
 from cocktail_hub.checkpoint.files import LocalFiles
@@ -181,6 +183,27 @@ def test_bytes_do_not_depend_on_how_a_tensor_is_cut(tmp_path, pieces, monkeypatc
     for name in ("model.layers.0.self_attn.q_proj.weight",):
         with layout.open(tmp_path / "base", tmp_path / "adapter") as source:
             assert torch.equal(read_all(source)[name], expected[name])
+
+
+@pytest.mark.parametrize("kept", [1, 64])
+def test_threads_that_want_one_norm_wait_for_the_first_of_them(tmp_path, monkeypatch, kept):
+    torch.manual_seed(0)
+    train(llama(), tmp_path / "adapter", tmp_path / "base", r=4, target_modules=["q_proj", "down_proj"], use_dora=True)
+    layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
+    with layout.open(tmp_path / "base", tmp_path / "adapter") as source:
+        expected = read_all(source)
+    computed = []
+    original = AdaptedSource._squares
+    monkeypatch.setattr(
+        AdaptedSource, "_squares", lambda self, *given: computed.append(given[0]) or original(self, *given)
+    )
+    monkeypatch.setattr("cocktail_hub.checkpoint.adapted.KEPT_NORMS", kept)
+    with layout.open(tmp_path / "base", tmp_path / "adapter") as source, ThreadPoolExecutor(8) as pool:
+        for state in pool.map(lambda _: read_all(source, 33), range(8)):
+            assert all(torch.equal(state[name], expected[name]) for name in expected)
+        assert len(source._norms) <= kept
+    assert len(set(computed)) > 2
+    assert kept == 1 or len(computed) == len(set(computed))
 
 
 def test_several_adapters_share_one_open_base(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cocktail_hub.checkpoint.product import Factor, exact_product, fixed_sum
+from cocktail_hub.checkpoint.product import Factor, RunningSum, exact_product, fixed_sum
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
 
@@ -66,7 +66,7 @@ def test_a_fixed_sum_is_the_sum(size):
 
 SAME_BYTES = """
 import hashlib, torch
-from cocktail_hub.checkpoint.product import Factor, exact_product, fixed_sum
+from cocktail_hub.checkpoint.product import Factor, RunningSum, exact_product, fixed_sum
 generator = torch.Generator().manual_seed(0)
 left = torch.rand(300, 24, generator=generator).double() - 0.5
 right = torch.rand(24, 257, generator=generator).double() - 0.5
@@ -87,3 +87,22 @@ def test_processors_agree():
         digests.add(run.stdout)
     assert len(digests) == 1
     assert len(digests.pop().strip()) == hashlib.sha256().digest_size * 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 100])
+def test_a_running_sum_holds_few_of_its_terms(count):
+    terms = torch.randn(count, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    running = RunningSum()
+    for number, term in enumerate(terms, 1):
+        running.add(term)
+        assert len(running._parts) <= number.bit_length()
+    exact = [float(sum(Fraction(term) for term in column)) for column in terms.T.tolist()]
+    assert running.total().tolist() == pytest.approx(exact, rel=1e-13)
+
+
+def test_a_running_sum_adds_in_pairs():
+    big = 2.0**53
+    running = RunningSum()
+    for term in (big, 1.0, 1.0, -big):  # one by one, the first 1.0 would be lost
+        running.add(torch.tensor([term], dtype=torch.float64))
+    assert running.total().item() == (big + 1.0) + (1.0 - big)

@@ -31,7 +31,9 @@ LOST = "LFS pointer pointed to a file that does not exist"
 """How the Hub says that it no longer has a file that was sent ahead of a commit."""
 
 
-def publish_by_shard(source: Any, target: Target, options: MixOptions, *, as_: Form) -> CommitInfo:
+def publish_by_shard(
+    source: Any, target: Target, options: MixOptions, *, as_: Form, revision: str | None = None
+) -> CommitInfo:
     """Mix and publish without ever having a whole model, or the whole mix, on the disk.
 
     The bytes on the Hub are those of the ordinary way. A run that is interrupted leaves the files that it sent on the
@@ -42,12 +44,13 @@ def publish_by_shard(source: Any, target: Target, options: MixOptions, *, as_: F
         target: where to publish.
         options: how to mix.
         as_: `merged` or `both`.
+        revision: of the recipe's own repo.
 
     Raises:
         PublishError: the Hub did not take it; the repo is as it was before.
         CocktailError: the mix cannot be made.
     """
-    origin = read_origin(source, options.hub)
+    origin = read_origin(source, options.hub, revision=revision)
     if origin.commit:
         refuse_local(origin.recipe, origin.name)
     if as_ == "both":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _DIGITS = 16
 """Of a digest, in names beside the user's folder: a name has a greatest length."""
+_REST = 64 - _DIGITS
+_INDEX = ".safetensors.index.json"
 _PASSING = (MergeError, SourceError, CheckpointError)
 """After these, the same command may succeed: when there is room, when a disk or the network is back."""
 
@@ -52,7 +55,7 @@ class Place:
         found = self.cache.find(self.key(resolved))
         if self.output is None:
             return found.path if found else None
-        if _holds(self.output, resolved):
+        if self._holds(self.output, resolved):
             self._tidy(self.output)
             return self.output
         return self._copied(found.path, resolved, self.output) if found else None
@@ -60,7 +63,7 @@ class Place:
     def _copied(self, source: Path, resolved: ResolvedRecipe, output: Path) -> Path:
         """The mix of the cache in the user's folder."""
         with self._alone(output):
-            if not _holds(output, resolved):  # another process may have been quicker
+            if not self._holds(output, resolved):  # another process may have been quicker
                 copy_out(source, output, replace=self.options.replace)
             self._tidy(output)
         return output
@@ -107,7 +110,7 @@ class Place:
 
         The caller holds the lock.
         """
-        if not _holds(self.stage_path(resolved), resolved):
+        if not self._holds(self.stage_path(resolved), resolved):
             return None
         if self.output is None:
             return self.cache.publish(self.key(resolved)).path
@@ -124,6 +127,16 @@ class Place:
             sync_folder(stage.parent)
             self._tidy(output)
         return output
+
+    def _holds(self, folder: Path, resolved: ResolvedRecipe) -> bool:
+        """Whether a folder is this very mix, undamaged, in weight files of the size that is asked for."""
+        found = CachedMix(digest=resolved.digest, path=folder)
+        if not (folder / MANIFEST).is_file() or not (folder / RECIPE_FILE).is_file() or found.damage():
+            return False
+        if as_resolved(Recipe.from_dict(found.recipe)).digest != resolved.digest:
+            return False
+        size = self.options.shard_bytes
+        return _cut_size(folder) == size or not any(n.endswith(_INDEX) or s > size for n, s in _weight_files(found))
 
     def _require_place(self, output: Path) -> None:
         """Refuse a folder that the mix must not take the place of."""
@@ -144,9 +157,14 @@ class Place:
         for path in output.absolute().parent.iterdir():
             if found := re.fullmatch(name, path.name):
                 act = partial(shutil.rmtree, path, ignore_errors=True)
-                locks = list((self.cache.root / "locks").glob(f"{found[3]}*{found[4] or ''}.lock")) if found[3] else []
+                lock = found[3] and self._lock_of(found[3], found[4] or "")
                 with suppress(CacheError):
-                    self.cache.if_free(locks[0].stem, act) if locks else act()
+                    self.cache.if_free(lock, act) if lock else act()
+
+    def _lock_of(self, digits: str, size: str) -> str | None:
+        """Name of the lock of a working folder, in whose own name there is room for the first digits only."""
+        names = (path.stem for path in (self.cache.root / "locks").glob(f"{digits}*.lock"))
+        return next((name for name in names if re.fullmatch(rf"{digits}[0-9a-f]{{{_REST}}}{size}", name)), None)
 
 
 @contextmanager
@@ -170,12 +188,17 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _holds(folder: Path, resolved: ResolvedRecipe) -> bool:
-    """Whether a folder is this very mix, undamaged."""
-    found = CachedMix(digest=resolved.digest, path=folder)
-    if not (folder / MANIFEST).is_file() or not (folder / RECIPE_FILE).is_file() or found.damage():
-        return False
-    return as_resolved(Recipe.from_dict(found.recipe)).digest == resolved.digest
+def _cut_size(folder: Path) -> int | None:
+    """The largest size of a weight file that a mix was made with; `None` where it does not say."""
+    for path in (folder / "config.json", *sorted(folder.glob("*/config.json"))):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return parse_size(json.loads(path.read_text(encoding="utf-8"))["cocktail"]["max_shard_size"])
+    return None
+
+
+def _weight_files(mix: CachedMix) -> list[tuple[str, int]]:
+    """Names and sizes of the weight files, and of what says that there are several."""
+    return [(name, entry["size"]) for name, entry in mix.manifest.items() if name.endswith((".safetensors", _INDEX))]
 
 
 def _require_free(folder: Path) -> None:

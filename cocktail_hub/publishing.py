@@ -85,6 +85,7 @@ def publish(
     repo_id: str,
     *,
     as_: Form = "merged",
+    source_revision: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -101,6 +102,7 @@ def publish(
         repo_id: repo to write to; made if it is not there. A README that is there is kept, but for our part of it.
         as_: `merged`: weights that anyone loads without this package; `recipe`: a few kilobytes that are mixed
             where they are loaded; `both`: weights that are offered as a recipe, too.
+        source_revision: branch, tag or commit of the recipe's repo, where `source` is a Hub id.
         private: visibility of a repo that has to be made.
         revision: branch to commit to; made if it is not there.
         create_pr: open a pull request instead.
@@ -123,13 +125,13 @@ def publish(
         repo_id=repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=commit_message
     )
     if as_ == "recipe":
-        return publish_recipe(source, target, options, examples=examples)
+        return publish_recipe(source, target, options, revision=source_revision, examples=examples)
     if not isinstance(source, Mix) and options.low_disk:
         from cocktail_hub.lowdisk import publish_by_shard
 
-        return publish_by_shard(source, target, options, as_=as_)
+        return publish_by_shard(source, target, options, revision=source_revision, as_=as_)
     if not isinstance(source, Mix):
-        source = mix(source, options=options)
+        source = mix(source, revision=source_revision, options=options)
     elif max_shard_size is not None:
         source = replace(mix(source.recipe, options=options), labels=source.labels)
     return publish_weights(source, target, options, as_=as_)
@@ -170,12 +172,15 @@ def publish_weights(
     return target.commit(files, card, options.hub, "merged weights")
 
 
-def publish_recipe(source: Any, target: Target, options: MixOptions, *, examples: bool = True) -> CommitInfo:
+def publish_recipe(
+    source: Any, target: Target, options: MixOptions, *, revision: str | None = None, examples: bool = True
+) -> CommitInfo:
     """Publish a recipe with everything that its repo needs to be loaded like a model.
 
-    Shares that are open stay open; `examples` says whether the file that they come from goes along.
+    Open shares stay open; `examples` says whether the file that they come from goes along, `revision` which one
+    of the recipe's own repo is meant.
     """
-    origin = read_origin(source.recipe if isinstance(source, Mix) else source, options.hub)
+    origin = read_origin(source.recipe if isinstance(source, Mix) else source, options.hub, revision=revision)
     refuse_local_models(origin.recipe)
     recipe = resolve(origin.recipe, options.hub)
     labels = source.labels if isinstance(source, Mix) else origin.labels

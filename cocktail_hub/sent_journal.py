@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cocktail_hub.hub import Uploaded
 from cocktail_hub.sync import sync_folder
@@ -31,9 +31,7 @@ class SentJournal:
         self._path = folder / JOURNAL
         self._plan = plan
         self._lock = threading.Lock()
-        known = self._read()
-        self._sent = {path: Uploaded(size=size, sha256=sha256) for path, (size, sha256) in known["sent"].items()}
-        self._merged: dict[str, str] = known["merged"]
+        self._sent, self._merged = self._read()
 
     @property
     def sent(self) -> Mapping[str, Uploaded]:
@@ -59,12 +57,15 @@ class SentJournal:
             self._sent[path] = uploaded
             self._save()
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> tuple[dict[str, Uploaded], dict[str, str]]:
         try:
-            saved: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            saved = {}  # none, or cut short by a power cut: nothing is known
-        return saved if saved.get("plan") == self._plan else {"sent": {}, "merged": {}}
+            saved = json.loads(self._path.read_text(encoding="utf-8"))
+            if saved["plan"] == self._plan:
+                sent = {path: Uploaded(size=size, sha256=sha256) for path, (size, sha256) in saved["sent"].items()}
+                return sent, dict(saved["merged"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # none, or spoilt by a power cut: nothing is known
+        return {}, {}
 
     def _save(self) -> None:
         """Replace the journal in one step."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import uuid
 from contextlib import ExitStack, contextmanager
@@ -224,10 +225,12 @@ def _sweep(folder: Path) -> None:
     """Remove what killed processes of this node have left. Windows has no signal that only asks."""
     if os.name == "nt":
         return
-    for path in folder.glob(f"{_prefix()}*"):
-        try:
-            os.kill(int(path.name.removeprefix(_prefix()).partition("-")[0]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        except (PermissionError, ValueError):  # alive, or not ours
-            continue
+    ours = re.compile(rf"{re.escape(_prefix())}(\d+)-[0-9a-f]{{32}}")  # a node's name may begin with another's
+    for path in folder.glob(f"{WINDOW}*"):
+        if found := ours.fullmatch(path.name):
+            try:
+                os.kill(int(found[1]), 0)
+            except ProcessLookupError:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            except PermissionError:  # alive
+                continue

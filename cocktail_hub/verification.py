@@ -15,11 +15,13 @@ from cocktail_hub.hub import HubFiles
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import mix_origin
+from cocktail_hub.recipe import as_resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cocktail_hub.checkpoint.files import RepoFiles
+    from cocktail_hub.origin import Origin
 
 WEIGHTS = ".safetensors"
 
@@ -80,14 +82,25 @@ def verify(source: Any, *, revision: str | None = None, options: MixOptions | No
             f"'{origin.name}' has no merged weights, so there is nothing to verify.\n"
             "A recipe repo is mixed where it is loaded.\nName a repo or folder that was published as weights."
         )
+    _require_resolved(origin)
     found = _hashes(origin.files)
     marked = read_config(origin.files, origin.folder).get("cocktail") or {}
     size = marked.get("max_shard_size", DEFAULT_SHARD_SIZE) if isinstance(marked, dict) else DEFAULT_SHARD_SIZE
     with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
-        again = replace(options, max_shard_size=size)
+        again = replace(options, max_shard_size=size, force=True)  # what the cache holds proves nothing
         made = mix_origin(origin, again, output=Path(scratch) / "mix")
         expected = _hashes(LocalFiles(made.path))
     return Verification(name=origin.name, digest=made.recipe.digest, expected=expected, found=found)
+
+
+def _require_resolved(origin: Origin) -> None:
+    try:
+        as_resolved(origin.recipe)
+    except RecipeError as error:
+        raise RecipeError(
+            f"The recipe of '{origin.name}' is not resolved, so it does not say what these weights are made of.\n"
+            f"{error}"
+        ) from error
 
 
 def _hashes(files: RepoFiles) -> dict[str, str]:

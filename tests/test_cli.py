@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from click.testing import CliRunner, Result
 from models import TOKEN, assert_holds, expected, published
 
 import cocktail_hub.pipeline
-from cocktail_hub.cache import Cache
+from cocktail_hub.cache import MANIFEST, Cache
 from cocktail_hub.cli import main
 from cocktail_hub.version import VERSION
 
@@ -203,6 +204,29 @@ def test_push_of_a_recipe_as_json(recipe: Path) -> None:
 
 
 @pytest.mark.usefixtures("hub")
+@pytest.mark.usefixtures("fresh_cache")
+def test_the_revision_is_that_of_the_recipes_repo(recipe: Path, tmp_path: Path) -> None:
+    even = json.loads(json.dumps(published("bert").recipe))
+    for ingredient in even["ingredients"]:
+        ingredient["weight"] = 0.5
+    (tmp_path / "even").mkdir()
+    other, common = write(tmp_path / "even", even), ("--as", "recipe", "--token", TOKEN)
+    assert run("push", recipe, "alice/cli-branches", *common).exit_code == 0
+    assert run("push", other, "alice/cli-branches", *common, "--to-branch", "even").exit_code == 0
+
+    def shares(*words: str) -> list[float]:
+        return [i["weight"] for i in json.loads(run("mix", *words, "--json").stdout)["recipe"]["ingredients"]]
+
+    where = ("alice/cli-branches", "--revision", "even")
+    assert shares("alice/cli-branches") != [0.5, 0.5]
+    assert shares(*where) == [0.5, 0.5]
+    assert [m["weight"] for m in json.loads(run("check", *where, "--json").stdout)["models"]] == [0.5, 0.5]
+    for name, form in (("a", ("--as", "recipe")), ("b", ()), ("c", ("--low-disk",))):
+        done = run("push", where[0], f"alice/cli-even-{name}", *where[1:], *form, "--token", TOKEN)
+        assert done.exit_code == 0, done.stderr
+        assert shares(f"alice/cli-even-{name}") == [0.5, 0.5]
+
+
 def test_push_to_a_namespace_of_others_is_refused(recipe: Path) -> None:
     done = run("push", recipe, "bob/mine", "--token", TOKEN)
     assert done.exit_code == 1
@@ -235,6 +259,26 @@ def test_the_cache_is_listed_verified_and_pruned(recipe: Path, fresh_cache: Path
     gone = run("cache", "prune", "--all")
     assert gone.stdout == f"{folder.name}\n"
     assert Cache(fresh_cache).mixes() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "gone"),
+    [
+        (("--older-than", "30"), "1"),
+        (("--older-than", "41"), ""),
+        (("--older-than", "0.5"), "12"),
+        (("--max-size", "1500"), "1"),
+        (("--max-size", "1MB"), ""),
+    ],
+)
+def test_pruning_by_age_and_size(options: tuple[str, str], gone: str, fresh_cache: Path) -> None:
+    cache = Cache(fresh_cache)
+    for digit, days in (("1", 40), ("2", 1)):
+        (cache.staging(digit * 64) / "model.safetensors").write_bytes(bytes(1000))
+        path, then = cache.finish(digit * 64, {}).path, time.time() - days * 86_400
+        os.utime(path / MANIFEST, (then, then))
+    assert "(damaged)" in run("cache", "list").stdout  # no recipe.json
+    assert sorted(run("cache", "prune", *options).stdout.split()) == [digit * 64 for digit in gone]
 
 
 def test_pruning_asks_what_to_remove() -> None:

@@ -6,14 +6,13 @@ import hashlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import models
 import pytest
 import torch
 from huggingface_hub import HfApi
@@ -33,7 +32,6 @@ from cocktail_hub.merge.ray_engine import ATTEMPTS
 from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import pin_models, settle
 from cocktail_hub.place import Place
-from tests import models
 
 if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub
@@ -229,6 +227,63 @@ def test_layers_that_match_nothing_are_refused_with_a_name_that_is_there(tmp_pat
     )
 
 
+def test_work_that_goes_on_beside_a_finished_folder_is_told_by_its_own_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
+    recipe, out, options = recipe_of(list(models.pair("bert").folders)), tmp_path / "out", MixOptions()
+    origin = read_origin(recipe, options.hub)
+    _, resolved = settle(pin_models(origin, options), origin, options)
+    place = Place(options=options, output=out)
+    work = place.stage_path(resolved)
+    work.mkdir()
+    (work / "model-00001-of-00002.safetensors").write_bytes(b"half")
+    with place.cache.locked(resolved.digest):  # somebody works in it
+        for size in range(30):  # locks of earlier mixes with other weight files, all free
+            (place.cache.root / "locks" / f"{resolved.digest}-{size + 1000}.lock").touch()
+        mix(recipe, output=out, options=MixOptions(max_shard_size=40_000))
+        assert work.is_dir()
+    mix(recipe, output=out, options=MixOptions(replace=True))
+    assert not work.exists()
+
+
+def test_the_same_mix_in_other_weight_files_is_made_where_they_are_asked_for(tmp_path: Path) -> None:
+    recipe = recipe_of(list(models.pair("llama").folders))
+    mix(recipe, output=tmp_path / "out")
+    assert mix(recipe, output=tmp_path / "out", options=MixOptions(max_shard_size="4GB")).report["cached"]
+    with pytest.raises(CacheError, match="exists and is not empty"):
+        mix(recipe, output=tmp_path / "out", options=MixOptions(max_shard_size=4000))
+    small = MixOptions(max_shard_size=4000, replace=True)
+    cut = mix(recipe, output=tmp_path / "out", options=small)
+    assert len(list(cut.path.glob("model-*.safetensors"))) > 1
+    assert mix(recipe, output=tmp_path / "out", options=small).report["cached"]
+    whole = mix(recipe, output=tmp_path / "out", options=MixOptions(replace=True))
+    assert len(list(whole.path.glob("*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("values", [(1.0, float("nan")), (float("inf"), float("-inf"))])
+def test_models_that_cannot_be_mixed_leave_no_finished_files(tmp_path: Path, values: tuple[float, float]) -> None:
+    folders = copies(tmp_path, "float32")
+    for folder, value in zip(folders, values, strict=True):
+        tensors = load_file(folder / "model.safetensors")
+        tensors["pooler.dense.weight"][0, 0] = value  # in the last file
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(IncompatibleError, match=r"pooler\.dense\.weight"):
+        mix(recipe_of(folders), output=tmp_path / "out", options=MixOptions(max_shard_size=4000, threads=1))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_recipe_that_names_branches_asks_once_per_model(hub: LoopbackHub, token: str) -> None:
+    pair = models.published("bert")
+    recipe = {"ingredients": [{"model": m, "weight": w} for m, w in zip(pair.ids, (0.13, 0.87), strict=True)]}
+    mix(recipe, token=token)
+    hub.clear_requests()
+    assert mix(recipe, token=token).report["cached"]
+    asked = sorted(request.path.split("?")[0] for request in hub.requests)
+    assert asked == [f"/api/models/{m}" for m in sorted(pair.ids)]
+
+
 def test_the_same_mix_in_the_output_folder_is_used_as_it_is(tmp_path: Path) -> None:
     recipe = recipe_of(list(models.pair("bert").folders))
     mix(recipe, output=tmp_path / "out")
@@ -343,48 +398,6 @@ def test_only_what_a_mix_needs_is_downloaded(hub: LoopbackHub, token: str, tmp_p
     asked = " ".join(request.path for request in hub.requests)
     assert "model.safetensors" in asked
     assert not re.search(r"onnx|\.bin|gguf|optimizer", asked)
-
-
-def start_mix(recipe: Path, output: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "cocktail_hub.cli", "mix", str(recipe), "-o", str(output)]
-    return subprocess.Popen(
-        [*command, "--max-shard-size", "8MB", "--threads", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe of two models that take long enough to be interrupted."""
-    folder = tmp_path_factory.mktemp("large")
-    generator = torch.Generator().manual_seed(0)
-    for name in "ab":
-        (folder / name).mkdir()
-        tensors = {f"layer.{i}": torch.randn(1024, 1024, generator=generator) for i in range(32)}
-        save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
-        (folder / name / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
-    recipe = folder / "recipe.json"
-    recipe.write_text(json.dumps(recipe_of([folder / "a", folder / "b"])))
-    return recipe
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_nothing_looks_finished_and_the_next_run_completes(large: Path, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    assert start_mix(large, whole).wait() == 0
-    expected = {path.name: path.read_bytes() for path in whole.glob("*.safetensors")}
-    output = tmp_path / "killed"
-    started = time.monotonic()
-    for delay in (0.8, 1.2, 1.6, 2.0, 2.4, 2.8):
-        process = start_mix(large, output)
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if output.exists():
-            break
-    assert start_mix(large, output).wait() == 0
-    assert {path.name: path.read_bytes() for path in output.glob("*.safetensors")} == expected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
-    assert time.monotonic() - started < 240
 
 
 def test_a_mix_can_be_copied_out_and_never_over_something(tmp_path: Path) -> None:

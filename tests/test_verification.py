@@ -6,14 +6,14 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
+import models
 import pytest
 from click.testing import CliRunner
 from huggingface_hub import HfApi
 
 from cocktail_hub import MixOptions, mix, publish, verify
 from cocktail_hub.cli import main
-from cocktail_hub.errors import CocktailError, RecipeError
-from tests import models
+from cocktail_hub.errors import RecipeError, SourceError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,12 +71,30 @@ def test_a_recipe_without_weights_has_nothing_to_verify(token: str, tmp_path: Pa
         verify(tmp_path, token=token)
 
 
+def test_it_is_made_again_from_the_ingredients_whatever_the_cache_holds(
+    token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
+    made = mix(recipe((0.4, 0.6)), token=token)
+    damage(made.path)  # of the same size, so the cache takes it for whole
+    publish(made, "alice/from-a-damaged-cache", token=token)
+    (line,) = verify("alice/from-a-damaged-cache", token=token).differences
+    assert line.startswith("model.safetensors has sha256 ")
+
+
+def test_a_recipe_that_names_branches_proves_nothing(token: str, tmp_path: Path) -> None:
+    folder = mix(recipe(), output=tmp_path / "made", token=token).path
+    (folder / "recipe.json").write_text(json.dumps(recipe()))
+    with pytest.raises(RecipeError, match=r"is not resolved, so it does not say what these weights are made of\.\n'"):
+        verify(folder, token=token)
+
+
 def test_an_ingredient_that_is_gone_cannot_be_checked(token: str, tmp_path: Path) -> None:
     folder = models.save("bert", 9, tmp_path / "gone")
     local = {"ingredients": [{"model": str(folder), "weight": 0.5}, recipe()["ingredients"][0] | {"weight": 0.5}]}
     made = mix(local, output=tmp_path / "made", token=token)
     shutil.rmtree(folder)
-    with pytest.raises(CocktailError):
+    with pytest.raises(SourceError, match="There is no folder"):
         verify(made.path, token=token)
 
 

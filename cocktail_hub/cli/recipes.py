@@ -161,6 +161,7 @@ def push(recipe: str, repo_id: str, as_: Any, private: bool | None, to_branch: s
         recipe,
         repo_id,
         as_=as_,
+        source_revision=given["revision"],
         private=private,
         revision=to_branch,
         create_pr=given["create_pr"],

@@ -125,6 +125,7 @@ def begin(plan: MergePlan, root: Path, progress: Progress) -> tuple[Journal, lis
         MergeError: the folder cannot be written.
     """
     with write_errors(root, plan.output_bytes):
+        root.mkdir(parents=True, exist_ok=True)
         for shard in plan.shards:
             (root / shard.path).parent.mkdir(parents=True, exist_ok=True)
         journal = Journal(root, plan)

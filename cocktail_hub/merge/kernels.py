@@ -23,8 +23,8 @@ def merge_run(bench: Bench, job: Job, run: Run) -> None:
     """Make one run of the output.
 
     Raises:
-        CheckpointError: a model cannot be read, or holds NaN.
-        IncompatibleError: integers or flags differ between models, or infinities cancel.
+        CheckpointError: a model cannot be read.
+        IncompatibleError: integers or flags differ between models, or the mix would hold NaN.
         OSError: the output cannot be written.
     """
     if run.like.rule == "same":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.errors import CheckpointError, CocktailError, IncompatibleError
+from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +26,7 @@ def settle_nan(bench: Bench, job: Job, tensor: TensorPlan, pieces: Sequence[Piec
         out: the result, changed in place.
 
     Raises:
-        CheckpointError: a model holds NaN where others do not.
-        IncompatibleError: infinities cancel.
+        IncompatibleError: a model holds NaN where others do not, or infinities cancel.
     """
     count = len(total)
     index = bench.steps.settle_nan(total, out, lambda: bench.inputs(job, tensor, pieces, count))
@@ -45,15 +44,16 @@ def _place(pieces: Sequence[Piece], index: int) -> tuple[str, int]:
     raise IndexError(index)
 
 
-def _not_a_number(name: str, index: int, values: Sequence[float], models: Sequence[str]) -> CocktailError:
+def _not_a_number(name: str, index: int, values: Sequence[float], models: Sequence[str]) -> IncompatibleError:
     broken = next((model for model, value in zip(models, values, strict=True) if value != value), None)  # noqa: PLR0124
     if broken is not None:
-        return CheckpointError(
+        return IncompatibleError(
             f"'{name}' of '{broken}' holds NaN, which is not a number (element {index:,}, counted from 0).\n"
             "Every mix with it has NaN there, too, and a model with NaN answers nothing of use. Most often training "
             "diverged.\n"
             f"Remove '{broken}', or take a checkpoint of it from before that.",
             model=broken,
+            tensor=name,
         )
     held = ", ".join(f"{value} in '{model}'" for model, value in zip(models, values, strict=True))
     return IncompatibleError(

@@ -207,7 +207,7 @@ def test_any_floats_are_mixed_as_defined(
     options = {"weights": [0.7, 0.3]}
     expected = _expected(linear, models, options)
     if any((expected[name].isnan() & ~_agree(*(found[name] for found in models))).any() for name in expected):
-        with pytest.raises((CheckpointError, IncompatibleError), match=r"holds NaN|Infinities that cancel"):
+        with pytest.raises(IncompatibleError, match=r"holds NaN|Infinities that cancel"):
             mix(folders, tmp_path / "out", max_shard_size=size, **running, **options)
         return
     mix(folders, tmp_path / "out", max_shard_size=size, **running, **options)
@@ -272,8 +272,8 @@ def test_components_are_written_to_their_folders(tmp_path: Path) -> None:
 
 def test_a_model_without_any_tensor_is_written(tmp_path: Path) -> None:
     folders = save_all(tmp_path, [{}, {}])
-    made = plan(folders, weights=[0.5, 0.5])
-    assert made.shards == () or load(tmp_path) == {}
+    mix(folders, tmp_path / "out", weights=[0.5, 0.5])
+    assert load(tmp_path / "out") == {}
 
 
 # what goes wrong

@@ -152,7 +152,9 @@ def test_output_loading_info(load: Load) -> None:
     assert not isinstance(load(RECIPE, output_loading_info=False), tuple)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao quantises on a CPU; it is an extra")
+@pytest.mark.skipif(
+    importlib.util.find_spec("torchao") is None, reason="the lowest versions are tested without torchao"
+)
 @pytest.mark.filterwarnings("ignore")
 def test_quantization_config(load: Load) -> None:
     from torchao.quantization import Int8WeightOnlyConfig

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -270,13 +271,25 @@ def test_waiting_for_another_process_is_told(cache: Cache, caplog: pytest.LogCap
         from cocktail_hub.cache import Cache
         with Cache(Path(sys.argv[1])).locked(sys.argv[2]):
             print("locked", flush=True)
-            time.sleep(0.5)
+            while not Path(sys.argv[3]).exists():
+                time.sleep(0.01)
     """
-    process = run(code, cache.root, ONE)
+    free = cache.root / "free"
+    process = run(code, cache.root, ONE, free)
     assert process.stdout is not None
     process.stdout.readline()
+
+    def release() -> None:
+        while "waiting for it" not in caplog.text and waiting.is_alive():
+            time.sleep(0.01)
+        free.touch()
+
+    waiting = threading.current_thread()
+    helper = threading.Thread(target=release)
+    helper.start()
     with caplog.at_level("INFO"), cache.locked(ONE):
         pass
+    helper.join()
     assert f"Another process is making the mix {ONE[:12]}; waiting for it." in caplog.text
     output_of(process)
 

@@ -189,9 +189,9 @@ def test_an_output_that_cannot_be_written(clean: Path) -> None:
 
 def test_stdout_that_is_closed_early_is_no_bug(clean: Path) -> None:
     """`cocktail cache list | head -0`."""
-    command = f"{sys.executable} -m cocktail_hub.cli --help | head -c 0"
+    command = f"{sys.executable} -m cocktail_hub.cli cache list | head -c 0"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, cwd=clean)
-    assert "Traceback" not in done.stderr
+    assert done.stderr == ""
 
 
 # -- a disk that is full -------------------------------------------------------------------------------------------

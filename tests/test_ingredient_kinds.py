@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import models
 import peft
 import pytest
 import torch
@@ -14,7 +15,6 @@ from safetensors.torch import load_file
 
 from cocktail_hub import mix
 from cocktail_hub.errors import CheckpointError, IncompatibleError
-from tests import models
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,6 +18,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from models import ORG, SHARES, TOKEN, fill, push, root, small_llama, text_tokenizer
 
 from cocktail_hub.cache import JOURNAL
+from cocktail_hub.cli.main import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -223,7 +224,7 @@ def test_interrupts_at_random_moments(
         began = time.monotonic()
         fork.kill(number)
         ended = fork.wait()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < PATIENCE + 10
         assert ended in (0, ENDS[number]), fork.text  # it may have been quicker
         assert "Traceback" not in fork.text
         assert scene.content() in (whole, None)

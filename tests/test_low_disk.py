@@ -33,6 +33,7 @@ from cocktail_hub.errors import (
     SourceError,
 )
 from cocktail_hub.hub import HubOptions
+from cocktail_hub.merge.journal import Entry, Journal
 from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import pin_models, plan_mix, settle
@@ -380,19 +381,17 @@ def test_a_hub_that_stays_away_keeps_what_is_finished(
     hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cocktail_hub.hub.ranges.FIRST_WAIT", 0.001)
-    made: list[Path] = []
+    record = Journal.record
 
-    def fail_after_three(folder: Path) -> None:
-        while len(made) < 3:
-            made[:] = folder.glob(".low.*/model-*.safetensors")
-            time.sleep(0.001)
-        hub.fail("GET /_cdn/", status=503, times=10_000)
+    def recording(journal: Journal, path: str, entry: Entry) -> None:
+        record(journal, path, entry)
+        if len(journal.finished) == 3:
+            hub.fail("GET /_cdn/", status=503, times=10_000)
 
-    thread = threading.Thread(target=fail_after_three, args=(tmp_path,))
-    thread.start()
-    with pytest.raises(SourceError, match="refused a request"):
-        mix(recipe, output=tmp_path / "low", options=low)
-    thread.join()
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "record", recording)
+        with pytest.raises(SourceError, match="refused a request"):
+            mix(recipe, output=tmp_path / "low", options=low)
     hub.clear_faults()
     finished = {path.name for path in tmp_path.glob(".low.*/model-*.safetensors")}
     plan, _ = plan_of(recipe, low)

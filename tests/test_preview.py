@@ -132,3 +132,12 @@ def test_a_preview_is_json() -> None:
     values = json.loads(json.dumps(check(published("bert").recipe).to_dict()))
     assert values["models"][0]["model"] == f"{ORG}/bert-a"
     assert values["to_download"] >= 0
+
+
+def test_the_disk_that_is_needed_is_less_on_little_disk(tmp_path: Path) -> None:
+    whole, low = (
+        check(published("llama").recipe, cache_dir=tmp_path, options=MixOptions(max_shard_size="10KB", low_disk=little))
+        for little in (False, True)
+    )
+    assert whole.peak_disk == whole.to_download + whole.output_bytes
+    assert low.peak_disk == low.output_bytes + low.largest_input < whole.peak_disk

@@ -30,9 +30,10 @@ from models import (
     words_tokenizer,
 )
 
-from cocktail_hub import AutoCocktailModel, CocktailConfig, Mix, Recipe, mix, publish
+from cocktail_hub import AutoCocktailModel, CocktailConfig, Mix, MixOptions, Recipe, mix, publish
 from cocktail_hub.card import END, START
 from cocktail_hub.errors import PublishError, RecipeError
+from cocktail_hub.hub import HubOptions
 
 if TYPE_CHECKING:
     from cocktail_hub.publishing import Form
@@ -383,14 +384,20 @@ def test_weights_of_local_models_are_published_without_paths() -> None:
     assert "base_model" not in ModelCard.load(repo_id).data.to_dict()
 
 
-def test_no_token_gets_into_a_repo() -> None:
-    token = "hf_" + "a" * 34
-    API.create_repo(f"{ORG}/publish-secret", exist_ok=True)
-    publish(published("bert").recipe, f"{ORG}/publish-secret", token=TOKEN, commit_message="Publish")
-    for name in ("recipe.json", "config.json", "README.md"):
-        text = Path(hf_hub_download(f"{ORG}/publish-secret", name)).read_text()
-        assert TOKEN not in text
-        assert token not in text
+def test_no_token_is_written_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
+    repo_id = f"{ORG}/publish-secret"
+    hub = HubOptions(token=TOKEN, cache_dir=tmp_path / "hub")
+    with caplog.at_level("DEBUG", logger="cocktail_hub"):
+        for low_disk in (True, False):
+            publish(published("llama").recipe, repo_id, options=MixOptions(hub=hub, low_disk=low_disk))
+    assert TOKEN not in caplog.text
+    mine = [path for path in tmp_path.rglob("*") if path.is_file()]
+    sent = [Path(hf_hub_download(repo_id, name)) for name in API.list_repo_files(repo_id)]
+    assert len(mine) > 5 < len(sent)
+    assert not [path for path in (*mine, *sent) if TOKEN.encode() in path.read_bytes()]
 
 
 # -- shares that are still open --------------------------------------------------------------------------------------

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import models
 import pytest
 from huggingface_hub import HfApi
 
 from cocktail_hub.recipe import parse_recipe
-from tests import models
 
 if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub

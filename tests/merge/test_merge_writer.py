@@ -101,10 +101,6 @@ def test_a_file_cut_short_while_it_is_written_is_noticed(tmp_path: Path) -> None
     writer.abort()
 
 
-def test_folders_are_synced_where_that_is_possible(tmp_path: Path) -> None:
-    sync_folder(tmp_path)
-
-
 def test_folders_are_left_alone_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "name", "nt")
     sync_folder("no such folder")

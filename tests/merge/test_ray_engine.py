@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -22,7 +23,7 @@ from models import SHARES, TOKEN, fill, published, root, text_tokenizer
 from cocktail_hub import mix, publish, score
 from cocktail_hub.cache import JOURNAL
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp
-from cocktail_hub.cluster import KNOCK_SECONDS, Cluster, Demand, joined
+from cocktail_hub.cluster import KNOCK_SECONDS, Cluster, Demand, _call, joined
 from cocktail_hub.errors import CheckpointError, DiskSpaceError, MergeError, MissingExtraError
 from cocktail_hub.hub import HubOptions
 from cocktail_hub.merge.execute import execute
@@ -118,6 +119,72 @@ class Assassin(threading.Thread):
             time.sleep(0.0005)
 
 
+# before the tests with `ray`, which these would connect to
+
+
+OWN_CLUSTER = """
+    from cocktail_hub import cluster
+    from cocktail_hub.cli import main
+
+    own, connect = [], cluster._connect
+    cluster._connect = lambda ray: own.append(connect(ray)) or own[-1]
+    try:
+        main()
+    finally:
+        import ray
+
+        assert own == [True] and not ray.is_initialized()
+"""
+
+
+@pytest.mark.slow
+def test_the_command_line_starts_a_cluster_of_its_own_and_stops_it(recipe: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
+    code = textwrap.dedent(OWN_CLUSTER)
+    lines = ["ingredients:", *(f"  - {{model: '{i['model']}', weight: {i['weight']}}}" for i in recipe["ingredients"])]
+    (tmp_path / "recipe.yaml").write_text("\n".join(lines))
+    command = [sys.executable, "-c", code, "mix", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, "--engine", "ray", "--max-shard-size", "10MB"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "out")), done.stderr
+    here = mix(recipe, output=tmp_path / "here", options=MixOptions(max_shard_size="10MB", force=True))
+    for path in here.path.glob("*.safetensors"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_after_the_death_of_the_program_the_next_one_goes_on(recipe: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    run = "import sys; from cocktail_hub.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", run, "mix", "recipe.json", "-o", "out", "--engine", "ray", "--threads", "1"]
+    command += ["--max-shard-size", "2MB"]
+    driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while len(list(tmp_path.glob(".out.*/*.safetensors"))) < 3:
+        assert driver.poll() is None
+        time.sleep(0.001)
+    driver.kill()
+    driver.wait()
+    (stage,) = tmp_path.glob(".out.*.partial")
+    noted = json.loads((stage / JOURNAL).read_text())["finished"]
+    kept = {name: (stage / name).stat().st_ino for name in noted}
+    assert len(kept) >= 2
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    assert {name: (out / name).stat().st_ino for name in kept} == kept
+    here = mix(recipe, output=tmp_path / "here", options=MixOptions(max_shard_size="2MB", force=True)).path
+    assert names(out) == names(here)
+    for path in here.glob("*.safetensors"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert [path.name for path in tmp_path.glob(".out*")] == []
+
+
+# with a cluster of this process
+
+
 def test_a_worker_that_is_killed_is_replaced_and_the_bytes_are_those_of_threads(
     ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
 ) -> None:
@@ -128,9 +195,11 @@ def test_a_worker_that_is_killed_is_replaced_and_the_bytes_are_those_of_threads(
     assassin = Assassin(out, spared=3)
     assassin.start()
     moved: list[int] = []
-    report = execute_on_ray(plan, inputs, out, threads=1, on_progress=moved.append)
-    assassin.over.set()
-    assassin.join()
+    try:
+        report = execute_on_ray(plan, inputs, out, threads=1, on_progress=moved.append)
+    finally:
+        assassin.over.set()
+        assassin.join()
     assert assassin.killed
     assert len(assassin.seen) > len(plan.shards)  # a shard was begun again
     assert sum(moved) == plan.output_bytes
@@ -329,47 +398,6 @@ def test_without_ray_the_extra_is_named(
         execute_on_ray(*planned, tmp_path / "out")
 
 
-@pytest.mark.slow
-def test_the_command_line_starts_a_cluster_of_its_own_and_stops_it(recipe: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
-    code = "import sys, ray; from cocktail_hub.cli import main\ntry: main()\nfinally: assert not ray.is_initialized()"
-    lines = ["ingredients:", *(f"  - {{model: '{i['model']}', weight: {i['weight']}}}" for i in recipe["ingredients"])]
-    (tmp_path / "recipe.yaml").write_text("\n".join(lines))
-    command = [sys.executable, "-c", code, "mix", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "out")]
-    done = subprocess.run(
-        [*command, "--engine", "ray", "--max-shard-size", "10MB"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "out")), done.stderr
-    here = mix(recipe, output=tmp_path / "here", options=MixOptions(max_shard_size="10MB", force=True))
-    for path in here.path.glob("*.safetensors"):
-        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_after_the_death_of_the_program_the_next_one_goes_on(recipe: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    run = "import sys; from cocktail_hub.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", run, "mix", "recipe.json", "-o", "out", "--engine", "ray", "--threads", "1"]
-    command += ["--max-shard-size", "2MB"]
-    driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-    while len(list(tmp_path.glob(".out.*/*.safetensors"))) < 3:
-        assert driver.poll() is None
-        time.sleep(0.001)
-    driver.kill()
-    driver.wait()
-    time.sleep(1)  # its workers follow
-    (stage,) = tmp_path.glob(".out.*.partial")
-    noted = json.loads((stage / JOURNAL).read_text())["finished"]
-    kept = {name: (stage / name).stat().st_ino for name in noted}
-    assert len(kept) >= 2
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "out"
-    assert {name: (out / name).stat().st_ino for name in kept} == kept
-    here = mix(recipe, output=tmp_path / "here", options=MixOptions(max_shard_size="2MB", force=True)).path
-    assert names(out) == names(here)
-    for path in here.glob("*.safetensors"):
-        assert (out / path.name).read_bytes() == path.read_bytes()
-    assert [path.name for path in tmp_path.glob(".out*")] == []
+def test_a_worker_of_another_version_is_refused() -> None:
+    with pytest.raises(MergeError, match=r"0\.0\.1"):
+        _call("0.0.1", _divide, 1, 1)

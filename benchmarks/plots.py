@@ -66,6 +66,9 @@ def _figure(rows: list[Row], axis: str, title: str, path: Path) -> None:
         panel.set(xlabel={"count": "ingredients"}.get(axis, axis), ylabel=label, yscale="log")
         if axis == "parameters":
             panel.set_xscale("log")
+            sizes = sorted({row.parameters for row in rows})
+            panel.set_xticks(sizes, [f"{size / 1e9:.1g}B" for size in sizes])
+            panel.minorticks_off()
         panel.grid(alpha=0.3, which="both")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)

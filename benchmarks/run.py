@@ -1,6 +1,6 @@
 """Measure mixing: make checkpoints, run every contender as a whole process in turns, save medians, tables and plots.
 
-Example: python benchmarks/run.py --work /tmp/bench --case 1B:4:bfloat16 --case 0.1B:2:float32 --rounds 3
+Example: python benchmarks/run.py --work build/bench --case 1B:4:bfloat16 --case 0.1B:2:float32 --rounds 3
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def everything(options: MixOptions) -> tuple[Path, ...]:
 def plan_of(recipe: Any, options: MixOptions) -> tuple[MergePlan, ShardInputs]:
     origin = read_origin(recipe, options.hub)
     checked, _ = settle(pin_models(origin, options), origin, options)
-    inputs = ShardInputs(parts=checked.parts, models=checked.models, scratch=Path("unused"))
+    inputs = ShardInputs(parts=checked.parts, models=checked.models, scratch=options.hub.cache_folder / "windows")
     return plan_mix(checked, options.max_shard_size), inputs
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -21,19 +20,19 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants
 
 from cocktail_hub.errors import CacheError, CocktailError
+from cocktail_hub.hashes import HASHES, QUICK, hash_of
 from cocktail_hub.sync import sync_file, sync_folder, sync_names
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = ".cocktail.json"
-"""In a finished folder: its files with sizes and sha256, so that damage is noticed."""
+"""In a finished folder: its files with sizes and hashes, so that damage is noticed."""
 JOURNAL = ".cocktail-merge.json"
 """In a working folder: its finished weight files, until the manifest says so."""
 RECIPE = "recipe.json"
 """In a finished folder: the resolved recipe that it was made from."""
 LEFTOVER_AGE = 86_400.0
 """Seconds after which a working folder that nobody holds a lock on counts as left behind."""
-_CHUNK = 1 << 20
 _DIGEST_DIGITS = 64
 _FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -56,17 +55,17 @@ class CachedMix:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Path -> size in bytes and sha256, for every file of the mix.
+        """Path -> size in bytes and hash (`xxh128`; `sha256` in early mixes), for every file of the mix.
 
         Raises:
             CacheError: it is missing or damaged.
         """
         files = self._read(MANIFEST).get("files")
         whole = isinstance(files, dict) and all(
-            isinstance(entry, dict) and {"size", "sha256"} <= entry.keys() for entry in files.values()
+            isinstance(entry, dict) and "size" in entry and HASHES.keys() & entry.keys() for entry in files.values()
         )
         if not isinstance(files, dict) or not whole:
-            raise self._unreadable(MANIFEST, "it is no list of files with size and sha256")
+            raise self._unreadable(MANIFEST, "it is no list of files with size and hash")
         return files
 
     @cached_property
@@ -107,7 +106,7 @@ class CachedMix:
                 return f"{name} is missing"
             if (size := path.stat().st_size) != entry["size"]:
                 return f"{name} has {size} bytes instead of {entry['size']}"
-            differs = thorough and sha256_of(path) != entry["sha256"]
+            differs = thorough and any(hash_of(path, kind) != entry[kind] for kind in HASHES.keys() & entry.keys())
         except OSError as error:
             return f"{name} cannot be read: {error}"
         return f"{name} has other content than was written" if differs else ""
@@ -189,7 +188,7 @@ class Cache:
 
         Args:
             digest: of the resolved recipe.
-            hashes: sha256 of the files whose hash is known already and that are on the disk, by path.
+            hashes: XXH3-128, in hex, of the files whose hash is known already and that are on the disk, by path.
 
         Raises:
             CacheError: the cache cannot be written; what is in the staging folder is kept.
@@ -327,32 +326,17 @@ def _explained(root: Path, error: OSError) -> str:
 
 
 def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
-    """List every file of a folder with size and sha256, and make sure that all of it is on the disk."""
+    """List every file of a folder with size and hash, and make sure that all of it is on the disk."""
     files, ours = {}, (folder / MANIFEST, folder / JOURNAL)
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p not in ours):
         name = path.relative_to(folder).as_posix()
-        files[name] = {"size": path.stat().st_size, "sha256": hashes.get(name) or sha256_of(path)}
+        files[name] = {"size": path.stat().st_size, QUICK: hashes.get(name) or hash_of(path)}
         if name not in hashes:
             sync_file(path)
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
     sync_file(manifest)
     sync_names(folder)
-
-
-def sha256_of(path: Path) -> str:
-    """Sha256 of a file's content, as hex."""
-    return hash_of(path, hashlib.sha256())
-
-
-def hash_of(path: Path, hasher: Any) -> str:
-    """Hash of a file's content, as hex; `hasher` is new, of the kind that hashlib has."""
-    chunk = memoryview(bytearray(_CHUNK))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(chunk):
-            hasher.update(chunk[:count])
-    digest: str = hasher.hexdigest()
-    return digest
 
 
 def remove(folder: Path) -> None:

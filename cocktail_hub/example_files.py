@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.cache import sha256_of
 from cocktail_hub.errors import RecipeError, SourceError
+from cocktail_hub.hashes import sha256_of
 from cocktail_hub.hub import HubFiles, pin
 from cocktail_hub.recipe import canonical_json, is_path
 from cocktail_hub.recipe.values import plain

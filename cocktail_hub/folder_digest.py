@@ -10,15 +10,14 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import xxhash
-
-from cocktail_hub.cache import Cache, hash_of
+from cocktail_hub.cache import Cache
 from cocktail_hub.errors import SourceError
+from cocktail_hub.hashes import HASHES, QUICK, hash_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from cocktail_hub.checkpoint.files import LocalFiles
@@ -32,18 +31,15 @@ SETTLED_AGE = 2.0
 TIMES_TELL = os.name != "nt"
 """Whether a file has a time of change that no program can set back. On Windows it is the time of creation; there every
 file is read each time."""
-HASHES: dict[str, Callable[[], Any]] = {"xxh128": xxhash.xxh3_128, "sha256": hashlib.sha256}
-"""Kind of a digest -> its hash. XXH3 (https://xxhash.com) is as quick as reading, so that a first mix takes hardly
-longer than the next one; sha256 stands in early recipes, and takes ten times the time."""
 
 
-def digest_of(files: LocalFiles, names: Iterable[str], kind: str = "xxh128") -> str:
+def digest_of(files: LocalFiles, names: Iterable[str], kind: str = QUICK) -> str:
     """`<kind>:<hex digits>` over the names and contents of some files of a folder.
 
     Args:
         files: the folder.
         names: posix paths inside it.
-        kind: a key of `HASHES`.
+        kind: a key of `HASHES`; sha256 stands in early recipes.
 
     Raises:
         SourceError: one of them is not there, cannot be read, or is a link that leaves the folder.
@@ -72,11 +68,11 @@ def _known_digest(path: Path, kind: str) -> str:
     """The digest of a file, from its note or from its content."""
     began, before = time.time(), path.stat()
     if before.st_size < WORTH_NOTING or not TIMES_TELL:
-        return hash_of(path, HASHES[kind]())
+        return hash_of(path, kind)
     note = _note(path, before, kind)
     if known := _read(note, kind):
         return known
-    digest = hash_of(path, HASHES[kind]())
+    digest = hash_of(path, kind)
     settled = began - max(before.st_mtime, before.st_ctime) > SETTLED_AGE
     if settled and _note(path, path.stat(), kind) == note:
         with suppress(OSError):  # a note that cannot be kept costs time, nothing else

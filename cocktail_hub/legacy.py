@@ -17,6 +17,7 @@ from cocktail_hub.cache import MANIFEST, CachedMix, write_manifest
 from cocktail_hub.checking.kinds import TEXT_TO_TEXT
 from cocktail_hub.checkpoint.contents import MODULES, read_config
 from cocktail_hub.errors import RecipeError, did_you_mean
+from cocktail_hub.hashes import QUICK
 from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import Mix, check_models, mix, weigh_recipe
@@ -247,4 +248,4 @@ def _give_modules(made: Mix, dimensions: int) -> None:
         for index, (path, kind) in enumerate(places)
     ]
     write_json(modules, chain)  # last: it makes the others count
-    write_manifest(made.path, {name: str(entry["sha256"]) for name, entry in written.items()})
+    write_manifest(made.path, {name: str(entry[QUICK]) for name, entry in written.items() if QUICK in entry})

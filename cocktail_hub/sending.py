@@ -63,6 +63,7 @@ class Maker:
                 threads=self.options.threads,
                 max_memory=self.options.max_memory,
                 device=self.options.device,
+                kind="sha256",  # as the Hub names contents
             )
 
     def send(self, index: int, folder: Path, sha256: str) -> Uploaded:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.cache import sha256_of
 from cocktail_hub.checkpoint.contents import read_config
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import RecipeError, SourceError
+from cocktail_hub.hashes import sha256_of
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.origin import read_origin

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from cocktail_hub.assemble import TOKENIZER_FILES, carry_over
-from cocktail_hub.cache import Cache, sha256_of
+from cocktail_hub.cache import Cache
 from cocktail_hub.example_files import locate_examples
 from cocktail_hub.fetching import bytes_to_fetch
+from cocktail_hub.hashes import sha256_of
 from cocktail_hub.progress import bar
 from cocktail_hub.recipe import canonical_json
 from cocktail_hub.space import require_room

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cocktail_hub import cache as module
-from cocktail_hub.cache import MANIFEST, RECIPE, Cache, CachedMix, in_words, remove, sha256_of, write_manifest
+from cocktail_hub.cache import MANIFEST, RECIPE, Cache, CachedMix, in_words, remove, write_manifest
 from cocktail_hub.errors import CacheError
+from cocktail_hub.hashes import hash_of, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +110,7 @@ def test_a_finished_mix_is_found_with_all_its_files(cache: Cache) -> None:
     found = cache.find(ONE)
     assert found == mix
     assert sorted(found.manifest) == ["1_Pooling/config.json", "model.safetensors", "recipe.json"]
-    assert found.manifest["model.safetensors"] == {"size": 100, "sha256": sha256_of(mix.path / "model.safetensors")}
+    assert found.manifest["model.safetensors"] == {"size": 100, "xxh128": hash_of(mix.path / "model.safetensors")}
     assert found.recipe == {"schema": 1}
     assert found.nbytes == 115 + (mix.path / MANIFEST).stat().st_size
     assert found.damage(thorough=True) == []
@@ -118,9 +119,22 @@ def test_a_finished_mix_is_found_with_all_its_files(cache: Cache) -> None:
 
 def test_a_hash_that_is_known_is_not_computed_again(cache: Cache) -> None:
     fill(cache.staging(ONE))
-    mix = cache.finish(ONE, {"model.safetensors": "f" * 64})
-    assert mix.manifest["model.safetensors"]["sha256"] == "f" * 64
+    mix = cache.finish(ONE, {"model.safetensors": "f" * 32})
+    assert mix.manifest["model.safetensors"]["xxh128"] == "f" * 32
     assert mix.damage(thorough=True) == ["model.safetensors has other content than was written"]
+
+
+def test_an_early_mix_has_sha256_and_is_held_to_it(cache: Cache) -> None:
+    mix = finished(cache, ONE)
+    listing = {
+        name: {"size": entry["size"], "sha256": sha256_of(mix.path / name)} for name, entry in mix.manifest.items()
+    }
+    (mix.path / MANIFEST).write_text(json.dumps({"files": listing}))
+    found = cache.find(ONE)
+    assert found is not None
+    assert found.damage(thorough=True) == []
+    (mix.path / "model.safetensors").write_bytes(b"x" * 100)
+    assert found.damage(thorough=True) == ["model.safetensors has other content than was written"]
 
 
 def test_a_mix_that_is_made_again_takes_the_place_of_the_old_one(cache: Cache) -> None:
@@ -149,7 +163,7 @@ def test_a_find_counts_as_a_use(cache: Cache) -> None:
         (lambda path: (path / MANIFEST).write_text("[]"), "it is no JSON mapping"),
         (
             lambda path: (path / MANIFEST).write_text('{"files": {"a": 3}}'),
-            "it is no list of files with size and sha256",
+            "it is no list of files with size and hash",
         ),
     ],
 )

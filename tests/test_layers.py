@@ -11,7 +11,7 @@ import cocktail_hub
 PACKAGE = Path(cocktail_hub.__file__).parent
 LAYERS = [
     # ground: no knowledge of models
-    {"errors", "version", "progress", "rounding", "sync", "testing"},
+    {"errors", "version", "progress", "rounding", "sync", "hashes", "testing"},
     {"space", "cluster", "method_table", "order_statistic", "checkpoint"},
     {"sums"},
     {"ties"},

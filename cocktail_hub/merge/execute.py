@@ -42,7 +42,7 @@ class MergeReport:
     threads: int
     """Threads that read, computed and wrote."""
     digests: Mapping[str, str]
-    """Path of every shard -> sha256 in hex, those of earlier runs included."""
+    """Path of every shard -> XXH3-128 in hex, those of earlier runs included."""
 
 
 def execute(
@@ -113,7 +113,7 @@ def execute(
         bytes_written=missing,
         seconds=time.monotonic() - started,
         threads=len(team.benches),
-        digests={shard.path: journal.finished[shard.path].sha256 for shard in plan.shards},
+        digests={shard.path: journal.finished[shard.path].digest for shard in plan.shards},
     )
 
 

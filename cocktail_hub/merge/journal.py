@@ -22,8 +22,8 @@ class Entry(NamedTuple):
 
     size: int
     """Bytes of the file."""
-    sha256: str
-    """Of the file, in hex."""
+    digest: str
+    """XXH3-128 of the file, in hex."""
 
 
 class Journal:

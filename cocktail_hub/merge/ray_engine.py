@@ -48,7 +48,7 @@ class ShardTask:
     """Where a task computes."""
 
     def make(self, index: int) -> str:
-        """Write shard `index` under its final name, and return its sha256 in hex. Runs on a worker."""
+        """Write shard `index` under its final name, and return its XXH3-128 in hex. Runs on a worker."""
         shard, folder = self.plan.shards[index], self.folder / ATTEMPTS
         if not folder.is_dir():
             raise MergeError(
@@ -140,7 +140,7 @@ def execute_on_ray(
         bytes_written=sum(shard.nbytes for shard in todo),
         seconds=time.monotonic() - started,
         threads=task.threads * at_once,
-        digests={shard.path: journal.finished[shard.path].sha256 for shard in plan.shards},
+        digests={shard.path: journal.finished[shard.path].digest for shard in plan.shards},
     )
 
 

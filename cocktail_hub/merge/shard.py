@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.source import WatchedSource, byte_reader
 from cocktail_hub.errors import CheckpointError, CocktailError, DiskSpaceError, MergeError
+from cocktail_hub.hashes import QUICK
 from cocktail_hub.merge.bench import Job, make_benches
 from cocktail_hub.merge.kernels import merge_run, run_capacity
 from cocktail_hub.merge.runs import cut_runs, long_first
@@ -49,8 +50,9 @@ def merge_shard(
     threads: int | None = None,
     max_memory: int | None = None,
     device: str = "cpu",
+    kind: str = QUICK,
 ) -> str:
-    """Write shard `plan.shards[index]` into `folder` and return its sha256 in hex. Needs no other shard.
+    """Write shard `plan.shards[index]` into `folder` and return its hash in hex. Needs no other shard.
 
     Args:
         plan: the whole plan.
@@ -60,6 +62,7 @@ def merge_shard(
         threads: `None`: one per usable processor, up to 16.
         max_memory: most bytes of buffers; `None`: 1 GiB.
         device: where to compute.
+        kind: of the hash, a key of `HASHES`.
 
     Raises:
         DiskSpaceError: the disk ran full; nothing of the shard is left behind.
@@ -70,7 +73,7 @@ def merge_shard(
     shard = plan.shards[index]
     team = Team(make_benches(plan, threads, max_memory, device))
     with write_errors(Path(folder), shard.nbytes):
-        writer = fill_shard(plan, shard, sources, Path(folder), team=team, progress=Progress())
+        writer = fill_shard(plan, shard, sources, Path(folder), team=team, progress=Progress(), kind=kind)
         try:
             digest = writer.seal()
             writer.publish()
@@ -81,12 +84,19 @@ def merge_shard(
 
 
 def fill_shard(
-    plan: MergePlan, shard: ShardPlan, sources: Sequence[TensorSource], folder: Path, *, team: Team, progress: Progress
+    plan: MergePlan,
+    shard: ShardPlan,
+    sources: Sequence[TensorSource],
+    folder: Path,
+    *,
+    team: Team,
+    progress: Progress,
+    kind: str = QUICK,
 ) -> ShardWriter:
     """Compute and write all of a shard; the caller seals and publishes it. After an error nothing of it is left."""
     _check_specs(plan, shard, sources)
     header = shard.header
-    writer = ShardWriter(folder / shard.path, header, shard.nbytes)
+    writer = ShardWriter(folder / shard.path, header, shard.nbytes, kind)
 
     def write(offset: int, data: memoryview) -> None:
         writer.write(offset, data)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import threading
 from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.positional import PositionalFile
+from cocktail_hub.hashes import HASHES, QUICK
 from cocktail_hub.sync import sync_folder
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class ShardWriter:
     Call `seal` and `publish` for a file under its final name, or `abort` for none.
     """
 
-    def __init__(self, path: Path, header: bytes, nbytes: int) -> None:
-        """Create the file beside `path`, `nbytes` long with its header. Raises OSError."""
+    def __init__(self, path: Path, header: bytes, nbytes: int, kind: str = QUICK) -> None:
+        """Create the file beside `path`, `nbytes` long with its header; `kind` of hash. Raises OSError."""
         self._path = path
         self._part = path.with_name(path.name + SUFFIX)
         self._nbytes = nbytes
@@ -37,7 +37,7 @@ class ShardWriter:
         self._written: dict[int, int] = {}  # start -> stop of stretches that the hash has not reached
         self._changed = threading.Condition()
         self._stopped = False
-        self._sha256 = hashlib.sha256()
+        self._hash = HASHES[kind]()
         self._failure: OSError | None = None
         self._hasher = threading.Thread(target=self._follow, name=f"hash {path.name}", daemon=True)
         self._hasher.start()
@@ -57,13 +57,14 @@ class ShardWriter:
                 self._changed.notify()
 
     def seal(self) -> str:
-        """Wait until all is written and hashed, sync the file to disk, and return its sha256 in hex. Raises OSError."""
+        """Wait until all is written and hashed, sync the file to disk, and return its hash in hex. Raises OSError."""
         self._hasher.join()
         if self._failure is not None:
             raise self._failure
         os.fsync(self._file.fd)
         self._file.close()
-        return self._sha256.hexdigest()
+        digest: str = self._hash.hexdigest()
+        return digest
 
     def publish(self) -> None:
         """Give the sealed file its final name. Raises OSError."""
@@ -93,7 +94,7 @@ class ShardWriter:
                     if count == 0:
                         self._failure = OSError(f"'{self._part}' was cut short while it was written")
                         return
-                    self._sha256.update(view[:count])
+                    self._hash.update(view[:count])
                     done += count
                     if done - synced >= SYNC_BYTES:
                         self._file.begin_sync(synced, done)

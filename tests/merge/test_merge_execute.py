@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -18,6 +17,7 @@ from merging import Tensors, component, digests, load, mix, model, names, opened
 from safetensors import safe_open
 
 from cocktail_hub.errors import CheckpointError, DiskSpaceError, IncompatibleError, MergeError
+from cocktail_hub.hashes import hash_of
 from cocktail_hub.merge import execute as execute_module
 from cocktail_hub.merge.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.execute import execute
@@ -247,7 +247,7 @@ def test_the_report_counts_bytes_and_knows_digests(tmp_path: Path) -> None:
     assert report.bytes_written == made.output_bytes
     assert report.threads == 2
     for path, digest in report.digests.items():
-        assert hashlib.sha256((tmp_path / "out" / path).read_bytes()).hexdigest() == digest
+        assert hash_of(tmp_path / "out" / path) == digest
 
 
 def test_progress_adds_up_to_the_output(tmp_path: Path) -> None:

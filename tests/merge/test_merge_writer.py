@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+import xxhash
 
 from cocktail_hub.checkpoint.positional import PositionalFile
+from cocktail_hub.hashes import HASHES
 from cocktail_hub.merge.writer import HASH_BYTES, ShardWriter
 from cocktail_hub.sync import sync_folder
 
@@ -26,18 +27,19 @@ def test_a_file_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
     assert not path.exists()
     writer.publish()
     assert path.read_bytes() == b"headmidend"
-    assert digest == hashlib.sha256(b"headmidend").hexdigest()
+    assert digest == xxhash.xxh3_128(b"headmidend").hexdigest()
     assert [found.name for found in tmp_path.iterdir()] == ["model.safetensors"]
 
 
-def test_threads_write_in_any_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", sorted(HASHES))
+def test_threads_write_in_any_order(tmp_path: Path, kind: str) -> None:
     content = os.urandom(5 * HASH_BYTES + 12345)
     step = 70_001
-    writer = ShardWriter(tmp_path / "x", content[:100], len(content))
+    writer = ShardWriter(tmp_path / "x", content[:100], len(content), kind)
     starts = list(range(100, len(content), step))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda start: writer.write(start, content[start : start + step]), reversed(starts)))
-    assert writer.seal() == hashlib.sha256(content).hexdigest()
+    assert writer.seal() == HASHES[kind](content).hexdigest()
     writer.publish()
     assert (tmp_path / "x").read_bytes() == content
 

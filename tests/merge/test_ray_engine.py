@@ -25,6 +25,7 @@ from cocktail_hub.cache import JOURNAL
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp
 from cocktail_hub.cluster import KNOCK_SECONDS, Cluster, Demand, _call, joined
 from cocktail_hub.errors import CheckpointError, DiskSpaceError, MergeError, MissingExtraError
+from cocktail_hub.hashes import sha256_of
 from cocktail_hub.hub import HubOptions
 from cocktail_hub.merge.execute import execute
 from cocktail_hub.merge.ray_engine import ATTEMPTS, ShardTask, execute_on_ray
@@ -267,7 +268,9 @@ def test_mixing_and_publishing_take_the_engine_as_an_option(
         assert (low.path / path.name).read_bytes() == path.read_bytes() == (whole.path / path.name).read_bytes()
     assert ray.is_initialized()
     pushed = HubOptions(token=TOKEN).api.get_paths_info("alice/on-ray", sorted(low.report["merged"].digests))
-    assert {file.path: file.lfs.sha256 for file in pushed} == low.report["merged"].digests
+    assert {file.path: file.lfs.sha256 for file in pushed} == {
+        file.path: sha256_of(low.path / file.path) for file in pushed
+    }
 
 
 def test_ingredients_are_scored_on_workers_with_the_same_losses(

@@ -74,11 +74,13 @@ def _disown(model: Any) -> None:
 
 
 def _stamps(model: Any) -> tuple[Stamp, ...]:
-    """Tensors by identity, count of in-place changes and a few values; configs by their text."""
+    """Tensors by identity, count of in-place changes and a few values; configs by their text.
+
+    Buffers that are not saved are left out: they are computed anew when a model moves to another device, or as it runs.
+    """
     configs = (model.config, getattr(model, "generation_config", None))
     texts = tuple(config.to_json_string() for config in configs if config is not None)
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    return (texts, *((name, *_stamp(tensor)) for name, tensor in tensors))
+    return (texts, *((name, *_stamp(tensor)) for name, tensor in model.state_dict(keep_vars=True).items()))
 
 
 def _stamp(tensor: Any) -> Stamp:
@@ -88,4 +90,8 @@ def _stamp(tensor: Any) -> Stamp:
     changes = 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - torch has no other name for it
     flat = tensor.detach().reshape(-1)
     some = flat[:: max(1, flat.numel() // SAMPLES)]  # `tensor.data` is changed without being counted
-    return (*shape, id(tensor), changes, str(some.tolist()))
+    import torch
+
+    kept = isinstance(tensor, torch.nn.Parameter)  # moving a model puts other tensors in the place of buffers
+    itself = id(tensor) if kept else None
+    return (*shape, itself, changes, str(some.tolist()))

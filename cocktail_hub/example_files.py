@@ -45,6 +45,11 @@ class ExamplesFound:
             return sha256_of(self.content)
         return hashlib.sha256(canonical_json(plain(self.content)).encode()).hexdigest()
 
+    @property
+    def on_hub(self) -> bool:
+        """Whether they are a dataset, which others find where it is."""
+        return self.source.startswith("datasets/")
+
     def to_dict(self) -> dict[str, str]:
         """Where they come from, for a recipe's evidence."""
         return {"source": self.source} | ({"revision": self.revision} if self.revision else {})

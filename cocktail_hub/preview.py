@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.card import combine_licenses
 from cocktail_hub.engine import needed_room
-from cocktail_hub.hub import HubFiles
+from cocktail_hub.fetching import bytes_to_fetch
 from cocktail_hub.options import MixOptions
-from cocktail_hub.origin import read_origin
+from cocktail_hub.origin import read_origin, refuse_local
 from cocktail_hub.pipeline import check_models, plan_mix
 from cocktail_hub.provenance import gather_facts
 from cocktail_hub.resolve import resolve
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cocktail_hub.card import LicenseInfo
-    from cocktail_hub.resolve import Located
+    from cocktail_hub.checking import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,8 @@ class Preview:
     """Bytes of the largest of the result's weight files."""
     largest_input: int
     """Bytes of all models together that one weight file is made from, at most."""
+    to_download: int
+    """Bytes of the models, and of what adapters adapt, that are not on this machine yet."""
     peak_disk: int
     """Bytes that `mix` adds to the disk at most, as the options say: downloads and result; with `low_disk`, the result
     and what one of its files is made from. Publishing with `low_disk` has one file of the result at a time."""
@@ -75,14 +77,9 @@ class Preview:
     notes: tuple[str, ...]
     """Differences between the ingredients that people should know of."""
 
-    @property
-    def to_download(self) -> int:
-        """Bytes that are not on this machine yet."""
-        return sum(model.to_download for model in self.models)
-
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
-        return asdict(self) | {"to_download": self.to_download}
+        return asdict(self)
 
 
 def check(
@@ -103,6 +100,8 @@ def check(
     options = options or MixOptions()
     options = replace(options, hub=replace(options.hub, **hub))
     origin = read_origin(source, options.hub, revision=revision, subfolder=subfolder)
+    if origin.commit:
+        refuse_local(origin.recipe, origin.name)
     pinned = resolve(origin.recipe, options.hub, digests=False)
     checked = check_models(pinned, options)
     plan = plan_mix(checked, options.max_shard_size)
@@ -113,13 +112,14 @@ def check(
         method=pinned.method,
         architecture=checked.kind.architecture,
         task=checked.kind.task,
-        models=tuple(_model(model.located, facts.licenses, weighed=not open_) for model in checked.models),
+        models=tuple(_model(model, facts.licenses, weighed=not open_) for model in checked.models),
         tensors=sum(len(shard.tensors) for shard in plan.shards),
         output_bytes=plan.output_bytes,
         files=tuple(shard.path for shard in plan.shards),
         input_bytes=plan.input_bytes,
         largest_file=max((shard.nbytes for shard in plan.shards), default=0),
         largest_input=max((shard.input_bytes for shard in plan.shards), default=0),
+        to_download=bytes_to_fetch(checked.models),
         peak_disk=sum(nbytes for _, nbytes, _ in needed_room(plan, checked, None, options)),
         peak_memory=plan.peak_memory(options.threads, options.max_memory, options.device),
         license=combined.license,
@@ -128,14 +128,14 @@ def check(
     )
 
 
-def _model(model: Located, licenses: Mapping[str, LicenseInfo | None], *, weighed: bool) -> ModelPreview:
-    needed = model.contents.needed
-    license_ = licenses.get(model.pin.model)
+def _model(model: Model, licenses: Mapping[str, LicenseInfo | None], *, weighed: bool) -> ModelPreview:
+    located = model.located
+    license_ = licenses.get(located.pin.model)
     return ModelPreview(
-        model=model.pin.model,
-        revision=model.pin.revision,
-        weight=getattr(model.pin, "weight", None) if weighed else None,
-        nbytes=sum(model.files.sizes[path] for path in needed),
-        to_download=model.files.missing(needed) if isinstance(model.files, HubFiles) else 0,
+        model=located.pin.model,
+        revision=located.pin.revision,
+        weight=getattr(located.pin, "weight", None) if weighed else None,
+        nbytes=sum(place.files.sizes[path] for place in {located, model.body} for path in place.contents.needed),
+        to_download=bytes_to_fetch([model]),
         license=license_.label if license_ else None,
     )

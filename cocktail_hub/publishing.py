@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cocktail_hub.cache import MANIFEST
+from cocktail_hub.cache import MANIFEST, CachedMix
 from cocktail_hub.card import merge_readme, public_recipe, render_card
+from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import RecipeError, did_you_mean
 from cocktail_hub.hub import HubOptions, Publication, Uploaded, publish_files
 from cocktail_hub.loading import folder_kind, main_folder
@@ -156,7 +157,7 @@ def publish_weights(
     """
     if as_ == "both":
         refuse_local_models(made.recipe)
-    paths = {path.relative_to(made.path).as_posix(): path for path in made.path.rglob("*") if path.is_file()}
+    paths = _files_of(made.path)
     files: dict[str, Path | bytes | Uploaded] = {
         name: path for name, path in paths.items() if name not in (MANIFEST, CARD)
     }
@@ -170,6 +171,12 @@ def publish_weights(
         facts = replace(facts, **weights_facts(tensor.spec for shard in sent.plan.shards for tensor in shard.tensors))
     card = render_card(made.recipe, replace(facts, kind=as_, repo_id=target.repo_id))
     return target.commit(files, card, options.hub, "merged weights")
+
+
+def _files_of(folder: Path) -> dict[str, Path]:
+    """Path in the repo -> file of a mix: what its manifest lists, not what somebody has put beside it."""
+    listed = CachedMix(digest="", path=folder).manifest if (folder / MANIFEST).is_file() else LocalFiles(folder).sizes
+    return {name: folder / name for name in listed}
 
 
 def publish_recipe(
@@ -186,7 +193,7 @@ def publish_recipe(
     labels = source.labels if isinstance(source, Mix) else origin.labels
     with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        written = write_recipe_repo(recipe, labels, folder, options, examples=examples)
+        written = write_recipe_repo(recipe, origin, folder, options, labels=labels, examples=examples)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         facts = gather_facts(written.recipe, written.kind, options.hub)
         shown = written.recipe if written.recipe.weights is None else as_resolved(written.recipe)

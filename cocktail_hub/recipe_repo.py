@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.assemble import carry_over, write_json
+from cocktail_hub.card import public_recipe
 from cocktail_hub.checkpoint.contents import read_config
 from cocktail_hub.errors import PublishError
+from cocktail_hub.example_files import locate_examples
 from cocktail_hub.pipeline import check_models, merge_modules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cocktail_hub.checking import Checked, Kind
+    from cocktail_hub.hub import HubOptions
     from cocktail_hub.options import MixOptions
+    from cocktail_hub.origin import Origin
     from cocktail_hub.recipe import Recipe
 
 EXAMPLES_FILE = "examples"
@@ -35,15 +39,16 @@ class RecipeRepo:
 
 
 def write_recipe_repo(
-    recipe: Recipe, labels: Mapping[str, Any], folder: Path, options: MixOptions, *, examples: bool = True
+    recipe: Recipe, origin: Origin, folder: Path, options: MixOptions, *, labels: Mapping[str, Any], examples: bool
 ) -> RecipeRepo:
     """Write everything that lets a recipe be loaded like a model.
 
     Args:
         recipe: every model pinned; its shares may be open.
-        labels: `id2label` and `label2id` of the mix; empty for the ingredients' own.
+        origin: where it comes from: its examples lie there.
         folder: where to write.
         options: how to talk to the Hub, and how to merge small modules.
+        labels: `id2label` and `label2id` of the mix; empty for the ingredients' own.
         examples: whether to bring a file of examples along.
 
     Raises:
@@ -56,10 +61,10 @@ def write_recipe_repo(
     _write_modules(recipe, checked, folder, options)
     main = folder / checked.models[checked.first].body.contents.main
     _name_tokenizer_class(main)
-    recipe = _bring_examples(recipe, folder, wanted=examples)
+    recipe = _bring_examples(recipe, folder, origin, options.hub, wanted=examples)
     for part, native in _configs(checked).items():
         shown = {key: native[key] for key in ("architectures", "id2label", "label2id") if native.get(key)}
-        config = {"model_type": "cocktail", **shown, **labels, "recipe": recipe.to_dict()}
+        config = {"model_type": "cocktail", **shown, **labels, "recipe": public_recipe(recipe).to_dict()}
         write_json(folder / part / "config.json", config)
     return RecipeRepo(recipe=recipe, kind=_kind(checked))
 
@@ -118,17 +123,21 @@ def _write_modules(recipe: Recipe, checked: Checked, folder: Path, options: MixO
     merge_modules(checked, small, folder, options)
 
 
-def _bring_examples(recipe: Recipe, folder: Path, *, wanted: bool) -> Recipe:
-    """Put a file of examples beside the recipe, so that others can compute the shares."""
+def _bring_examples(recipe: Recipe, folder: Path, origin: Origin, hub: HubOptions, *, wanted: bool) -> Recipe:
+    """Put a file of examples beside the recipe, so that others can compute the shares.
+
+    It is found by the rules of scoring: what a recipe from the Hub may not read, it cannot have published either.
+    """
     weighting = recipe.weighting
     if weighting is None or not isinstance(weighting.examples, str):
         return recipe
-    source = Path(weighting.examples).expanduser()
-    if not source.is_file():
+    found = locate_examples(weighting, origin, hub)
+    if found.on_hub or not isinstance(found.content, Path):
         return recipe
+    source = found.content
     if not wanted:
         raise PublishError(
-            f"The shares are computed from '{source}', which is not to be published.\n"
+            f"The shares are computed from '{found.source}', which is not to be published.\n"
             "Nobody else has that file, so nobody could compute them.\n"
             "Compute them first (`cocktail score RECIPE -o OUT.yaml`) and publish that, or let the examples go along."
         )

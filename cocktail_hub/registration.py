@@ -48,14 +48,15 @@ HOOKS = {CONFIG_MODULE: register_config, MODEL_MODULE: register_models}
 class _Loader(Loader):
     """The module's own loader, and the registration right after it."""
 
-    def __init__(self, loader: Loader, name: str) -> None:
-        self._loader, self._name = loader, name
+    def __init__(self, loader: Loader, name: str, finder: _Finder) -> None:
+        self._loader, self._name, self._finder = loader, name, finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
+        self._finder.pending.discard(self._name)  # only now: an import may be interrupted, and begun again
         HOOKS[self._name](module)
 
     def __getattr__(self, name: str) -> Any:
@@ -74,10 +75,13 @@ class _Finder(MetaPathFinder):
         del path, target
         if fullname not in self.pending:
             return None
-        self.pending.discard(fullname)
-        spec = importlib.util.find_spec(fullname)
+        self.pending.discard(fullname)  # so that the others are asked
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.pending.add(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, fullname)
+            spec.loader = _Loader(spec.loader, fullname, self)
         return spec
 
 

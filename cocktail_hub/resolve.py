@@ -277,10 +277,13 @@ def _flat(recipe: Recipe, parts: Sequence[_Part]) -> Recipe:
 
     def donor(key: str) -> str:
         name: str = getattr(recipe, key)
+        if name == "first" and recipe.anchor is not None:
+            return name  # the anchor comes to the front
         part = parts[0] if name == "first" else named.get(name)
         return part.donor(key) if part else name
 
-    dtype = parts[0].inner.dtype if parts[0].inner and recipe.dtype == "auto" else recipe.dtype
+    inner = parts[0].inner if recipe.anchor is None else None
+    dtype = inner.dtype if inner and recipe.dtype == "auto" else recipe.dtype
     return replace(recipe, ingredients=_joined(flat), dtype=dtype, config=donor("config"), tokenizer=donor("tokenizer"))
 
 

@@ -6,6 +6,7 @@ as something else than what goes into the mix; such a one is written out, so tha
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,9 @@ def standalone_folder(model: Model, index: int, parts: tuple[Part, ...], scratch
             target = scratch / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(place.files.read(path))
+    if model.adapted:  # with the class and labels that the adapter was trained with
+        text = json.dumps(dict(model.config), indent=2)
+        (scratch / model.body.contents.main / "config.json").write_text(text, encoding="utf-8")
     views = [part.views[index] for part in parts]
     components = [
         Component(folder=part.folder, specs=(view.specs,), models=(model.name,))

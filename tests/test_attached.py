@@ -120,6 +120,15 @@ def test_a_model_that_was_only_used_is_still_the_mix(use: Callable[[Any], Any]) 
     assert "recipe.json" in files(f"{ORG}/attached-used")
 
 
+def test_a_model_that_was_moved_is_still_the_mix() -> None:
+    """`Module.to` another device puts new tensors in the place of buffers, and new data into parameters."""
+    model = AutoCocktailModel.from_pretrained(published("llama").recipe)
+    model._apply(lambda tensor: tensor.clone())
+    model.model.rotary_emb.inv_freq.copy_(model.model.rotary_emb.inv_freq * 1.0)
+    model.push_to_hub(f"{ORG}/attached-moved", token=TOKEN)
+    assert "recipe.json" in files(f"{ORG}/attached-moved")
+
+
 def test_a_model_with_a_new_head_is_not_the_mix() -> None:
     model = AutoCocktailModel.from_pretrained(CLASSIFIER, num_labels=4, ignore_mismatched_sizes=True)
     assert not hasattr(model.config, "cocktail")

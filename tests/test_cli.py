@@ -131,6 +131,7 @@ def test_mix_as_json(recipe: Path) -> None:
     first, second = run("mix", recipe, "--json"), run("mix", recipe, "--json")
     made, again = json.loads(first.stdout), json.loads(second.stdout)
     assert (made["cached"], again["cached"]) == (False, True)
+    assert made["merged"]["bytes_written"] > 0
     assert Path(made["path"]).name == made["digest"] == again["digest"]
     assert [len(i["revision"]) for i in made["recipe"]["ingredients"]] == [40, 40]
 
@@ -314,6 +315,16 @@ def test_what_cannot_be_checked_is_not_called_different() -> None:
     done = run("verify", "me/my-mix", "--device", "gpu")
     assert (done.exit_code, done.stdout) == (3, "")
     assert "could not check 'me/my-mix'.\n`device` is 'gpu'" in done.stderr
+
+
+def test_a_bug_is_no_answer_of_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("cocktail_hub.verification.verify", fail)
+    done = run("verify", "me/my-mix")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "RuntimeError: a bug" in done.stderr
 
 
 def test_a_bug_keeps_its_traceback(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

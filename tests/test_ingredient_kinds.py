@@ -13,8 +13,12 @@ import transformers as hf
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
-from cocktail_hub import mix
+from cocktail_hub import MixOptions, Recipe, check, mix
 from cocktail_hub.errors import CheckpointError, IncompatibleError
+from cocktail_hub.hub import HubOptions
+from cocktail_hub.pipeline import check_models
+from cocktail_hub.resolve import resolve
+from cocktail_hub.standalone import standalone_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +122,37 @@ def test_adapters_on_one_base_mix_as_what_peft_merges_them_into(hub: LoopbackHub
     assert len(config["id2label"]) == 3
     assert [ingredient.base.model for ingredient in mixed.recipe.ingredients if ingredient.base] == [base, base]
     assert (mixed.path / "tokenizer.json").is_file()
+
+
+def test_an_adapter_is_scored_with_the_class_that_it_was_trained_with(hub: LoopbackHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models.bert().save_pretrained(tmp_path / "base")
+    models.words_tokenizer().save_pretrained(tmp_path / "base")
+    base = push(tmp_path / "base", "scored-base")
+    adapter(base, "scored-adapter", tmp_path, 1)
+    pinned = resolve(Recipe.from_dict(halves("acme/scored-adapter", "acme/scored-adapter")), HubOptions())
+    checked = check_models(pinned, MixOptions())
+    (tmp_path / "scratch").mkdir()
+    folder = standalone_folder(checked.models[0], 0, checked.parts, tmp_path / "scratch")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert len(config["id2label"]) == 3
+    _, info = hf.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+
+
+def test_a_look_ahead_counts_what_adapters_adapt_once(hub: LoopbackHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models.bert().save_pretrained(tmp_path / "base")
+    models.words_tokenizer().save_pretrained(tmp_path / "base")
+    base = push(tmp_path / "base", "counted-base")
+    for seed in (1, 2):
+        adapter(base, f"counted-{seed}", tmp_path, seed)
+    found = check(halves("acme/counted-1", "acme/counted-2"), cache_dir=tmp_path / "empty")
+    whole = (tmp_path / "base" / "model.safetensors").stat().st_size
+    assert whole < found.to_download < 2 * whole
+    assert found.peak_disk == found.to_download + found.output_bytes
+    assert all(model.nbytes > whole for model in found.models)
 
 
 def test_an_adapter_mixes_with_the_whole_model(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from huggingface_hub import HfApi, ModelCard, get_session, hf_hub_download, list_repo_files
+from huggingface_hub import HfApi, ModelCard, get_session, hf_hub_download, list_repo_files, snapshot_download
 from models import (
     ORG,
     SHARES,
@@ -398,6 +398,27 @@ def test_no_token_is_written_anywhere(
     sent = [Path(hf_hub_download(repo_id, name)) for name in API.list_repo_files(repo_id)]
     assert len(mine) > 5 < len(sent)
     assert not [path for path in (*mine, *sent) if TOKEN.encode() in path.read_bytes()]
+
+
+def test_paths_in_the_evidence_are_not_published() -> None:
+    rows = [{"model": "/home/alice/tuned", "loss": 1.0}, {"model": "acme/b", "loss": 1.5}]
+    recipe = published("bert").recipe | {"evidence": {"rule": "softmax", "ingredients": rows}}
+    publish(recipe, f"{ORG}/publish-evidence", as_="recipe", token=TOKEN)
+    for name in API.list_repo_files(f"{ORG}/publish-evidence"):
+        assert b"/home/alice" not in Path(hf_hub_download(f"{ORG}/publish-evidence", name)).read_bytes()
+
+
+def test_what_lies_beside_a_mix_is_not_published(tmp_path: Path) -> None:
+    made = mix(published("bert").recipe, output=tmp_path / "mix", token=TOKEN)
+    (made.path / ".env").write_text("SECRET=1")
+    (made.path / "runs").mkdir()
+    (made.path / "runs" / "log.txt").write_text("mine")
+    publish(mix(published("bert").recipe, output=tmp_path / "mix", token=TOKEN), f"{ORG}/publish-beside", token=TOKEN)
+    assert {".env", "runs/log.txt"}.isdisjoint(API.list_repo_files(f"{ORG}/publish-beside"))
+    folder = snapshot_download(f"{ORG}/publish-beside", local_dir=tmp_path / "again")  # with a .cache in it
+    model = AutoCocktailModel.from_pretrained(folder)
+    model.push_to_hub(f"{ORG}/publish-beside-again", token=TOKEN)
+    assert "model.safetensors" in API.list_repo_files(f"{ORG}/publish-beside-again")
 
 
 # -- shares that are still open --------------------------------------------------------------------------------------

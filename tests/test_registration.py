@@ -143,6 +143,30 @@ def test_a_merge_that_fails_in_a_pipeline_is_tried_once_and_says_why(hub: Loopba
     assert not [r.path for r in hub.requests if "safetensors" in r.path]
 
 
+INTERRUPTED = """
+import cocktail_hub
+from cocktail_hub import registration
+
+run = registration._Loader.exec_module
+
+def interrupt(loader, module):
+    registration._Loader.exec_module = run
+    raise KeyboardInterrupt
+
+registration._Loader.exec_module = interrupt
+try:
+    import transformers
+    transformers.AutoConfig
+except KeyboardInterrupt:
+    pass
+import transformers
+"""
+
+
+def test_an_import_that_was_interrupted_registers_when_it_is_begun_again() -> None:
+    assert run((INTERRUPTED + USE).format(repo=recipe_repo("bert"))) == "loaded"
+
+
 def test_registering_again_changes_nothing() -> None:
     before = list(sys.meta_path)
     register()

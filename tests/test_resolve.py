@@ -632,6 +632,16 @@ def test_an_anchor_on_itself_is_a_model_mixed_with_itself(push: Callable[..., st
     assert [(i.model, i.weight) for i in resolved.ingredients] == [(a, 0.25), (a, 0.75)]
 
 
+def test_an_anchor_gives_config_and_tokenizer_even_before_a_nested_recipe(
+    push: Callable[..., str], options: HubOptions
+) -> None:
+    a, b, c = push(), push(), push()
+    inner = push({"config.json": recipe_config(a, b, weights=[0.5, 0.5], dtype="float32")})
+    resolved = resolve(mix(inner, b, weights=[0.5, 0.5], anchor={"model": c, "share": 0.5}), options)
+    assert resolved.ingredients[0].model == c
+    assert (resolved.config, resolved.tokenizer, resolved.dtype) == ("first", "first", "auto")
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_an_anchor_may_be_all_or_nothing(push: Callable[..., str], options: HubOptions, share: float) -> None:
     a, b, c = push(), push(), push()

@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import embedders
 import models
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download
 
-from cocktail_hub import AutoCocktailModel, CocktailConfig, Recipe, mix, score
+from cocktail_hub import AutoCocktailModel, CocktailConfig, Recipe, check, mix, publish, score
 from cocktail_hub.cache import Cache
 from cocktail_hub.cli import main
 from cocktail_hub.errors import DiskSpaceError, RecipeError, ScoringError, SourceError
@@ -280,6 +281,24 @@ def test_a_hub_recipe_reads_no_file_of_this_machine(path, token, tmp_path, monke
     config = CocktailConfig.from_pretrained(repo, token=token)
     with pytest.raises(RecipeError, match="must not read the files of this machine"):
         mix(config, token=token)
+    for source in (repo, config):  # nor is it published under another name
+        with pytest.raises(RecipeError, match="must not read the files of this machine"):
+            publish(source, "alice/open-stolen", as_="recipe", token=token)
+
+
+def test_a_copy_of_an_open_recipe_takes_its_examples_along(token, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples.jsonl").write_text("something private")
+    recipe = open_recipe(*models.published("bert").ids, examples="examples.jsonl")
+    repo = push_open("alice/open-copied", recipe, examples__jsonl=jsonl(PASSAGES))
+    publish(repo, "alice/open-copy", as_="recipe", token=token)
+    assert Path(hf_hub_download("alice/open-copy", "examples.jsonl", token=token)).read_text() == jsonl(PASSAGES)
+
+
+def test_examples_that_are_gone_are_not_published_as_a_path(token, tmp_path):
+    recipe = open_recipe(*models.published("bert").ids, examples=str(tmp_path / "gone.jsonl"))
+    with pytest.raises(SourceError, match="There is no file of examples"):
+        publish(recipe, "alice/open-gone", as_="recipe", token=token)
 
 
 def test_a_hub_recipe_without_its_examples_says_so(token):
@@ -397,6 +416,22 @@ def test_a_loss_that_is_no_number_names_model_and_example_and_leaves_nothing(tmp
 def test_a_wrong_example_is_named(examples, message):
     with pytest.raises(ScoringError, match=message):
         mix(local_recipe("llama", examples=examples))
+
+
+def test_a_sparse_encoder_is_not_scored_as_a_dense_one():
+    with pytest.raises(ScoringError, match="is a SparseEncoder, which cannot be scored on examples"):
+        mix(open_recipe(*embedders.published("sparse"), examples=PASSAGES), token=models.TOKEN)
+
+
+def test_a_merged_repo_that_remembers_folders_reaches_into_none(token):
+    here = {"ingredients": [{"model": f"./{name}", "digest": "xxh128:" + "a" * 32, "weight": 0.5} for name in "ab"]}
+    recipe = json.dumps(here).encode()
+    files = {"config.json": b'{"model_type": "bert"}', "recipe.json": recipe, "model.safetensors": b"x"}
+    repo = "alice/remembers-folders"
+    push_files(repo, files)
+    for act in (check, lambda repo, token: score(repo, PASSAGES, token=token)):
+        with pytest.raises(RecipeError, match="must not reach into the folders of this machine"):
+            act(repo, token=token)
 
 
 def test_models_that_cannot_be_scored_say_so():

@@ -93,7 +93,7 @@ def _per_ingredient(recipe: Recipe, key: str) -> list[str]:
     rows = (recipe.evidence or {}).get("ingredients")
     values = (recipe.evidence or {}).get(key)
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
-        values = [row.get(_SINGULAR[key]) for row in rows]
+        values = [row.get(_SINGULAR[key]) for row in _in_recipe_order(recipe, rows)]
     count = len(recipe.ingredients)
     if isinstance(values, Mapping):
         return [_number(values.get(ingredient.model)) for ingredient in recipe.ingredients]
@@ -102,6 +102,15 @@ def _per_ingredient(recipe: Recipe, key: str) -> list[str]:
     if len(values) == count - 1 and (recipe.evidence or {}).get("anchor"):
         values = [None, *values]
     return [_number(value) for value in values] if len(values) == count else [""] * count
+
+
+def _in_recipe_order(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The rows as the recipe has its ingredients: an anchor that was scored, too, has moved to the front of those."""
+    if len(rows) != len(recipe.ingredients) or not (recipe.evidence or {}).get("anchor"):
+        return rows
+    front = recipe.ingredients[0].model
+    first = next((n for n, row in enumerate(rows) if str(row.get("model", "")).partition("@")[0] == front), 0)
+    return [rows[first], *rows[:first], *rows[first + 1 :]]
 
 
 def _number(value: Any) -> str:

@@ -133,12 +133,20 @@ def _parse_fast(name: str, text: bytes, path: str) -> Vocabulary:
 
 
 def _parse_slow(name: str, text: bytes, path: str) -> Vocabulary:
-    if path.endswith(".txt"):
-        lines = text.decode("utf-8", errors="replace").splitlines()
+    if path.endswith(".txt"):  # a token may hold any other kind of line end
+        lines = text.decode("utf-8", errors="replace").replace("\r\n", "\n").removesuffix("\n").split("\n")
         return Vocabulary(name=name, tokens=dict(enumerate(lines)), added={}, source=path)
-    if path.endswith(".json"):
-        return Vocabulary(name=name, tokens={n: t for t, n in json.loads(text).items()}, added={}, source=path)
+    if path.endswith(".json") and (tokens := _numbered(text)) is not None:
+        return Vocabulary(name=name, tokens=tokens, added={}, source=path)
     return Vocabulary(name=name, tokens={}, added={}, source=path, digest=text)
+
+
+def _numbered(text: bytes) -> dict[int, str] | None:
+    """Number -> token; `None` where it is no plain mapping, such as one for each of several languages."""
+    try:
+        return {int(number): token for token, number in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def _not_compared(first: Vocabulary, other: Vocabulary) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +112,9 @@ def mix(recipe: str, output: Path | None, dry_run: bool, force: bool, **given: A
     made = make(recipe, output=output, revision=given["revision"], options=options)
     _tell(made)
     if as_json:
-        show_json({"path": made.path, "digest": made.recipe.digest, "recipe": made.recipe.to_dict(), **made.report})
+        merged = made.report.get("merged")
+        report = dict(made.report) | ({"merged": asdict(merged)} if merged else {})
+        show_json({"path": made.path, "digest": made.recipe.digest, "recipe": made.recipe.to_dict(), **report})
     else:
         click.echo(made.path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -35,6 +36,9 @@ def verify(source: str, **given: Any) -> None:
         found = compare(source, revision=given["revision"], options=options)
     except (CocktailError, OSError) as error:
         click.echo(f"Error: could not check '{source}'.\n{error}", err=True)
+        sys.exit(EXIT_NOT_CHECKED)
+    except Exception:  # noqa: BLE001 - a bug of ours is no answer either
+        traceback.print_exc()
         sys.exit(EXIT_NOT_CHECKED)
     if as_json:
         show_json({"same": found.same, "digest": found.digest, "files": found.found, "differences": found.differences})

@@ -19,7 +19,7 @@ from huggingface_hub import (
     snapshot_download,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import CachedRepoTreeNotFoundError
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 from huggingface_hub.utils import tqdm as hf_tqdm
@@ -200,6 +200,7 @@ class HubFiles:
         return url, {**headers, "Range": f"bytes={start}-{stop - 1}"}
 
     def _fetch(self, path: str, start: int, stop: int) -> bytes:
+        self._require_online(path)
         url, headers = self.range_request(path, start, stop)
         response = http_backoff(
             "GET",
@@ -213,9 +214,14 @@ class HubFiles:
         whole: bytes = response.content
         return whole[start:stop] if response.status_code == 200 else whole  # noqa: PLR2004 - the range was ignored
 
+    def _require_online(self, path: str) -> None:
+        if self.options.offline:
+            raise OfflineModeIsEnabled(f"'{path}' is not cached")
+
     def hashes(self, paths: Sequence[str]) -> dict[str, str]:
         """Path -> sha256 of large files, as the Hub has them; nothing is downloaded."""
         with explained(self.model, self.commit):
+            self._require_online(", ".join(paths))
             found = self.options.api.get_paths_info(
                 self.model, list(paths), revision=self.commit, repo_type=self.repo_type
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -62,8 +63,22 @@ def open_embedder(folder: Path, settings: ScoringSettings, *, name: str, tokeniz
         ScoringError: weights are missing.
     """
     if (folder / "modules.json").is_file() and not settings.compat:
+        _require_dense(folder, name)
         return ModulesEmbedder(folder, settings, name=name)
     return PlainEmbedder(folder, settings, name=name, tokenizer_folder=tokenizer_folder)
+
+
+def _require_dense(folder: Path, name: str) -> None:
+    """Refuse models that sentence-transformers would read as something else, with a warning only."""
+    path = folder / "config_sentence_transformers.json"
+    kind = json.loads(path.read_text(encoding="utf-8")).get("model_type") if path.is_file() else None
+    if kind not in (None, "SentenceTransformer"):
+        raise ScoringError(
+            f"'{name}' is a {kind}, which cannot be scored on examples.\n"
+            "Its loss is not defined here: read as a SentenceTransformer it would be another model.\n"
+            "Give every ingredient a `weight`, or use `rule: uniform`.",
+            model=name,
+        )
 
 
 class ModulesEmbedder:

@@ -104,9 +104,9 @@ def _prompt(model: Any) -> str | None:
 
 
 def _rows(model: Any, settings: ScoringSettings) -> int | None:
-    """Pairs per batch: one for a classifier without a pad token, which cannot find the end of a padded text."""
-    config = model.transformers_model.config.get_text_config()
-    alone = not _words(model) and getattr(config, "pad_token_id", None) is None
+    """Pairs per batch: one for a classifier that does not know the tokenizer's padding, so finds no end of a text."""
+    pad = getattr(model.transformers_model.config.get_text_config(), "pad_token_id", None)
+    alone = not _words(model) and (pad is None or pad != model.tokenizer.pad_token_id)
     return 1 if alone else settings.batch_size
 
 

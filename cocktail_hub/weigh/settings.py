@@ -35,7 +35,7 @@ TASKS: Mapping[str, Kind] = MappingProxyType(
 )
 """Names of tasks, the Hub's and LM-Cocktail's -> the kind of model that does it."""
 
-SCORE_FORMAT = 1
+SCORE_FORMAT = 2
 """Raised whenever the same model, examples and settings would give another loss."""
 
 

@@ -305,6 +305,15 @@ def test_an_anchor_needs_no_loss_and_is_named(recipe: ResolvedRecipe, facts: Car
     assert "- The first ingredient is the anchor with a share of 0.25; the others divide the rest.\n" in str(card)
 
 
+def test_an_anchor_that_was_scored_keeps_its_loss(recipe: ResolvedRecipe, facts: CardFacts) -> None:
+    """It has moved to the front; the evidence has the order of before."""
+    front, other = (ingredient.model for ingredient in recipe.ingredients)
+    rows = [{"model": other, "loss": 0.1}, {"model": f"{front}@{'a' * 40}", "loss": 0.9}]
+    card = render_card(_with(recipe, evidence={"ingredients": rows, "anchor": {"model": front, "share": 0.5}}), facts)
+    assert _row(card, "[BAAI").endswith("| 0.25 | 0.9 |")
+    assert _row(card, "[Shitao").endswith("| 0.75 | 0.1 |")
+
+
 def test_an_adapter_is_shown_with_the_model_it_adapts(recipe: ResolvedRecipe, facts: CardFacts) -> None:
     base = recipe.ingredients[0].to_dict() | {"weight": None}
     base.pop("weight")

@@ -103,3 +103,22 @@ def test_files_of_one_name_with_the_same_bytes_need_not_be_read(tmp_path: Path) 
     assert not find_vocabulary(write(tmp_path / "spaced", dict(reversed(WORDS.items())))).says_the_same_as(base)
     (tmp_path / "bare").mkdir()
     assert not find_vocabulary(LocalFiles(tmp_path / "bare", name="bare")).says_the_same_as(base)
+
+
+def test_a_vocabulary_for_each_of_several_languages_is_compared_as_a_whole(tmp_path: Path) -> None:
+    found = [parse_slow(tmp_path / name, "vocab.json", {"tur": {"a": n}}) for name, n in (("one", 0), ("two", 1))]
+    assert compare(found[0], found[0]) == []
+    with pytest.raises(IncompatibleError, match=r"their 'vocab.json' differ"):
+        compare(*found)
+
+
+def test_only_a_newline_ends_a_token(tmp_path: Path) -> None:
+    listed = parse_slow(tmp_path / "one", "vocab.txt", "[PAD]\n\u2028\r\nfox\n")
+    assert listed.tokens == {0: "[PAD]", 1: "\u2028", 2: "fox"}
+
+
+def parse_slow(folder: Path, name: str, content: object) -> Vocabulary:
+    folder.mkdir()
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / name).write_bytes(text.encode())
+    return read(LocalFiles(folder, name=folder.name))

@@ -358,3 +358,16 @@ def test_a_cache_that_another_tool_filled_is_listed_by_what_is_in_it(
     with pytest.raises(SourceError, match=r"(?s)'model.safetensors' of '.*' is not in the local cache.*Go online once"):
         files.read("model.safetensors")
     assert hub.requests == []
+
+
+def test_local_files_only_reads_no_header_and_asks_for_no_hash(
+    model: tuple[str, str], hub: LoopbackHub, token: str
+) -> None:
+    repo, commit = model
+    HubFiles(repo, commit, HubOptions(token=token)).read("config.json")
+    hub.clear_requests()
+    files = HubFiles(repo, commit, HubOptions(token=token, local_files_only=True))
+    for ask in (lambda: files.read_range("model.safetensors", 0, 8), lambda: files.hashes(["model.safetensors"])):
+        with pytest.raises(SourceError, match="is not in the local cache"):
+            ask()
+    assert hub.requests == []

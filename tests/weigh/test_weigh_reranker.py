@@ -105,11 +105,12 @@ def test_a_causal_reranker_without_words_for_yes_and_no_is_refused(tmp_path, lla
         score(tmp_path)
 
 
-def test_a_classifier_without_pad_token_is_scored_pair_by_pair(tmp_path):
+@pytest.mark.parametrize("pad", [None, 0])
+def test_a_classifier_that_does_not_know_the_padding_is_scored_pair_by_pair(tmp_path, pad):
     torch.manual_seed(0)
     tokenizer = weigh_models.byte_bpe()
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, initializer_range=0.3, **sizes)
+    config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, initializer_range=0.3, pad_token_id=pad, **sizes)
     LlamaForSequenceClassification(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     logits = classifier(tmp_path)

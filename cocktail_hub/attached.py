@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.card import drop_section
 from cocktail_hub.errors import PublishError
+from cocktail_hub.hub import HubOptions, Publication, forget_recipe
+from cocktail_hub.origin import RECIPE_FILE
 from cocktail_hub.publishing import publish
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ def attach(model: Any, mix: Mix, *, complete: bool = True) -> None:
         return
     model._cocktail = Attached(mix=mix, stamps=_stamps(model))  # noqa: SLF001 - an attribute of ours
     model.push_to_hub = MethodType(push_to_hub, model)
+    model.save_pretrained = MethodType(save_pretrained, model)
 
 
 def push_to_hub(model: Any, repo_id: str, **kwargs: Any) -> Any:
@@ -65,7 +69,24 @@ def push_to_hub(model: Any, repo_id: str, **kwargs: Any) -> Any:
         )
     logger.warning("The model has changed since it was mixed, so it is pushed without the recipe.")
     _disown(model)
-    return type(model).push_to_hub(model, repo_id, **kwargs)
+    info = type(model).push_to_hub(model, repo_id, **kwargs)
+    publication = Publication(
+        repo_id=repo_id,
+        files={},
+        readme=lambda text: drop_section(text or ""),
+        message="Remove the recipe: the weights are no longer its",
+        revision=getattr(info, "pr_revision", None) or kwargs.get("revision"),
+    )
+    forget_recipe(publication, RECIPE_FILE, HubOptions(token=kwargs.get("token")))
+    return info
+
+
+def save_pretrained(model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Save as transformers does; a model that was changed is saved without the recipe."""
+    attached: Attached = model._cocktail  # noqa: SLF001 - an attribute of ours
+    if attached.stamps != _stamps(model):
+        _disown(model)
+    return type(model).save_pretrained(model, *args, **kwargs)
 
 
 def _disown(model: Any) -> None:

@@ -106,7 +106,11 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
         """Read a recipe repo; remember where from, as `AutoConfig` does: one from the Hub may do less."""
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        revision, folder = kwargs.get("revision"), kwargs.get("subfolder") or ""
+        found = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        config: Any = found[0] if isinstance(found, tuple) else found
+        config._recipe_revision, config._recipe_folder = revision, folder  # noqa: SLF001 - attributes of ours
+        return found
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -138,7 +142,8 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
     def to_dict(self) -> dict[str, Any]:
         """Everything that belongs into config.json."""
         shown: dict[str, Any] = super().to_dict()
-        shown.pop("_overrides", None)
+        for own in ("_overrides", "_recipe_revision", "_recipe_folder"):
+            shown.pop(own, None)
         return shown
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+SPEECH_CLASS = "AutoModelForSpeechSeq2Seq"
 AUTO_CLASS_OF_TASK = {
     "text-generation": "AutoModelForCausalLM",
     "text2text-generation": "AutoModelForSeq2SeqLM",
@@ -26,7 +27,7 @@ AUTO_CLASS_OF_TASK = {
     "image-classification": "AutoModelForImageClassification",
     "image-feature-extraction": "AutoModel",
     "image-text-to-text": "AutoModelForImageTextToText",
-    "automatic-speech-recognition": "AutoModelForSpeechSeq2Seq",
+    "automatic-speech-recognition": SPEECH_CLASS,
     "audio-classification": "AutoModelForAudioClassification",
     "zero-shot-image-classification": "AutoModel",
 }
@@ -71,9 +72,14 @@ def auto_class_name(task: str) -> str:
 
 
 def narrowed(auto_class: Any, architecture: str) -> Any:
-    """The auto class itself; but `AutoModel` of an encoder alone (T5) would add a decoder of random weights."""
+    """The auto class itself, but for two kinds of models that it does not fit.
+
+    `AutoModel` of an encoder alone (T5) would add a decoder of random weights; speech is written by a head (CTC), too.
+    """
     import transformers
 
+    if auto_class.__name__ == SPEECH_CLASS and architecture.endswith("ForCTC"):
+        return transformers.AutoModelForCTC
     if auto_class.__name__ == "AutoModel" and architecture.endswith("EncoderModel"):
         return getattr(transformers, architecture, auto_class)
     return auto_class

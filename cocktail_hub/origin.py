@@ -117,15 +117,16 @@ def origin_of_config(
 def _from_config(config: Any, options: HubOptions, revision: str | None) -> Origin:
     """The recipe of a `CocktailConfig`, with the rules of the place that it was read from, if it was."""
     recipe, name = config.to_recipe(), str(config.name_or_path)
-    origin = Origin(recipe=recipe, name=name or "recipe", config=config.to_dict())
+    read_at, folder = vars(config).get("_recipe_revision"), vars(config).get("_recipe_folder", "")
+    origin = Origin(recipe=recipe, name=name or "recipe", config=config.to_dict(), folder=folder)
     if Path(name).is_dir() and name:
-        return replace(origin, recipe=anchored(recipe, Path(name)))
+        return replace(origin, recipe=anchored(recipe, Path(name, folder)))
     if not name:
         return origin
     origin = replace(origin, recipe=on_hub(recipe, name))
     if recipe.weighting is None or not isinstance(recipe.weighting.examples, str):
         return origin
-    return replace(origin, files=HubFiles(name, pin(name, revision, options), options))
+    return replace(origin, files=HubFiles(name, pin(name, revision or read_at, options), options))
 
 
 def _from_folder(path: Path, name: str, subfolder: str) -> Origin:

@@ -82,6 +82,8 @@ def _load_classes(kind: Kind) -> tuple[str, ...]:
     own = (kind.sentence_transformers,) if kind.sentence_transformers else ()
     if not kind.model_type:
         return own
+    if kind.architecture.endswith("ForCTC"):
+        return (*own, "AutoModelForCTC")
     alone = kind.architecture.endswith("EncoderModel")
     return (*own, kind.architecture if alone else AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel"))
 

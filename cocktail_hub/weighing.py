@@ -20,9 +20,10 @@ from cocktail_hub.space import require_room
 from cocktail_hub.standalone import standalone_folder
 from cocktail_hub.weigh.examples import load_examples
 from cocktail_hub.weigh.losses_cache import LossesCache
+from cocktail_hub.weigh.model import pick_device
 from cocktail_hub.weigh.on_ray import score_on_ray
 from cocktail_hub.weigh.report import evidence_of
-from cocktail_hub.weigh.rules import uniform_shares, weigh
+from cocktail_hub.weigh.rules import require_enough, uniform_shares, weigh
 from cocktail_hub.weigh.scorer import Candidate, score_all
 from cocktail_hub.weigh.settings import ScoringSettings
 
@@ -92,6 +93,9 @@ def weigh_ingredients(ingredients: Sequence[Ingredient], weighting: Weighting, s
     settings = scene.settings or _settings(weighting, scene)
     found = locate_examples(weighting, scene.origin, scene.hub)
     examples = load_examples(found.content, settings.task, columns=weighting.columns)
+    require_enough(len(examples.rows), weighting.temperature)
+    if scene.engine != "ray" and settings.device != "auto":
+        pick_device(settings.device)
     with ExitStack() as stack:
         scratch = stack.enter_context(closing(_Scratch(keep=scene.engine == "ray")))
         small = scratch.fresh()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from models import ORG, TOKEN, assert_holds, expected, published, push_recipe
 
 from cocktail_hub import AutoCocktailModel
 from cocktail_hub.cache import Cache
-from cocktail_hub.errors import PublishError
+from cocktail_hub.errors import PublishError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +119,31 @@ def test_a_model_that_was_only_used_is_still_the_mix(use: Callable[[Any], Any]) 
     use(model)
     model.push_to_hub(f"{ORG}/attached-used", token=TOKEN)
     assert "recipe.json" in files(f"{ORG}/attached-used")
+
+
+def test_a_trained_model_pushed_over_its_mix_takes_the_recipe_away() -> None:
+    repo_id = f"{ORG}/attached-over"
+    AutoCocktailModel.from_pretrained(RECIPE).push_to_hub(repo_id, token=TOKEN)
+    model = AutoCocktailModel.from_pretrained(repo_id)
+    step(model)
+    model.push_to_hub(repo_id, token=TOKEN)
+    assert "recipe.json" not in files(repo_id)
+    card = ModelCard.load(repo_id)
+    assert "cocktail_hub" not in card.content
+    assert card.data.base_model is None
+    assert "cocktail-hub" not in (card.data.tags or [])
+    with pytest.raises(SourceError, match="is no recipe"):
+        AutoCocktailModel.from_pretrained(repo_id)
+    assert_holds(transformers.AutoModel.from_pretrained(repo_id), model.state_dict())
+
+
+def test_a_trained_model_is_saved_without_the_recipe(tmp_path: Path) -> None:
+    model = AutoCocktailModel.from_pretrained(RECIPE)
+    model.save_pretrained(tmp_path / "mix")
+    assert "cocktail" in json.loads((tmp_path / "mix" / "config.json").read_text())
+    step(model)
+    model.save_pretrained(tmp_path / "trained")
+    assert "cocktail" not in json.loads((tmp_path / "trained" / "config.json").read_text())
 
 
 def test_a_model_that_was_moved_is_still_the_mix() -> None:

@@ -333,6 +333,18 @@ def test_a_recipe_file_without_weights_is_a_recipe_for_mixing(push: Callable[...
 # -- a config that transformers has read ---------------------------------------------------------------------------
 
 
+def test_a_config_remembers_where_its_examples_are(push: Callable[..., str], options: HubOptions) -> None:
+    api = options.api
+    asked = {"ingredients": ["org/a", "org/b"], "weighting": {"examples": "e.jsonl"}}
+    repo = push({"config.json": CONFIG | {"recipe": asked}, "e.jsonl": b"old"})
+    first = api.repo_info(repo).sha
+    api.create_tag(repo, tag="v1")
+    api.create_commit(repo, [CommitOperationAdd("e.jsonl", b"new")], commit_message="Other examples")
+    config = CocktailConfig.from_pretrained(repo, revision="v1", token=options.token)
+    assert read_origin(config, options).files.commit == first
+    assert "_recipe_revision" not in config.to_dict()
+
+
 def test_a_config_counts_with_what_was_changed_in_it(tmp_path: Path, options: HubOptions) -> None:
     recipe = {"ingredients": [{"model": "./a", "weight": 0.5}, {"model": "org/b", "weight": 0.5}]}
     write(tmp_path, {"config.json": CONFIG | {"recipe": recipe}})

@@ -4,7 +4,7 @@ from cocktail_hub.card.facts import CardFacts
 from cocktail_hub.card.license import License, LicenseInfo, combine_licenses, license_of
 from cocktail_hub.card.metadata import languages_of, read_metadata
 from cocktail_hub.card.public import public_recipe, scrub
-from cocktail_hub.card.readme import END, START, merge_readme
+from cocktail_hub.card.readme import END, START, drop_section, merge_readme
 from cocktail_hub.card.render import render_card
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "License",
     "LicenseInfo",
     "combine_licenses",
+    "drop_section",
     "languages_of",
     "license_of",
     "merge_readme",

@@ -51,6 +51,25 @@ def merge_readme(existing: str | None, card: ModelCard) -> str:
     return head + _put_section(readme.body, edges, str(card.text), line_break)
 
 
+def drop_section(existing: str) -> str:
+    """A README without our section, and without the metadata that was written with it and that nobody has changed.
+
+    Raises:
+        PublishError: as `merge_readme`.
+    """
+    readme = split_readme(existing)
+    edges = _section(readme.body)
+    if edges is None:
+        return existing
+    written, current = _written(readme.body[slice(*edges)]), parse_metadata(readme.block or "")
+    changes: dict[str, Any] = {key: None for key, value in written.items() if current.get(key) == value}
+    changes["tags"] = _tags(current.get("tags"), [], written.get("tags") or []) or None
+    body = readme.body[: edges[0]].rstrip("\r\n") + readme.body[edges[1] :]
+    if readme.block is None:
+        return readme.before + body
+    return readme.before + change_metadata(readme.block, changes, _line_break(existing)) + readme.after + body
+
+
 def record(data: CardData) -> str:
     """What the section remembers of the metadata written with it, so that it can tell ours from the user's."""
     text = json.dumps(card_values(data), sort_keys=True)

@@ -19,9 +19,26 @@ TASK_OF_SUFFIX = (
     ("ForQuestionAnswering", "question-answering"),
 )
 """End of an architecture's name -> Hub task, where the name alone says it."""
-TEXT_TO_TEXT = frozenset({"t5", "mt5", "umt5", "bart", "mbart", "pegasus", "marian", "longt5", "m2m_100", "blenderbot"})
-"""Model types whose `ForConditionalGeneration` is text in, text out."""
-VISION = frozenset({"vit", "deit", "beit", "swin", "convnext", "dinov2", "siglip_vision_model"})
+# fmt: off
+TEXT_TO_TEXT = frozenset({
+    "t5", "mt5", "umt5", "longt5", "t5gemma", "t5gemma2", "switch_transformers", "bart", "mbart", "plbart", "led",
+    "mvp", "pegasus", "pegasus_x", "bigbird_pegasus", "marian", "m2m_100", "nllb-moe", "blenderbot",
+    "blenderbot-small", "fsmt", "prophetnet", "encoder-decoder",
+})
+"""Model types that read text and write text. transformers has the same in a table, which takes torch to read."""
+SPEECH_TO_TEXT = frozenset({
+    "whisper", "speech_to_text", "speech-encoder-decoder", "moonshine", "moonshine_streaming", "cohere_asr",
+    "granite_speech", "granite_speech_plus", "kyutai_speech_to_text", "qwen3_asr", "voxtral", "voxtral_realtime",
+    "vibevoice_asr", "canary",
+})
+"""Model types that listen and write text."""
+VISION = frozenset({
+    "vit", "deit", "beit", "swin", "swinv2", "convnext", "convnextv2", "dinov2", "dinov2_with_registers",
+    "dinov3_vit", "dinov3_convnext", "hiera", "siglip_vision_model", "siglip2_vision_model", "clip_vision_model",
+    "resnet", "mobilenet_v2", "efficientnet", "levit", "pvt",
+})
+"""Model types that look at images."""
+# fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +90,12 @@ def _is_reranker(config: Mapping[str, Any], architecture: str) -> bool:
 def _task_of(architecture: str, model_type: str, loader: str) -> str:
     if loader:
         return "text-ranking" if loader == "CrossEncoder" else "sentence-similarity"
-    if architecture.endswith("ForConditionalGeneration"):
-        if model_type == "whisper":
-            return "automatic-speech-recognition"
+    writes = architecture.endswith(("ForConditionalGeneration", "MTModel", "EncoderDecoderModel"))
+    if writes and model_type in SPEECH_TO_TEXT:
+        return "automatic-speech-recognition"
+    if writes:
         return "text2text-generation" if model_type in TEXT_TO_TEXT else "image-text-to-text"
-    if model_type in ("clip", "siglip"):
+    if model_type in ("clip", "siglip", "siglip2"):
         return "zero-shot-image-classification"
     found = next((task for suffix, task in TASK_OF_SUFFIX if architecture.endswith(suffix)), None)
     return found or ("image-feature-extraction" if model_type in VISION else "feature-extraction")

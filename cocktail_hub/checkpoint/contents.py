@@ -20,13 +20,26 @@ MODULES = "modules.json"
 ROUTER = "router_config.json"
 """In a module that sends queries and documents through modules of their own."""
 WEIGHT_STEMS = ("model", "pytorch_model")
-_CARRIED = ("*.json", "*.txt", "*.jinja", "*.model", "*.spm", "*.tiktoken", "*.vocab", "*.bpe", "LICENSE*", "NOTICE*")
+_CARRIED = (
+    *("*.json", "*.txt", "*.jinja", "*.model", "*.spm", "*.tiktoken", "*.vocab", "*.bpe", "*.codes", "*.tokenizer"),
+    *("LICENSE*", "NOTICE*", "USE_POLICY*"),
+)
 _NOT_CARRIED = (
     "*.index.json",
     "adapter_config.json",
     "recipe.json",
     "trainer_state.json",
-    "*_results.json",
+    "*_results*",
+    "*predictions*",
+    "training_args*",
+    "train.*",
+    "eval*",
+    "test.*",
+    "dev.*",
+    "valid*",
+    "notes*",
+    "log_history*",
+    "wandb*",
     "optimizer*",
     "scheduler*",
     "openvino_*",

@@ -113,6 +113,41 @@ def publish_files(publication: Publication, options: HubOptions) -> CommitInfo:
     return _persistently(publication, options, publish)
 
 
+def forget_recipe(publication: Publication, name: str, options: HubOptions) -> None:
+    """Remove the recipe, a file called `name`, and what the card says of it, in one commit; nothing where it is gone.
+
+    Args:
+        publication: the repo; its `readme` gives the card without that.
+        name: of the file.
+        options: how to talk to the Hub.
+
+    Raises:
+        PublishError: the Hub did not take it.
+    """
+
+    def forget() -> None:
+        with _heard():
+            head = str(options.api.repo_info(publication.repo_id, revision=publication.revision).sha)
+            present = options.api.list_repo_files(publication.repo_id, revision=head)
+            card = _readme(publication, options, head) if README in present else b""
+        text = publication.readme(_decoded(publication, card))
+        changes: list[CommitOperationAdd | CommitOperationDelete] = [
+            *([CommitOperationDelete(name)] if name in present else []),
+            *([CommitOperationAdd(README, text.encode())] if text.encode() != card else []),
+        ]
+        if changes:
+            with _heard():
+                options.api.create_commit(
+                    publication.repo_id,
+                    changes,
+                    commit_message=publication.message,
+                    revision=publication.revision,
+                    parent_commit=head,
+                )
+
+    _persistently(publication, options, forget)
+
+
 def make_repo(publication: Publication, options: HubOptions) -> None:
     """Make sure that the repo and the branch are there.
 

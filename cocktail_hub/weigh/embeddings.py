@@ -123,15 +123,24 @@ class ModulesEmbedder:
         return torch.as_tensor(self._model.similarity(queries, passages))
 
 
+def _class_of(folder: Path) -> Any:
+    """`AutoModel`; but of an encoder alone (T5) that would add a decoder of random weights."""
+    import transformers
+
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    architecture = str((config.get("architectures") or [""])[0])
+    own = getattr(transformers, architecture, None) if architecture.endswith("EncoderModel") else None
+    return own or transformers.AutoModel
+
+
 class PlainEmbedder:
     """A transformers encoder without sentence-transformers modules."""
 
     def __init__(self, folder: Path, settings: ScoringSettings, *, name: str, tokenizer_folder: Path) -> None:
-        from transformers import AutoModel
-
         self._name = name
         self._tokenizer = load_tokenizer(tokenizer_folder, settings, name=name)
-        self._model = load_model(AutoModel, folder, settings, name=name, spare="pooler")
+        self._model = load_model(_class_of(folder), folder, settings, name=name, spare="pooler")
         self.device = device_of(self._model)
         self.limit = limit_of(self._model, self._tokenizer, settings)
         if self._model.config.is_encoder_decoder:

@@ -10,6 +10,8 @@ from cocktail_hub.errors import ScoringError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+_DATE = "{%- macro strftime_now(format) -%}2024-07-26{%- endmacro -%}"
+"""Takes the place of today's date in chat templates: losses must not depend on the day."""
 _MARK = "\ue000answer\ue001"
 """Stands for the output in a chat template: private-use characters, so that it occurs nowhere else."""
 _PARTIAL = "\ufffd"
@@ -75,10 +77,12 @@ def templated(tokenizer: Any, source: str, target: str) -> Text:
     """
     from jinja2 import TemplateError
 
+    template = _DATE + tokenizer.get_chat_template()
+
     def render(answer: str) -> str:
         chat = [{"role": "user", "content": source}, {"role": "assistant", "content": answer}]
         try:
-            return str(tokenizer.apply_chat_template(chat, tokenize=False))
+            return str(tokenizer.apply_chat_template(chat, tokenize=False, chat_template=template))
         except TemplateError as error:
             raise ValueError(f"the chat template refuses it: {error}; set `chat_template: false`") from error
 

@@ -108,12 +108,22 @@ def paired_standard_error(table: Sequence[Sequence[float]]) -> float:
     errors = [standard_error([loss - mean for loss, mean in zip(row, means, strict=True)]) for row in table]
     known = [error for error in errors if error is not None]
     if not known:
+        require_enough(1, "auto")
+    return math.fsum(known) / len(known)
+
+
+def require_enough(count: int, temperature: float | str | None) -> None:
+    """Refuse, before anything is scored, what so many examples cannot give.
+
+    Raises:
+        ScoringError: `temperature: auto`, of a single example.
+    """
+    if temperature == "auto" and count < 2:  # noqa: PLR2004
         raise ScoringError(
-            "`temperature: auto` needs at least 2 examples, got 1.\n"
+            f"`temperature: auto` needs at least 2 examples, got {count}.\n"
             "It is the noise of the losses over the examples, and a single example has none.\n"
             "Give more examples, or a number such as 5.0 for `temperature`."
         )
-    return math.fsum(known) / len(known)
 
 
 def auto_temperature(table: Sequence[Sequence[float]]) -> float:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import transformers
+from transformers.models.auto import modeling_auto
 
-from cocktail_hub.checking.kinds import kind_of
+from cocktail_hub.checking.kinds import TEXT_TO_TEXT, kind_of
+from cocktail_hub.loading import narrowed
 
 POOLED = [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]
 
@@ -56,3 +59,38 @@ def test_the_recipe_wins_over_the_guess() -> None:
 
 def test_a_model_without_a_transformers_config_has_no_architecture() -> None:
     assert kind_of({}, POOLED, {}, None).architecture == ""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "task"),
+    [
+        ("MarianMTModel", "marian", "text2text-generation"),
+        ("LEDForConditionalGeneration", "led", "text2text-generation"),
+        ("SwitchTransformersForConditionalGeneration", "switch_transformers", "text2text-generation"),
+        ("Speech2TextForConditionalGeneration", "speech_to_text", "automatic-speech-recognition"),
+        ("Wav2Vec2ForCTC", "wav2vec2", "automatic-speech-recognition"),
+        ("LlavaForConditionalGeneration", "llava", "image-text-to-text"),
+        ("DINOv3ViTModel", "dinov3_vit", "image-feature-extraction"),
+        ("Siglip2Model", "siglip2", "zero-shot-image-classification"),
+    ],
+)
+def test_the_task_is_what_the_model_reads_and_writes(architecture: str, model_type: str, task: str) -> None:
+    assert kind_of({"architectures": [architecture], "model_type": model_type}, [], {}, None).task == task
+
+
+def test_every_text_to_text_model_of_transformers_is_known() -> None:
+    names = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    audio = set(modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES) | {"audioflamingo3", "musicflamingo", "glmasr"}
+    audio |= {
+        "qwen2_audio",
+        "seamless_m4t",
+        "seamless_m4t_v2",
+        "moss_transcribe_diarize",
+        "nemo_speechlm",
+        "nemotron3_5_transcribe",
+    }
+    assert {kind for kind in names if kind not in TEXT_TO_TEXT and kind not in audio} == set()
+
+
+def test_speech_with_a_ctc_head_is_loaded_by_its_class() -> None:
+    assert narrowed(transformers.AutoModelForSpeechSeq2Seq, "Wav2Vec2ForCTC") is transformers.AutoModelForCTC

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cocktail_hub.checkpoint.contents import read_config, read_contents, read_json, read_modules
+from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import CheckpointError, SourceError
 
 if TYPE_CHECKING:
@@ -252,3 +253,13 @@ def test_what_is_no_json_is_told_with_its_model(content: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"'config.json' of 'org/a' is not JSON") as caught:
         read_json(Files(config__json=content), "config.json")
     assert caught.value.model == "org/a"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train.json", "generated_predictions.txt", "eval_nbest_predictions.json", "predict_results_mrpc.txt", "notes.txt"],
+)
+def test_what_training_leaves_is_no_part_of_a_model(tmp_path, name):
+    for path in ("config.json", "model.safetensors", "bpe.codes", "prophetnet.tokenizer", name):
+        (tmp_path / path).write_bytes(b"{}")
+    assert set(read_contents(LocalFiles(tmp_path)).carried) == {"config.json", "bpe.codes", "prophetnet.tokenizer"}

@@ -190,3 +190,11 @@ def test_a_prompt_without_output_token_is_refused():
         check_scorable(Prompt((1, 2), 2, truncated=True), name="m", example=4, limit=2)
     with pytest.raises(ScoringError, match="its output gives no token"):
         check_scorable(Prompt((1,), 0), name="m", example=0, limit=None)
+
+
+def test_a_chat_template_does_not_know_the_day(monkeypatch):
+    tokenizer = weigh_models.byte_bpe()
+    tokenizer.chat_template = (
+        "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    )
+    assert templated(tokenizer, "2 + 2 =", "4").text.startswith("2024-07-26user")

@@ -139,7 +139,7 @@ class _Loader:
 
 def _load(origin: Origin, request: Request, loader: _Loader) -> Any:
     if origin.merged:
-        return _finished(_fetched(origin), origin, request, loader)
+        return _finished(_fetched(origin, code=request.options.trust_remote_code), origin, request, loader)
     if loader.cache:
         return _finished(mix_origin(origin, request.options), origin, request, loader)
     if found := cached_mix(origin, request.options):
@@ -151,12 +151,13 @@ def _load(origin: Origin, request: Request, loader: _Loader) -> Any:
         return _finished(made, origin, request, loader)
 
 
-def _fetched(origin: Origin) -> Mix:
-    """A mix that somebody published: its weights are there, and nothing is mixed."""
+def _fetched(origin: Origin, *, code: bool) -> Mix:
+    """A mix that somebody published: its weights are there, and nothing is mixed. `code`: with its own Python files."""
     files = origin.files
     if isinstance(files, HubFiles):
         inside = [path for path in files.sizes if PurePosixPath(path).is_relative_to(origin.folder)]
-        wanted = inside if origin.folder else [*read_contents(files).needed, RECIPE_FILE]
+        contents = read_contents(files)
+        wanted = inside if origin.folder else [*contents.needed, *(contents.code if code else ()), RECIPE_FILE]
         root = files.download(wanted)
     elif isinstance(files, LocalFiles):
         root = files.root
@@ -207,8 +208,11 @@ class Dispatcher:
     @classmethod
     def _from_config(cls, config: CocktailConfig, **kwargs: Any) -> Any:
         """What `AutoModelX.from_config(config)` ends in: random weights, in the shape of the mix."""
-        checked = check(resolve(config.to_recipe(), HubOptions()), HubOptions())
-        return cls.auto_class.from_config(config_of(checked.config), **kwargs)
+        origin = read_origin(config, HubOptions())
+        checked = check(resolve(origin.recipe, HubOptions(), digests=False), HubOptions())
+        chosen = keywords_for(origin.labels, config.take_overrides())
+        native = type(config_of(checked.config)).from_dict(dict(checked.config), **chosen)
+        return cls.auto_class.from_config(native, **kwargs)
 
     @classmethod
     def _class_for(cls, config: CocktailConfig) -> Any:

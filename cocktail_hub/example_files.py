@@ -85,6 +85,8 @@ def _in_repo(name: str, weighting: Weighting, origin: Origin, hub: HubOptions) -
     files = origin.files
     assert isinstance(files, HubFiles)  # noqa: S101 - the caller looked; for the type checker
     beside = str(PurePosixPath(origin.folder, name))
+    if beside not in files.sizes and name in files.sizes:
+        beside = name  # the recipe was read from the folder of a module; publishing puts examples into the root
     if beside in files.sizes and ".." not in PurePosixPath(name).parts:
         path = _small_file(files, beside)
         return ExamplesFound(content=path, source=f"{files.model}/{beside}", revision=files.commit)

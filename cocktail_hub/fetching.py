@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cocktail_hub.checking.parts import Model
+    from cocktail_hub.resolve import Located
 
 CARD = "README.md"
 """Fetched along, so that the card of the mix can name the licence without asking the Hub again."""
@@ -27,15 +28,28 @@ def bytes_to_fetch(models: Sequence[Model]) -> int:
     return sum(files.missing(sorted(paths)) for files, paths in wanted.values())
 
 
-def fetch(models: Sequence[Model]) -> list[Roots]:
+def _paths(place: Located, *, code: bool) -> tuple[str, ...]:
+    return (*place.contents.needed, *(place.contents.code if code else ()), CARD)
+
+
+def _there(files: HubFiles, path: str) -> bool:
+    """Whether a file is to be had: offline, a card that is not on this machine is no reason to stop."""
+    return path in files.sizes and not (path == CARD and files.options.offline and files.cached(path) is None)
+
+
+def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
     """Bring the files that a mix needs onto this machine, side by side. What is there already is not fetched.
+
+    Args:
+        models: whose.
+        code: whether to bring their own Python files, too.
 
     Returns:
         Where the files of each model lie, in the same order.
     """
     places = list(dict.fromkeys(place for model in models for place in (model.located, model.body)))
     wanted = [
-        (place, place.files, [path for path in (*place.contents.needed, CARD) if path in place.files.sizes])
+        (place, place.files, [path for path in _paths(place, code=code) if _there(place.files, path)])
         for place in places
         if isinstance(place.files, HubFiles)
     ]

@@ -13,6 +13,7 @@ from cocktail_hub.card import CardFacts, languages_of, license_of, read_metadata
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.layout import read_layout
 from cocktail_hub.checkpoint.spec import MIXABLE, TORCH_NAMES
+from cocktail_hub.hub import HubFiles
 from cocktail_hub.loading import AUTO_CLASS_OF_TASK
 from cocktail_hub.resolve import locate
 
@@ -56,8 +57,8 @@ def gather_facts(recipe: Recipe, kind: Kind, options: HubOptions, folder: Path |
         architecture=kind.architecture or None,
         load_classes=_load_classes(kind),
         processor=PROCESSOR_OF_TASK.get(kind.task, "AutoTokenizer") if kind.model_type else None,
-        licenses={model: license_of(card) for model, card in cards.items()},
-        languages={model: languages_of(card) for model, card in cards.items()},
+        licenses={} if None in cards.values() else {model: license_of(card or {}) for model, card in cards.items()},
+        languages={model: languages_of(card or {}) for model, card in cards.items()},
         versions={package: version(package) for package in PACKAGES},
         **(weights_facts(_specs(folder)) if folder else {}),
     )
@@ -69,11 +70,13 @@ def write_card(resolved: ResolvedRecipe, kind: Kind, folder: Path, options: HubO
     (folder / "README.md").write_text(str(card), encoding="utf-8", newline="")
 
 
-def _card(pin: Pin, options: HubOptions) -> Mapping[str, Any]:
-    """Metadata of a model's card; empty where it has none."""
+def _card(pin: Pin, options: HubOptions) -> Mapping[str, Any] | None:
+    """Metadata of a model's card; empty where it has none, `None` where that cannot be known offline."""
     if pin.digest is not None and not Path(pin.model).expanduser().is_dir():
         return {}  # a folder that is gone since it was mixed
     files = locate(replace(pin, digest=None), options).files
+    if isinstance(files, HubFiles) and options.offline and files.cached("README.md") is None:
+        return None
     return read_metadata(files.read("README.md").decode("utf-8", "replace")) if "README.md" in files.sizes else {}
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checking import Model, Part
 
 
-def standalone_folder(model: Model, index: int, parts: tuple[Part, ...], scratch: Path) -> Path:
+def standalone_folder(model: Model, index: int, parts: tuple[Part, ...], scratch: Path, *, code: bool = False) -> Path:
     """Give the folder of one ingredient, written into `scratch` if its files are not loadable as they are.
 
     Args:
@@ -26,15 +26,16 @@ def standalone_folder(model: Model, index: int, parts: tuple[Part, ...], scratch
         index: its place among the views of each part.
         parts: the folders with weights, as checked.
         scratch: an empty folder; written to only when it has to be.
+        code: whether the model's own Python files are wanted, too.
     """
-    roots = fetch([model])[0]
+    roots = fetch([model], code=code)[0]
     if not model.adapted and all(part.views[index].plain for part in parts):
         return roots.body
     from cocktail_hub.merge.execute import execute
     from cocktail_hub.merge.plan import Component, plan_merge
 
     for place in (model.body, model.located):
-        for path in place.contents.carried:
+        for path in (*place.contents.carried, *(place.contents.code if code else ())):
             target = scratch / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(place.files.read(path))

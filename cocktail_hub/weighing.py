@@ -138,7 +138,9 @@ def _candidate(ingredient: Ingredient, scene: Scene, scratch: _Scratch) -> Candi
 
     def folder() -> Path:
         require_room([(scene.hub.cache_folder, bytes_to_fetch(models), "the downloads")])
-        return standalone_folder(models[index], index, scene.checked.parts, scratch.next())
+        return standalone_folder(
+            models[index], index, scene.checked.parts, scratch.next(), code=scene.trust_remote_code
+        )
 
     return Candidate(name=ingredient.label, identity=canonical_json(identity), folder=folder)
 

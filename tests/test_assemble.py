@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import transformers
-from models import SHARES, WEIGHTS, assert_holds, expected, pair, save, words_tokenizer
+from models import SHARES, TOKEN, WEIGHTS, assert_holds, expected, pair, push, save, words_tokenizer
 
-from cocktail_hub import AutoCocktailModel, Mix, mix
+from cocktail_hub import AutoCocktailModel, Mix, MixOptions, mix, publish
 from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.hub import HubOptions
 from cocktail_hub.recipe import Recipe
 from cocktail_hub.version import VERSION
+
+if TYPE_CHECKING:
+    from cocktail_hub.testing import LoopbackHub
 
 
 def copies(tmp_path: Path, family: str = "bert") -> tuple[Path, Path]:
@@ -171,6 +175,23 @@ def test_code_that_a_model_needs_goes_along_where_it_is_trusted(tmp_path: Path) 
     model = AutoCocktailModel.from_pretrained({"ingredients": models}, trust_remote_code=True)
     assert type(model).__name__ == "OwnModel"
     assert_holds(model, expected("bert"))
+
+
+def test_code_is_fetched_from_the_hub_where_it_is_trusted(hub: LoopbackHub, tmp_path: Path) -> None:
+    """For scoring, and with a published mix, too."""
+    names = []
+    for number, folder in enumerate(copies(tmp_path)):
+        (folder / "modeling_own.py").write_text(OWN_CODE)
+        auto_map = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+        change(folder / "config.json", model_type="own-bert", architectures=["OwnModel"], auto_map=auto_map)
+        names.append(f"acme/own-{number}")
+        push(folder, names[-1])
+    trusting = MixOptions(trust_remote_code=True, hub=HubOptions(token=TOKEN, cache_dir=tmp_path / "hub"))
+    examples = [{"query": "the cat", "pos": ["the mat"], "neg": ["a dog"]}, {"query": "a", "pos": ["b"], "neg": ["c"]}]
+    recipe = {"ingredients": names, "weighting": {"examples": examples}, "task": "feature-extraction"}
+    publish(recipe, "alice/own-mix", options=trusting)
+    model = AutoCocktailModel.from_pretrained("alice/own-mix", trust_remote_code=True, cache_dir=tmp_path / "other")
+    assert type(model).__name__ == "OwnModel"
 
 
 def test_what_belongs_to_training_or_other_formats_is_left_behind(tmp_path: Path) -> None:

@@ -252,6 +252,13 @@ def test_a_model_from_a_config_alone_has_the_shape_of_the_mix() -> None:
     }
 
 
+def test_a_model_from_a_config_has_what_was_asked_of_the_config() -> None:
+    push_recipe("classifier", "acme/auto-classifier")
+    config = transformers.AutoConfig.from_pretrained("acme/auto-classifier", num_labels=5)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    assert model.config.num_labels == model.classifier.out_features == 5
+
+
 def test_an_architecture_of_another_version_is_loaded_by_its_kind(tmp_path: Path) -> None:
     folders = []
     for letter, source in zip("ab", pair("llama").folders, strict=True):

@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from huggingface_hub import snapshot_download
 from models import expected, pair, published
 
 from cocktail_hub import mix
@@ -72,3 +73,18 @@ def test_licences_and_languages_come_from_the_cards_even_of_folders_that_changed
     assert first.label == "mit"
     assert second is None
     assert found.languages[str(tmp_path / "a")] == ("en",)
+
+
+def test_offline_a_card_that_was_not_fetched_is_not_said_to_declare_nothing(tmp_path: Path) -> None:
+    ids = published("bert").ids
+    for repo_id in ids:
+        snapshot_download(repo_id, cache_dir=tmp_path / "hub", ignore_patterns=["README.md"])
+    made = mix(
+        {"ingredients": [{"model": repo_id, "weight": 0.5} for repo_id in ids]},
+        output=tmp_path / "mix",
+        cache_dir=tmp_path / "hub",
+        local_files_only=True,
+    )
+    card = (made.path / "README.md").read_text()
+    assert "The licences of the ingredients were not read." in card
+    assert "declare" not in card

@@ -6,6 +6,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
+import embedders
 import models
 import pytest
 from click.testing import CliRunner
@@ -61,6 +62,13 @@ def test_weights_that_somebody_changed_are_told_by_file(token: str, tmp_path: Pa
 def test_a_mix_cut_into_shards_is_made_again_with_the_same_cut(token: str, tmp_path: Path) -> None:
     mix(recipe(), output=tmp_path / "cut", options=MixOptions(max_shard_size=4000), token=token)
     assert len(list((tmp_path / "cut").glob("model-*.safetensors"))) > 1
+    assert verify(tmp_path / "cut", token=token).same
+
+
+def test_the_cut_of_an_old_layout_is_found_in_the_folder_of_its_module(token: str, tmp_path: Path) -> None:
+    mixed = embedders.recipe("old")
+    mix(mixed, output=tmp_path / "cut", options=MixOptions(max_shard_size=4000), token=token)
+    assert len(list((tmp_path / "cut").rglob("model-*.safetensors"))) > 1
     assert verify(tmp_path / "cut", token=token).same
 
 

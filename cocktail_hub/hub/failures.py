@@ -29,7 +29,9 @@ LOGIN = "log in with `hf auth login`, or pass `token=`"
 PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
 """HTTP statuses that a later try can get past: busy, down, or somebody committed in between."""
 _FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _UNAUTHORIZED = 401
+_MAY_NOT = 403
 _CLIENT_ERRORS = (
     HTTPError,
     OSError,  # ConnectionError of the Xet client among them
@@ -67,11 +69,8 @@ def first_line(error: BaseException) -> str:
 
 
 def _in_words(error: Exception, model: str, revision: str | None) -> CocktailError:
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return DiskSpaceError(
-            f"The disk became full while '{model}' was downloaded: {first_line(error)}\n"
-            "What was downloaded whole is kept.\nFree some space, or set HF_HOME to a folder on a larger disk."
-        )
+    if isinstance(error, OSError) and error.errno in _FULL | _FORBIDDEN:
+        return _not_written(error, model)
     if isinstance(error, (LocalEntryNotFoundError, RevisionResolutionError, OfflineModeIsEnabled)):
         return _offline(error, model, revision)
     if isinstance(error, HfHubHTTPError):
@@ -86,6 +85,20 @@ def _in_words(error: Exception, model: str, revision: str | None) -> CocktailErr
     return SourceError(
         f"The connection to the Hub broke while reading '{model}': {first_line(error)}\n"
         "Files that came whole are kept.\nTry again."
+    )
+
+
+def _not_written(error: OSError, model: str) -> CocktailError:
+    """The disk of the Hub cache says no."""
+    if error.errno in _FULL:
+        return DiskSpaceError(
+            f"The disk became full while '{model}' was downloaded: {first_line(error)}\n"
+            "What was downloaded whole is kept.\nFree some space, or set HF_HOME to a folder on a larger disk."
+        )
+    return SourceError(
+        f"The Hub cache cannot be written while '{model}' is downloaded: {first_line(error)}\n"
+        "What is not in it cannot be brought to this machine.\n"
+        "Set HF_HOME, or pass `cache_dir` (`--cache-dir`), to a folder that you may write to."
     )
 
 
@@ -136,6 +149,12 @@ def _refused(error: HfHubHTTPError, model: str) -> SourceError:
         return SourceError(
             f"The Hub does not accept the access token that was sent for '{model}': {first_line(error)}\n"
             f"It may have expired, or be mistyped.\nTo get another one, {LOGIN}."
+        )
+    if error.response.status_code == _MAY_NOT:
+        return SourceError(
+            f"The access token in use may not read '{model}': {first_line(error)}\n"
+            "Nothing can be downloaded from it.\n"
+            f"Give the token that permission on https://huggingface.co/settings/tokens, or {LOGIN} of another account."
         )
     return SourceError(
         f"The Hub refused a request about '{model}': {first_line(error)}\n"

@@ -58,6 +58,16 @@ def told(error: Exception, kind: type[CocktailError] = SourceError) -> str:
             "To get another one, log in with `hf auth login`, or pass `token=`.",
         ),
         (
+            errors.HfHubHTTPError("403 no", response=answer(403)),
+            "The access token in use may not read 'org/a': 403 no\nNothing can be downloaded from it.",
+            "or log in with `hf auth login`, or pass `token=` of another account.",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            "The Hub cache cannot be written while 'org/a' is downloaded: [Errno 13] Permission denied\nWhat is not",
+            "to a folder that you may write to.",
+        ),
+        (
             errors.HfHubHTTPError("\n\n503 busy\nmore", response=answer(503)),
             "The Hub refused a request about 'org/a': 503 busy\nNothing was changed or lost.",
             "Try again in a while; if it stays, look at https://status.huggingface.co.",

@@ -109,6 +109,7 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
     place = Place(options=options, output=output)
     if found := _found(pinned, origin, place):
         return found
+    place.require()  # told now, not after scoring
     checked, resolved = settle(pinned, origin, options)
     plan = plan_mix(checked, options.max_shard_size)
     with place.held(resolved):

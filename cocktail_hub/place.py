@@ -68,11 +68,15 @@ class Place:
             self._tidy(output)
         return output
 
+    def require(self) -> None:
+        """Make sure that the result will have a place. Raises CacheError."""
+        if self.output is not None:
+            self._require_place(self.output)
+
     @contextmanager
     def held(self, resolved: ResolvedRecipe) -> Iterator[None]:
         """Hold the lock of the mix, after making sure that the result will have a place."""
-        if self.output is not None:
-            self._require_place(self.output)
+        self.require()
         with self.cache.locked(self.key(resolved)):
             yield
 

@@ -20,7 +20,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from cocktail_hub import AutoCocktailModel, CocktailConfig, Recipe, check, mix, publish, score
 from cocktail_hub.cache import Cache
 from cocktail_hub.cli import main
-from cocktail_hub.errors import DiskSpaceError, RecipeError, ScoringError, SourceError
+from cocktail_hub.errors import CacheError, DiskSpaceError, RecipeError, ScoringError, SourceError
 from cocktail_hub.merge import execute as merging
 from cocktail_hub.recipe import parse_recipe
 from cocktail_hub.weigh import scorer
@@ -139,6 +139,16 @@ def test_a_disk_too_small_for_the_models_is_said_before_any_is_downloaded(hub, t
     with pytest.raises(DiskSpaceError, match="bytes for the downloads"):
         score(open_recipe(*ids, examples=PASSAGES), token=models.TOKEN, cache_dir=tmp_path / "hub")
     assert hub.sent("GET /_cdn/") < 100_000, "headers alone"
+
+
+def test_a_folder_that_is_taken_is_said_before_anything_is_scored(tmp_path, scored):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(CacheError, match="exists and is not empty"):
+        mix(local_recipe("bert", examples=PASSAGES), output=tmp_path / "mine")
+    with pytest.raises(ScoringError, match="needs at least 2 examples, got 1"):
+        mix(local_recipe("bert", examples=PASSAGES[:1], temperature="auto"))
+    assert scored == []
 
 
 def test_the_second_time_works_without_the_hub(hub, token, scored, merged):

@@ -95,6 +95,11 @@ def templated(tokenizer: Any, source: str, target: str) -> Text:
     raise ValueError("the chat template changes the output; set `chat_template: false`")
 
 
+def _is_fast(tokenizer: Any) -> bool:
+    """Whether it gives offsets; that of mistral-common does not even say."""
+    return bool(getattr(tokenizer, "is_fast", False))
+
+
 def tokenized(tokenizer: Any, text: Text) -> Prompt:
     """One tokenisation of the whole text; the boundary comes from its offsets, and EOS ends it.
 
@@ -102,10 +107,10 @@ def tokenized(tokenizer: Any, text: Text) -> Prompt:
     offsets is asked by decoding: see `_start_without_offsets`. A tokenizer without an EOS token ends texts without one.
     """
     encoding = tokenizer(
-        text.text, add_special_tokens=text.special, return_offsets_mapping=tokenizer.is_fast, verbose=False
+        text.text, add_special_tokens=text.special, return_offsets_mapping=_is_fast(tokenizer), verbose=False
     )
     ids = list(encoding["input_ids"])
-    if tokenizer.is_fast:
+    if _is_fast(tokenizer):
         ends = [end for _, end in encoding["offset_mapping"]]
         start = next((place for place, end in enumerate(ends) if end > text.boundary), len(ids))
     else:

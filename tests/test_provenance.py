@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import snapshot_download
 from models import expected, pair, published
 
-from cocktail_hub import mix
+from cocktail_hub import MixOptions, mix
 from cocktail_hub.checking import Kind
 from cocktail_hub.hub import HubOptions
 from cocktail_hub.loading import folder_kind
@@ -82,6 +82,7 @@ def test_offline_a_card_that_was_not_fetched_is_not_said_to_declare_nothing(tmp_
     made = mix(
         {"ingredients": [{"model": repo_id, "weight": 0.5} for repo_id in ids]},
         output=tmp_path / "mix",
+        options=MixOptions(force=True),  # another test may have made the same mix
         cache_dir=tmp_path / "hub",
         local_files_only=True,
     )

@@ -105,14 +105,13 @@ def _stamps(model: Any) -> tuple[Stamp, ...]:
 
 
 def _stamp(tensor: Any) -> Stamp:
+    import torch
+
     shape = (tuple(tensor.shape), str(tensor.dtype))
     if tensor.is_meta:  # offloaded: put in place for each use, and not trained
         return shape
     changes = 0 if tensor.is_inference() else tensor._version  # noqa: SLF001 - torch has no other name for it
     flat = tensor.detach().reshape(-1)
     some = flat[:: max(1, flat.numel() // SAMPLES)]  # `tensor.data` is changed without being counted
-    import torch
-
-    kept = isinstance(tensor, torch.nn.Parameter)  # moving a model puts other tensors in the place of buffers
-    itself = id(tensor) if kept else None
+    itself = id(tensor) if isinstance(tensor, torch.nn.Parameter) else None  # moving a model replaces its buffers
     return (*shape, itself, changes, str(some.tolist()))

@@ -20,12 +20,8 @@ CARD = "README.md"
 
 def bytes_to_fetch(models: Sequence[Model]) -> int:
     """Bytes that the models need and that are not on this machine yet; what several adapt counts once."""
-    wanted: dict[tuple[str, str], tuple[HubFiles, set[str]]] = {}
-    for place in (place for model in models for place in (model.located, model.body)):
-        if isinstance(place.files, HubFiles):
-            files = place.files
-            wanted.setdefault((files.model, files.commit), (files, set()))[1].update(place.contents.needed)
-    return sum(files.missing(sorted(paths)) for files, paths in wanted.values())
+    places = dict.fromkeys(place for model in models for place in (model.located, model.body))
+    return sum(place.files.missing(place.contents.needed) for place in places if isinstance(place.files, HubFiles))
 
 
 def _paths(place: Located, *, code: bool) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.assemble import carry_over, write_recipe
 from cocktail_hub.errors import PublishError
 from cocktail_hub.merge.execute import write_indices
-from cocktail_hub.origin import read_origin, refuse_local
+from cocktail_hub.origin import read_origin, require_own_folders
 from cocktail_hub.pipeline import Mix, cached_mix, pin_models, plan_mix, settle
 from cocktail_hub.place import Place
 from cocktail_hub.publishing import Form, Sent, Target, publish_weights
@@ -51,8 +51,7 @@ def publish_by_shard(
         CocktailError: the mix cannot be made.
     """
     origin = read_origin(source, options.hub, revision=revision)
-    if origin.commit:
-        refuse_local(origin.recipe, origin.name)
+    require_own_folders(origin)
     if as_ == "both":
         refuse_local_models(origin.recipe)
     if made := cached_mix(origin, options):

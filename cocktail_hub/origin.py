@@ -173,6 +173,16 @@ def refuse_local(recipe: Recipe, name: str) -> None:
             )
 
 
+def require_own_folders(origin: Origin) -> None:
+    """Refuse to mix a recipe from the Hub that names folders; a merged repo may remember them.
+
+    Raises:
+        RecipeError: says which folder.
+    """
+    if origin.commit:
+        refuse_local(origin.recipe, origin.name)
+
+
 def _from_files(files: RepoFiles, subfolder: str) -> Origin:
     recipe_path = str(PurePosixPath(subfolder, RECIPE_FILE))
     config = read_config(files, subfolder)

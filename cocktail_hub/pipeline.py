@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.cache import JOURNAL
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
-from cocktail_hub.origin import Origin, read_origin, refuse_local
+from cocktail_hub.origin import Origin, read_origin, require_own_folders
 from cocktail_hub.place import Place, copy_out
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve import resolve, with_weights
@@ -103,8 +103,7 @@ def mix(
 
 def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = None) -> Mix:
     """The same for a recipe that was read already."""
-    if origin.commit:
-        refuse_local(origin.recipe, origin.name)
+    require_own_folders(origin)
     pinned = pin_models(origin, options)
     place = Place(options=options, output=output)
     if found := _found(pinned, origin, place):

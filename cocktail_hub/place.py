@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from cocktail_hub.cache import JOURNAL, MANIFEST, Cache, CachedMix, remove, write_manifest
+from cocktail_hub.checkpoint.contents import read_config, read_modules
+from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import CacheError, CheckpointError, CocktailError, MergeError, SourceError
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions, parse_size
 from cocktail_hub.origin import RECIPE_FILE
@@ -23,6 +24,8 @@ from cocktail_hub.sync import sync_folder, sync_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from cocktail_hub.checkpoint.files import RepoFiles
 
 _DIGITS = 16
 """Of a digest, in names beside the user's folder: a name has a greatest length."""
@@ -140,7 +143,9 @@ class Place:
         if as_resolved(Recipe.from_dict(found.recipe)).digest != resolved.digest:
             return False
         size = self.options.shard_bytes
-        return _cut_size(folder) == size or not any(n.endswith(_INDEX) or s > size for n, s in _weight_files(found))
+        return cut_size(LocalFiles(folder)) == size or not any(
+            n.endswith(_INDEX) or s > size for n, s in _weight_files(found)
+        )
 
     def _require_place(self, output: Path) -> None:
         """Refuse a folder that the mix must not take the place of."""
@@ -192,12 +197,17 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _cut_size(folder: Path) -> int | None:
-    """The largest size of a weight file that a mix was made with; `None` where it does not say."""
-    for path in (folder / "config.json", *sorted(folder.glob("*/config.json"))):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            return parse_size(json.loads(path.read_text(encoding="utf-8"))["cocktail"]["max_shard_size"])
-    return None
+def cut_size(files: RepoFiles, folder: str = "") -> int:
+    """The largest size of a weight file that a mix was made with, in bytes; its config may lie with a module.
+
+    Raises:
+        CheckpointError: a config is damaged.
+    """
+    for place in (folder, *(str(PurePosixPath(folder, str(module["path"]))) for module in read_modules(files))):
+        marked = read_config(files, "" if place == "." else place).get("cocktail")
+        if isinstance(marked, dict) and "max_shard_size" in marked:
+            return parse_size(marked["max_shard_size"])
+    return parse_size(DEFAULT_SHARD_SIZE)
 
 
 def _weight_files(mix: CachedMix) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ from cocktail_hub.card import combine_licenses
 from cocktail_hub.engine import needed_room
 from cocktail_hub.fetching import bytes_to_fetch
 from cocktail_hub.options import MixOptions
-from cocktail_hub.origin import read_origin, refuse_local
+from cocktail_hub.origin import read_origin, require_own_folders
 from cocktail_hub.pipeline import check_models, plan_mix
 from cocktail_hub.provenance import gather_facts
 from cocktail_hub.resolve import resolve
@@ -100,8 +100,7 @@ def check(
     options = options or MixOptions()
     options = replace(options, hub=replace(options.hub, **hub))
     origin = read_origin(source, options.hub, revision=revision, subfolder=subfolder)
-    if origin.commit:
-        refuse_local(origin.recipe, origin.name)
+    require_own_folders(origin)
     pinned = resolve(origin.recipe, options.hub, digests=False)
     checked = check_models(pinned, options)
     plan = plan_mix(checked, options.max_shard_size)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.options import MixOptions
-from cocktail_hub.origin import Origin, read_origin, refuse_local
+from cocktail_hub.origin import Origin, read_origin, require_own_folders
 from cocktail_hub.pipeline import check_models, weigh_recipe
 from cocktail_hub.recipe import Weighting, as_resolved
 from cocktail_hub.resolve import resolve, with_weights
@@ -79,8 +79,7 @@ def score(
     options = options or MixOptions()
     options = replace(options, hub=replace(options.hub, **hub))
     origin = read_origin(source, options.hub, revision=revision)
-    if origin.commit:
-        refuse_local(origin.recipe, origin.name)
+    require_own_folders(origin)
     changes = {"rule": rule, "temperature": temperature, "columns": columns}
     recipe = _open(origin.recipe, examples, {key: value for key, value in changes.items() if value is not None})
     pinned = resolve(recipe, options.hub)

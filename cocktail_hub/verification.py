@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checkpoint.contents import read_config, read_modules
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import RecipeError, SourceError
 from cocktail_hub.hashes import sha256_of
 from cocktail_hub.hub import HubFiles
-from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
+from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import mix_origin
+from cocktail_hub.place import cut_size
 from cocktail_hub.recipe import as_resolved
 
 if TYPE_CHECKING:
@@ -84,22 +84,12 @@ def verify(source: Any, *, revision: str | None = None, options: MixOptions | No
         )
     _require_resolved(origin)
     found = _hashes(origin.files)
-    size = _cut_size(origin.files, origin.folder)
+    size = cut_size(origin.files, origin.folder)
     with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
         again = replace(options, max_shard_size=size, force=True)  # what the cache holds proves nothing
         made = mix_origin(origin, again, output=Path(scratch) / "mix")
         expected = _hashes(LocalFiles(made.path))
     return Verification(name=origin.name, digest=made.recipe.digest, expected=expected, found=found)
-
-
-def _cut_size(files: RepoFiles, folder: str) -> int | str:
-    """The largest size of a weight file that the mix was made with; its config may lie in the folder of a module."""
-    for place in (folder, *(str(PurePosixPath(folder, str(module["path"]))) for module in read_modules(files))):
-        marked = read_config(files, "" if place == "." else place).get("cocktail")
-        if isinstance(marked, dict) and "max_shard_size" in marked:
-            size: int | str = marked["max_shard_size"]
-            return size
-    return DEFAULT_SHARD_SIZE
 
 
 def _require_resolved(origin: Origin) -> None:

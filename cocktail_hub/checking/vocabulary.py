@@ -124,11 +124,7 @@ def _parse_fast(name: str, text: bytes, path: str) -> Vocabulary:
         added = {int(token["id"]): str(token["content"]) for token in data.get("added_tokens") or ()}
         tokens = {int(n): str(token) for token, n in pairs}
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise IncompatibleError(
-            f"'{path}' of '{name}' is damaged: {error!r}.\n"
-            "Whether the vocabularies agree cannot be known.\nDownload or save the tokenizer again.",
-            model=name,
-        ) from error
+        raise _damaged(name, path, error) from error
     return Vocabulary(name=name, tokens={n: t for n, t in tokens.items() if n not in added}, added=added, source=path)
 
 
@@ -136,17 +132,27 @@ def _parse_slow(name: str, text: bytes, path: str) -> Vocabulary:
     if path.endswith(".txt"):  # a token may hold any other kind of line end
         lines = text.decode("utf-8", errors="replace").replace("\r\n", "\n").removesuffix("\n").split("\n")
         return Vocabulary(name=name, tokens=dict(enumerate(lines)), added={}, source=path)
-    if path.endswith(".json") and (tokens := _numbered(text)) is not None:
+    if path.endswith(".json") and (tokens := _numbered(name, text, path)) is not None:
         return Vocabulary(name=name, tokens=tokens, added={}, source=path)
     return Vocabulary(name=name, tokens={}, added={}, source=path, digest=text)
 
 
-def _numbered(text: bytes) -> dict[int, str] | None:
-    """Number -> token; `None` where it is no plain mapping, such as one for each of several languages."""
+def _numbered(name: str, text: bytes, path: str) -> dict[int, str] | None:
+    """Number -> token; `None` where there is a mapping for each of several languages."""
     try:
-        return {int(number): token for token, number in json.loads(text).items()}
-    except (ValueError, TypeError, AttributeError):
-        return None
+        found = json.loads(text)
+        nested = any(isinstance(number, dict) for number in found.values())
+        return None if nested else {int(number): token for token, number in found.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _damaged(name, path, error) from error
+
+
+def _damaged(name: str, path: str, error: Exception) -> IncompatibleError:
+    return IncompatibleError(
+        f"'{path}' of '{name}' is damaged: {error!r}.\n"
+        "Whether the vocabularies agree cannot be known.\nDownload or save the tokenizer again.",
+        model=name,
+    )
 
 
 def _not_compared(first: Vocabulary, other: Vocabulary) -> str:

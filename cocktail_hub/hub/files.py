@@ -98,6 +98,14 @@ class HubFiles:
         """`dataset` for a dataset; `None` for a model."""
         self.name = model
         """What to call it in messages."""
+        self._place = (model, commit, repo_type, options.cache_dir)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is the same repo in the same cache: what several adapters adapt is one model."""
+        return isinstance(other, HubFiles) and self._place == other._place
+
+    def __hash__(self) -> int:
+        return hash(self._place)
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:

@@ -219,7 +219,6 @@ class TensorTies(Ties):
     """The same with torch: 1-D tensors of one device."""
 
     xp = torch
-    masks = 2
 
     def _dtype(self, name: str) -> torch.dtype:
         return torch_dtype(name)
@@ -231,13 +230,18 @@ class TensorTies(Ties):
         found: NDArray[np.float32] = array.cpu().numpy()
         return found
 
-    def _trim(self, delta: Tensor, cut: float, parts: Tensor) -> None:
+    def _trim(self, delta: Tensor, cut: float) -> None:
         if cut > 0.0:  # hardshrink drops what is equal to its bound, too
             below = float(np.nextafter(np.float32(cut), np.float32(0)))
             torch.hardshrink(delta, below, out=delta)
-        torch.clamp(delta, min=0.0, out=parts[0])
-        torch.clamp(delta, max=0.0, out=parts[1])
-        _compare(np.not_equal, torch.ne, parts, self._mask)
+        _compare(np.greater, torch.gt, delta, self._mask[0])
+        _compare(np.less, torch.lt, delta, self._mask[1])
+
+    def _keep(self, delta: Tensor, side: int, part: Tensor) -> None:
+        if side == 0:
+            torch.clamp(delta, min=0.0, out=part)
+        else:
+            torch.clamp(delta, max=0.0, out=part)
 
     def _above_zero(self, array: Tensor, flags: Tensor) -> None:
         _compare(np.greater, torch.gt, array, flags)

@@ -4,6 +4,9 @@ Magnitudes are float32, whose bit patterns, read as integers, are in the order o
 of bit patterns that holds the answer, counts what lies above it, and counts what lies inside in up to `BINS` bins of
 equal width. Each pass narrows the bracket to one bin, until a bin is one bit pattern. A bracket guessed from a sample
 makes one pass enough nearly always; a wrong guess costs passes, never correctness.
+
+Rows and columns of weights differ in scale, so neighbours say less than strangers would: the sample is made of
+stretches from all over the tensor, and how much these differ says how wide the bracket has to be.
 """
 
 from __future__ import annotations
@@ -13,8 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
 BINS = 1 << 18
@@ -33,13 +34,20 @@ COUNTING_BYTES = (2 + 4) * BLOCK + 2 * 8 * BINS
 what counting takes."""
 SAMPLE_SHARE = 1 / 32
 """Share of the magnitudes that a bracket is guessed from."""
-SAMPLE = 1 << 17
+SAMPLE = HELD
 """The most."""
+STRETCHES = (32, 512)
+"""Fewest and most stretches of neighbours that a sample is made of: each is a read of its own."""
+PER_STRETCH = 1 << 16
+"""Magnitudes of a tensor for each stretch, between those bounds."""
 _END = 0x7F800001
 """One past the bit pattern of infinity: NaN counts as infinity."""
-_SIGMAS = 5.0
-"""Half-width of the guessed bracket, in standard errors of a sampled rank. Wider costs a second pass over large
-tensors, narrower one where neighbours resemble each other, so that the sample says less."""
+_SIGMAS = 4.0
+"""Half-width of the guessed bracket, in standard errors of a sampled rank: one guess in 16,000 is wrong."""
+_GUESSES = 2
+"""Wrong guesses after which all that is left is looked at."""
+_WIDER = 4
+"""How much wider than the last bracket the next one is after a wrong guess, at least."""
 _BINS_HELD = 1 << 12
 """Bins that a rank among few numbers is looked for in."""
 
@@ -51,7 +59,7 @@ def kept_count(numel: int, density: float) -> int:
 
 def kth_largest(magnitudes: NDArray[np.float32], k: int) -> float:
     """Return the k-th largest of magnitudes (1-D float32, >= 0) that fit into memory; NaN counts as infinity."""
-    return _value(_ranked(np.minimum(magnitudes.view(np.uint32), np.uint32(_END - 1)), [k])[0])
+    return _value(_Ranks(np.minimum(magnitudes.view(np.uint32), np.uint32(_END - 1))).exact(k))
 
 
 class KthLargest:
@@ -66,22 +74,24 @@ class KthLargest:
         self._counts = np.zeros(BINS, dtype=np.int64)
         self._masks = np.empty((2, BLOCK), dtype=bool) if masks is None else masks
 
-    def begin(self, k: int, sample: NDArray[np.float32] | None = None, *, numel: int = 0) -> None:
+    def begin(self, k: int, sample: NDArray[np.float32] | None = None, *, numel: int = 0, stretches: int = 1) -> None:
         """Begin a search.
 
         Args:
             k: rank from the top, 1 for the largest.
             sample: some of the magnitudes (1-D float32, at most `HELD`), for a first bracket; not kept.
             numel: how many magnitudes there are in all; needed with a sample.
+            stretches: how many stretches of neighbours, one after the other and all of one length, are the sample.
         """
         self._k = k
+        self._guesses = 1
         self._floor, self._ceiling = 0, _END  # the bracket that is certain
         self.value: float | None = None
         """The answer, once a pass has found it."""
         low, high = 0, _END
         if sample is not None and len(sample):
             bits = np.minimum(sample.view(np.uint32), np.uint32(_END - 1), out=self._held[: len(sample)])
-            low, high = _guess(bits, k / numel)
+            low, high = _guess(bits.reshape(stretches, -1), k / numel)
         self._begin_pass(low, high)
 
     def _begin_pass(self, low: int, high: int) -> None:
@@ -132,11 +142,22 @@ class KthLargest:
             if self._high == _END:
                 self.value = _value(_END - 1)
             self._floor = self._high
-            self._begin_pass(self._high, self._ceiling)
+            self._begin_pass(self._high, min(self._ceiling, self._high + self._reach(-wanted)))
         elif not self._tallied and wanted <= self._count:
-            self.value = _value(self._low + _ranked(self._held[: self._count], [wanted])[0])
+            self.value = _value(self._low + _Ranks(self._held[: self._count]).exact(wanted))
         else:
             self._narrow(wanted)
+
+    def _reach(self, ranks: int) -> int:
+        """Return how many bit patterns to look at after a wrong guess that missed the answer by so many ranks.
+
+        As if they lay as close as inside of the last bracket, and more; all there are when that did not help, either.
+        """
+        self._guesses += 1
+        if self._guesses > _GUESSES:
+            return _END
+        inside = int(self._counts.sum()) if self._tallied else self._count
+        return (self._high - self._low) * (_WIDER + 2 * ranks // max(inside, 1))
 
     def _narrow(self, wanted: int) -> None:
         """Go on in the bin that holds the answer; or below the bracket, after a wrong guess."""
@@ -144,7 +165,8 @@ class KthLargest:
         from_top = np.cumsum(self._counts[::-1])
         if wanted > from_top[-1]:
             self._ceiling = self._low
-            self._begin_pass(self._floor, self._low)
+            reach = self._reach(wanted - int(from_top[-1]))
+            self._begin_pass(max(self._floor, self._low - reach), self._low)
             return
         low = self._low + ((BINS - 1 - int(np.searchsorted(from_top, wanted))) << self._shift)
         if self._seen_bits & ((1 << self._shift) - 1) == 0:  # a bin holds one bit pattern only
@@ -158,36 +180,69 @@ def _value(bits: int) -> float:
     return float(np.array(bits, dtype=np.int32).view(np.float32))
 
 
-def _guess(bits: NDArray[np.uint32], share: float) -> tuple[int, int]:
-    """Return a bracket of bit patterns that the top `share` most likely ends in, from a sample of them."""
-    count = len(bits)
-    margin = 1 + int(_SIGMAS * np.sqrt(share * (1 - share) * count))
-    rank = int(share * count)
-    upper, lower = max(rank - margin, 1), min(rank + margin, count)
-    high, low = _ranked(bits, [upper, lower])
-    return 0 if rank + margin >= count else low, _END if rank <= margin else high + 1
+def _guess(sample: NDArray[np.uint32], share: float) -> tuple[int, int]:
+    """Return a bracket of bit patterns that the top `share` most likely ends in.
 
-
-def _ranked(numbers: NDArray[np.uint32], ranks: Sequence[int]) -> list[int]:
-    """Return the number of each rank from the top.
-
-    Counted in bins before anything is partitioned: that takes long where many are equal.
+    Args:
+        sample: bit patterns, `(stretches, length)`.
+        share: of all, in (0, 1].
     """
-    shift = np.uint32(max(0, int(numbers.max()).bit_length() - _BINS_HELD.bit_length() + 1))
-    blocks = [numbers[start : start + _FEW] for start in range(0, len(numbers), _FEW)]
-    counts = np.zeros(_BINS_HELD, dtype=np.int64)
-    for block in blocks:
-        counts += np.bincount(block >> shift, minlength=_BINS_HELD)
-    from_top = np.cumsum(counts[::-1])
-    return [_in_bin(blocks, shift, from_top, rank) for rank in ranks]
+    counted, count = _Ranks(sample.reshape(-1)), sample.size
+    rank = int(share * count)
+    error = np.sqrt(share * (1 - share) / count)
+    if len(sample) > 1:  # stretches that differ by more than chance
+        above = sample >= counted.near(max(rank, 1))
+        error = max(error, above.mean(axis=1).std(ddof=1) / np.sqrt(len(sample)))
+    margin = 1 + int(_SIGMAS * error * count)
+    low = 0 if rank + margin >= count else counted.exact(rank + margin)
+    return low, _END if rank <= margin else counted.exact(rank - margin) + 1
 
 
-def _in_bin(blocks: Sequence[NDArray[np.uint32]], shift: np.uint32, from_top: NDArray[np.int64], rank: int) -> int:
-    """Return the `rank`-th largest, given how many numbers lie in each bin or above it, from the highest bin on."""
-    place = int(np.searchsorted(from_top, rank))
-    wanted = _BINS_HELD - 1 - place
-    if shift == 0:
-        return wanted
-    inside = np.concatenate([block.compress(block >> shift == wanted) for block in blocks])
-    index = len(inside) - rank + int(from_top[place - 1] if place else 0)
-    return int(np.partition(inside, index)[index])
+def stretches_of(numel: int, most: int) -> list[tuple[int, int]]:
+    """Return the stretches `start:stop`, all of one length, that make up a sample of `numel` magnitudes.
+
+    Args:
+        numel: how many there are.
+        most: length of the sample at most.
+    """
+    fewest, many = STRETCHES
+    count = min(max(fewest, numel // PER_STRETCH), many)
+    length = min(SAMPLE, most, int(numel * SAMPLE_SHARE)) // count
+    step = (numel - length) / (count - 1)
+    return [(int(i * step), int(i * step) + length) for i in range(count)]
+
+
+class _Ranks:
+    """Numbers by their rank from the top, 1 for the largest.
+
+    They are counted in bins before any are partitioned: that takes long where many are equal.
+    """
+
+    def __init__(self, numbers: NDArray[np.uint32]) -> None:
+        self._shift = np.uint32(max(0, int(numbers.max()).bit_length() - _BINS_HELD.bit_length() + 1))
+        self._blocks = [numbers[start : start + _FEW] for start in range(0, len(numbers), _FEW)]
+        counts = np.zeros(_BINS_HELD, dtype=np.int64)
+        for block in self._blocks:
+            counts += np.bincount(block >> self._shift, minlength=_BINS_HELD)
+        self._from_top = np.cumsum(counts[::-1])
+
+    def near(self, rank: int) -> int:
+        """The least number that would fall into the same bin."""
+        return self._bin(self._place(rank)) << int(self._shift)
+
+    def exact(self, rank: int) -> int:
+        """The number."""
+        place = self._place(rank)
+        wanted = self._bin(place)
+        if self._shift == 0:
+            return wanted
+        inside = np.concatenate([block.compress(block >> self._shift == wanted) for block in self._blocks])
+        index = len(inside) - rank + int(self._from_top[place - 1] if place else 0)
+        return int(np.partition(inside, index)[index])
+
+    def _place(self, rank: int) -> int:
+        """Number of its bin, counted from the highest."""
+        return int(np.searchsorted(self._from_top, rank))
+
+    def _bin(self, place: int) -> int:
+        return _BINS_HELD - 1 - place

@@ -2,6 +2,9 @@
 
 Importing torch takes a second and 150 MB, more than the whole of a small mix. numpy has no bfloat16: such numbers are
 their bits here, uint16. A bfloat16 is the upper half of a float32, so widening is a shift and rounding an addition.
+Two neighbours are looked at as one uint32, whose lower half becomes one float32 and whose upper half another: a step
+fewer per number. So sums of bfloat16 are kept in another order, evens before odds, which `widen` makes, `round_once`
+undoes, and everything between need not know.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ if TYPE_CHECKING:
 SUMMED = (frozenset({"BF16"}), frozenset({"F32", "F64"}))
 """safetensors names of the dtypes that may meet in one sum. numpy converts float16 one number at a time, and would
 need a float32 between bfloat16 and float64; torch does both better."""
-_BLOCK = 1 << 15
-"""Numbers rounded at a time: what is made of them stays in the cache."""
+_BLOCK = 1 << 14
+"""Pairs rounded at a time: what is made of them stays in the cache."""
 _HALF = 16
 """Bits of a bfloat16, and bits that it lacks of a float32."""
+_UPPER = np.uint32(0xFFFF0000)
 _QUIET_NAN = {np.dtype(np.float64): 0x7FF8000000000000, np.dtype(np.float32): 0x7FC00000, np.dtype(np.uint16): 0x7FC0}
 
 
@@ -54,35 +58,46 @@ def round_once(total: Array, out: Array) -> None:
     if out.dtype != np.uint16:
         np.copyto(out, total, casting="same_kind")
         return
-    bits = total.view(np.uint32)
-    block = np.empty(min(_BLOCK, len(bits)), dtype=np.uint32)
-    for start in range(0, len(bits), _BLOCK):
-        exact = bits[start : start + _BLOCK]
-        near = block[: len(exact)]
-        np.right_shift(exact, _HALF, out=near)
-        np.bitwise_and(near, 1, out=near)  # what makes a tie go to the even neighbour
-        np.add(near, exact, out=near)
-        np.add(near, (1 << _HALF - 1) - 1, out=near)
-        np.right_shift(near, _HALF, out=near)
-        np.copyto(out[start : start + _BLOCK], near, casting="unsafe")
+    bits, pairs = total.view(np.uint32), len(total) // 2
+    joined = out[: 2 * pairs].view(np.uint32)
+    blocks = np.empty((2, min(_BLOCK, len(bits))), dtype=np.uint32)
+    for start in range(0, pairs, _BLOCK):
+        stop = min(start + _BLOCK, pairs)
+        low, high = blocks[:, : stop - start]
+        _round_bits(bits[start:stop], low)
+        _round_bits(bits[pairs + start : pairs + stop], high)
+        np.right_shift(low, _HALF, out=low)
+        np.bitwise_and(high, _UPPER, out=high)
+        np.bitwise_or(low, high, out=joined[start:stop])
+    if len(bits) % 2:
+        last = bits[-1:]
+        _round_bits(last, blocks[0, :1])
+        np.copyto(out[-1:], blocks[0, :1] >> _HALF, casting="unsafe")
+
+
+def _round_bits(exact: Array, near: Array) -> None:
+    """Add to bits of float32 what makes their upper halves the nearest bfloat16."""
+    np.right_shift(exact, _HALF, out=near)
+    np.bitwise_and(near, 1, out=near)  # what makes a tie go to the even neighbour
+    np.add(near, exact, out=near)
+    np.add(near, (1 << _HALF - 1) - 1, out=near)
 
 
 def settle_nan(total: Array, out: Array, inputs: Callable[[], Iterable[Array]]) -> int | None:
     """Give each result that is not a number bits that do not depend on the processor: see `methods.settle_nan`."""
     if not np.isnan(total.max()):
         return None
-    where = np.flatnonzero(np.isnan(total))
+    where = _places(np.flatnonzero(np.isnan(total)), out)
     arrays = (array[where] for array in inputs())
     first = next(arrays)
-    first_number = _widened(first, total.dtype)
+    first_number = _number(first, total.dtype)
     agreed = np.ones(len(where), dtype=bool)
     same = np.full(len(where), first.dtype == out.dtype)
     for array in arrays:
-        number = _widened(array, total.dtype)
+        number = _number(array, total.dtype)
         agreed &= (number == first_number) | (np.isnan(number) & np.isnan(first_number))
         same &= _bits(array) == _bits(first) if array.dtype == first.dtype else False
-    settled = np.empty(len(where), dtype=out.dtype)
-    round_once(first_number, settled)  # infinity, if it is in all
+    settled = first.astype(out.dtype)  # infinity, if it is in all
     bits = _bits(settled)
     np.copyto(bits, _QUIET_NAN[out.dtype], where=~agreed | np.isnan(first_number))
     if same.any():
@@ -94,23 +109,36 @@ def settle_nan(total: Array, out: Array, inputs: Callable[[], Iterable[Array]]) 
 def value(array: Array, index: int) -> float:
     """Return one number."""
     one = array[index : index + 1]
-    return float(_widened(one, np.dtype(np.float32 if one.dtype == np.uint16 else np.float64))[0])
+    return float(_number(one, np.dtype(np.float64))[0])
 
 
-def _widened(array: Array, dtype: np.dtype[Any]) -> Array:
-    found = np.empty(len(array), dtype=dtype)
-    widen(array, found)
-    return found
+def _places(indices: NDArray[np.intp], out: Array) -> NDArray[np.intp]:
+    """Where in `out` numbers are that have these indices in the order of `widen`; in ascending order."""
+    if out.dtype != np.uint16:
+        return indices
+    pairs = len(out) // 2
+    places = np.where(indices < pairs, 2 * indices, 2 * (indices - pairs) + 1)
+    return np.sort(np.where(indices == 2 * pairs, indices, places))
+
+
+def _number(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The numbers in their own order."""
+    if array.dtype != np.uint16:
+        return array.astype(dtype)
+    return (array.astype(np.uint32) << _HALF).view(np.float32).astype(dtype)
 
 
 def widen(array: Array, out: Array) -> None:
-    """Convert without loss."""
-    if array.dtype == np.uint16:
-        bits = out.view(np.uint32)
-        np.copyto(bits, array)
-        np.left_shift(bits, _HALF, out=bits)
-    else:
+    """Convert without loss; bfloat16 into another order: evens, then odds, then the last if there is one over."""
+    if array.dtype != np.uint16:
         np.copyto(out, array)
+        return
+    bits, pairs = out.view(np.uint32), len(array) // 2
+    joined = array[: 2 * pairs].view(np.uint32)
+    np.left_shift(joined, _HALF, out=bits[:pairs])
+    np.bitwise_and(joined, _UPPER, out=bits[pairs : 2 * pairs])
+    if len(array) % 2:
+        bits[-1] = int(array[-1]) << _HALF
 
 
 def _bits(array: Array) -> Array:

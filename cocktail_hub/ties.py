@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_SIGN = 0x80000000
 MOST_VOTES = 256
 """Inputs, the base among them, whose votes fit into a byte."""
 
@@ -31,8 +32,6 @@ class Ties:
 
     xp: Any = np
     """The library that computes."""
-    masks = 3
-    """Flags per element that `_trim` needs."""
 
     def __init__(self, inputs: Sequence[str], output: str, *, even: bool) -> None:
         """Choose the dtypes.
@@ -51,7 +50,7 @@ class Ties:
         self.buffers: tuple[tuple[str, int], ...] = (
             (exact, 1),
             ("F32", 2),
-            ("BOOL", self.masks),
+            ("BOOL", 2),
             (votes, 2),
             (wide, 2),
             *(() if even else ((wide, 2), (wide, 2))),
@@ -77,12 +76,11 @@ class Ties:
         self._numel = numel
         rows = [count for _, count in self.buffers]
         cut = (buffer[: count * numel].reshape(count, numel) for buffer, count in zip(self._buffers, rows, strict=True))
-        (self._base,), self._parts, self._flags, self._votes, self._sums = itertools.islice(cut, 5)
-        self._mask = self._flags[:2]
+        (self._base,), self._parts, self._mask, self._votes, self._sums = itertools.islice(cut, 5)
         self._weighted, self._spare = (self._sums, self._parts) if self._even else itertools.islice(cut, 2)
         if self._even and self._sums.dtype != self._parts.dtype:
             self._spare = next(cut)
-        self._delta = self._parts[1]
+        self._part, self._delta = self._parts
         self._raw = self._delta if self._base.dtype == self._delta.dtype else next(cut)[0]
 
     def magnitudes(self, tensor: Any) -> NDArray[np.float32]:
@@ -100,19 +98,25 @@ class Ties:
     def add(self, tensor: Any, weight: float, cut: float) -> None:
         """Take in an ingredient's chunk: its differences of magnitude `cut` or more, times `weight`."""
         delta = self._difference(tensor)
-        in_place = self._fresh and self._sums.dtype == delta.dtype
-        parts = self._sums if in_place else self._parts
-        self._trim(delta, cut, parts)
-        if not in_place:
-            self._put(self._sums, parts)
+        self._trim(delta, cut)
         if self._even:
             self._put(self._votes, self._mask.view(self.xp.uint8))
         else:
-            for total, term in ((self._weighted, parts), (self._votes, self._mask)):
-                self._spare[:] = term
-                self._spare *= weight
-                self._put(total, self._spare)
+            self._put_weighted(self._votes, self._mask, weight, self._spare)
+        in_place = self._fresh and self._sums.dtype == delta.dtype
+        for side in (0, 1):
+            part = self._sums[side] if in_place else self._part
+            self._keep(delta, side, part)
+            if not in_place:
+                self._put(self._sums[side], part)
+            if not self._even:
+                self._put_weighted(self._weighted[side], part, weight, self._spare[side])
         self._fresh = False
+
+    def _put_weighted(self, total: Any, term: Any, weight: float, spare: Any) -> None:
+        spare[:] = term
+        spare *= weight
+        self._put(total, spare)
 
     def _put(self, total: Any, term: Any) -> None:
         if self._fresh:
@@ -170,31 +174,34 @@ class Ties:
         found: NDArray[np.float32] = array
         return found
 
-    def _trim(self, delta: Any, cut: float, parts: Any) -> None:
-        """Part differences of magnitude `cut` or more into those above and below 0, and flag them in `self._mask`."""
-        up, down, kept = self._flags
-        if cut > 0.0:
-            np.greater_equal(delta, np.float32(cut), out=up)
-            np.less_equal(delta, np.float32(-cut), out=down)
-            np.logical_or(up, down, out=kept)
-            ones = parts[0]
-            np.copyto(ones, kept)
-            np.multiply(delta, ones, out=delta)
-        else:
-            np.greater(delta, 0, out=up)
-            np.less(delta, 0, out=down)
-        np.clip(delta, 0.0, np.inf, out=parts[0])
-        np.clip(delta, -np.inf, 0.0, out=parts[1])
+    def _trim(self, delta: Any, cut: float) -> None:
+        """Flag differences of magnitude `cut` or more in `self._mask`, those above 0 and those below; NaN in either.
+
+        Bits of floats, read as whole numbers, have the order of their magnitudes.
+        """
+        up, down = self._mask
+        least = max(1, int(np.float32(cut).view(np.int32)))
+        np.greater_equal(delta.view(np.int32), np.int32(least), out=up)
+        np.greater_equal(delta.view(np.uint32), np.uint32(_SIGN | least), out=down)
+
+    def _keep(self, delta: Any, side: int, part: Any) -> None:
+        """Put into `part` the differences that are flagged on one side, and 0 elsewhere. Flags are lost."""
+        flags, bits = self._mask[side].view(np.int8), part.view(np.int32)
+        np.copyto(bits, np.negative(flags, out=flags))
+        np.bitwise_and(bits, delta.view(np.int32), out=bits)
 
     def _above_zero(self, array: Any, flags: Any) -> None:
         np.greater(array, 0, out=flags)
 
     def _sign(self, array: Any) -> None:
-        """Put the sign of each number in its place: 1, 0 or -1. `np.sign` takes 20 times as long."""
-        up, down, _ = self._flags
+        """Put the sign of each number in its place: 1, 0, -1 or NaN. `np.sign` takes 20 times as long."""
+        up, down = self._mask
         np.greater(array, 0, out=up)
         np.less(array, 0, out=down)
+        unsigned = np.flatnonzero(np.isnan(array)) if np.isnan(array.max()) else None
         np.copyto(array, np.subtract(up.view(np.int8), down.view(np.int8), out=up.view(np.int8)))
+        if unsigned is not None:
+            array[unsigned] = np.nan
 
     def _replace(self, array: Any, others: Any, where: Any) -> None:
         """Put others in place of some."""

@@ -56,6 +56,8 @@ class Forks:
     folder: Path
     """Where their output and whatever they change lies."""
     environment: dict[str, str] = field(default_factory=dict)
+    workers: bool = False
+    """Whether merges have worker processes, however small they are."""
 
     def __enter__(self) -> Self:
         command = [sys.executable, __file__]
@@ -80,6 +82,7 @@ class Forks:
         """Begin `cocktail ARGUMENTS`, which is killed before its change number `doom` of anything in the folder."""
         log = self.folder.with_name(f"{self.folder.name}.{name}")
         job = {"arguments": [str(argument) for argument in arguments], "doom": doom, "folder": str(self.folder)}
+        job["workers"] = self.workers
         answer = self._ask(**job, log=str(log), environment=self.environment)
         return Fork(pid=answer["pid"], log=log, answers=self._ask)
 
@@ -125,6 +128,8 @@ def _run(job: dict[str, Any], begun: int) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     os.environ.update(job["environment"])
+    if job["workers"]:
+        _have_workers()
     sys.addaudithook(_Fate(job["folder"], job["doom"]))
     code: Any = 0
     os.write(begun, b".")
@@ -136,6 +141,12 @@ def _run(job: dict[str, Any], begun: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def _have_workers() -> None:
+    from cocktail_hub.merge import bench
+
+    bench.WORTH_PROCESSES, bench._wants_torch = 0, lambda plan: False
 
 
 class _Fate:

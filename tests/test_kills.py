@@ -53,6 +53,7 @@ class Scene:
         self.out, self.cache = self.folder / "out", self.folder / "cache"
         forks.environment["COCKTAIL_HUB_CACHE"] = str(self.cache)
         low = kind in ("low-disk", "push")
+        forks.workers = kind == "workers"
         self._recipe = self.folder.with_name("recipe.json")
         shares = zip(models[low], SHARES, strict=True)
         self._recipe.write_text(json.dumps({"ingredients": [{"model": m, "weight": w} for m, w in shares]}))
@@ -150,7 +151,7 @@ def go_on(scene: Scene, hub: LoopbackHub, whole: dict[str, Any]) -> None:
     scene.forks.finish(scene.command)
     assert scene.content() == whole
     assert scene.litter() == []
-    if scene.kind in ("output", "cache", "low-disk"):
+    if scene.kind in ("output", "workers", "cache", "low-disk"):
         assert scene.finished().items() >= kept.items(), "finished files are not made again"
     again = [seen.path for seen in hub.requests if seen.method == "PUT" and seen.path.rpartition("/")[2] in sent]
     assert again == [], "what was sent is not sent again"
@@ -182,7 +183,9 @@ def test_a_kill_at_any_change_of_the_disk(
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize(("kind", "kills"), {"output": 15, "cache": 10, "low-disk": 10, "push": 15}.items())
+@pytest.mark.parametrize(
+    ("kind", "kills"), {"output": 15, "workers": 15, "cache": 10, "low-disk": 10, "push": 15}.items()
+)
 def test_kills_at_random_moments(
     kind: str, kills: int, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
 ) -> None:
@@ -210,7 +213,7 @@ def test_kills_at_random_moments(
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize("number", ENDS, ids=lambda number: signal.Signals(number).name)
-@pytest.mark.parametrize("kind", ["output", "low-disk", "push"])
+@pytest.mark.parametrize("kind", ["output", "workers", "low-disk", "push"])
 def test_interrupts_at_random_moments(
     kind: str, number: int, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
 ) -> None:

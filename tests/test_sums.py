@@ -63,10 +63,17 @@ def test_any_bits_in_any_shares_give_the_bits_of_linear(case: tuple[list[list[in
 
 
 def test_float32_is_rounded_to_the_nearest_bfloat16_and_ties_to_even() -> None:
-    total = torch.arange(0x3F7F0000, 0x3F820000, 1, dtype=torch.int32).view(torch.float32)  # every float32 around 1
-    out = np.empty(len(total), np.uint16)
-    sums.round_once(total.numpy(), out)
-    assert np.array_equal(out, total.bfloat16().view(torch.uint16).numpy())
+    numbers = torch.arange(0x3F7F0000, 0x3F820001, 1, dtype=torch.int32).view(torch.float32)  # every float32 around 1
+    *pairs, last = numbers.numpy()
+    total, out = np.array([*pairs[0::2], *pairs[1::2], last]), np.empty(len(numbers), np.uint16)
+    sums.round_once(total, out)
+    assert np.array_equal(out, numbers.bfloat16().view(torch.uint16).numpy())
+
+
+def test_sums_of_bfloat16_have_evens_before_odds() -> None:
+    total = np.empty(5, np.float32)
+    sums.widen(array_of([0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0], "BF16"), total)
+    assert total.tolist() == [1.0, 3.0, 2.0, 4.0, 5.0]
 
 
 def test_a_sum_beyond_the_range_is_infinity() -> None:

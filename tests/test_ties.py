@@ -66,6 +66,7 @@ def cases(draw: st.DrawFn) -> tuple[list[list[int]], list[float], str, dict[str,
 @example(([[0, MINUS_ZERO]] * 3, [1.0, 1.0], "BF16", {"density": 1.0, "lam": 1.0}))
 @example(([[0x3F80] * 3, [0x4000] * 3, [0] * 3], [1.0, 1.0], "BF16", {"density": 1.0, "lam": 1.0}))  # they cancel
 @example(([[NAN, NAN], [NAN, OTHER_NAN]], [1.0], "BF16", {"density": 0.5, "lam": 1.0}))
+@example(([[0, 0], [NAN, OTHER_NAN], [0x3F80, 0xBF80]], [0.3, 0.7], "BF16", {"density": 1.0, "lam": 1.0}))
 @example(([[LOWEST], [INFINITY], [0xFF80]], [0.3, 0.7], "BF16", {"density": 1.0, "lam": 1.0}))
 def test_any_bits_give_the_bits_of_torch(case: tuple[list[list[int]], list[float], str, dict[str, float]]) -> None:
     terms, weights, dtype, parameters = case

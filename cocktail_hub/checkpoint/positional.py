@@ -30,8 +30,9 @@ class PositionalFile(Closing):
 
     __slots__ = ("_asked", "_at_once", "_lock", "fd", "path")
 
-    def __init__(self, path: Path, *, write: bool = False) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC if write else os.O_RDONLY
+    def __init__(self, path: Path, *, write: bool = False, create: bool = True) -> None:
+        """Open a file to read, or one to `write` and read: a new one, or with `create=False` what is there."""
+        flags = (os.O_RDWR | (os.O_CREAT | os.O_TRUNC if create else 0)) if write else os.O_RDONLY
         self.fd = -1
         self.path = path
         """Where the file lies."""

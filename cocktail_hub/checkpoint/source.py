@@ -225,6 +225,23 @@ class SafetensorsSource(Closing):
         for file, _ in self._files:
             file.close()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled, it is what to open again, in another process of this machine."""
+        files: dict[Path, dict[str, TensorSlot]] = {file.path: {} for file, _ in self._files}
+        for tensor, place in self._places.items():
+            files[place.file.path][tensor] = TensorSlot(self.specs[tensor], place.start, place.stop)
+        return _reopened, (self.name, files, [stamp for _, stamp in self._files])
+
+
+def _reopened(name: str, files: Mapping[Path, Mapping[str, TensorSlot]], stamps: Sequence[Stamp]) -> SafetensorsSource:
+    """Open files once more. Raises CheckpointError if they are not those that were open."""
+    source = SafetensorsSource(name, files)
+    for (file, stamp), expected in zip(source._files, stamps, strict=True):  # noqa: SLF001 - its own maker
+        if stamp != expected:
+            source.close()
+            raise file_changed(file.path.name, name)
+    return source
+
 
 def open_source(layout: Layout, root: Path | str) -> SafetensorsSource | PickledSource:
     """Open the weight files of a layout that lie under `root`, and check that they are what the layout says.

@@ -5,30 +5,55 @@ from __future__ import annotations
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from cocktail_hub import sums
+from cocktail_hub.checkpoint.source import byte_reader
 from cocktail_hub.checkpoint.spec import itemsize, numpy_dtype
+from cocktail_hub.merge.kernels import merge_run
 from cocktail_hub.order_statistic import BLOCK, KthLargest
 from cocktail_hub.ties import Ties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from cocktail_hub.checkpoint.source import Piece
+    from cocktail_hub.checkpoint.source import Piece, TensorSource
     from cocktail_hub.merge.plan import MergePlan, TensorPlan
+    from cocktail_hub.merge.process_bench import ProcessBench
+    from cocktail_hub.merge.runs import Run
 
 ALIGNMENT = 64
 """Elements that buffers are cut in multiples of, and bytes that memory is aligned to: a cache line."""
+WORTH_PROCESSES = 1 << 30
+"""Bytes of input from which it pays to start processes, each of which imports numpy."""
 WORTH_TORCH = 8 << 30
 """Bytes of output from which it pays to import torch, which rounds to bfloat16 in one step."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Output(Protocol):
+    """The file that a job writes. Many threads may at once; stretches do not overlap."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies while it is written."""
+        ...
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write bytes at an offset. Raises OSError, such as ENOSPC."""
+        ...
+
+    def note(self, offset: int, count: int) -> None:
+        """Take note that another process has written bytes."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """What all runs of one shard have in common."""
 
@@ -38,10 +63,15 @@ class Job:
     """Every parameter of the method."""
     models: Sequence[str]
     """Names for messages."""
-    readers: Sequence[Callable[[Sequence[Piece], memoryview], None]]
-    """For each model: copy pieces into memory (see `byte_reader`)."""
-    write: Callable[[int, memoryview], None]
-    """Write bytes at an offset of the output."""
+    sources: Sequence[TensorSource]
+    """The models."""
+    output: Output
+    """The file that is written."""
+
+    @cached_property
+    def readers(self) -> Sequence[Callable[[Sequence[Piece], memoryview], None]]:
+        """For each model: copy pieces into memory."""
+        return [byte_reader(source) for source in self.sources]
 
 
 class Slot(NamedTuple):
@@ -78,6 +108,13 @@ class Bench:
     def at_work(self) -> AbstractContextManager[object]:
         """Return the context that a thread computes in."""
         return np.errstate(all="ignore")  # infinity and NaN are results like others
+
+    def make(self, job: Job, run: Run) -> None:
+        """Make one run of the output (see `merge_run`)."""
+        merge_run(self, job, run)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     @classmethod
     def around(cls) -> AbstractContextManager[object]:
@@ -131,17 +168,32 @@ class Bench:
 
     def write(self, job: Job, offset: int, slot: Slot) -> None:
         """Write what was computed in a buffer to the output, at a byte offset."""
-        job.write(offset, self.host(slot).data)
+        job.output.write(offset, self.host(slot).data)
 
 
-def make_benches(plan: MergePlan, threads: int | None, max_memory: int | None, device: str) -> list[Bench]:
-    """Make the benches that run a plan, one per thread. Which kind they are never shows in the bytes."""
+def make_benches(
+    plan: MergePlan, threads: int | None, max_memory: int | None, device: str, *, may_leave: bool = False
+) -> list[Bench | ProcessBench]:
+    """Make the benches that run a plan, one per thread. Which kind they are never shows in the bytes.
+
+    Args:
+        plan: what to run.
+        threads: how many; `None`: one per usable processor, up to 16.
+        max_memory: most bytes of buffers; `None`: 1 GiB.
+        device: where to compute.
+        may_leave: whether all but the first may be in processes of their own.
+    """
     budget = plan.budget(threads, max_memory, device)
-    if device == "cpu" and not _wants_torch(plan):
-        return [Bench(budget.arena) for _ in range(budget.threads)]
-    from cocktail_hub.merge.torch_bench import TorchBench
+    if device != "cpu" or _wants_torch(plan):
+        from cocktail_hub.merge.torch_bench import TorchBench
 
-    return [TorchBench(budget.arena, device) for _ in range(budget.threads)]
+        return [TorchBench(budget.arena, device) for _ in range(budget.threads)]
+    if budget.threads == 1 or not may_leave or plan.input_bytes < WORTH_PROCESSES:
+        return [Bench(budget.arena) for _ in range(budget.threads)]
+    from cocktail_hub.merge.process_bench import ProcessBench
+
+    arena = budget.cached_arena
+    return [Bench(arena), *(ProcessBench(arena) for _ in range(budget.threads - 1))]
 
 
 def _wants_torch(plan: MergePlan) -> bool:

@@ -48,6 +48,11 @@ class Budget:
         """Bytes of all buffers together."""
         return self.threads * (self.arena + _for_searches(self.searches))
 
+    @property
+    def cached_arena(self) -> int:
+        """The same in a process of its own, where calls wait for nobody and may be as frequent as suits the cache."""
+        return max(MIN_ARENA_BYTES, self.arena // 2)
+
     @classmethod
     def of(cls, *, threads: int | None, max_memory: int | None, searches: int = 0, remote: bool = False) -> Budget:
         """Fit threads and buffers into `max_memory` bytes: first smaller buffers, then fewer threads.

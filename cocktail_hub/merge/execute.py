@@ -15,6 +15,7 @@ from cocktail_hub.errors import MergeError
 from cocktail_hub.merge.bench import make_benches
 from cocktail_hub.merge.inputs import Inputs
 from cocktail_hub.merge.journal import Entry, Journal
+from cocktail_hub.merge.process_bench import can_leave
 from cocktail_hub.merge.shard import Progress, disk_full, fill_shard, write_errors
 from cocktail_hub.merge.team import Team
 from cocktail_hub.merge.writer import free_bytes
@@ -40,7 +41,7 @@ class MergeReport:
     seconds: float
     """Wall time of this run."""
     threads: int
-    """Threads that read, computed and wrote."""
+    """Threads and processes that read, computed and wrote."""
     digests: Mapping[str, str]
     """Path of every shard -> XXH3-128 in hex, those of earlier runs included."""
 
@@ -84,9 +85,35 @@ def execute(
     started = time.monotonic()
     root, progress = Path(folder), Progress(on_progress)
     inputs = sources if isinstance(sources, Inputs) else _Open(plan, sources)
-    team = Team(make_benches(plan, threads, max_memory, device))
-    journal, todo = begin(plan, root, progress)
-    missing = sum(shard.nbytes for shard in todo)
+    may_leave = isinstance(inputs, _Open) and inputs.can_leave()
+    with Team(make_benches(plan, threads, max_memory, device, may_leave=may_leave)) as team:
+        journal, todo = begin(plan, root, progress)
+        missing = sum(shard.nbytes for shard in todo)
+        _make_shards(plan, todo, inputs, journal, team=team, root=root, progress=progress)
+    with write_errors(root, 0):
+        write_indices(plan, root)
+        if not keep_journal:
+            journal.remove()
+    return MergeReport(
+        bytes_read=team.bytes_read,
+        bytes_written=missing,
+        seconds=time.monotonic() - started,
+        threads=len(team.benches),
+        digests={shard.path: journal.finished[shard.path].digest for shard in plan.shards},
+    )
+
+
+def _make_shards(
+    plan: MergePlan,
+    todo: Sequence[ShardPlan],
+    inputs: Inputs,
+    journal: Journal,
+    *,
+    team: Team,
+    root: Path,
+    progress: Progress,
+) -> None:
+    """Make one shard after the other. The disk is busy with the last one while the next one is computed."""
 
     def left() -> int:
         return sum(shard.nbytes for shard in todo if shard.path not in journal.finished)
@@ -102,19 +129,9 @@ def execute(
             except BaseException:
                 writer.abort()
                 raise
-            last = finisher.submit(_finish, writer, journal, shard)  # the disk is busy while the next one is computed
+            last = finisher.submit(_finish, writer, journal, shard)
         if last is not None:
             last.result()
-        write_indices(plan, root)
-        if not keep_journal:
-            journal.remove()
-    return MergeReport(
-        bytes_read=team.bytes_read,
-        bytes_written=missing,
-        seconds=time.monotonic() - started,
-        threads=len(team.benches),
-        digests={shard.path: journal.finished[shard.path].digest for shard in plan.shards},
-    )
 
 
 def begin(plan: MergePlan, root: Path, progress: Progress) -> tuple[Journal, list[ShardPlan]]:
@@ -149,6 +166,10 @@ class _Open:
 
     def opened(self, shard: ShardPlan) -> AbstractContextManager[Sequence[TensorSource]]:
         return nullcontext(self._sources[shard.component])
+
+    def can_leave(self) -> bool:
+        """Tell whether other processes can read them, too."""
+        return can_leave(self._sources)
 
 
 def _finish(writer: ShardWriter, journal: Journal, shard: ShardPlan) -> None:

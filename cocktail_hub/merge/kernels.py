@@ -61,7 +61,7 @@ def _buffers(tensor: TensorPlan) -> list[tuple[str, int]]:
 
 def _copy(bench: Bench, job: Job, run: Run) -> None:
     (place,) = bench.slots(_buffers(run.like), run.numel)
-    job.write(run.offset, bench.read(job, run.like.models[0], run.pieces, place).data)
+    job.output.write(run.offset, bench.read(job, run.like.models[0], run.pieces, place).data)
 
 
 def _compare(bench: Bench, job: Job, run: Run) -> None:
@@ -72,7 +72,7 @@ def _compare(bench: Bench, job: Job, run: Run) -> None:
         found = bench.read(job, model, run.pieces, here)
         if not np.array_equal(found, expected):
             raise _differs(_first_difference(found, expected, run), job.models[model], job.models[first])
-    job.write(run.offset, expected.data)
+    job.output.write(run.offset, expected.data)
 
 
 def _add_up(bench: Bench, job: Job, run: Run) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.spec import itemsize
 from cocktail_hub.merge.nan import settle_nan
-from cocktail_hub.order_statistic import SAMPLE, SAMPLE_SHARE, kept_count, kth_largest
+from cocktail_hub.order_statistic import kept_count, kth_largest, stretches_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.bench import Bench, Job
     from cocktail_hub.merge.plan import TensorPlan
     from cocktail_hub.merge.runs import Run
-
-SAMPLE_BLOCKS = 32
-"""Places in a tensor that a sample is taken from."""
 
 
 def merge_ordered(bench: Bench, job: Job, run: Run) -> None:
@@ -68,8 +65,9 @@ class _Sweep:
         if len(self.chunks) == 1:
             return [kth_largest(found, k) for found in self._magnitudes([(self._name, 0, self._numel)])]
         searches = self._bench.searches(len(self._weights))
-        for search, sample in zip(searches, self._magnitudes(self._sample()), strict=True):
-            search.begin(k, sample, numel=self._numel)
+        pieces = [(self._name, start, stop) for start, stop in stretches_of(self._numel, self._size)]
+        for search, sample in zip(searches, self._magnitudes(pieces), strict=True):
+            search.begin(k, sample, numel=self._numel, stretches=len(pieces))
         while any(search.value is None for search in searches):
             for start, stop in self.chunks:
                 for search, found in zip(searches, self._magnitudes([(self._name, start, stop)]), strict=True):
@@ -87,9 +85,3 @@ class _Sweep:
         self._steps.begin(next(inputs))
         for tensor in inputs:
             yield self._steps.magnitudes(tensor)
-
-    def _sample(self) -> list[Piece]:
-        """Return stretches all over the tensor, for a first guess."""
-        length = min(SAMPLE, self._size, int(self._numel * SAMPLE_SHARE)) // SAMPLE_BLOCKS
-        step = (self._numel - length) / (SAMPLE_BLOCKS - 1)
-        return [(self._name, int(i * step), int(i * step) + length) for i in range(SAMPLE_BLOCKS)]

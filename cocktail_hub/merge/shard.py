@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocktail_hub.checkpoint.source import WatchedSource, byte_reader
+from cocktail_hub.checkpoint.source import WatchedSource
 from cocktail_hub.errors import CheckpointError, CocktailError, DiskSpaceError, MergeError
 from cocktail_hub.hashes import QUICK
 from cocktail_hub.merge.bench import Job, make_benches
-from cocktail_hub.merge.kernels import merge_run, run_capacity
+from cocktail_hub.merge.kernels import run_capacity
 from cocktail_hub.merge.runs import cut_runs, long_first
 from cocktail_hub.merge.team import Team
 from cocktail_hub.merge.writer import ShardWriter, free_bytes
@@ -97,23 +98,18 @@ def fill_shard(
     _check_specs(plan, shard, sources)
     header = shard.header
     writer = ShardWriter(folder / shard.path, header, shard.nbytes, kind)
-
-    def write(offset: int, data: memoryview) -> None:
-        writer.write(offset, data)
-        progress.add(len(data))
-
     job = Job(
         method=plan.method,
         parameters=plan.parameters,
         models=plan.components[shard.component].models,
-        readers=[byte_reader(source) for source in sources],
-        write=write,
+        sources=sources,
+        output=_Output(writer, progress),
     )
     try:
         progress.add(len(header))
-        capacity = partial(run_capacity, team.benches[0], plan.method)
+        capacity = partial(run_capacity, team.local, plan.method)
         runs = long_first(cut_runs(shard, len(header), capacity), len(team.benches))
-        team.run(iter(runs), lambda bench, run: merge_run(bench, job, run))
+        team.run(iter(runs), lambda bench, run: bench.make(job, run))
         for source in sources:
             if isinstance(source, WatchedSource):
                 source.check_unchanged()
@@ -121,6 +117,26 @@ def fill_shard(
         writer.abort()
         raise
     return writer
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """A shard's file, and those who watch it grow."""
+
+    writer: ShardWriter
+    progress: Progress
+
+    @property
+    def path(self) -> Path:
+        return self.writer.part
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self.writer.write(offset, data)
+        self.progress.add(len(data))
+
+    def note(self, offset: int, count: int) -> None:
+        self.writer.note(offset, count)
+        self.progress.add(count)
 
 
 @contextmanager

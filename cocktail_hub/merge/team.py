@@ -5,29 +5,45 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from cocktail_hub.checkpoint.closing import Closing
+from cocktail_hub.merge.bench import Bench
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeAlias
 
-    from cocktail_hub.merge.bench import Bench
+    from cocktail_hub.merge.process_bench import ProcessBench
+
+    AnyBench: TypeAlias = Bench | ProcessBench
 
 T = TypeVar("T")
 JOIN_SECONDS = 0.2
 """How often the waiting thread looks up, so that an interrupt reaches it on every system."""
 
 
-class Team:
+class Team(Closing):
     """As many threads as there are benches."""
 
-    def __init__(self, benches: Sequence[Bench]) -> None:
+    def __init__(self, benches: Sequence[AnyBench]) -> None:
         self.benches = benches
-        """One per thread, at least one, all of one kind."""
+        """One per thread, at least one. The first computes in this process; so do the others, or none of them."""
+
+    @property
+    def local(self) -> Bench:
+        """A bench that computes in this process."""
+        return next(bench for bench in self.benches if isinstance(bench, Bench))
 
     @property
     def bytes_read(self) -> int:
         """Bytes read from all models so far."""
         return sum(bench.bytes_read for bench in self.benches)
 
-    def run(self, tasks: Iterator[T], work: Callable[[Bench, T], None]) -> None:
+    def close(self) -> None:
+        """End the processes of benches that have one."""
+        for bench in self.benches:
+            bench.close()
+
+    def run(self, tasks: Iterator[T], work: Callable[[AnyBench, T], None]) -> None:
         """Do `work` on every task, in about their order, and return when all are done.
 
         Raises:
@@ -36,7 +52,7 @@ class Team:
         """
         shift = _Shift(tasks, work)
         threads = [threading.Thread(target=shift.serve, args=(bench,), name="merge") for bench in self.benches]
-        with self.benches[0].around():
+        with self.local.around():
             try:
                 for thread in threads:
                     thread.start()
@@ -55,7 +71,7 @@ class Team:
 class _Shift(Generic[T]):
     """The tasks of one call, handed out one at a time."""
 
-    def __init__(self, tasks: Iterator[T], work: Callable[[Bench, T], None]) -> None:
+    def __init__(self, tasks: Iterator[T], work: Callable[[AnyBench, T], None]) -> None:
         self._tasks = tasks
         self._work = work
         self._lock = threading.Lock()
@@ -65,7 +81,7 @@ class _Shift(Generic[T]):
     def stop(self) -> None:
         self._stopped = True
 
-    def serve(self, bench: Bench) -> None:
+    def serve(self, bench: AnyBench) -> None:
         """Work until there is nothing left to do. Runs in its own thread."""
         try:
             with bench.at_work():

@@ -31,9 +31,10 @@ class ShardWriter:
     def __init__(self, path: Path, header: bytes, nbytes: int, kind: str = QUICK) -> None:
         """Create the file beside `path`, `nbytes` long with its header; `kind` of hash. Raises OSError."""
         self._path = path
-        self._part = path.with_name(path.name + SUFFIX)
+        self.part = path.with_name(path.name + SUFFIX)
+        """Where the file lies until it is published."""
         self._nbytes = nbytes
-        self._file = PositionalFile(self._part, write=True)
+        self._file = PositionalFile(self.part, write=True)
         self._written: dict[int, int] = {}  # start -> stop of stretches that the hash has not reached
         self._changed = threading.Condition()
         self._stopped = False
@@ -42,7 +43,7 @@ class ShardWriter:
         self._hasher = threading.Thread(target=self._follow, name=f"hash {path.name}", daemon=True)
         self._hasher.start()
         try:
-            os.truncate(self._part, nbytes)
+            os.truncate(self.part, nbytes)
             self.write(0, header)
         except BaseException:
             self.abort()
@@ -51,9 +52,13 @@ class ShardWriter:
     def write(self, offset: int, data: memoryview | bytes) -> None:
         """Write a stretch. Many threads may; stretches do not overlap. Raises OSError, such as ENOSPC."""
         self._file.write_from(data, offset)
-        if len(data):
+        self.note(offset, len(data))
+
+    def note(self, offset: int, count: int) -> None:
+        """Take note of a stretch that was written to `part` by another process."""
+        if count:
             with self._changed:
-                self._written[offset] = offset + len(data)
+                self._written[offset] = offset + count
                 self._changed.notify()
 
     def seal(self) -> str:
@@ -68,7 +73,7 @@ class ShardWriter:
 
     def publish(self) -> None:
         """Give the sealed file its final name. Raises OSError."""
-        self._part.replace(self._path)
+        self.part.replace(self._path)
         sync_folder(self._path.parent)
 
     def abort(self) -> None:
@@ -78,7 +83,7 @@ class ShardWriter:
             self._changed.notify()
         self._hasher.join()
         self._file.close()
-        self._part.unlink(missing_ok=True)
+        self.part.unlink(missing_ok=True)
 
     def _follow(self) -> None:
         """Hash the file from its start, as far as it is written without a gap."""
@@ -92,7 +97,7 @@ class ShardWriter:
                 while done < reached and not self._stopped:
                     count = self._file.read_into(view[: min(HASH_BYTES, reached - done)], done)
                     if count == 0:
-                        self._failure = OSError(f"'{self._part}' was cut short while it was written")
+                        self._failure = OSError(f"'{self.part}' was cut short while it was written")
                         return
                     self._hash.update(view[:count])
                     done += count

@@ -1,0 +1,129 @@
+"""A bench in a process of its own, which no interpreter lock ties to the others.
+
+Between two steps of numpy a thread holds the lock for a microsecond, and every thread that meets it there sleeps and
+is woken, which on virtual machines takes tens: with two threads a third of the time.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from cocktail_hub.checkpoint.source import SafetensorsSource
+from cocktail_hub.errors import MergeError
+from cocktail_hub.merge.worker import READY, Begin, Done, End, Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cocktail_hub.checkpoint.source import TensorSource
+    from cocktail_hub.merge.bench import Job
+    from cocktail_hub.merge.runs import Run
+
+EXIT_SECONDS = 10.0
+"""How long a process may take to end."""
+
+
+def can_leave(sources: Sequence[Sequence[TensorSource]]) -> bool:
+    """Tell whether other processes can be started here, and can open these models: plain files, under their names."""
+    program = Path(sys.executable or "").stem.lower()  # in a program that embeds Python, or was frozen, its own name
+    own = program.startswith(("python", "pypy")) and not getattr(sys, "frozen", False)
+    return own and all(isinstance(source, SafetensorsSource) for part in sources for source in part)
+
+
+class ProcessBench:
+    """A worker process, as its thread in the leading process sees it. Not to be shared between threads."""
+
+    def __init__(self, arena: int) -> None:
+        """Start the process, with `arena` bytes of buffers; it is not waited for.
+
+        Raises:
+            MergeError: the system starts no process.
+        """
+        path = [str(folder) for folder in sys.path]
+        code = f"import sys; sys.path[:] = {path}; from cocktail_hub.merge.worker import serve; serve({arena})"
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - this very Python
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,  # an interrupt is for the leading process alone, which then ends this one
+            )
+        except OSError as error:
+            raise MergeError(
+                f"A worker process of the merge cannot be started: {error}.\n"
+                "Nothing was merged.\nTry again, or use one thread, which needs no process."
+            ) from error
+        self._orders = cast("BinaryIO", self._process.stdin)
+        self._answers = cast("BinaryIO", self._process.stdout)
+        self._ready = False
+        self.bytes_read = 0
+        """Bytes read from all models so far."""
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Files are open for one job at most, and closed at the end."""
+        self._job: Job | None = None
+        try:
+            yield
+        finally:
+            if self._job is not None and self._process.poll() is None:
+                self._order(End(), self._job)
+
+    def make(self, job: Job, run: Run) -> None:
+        """Make one run of the output (see `merge_run`).
+
+        Raises:
+            MergeError: the process is dead.
+        """
+        if self._job is not job:
+            self._job = job
+            sources = pickle.dumps(job.sources)
+            self._order(Begin(job.method, job.parameters, job.models, sources, job.output.path), job)
+        self._order(run, job)
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._orders, self._answers):
+            with suppress(BrokenPipeError):
+                pipe.close()
+        try:
+            self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _order(self, order: Begin | Run | End, job: Job) -> None:
+        """Give an order and wait until it is carried out, noting meanwhile what was written."""
+        try:
+            pickle.dump(order, self._orders)
+            self._orders.flush()
+            self._wait_ready()
+            while not isinstance(answer := pickle.load(self._answers), Done):  # noqa: S301 - from our own process
+                if isinstance(answer, Failed):
+                    raise answer.error
+                job.output.note(answer.offset, answer.nbytes)
+        except (BrokenPipeError, EOFError) as error:
+            raise self._dead() from error
+        self.bytes_read = answer.bytes_read
+
+    def _wait_ready(self) -> None:
+        while not self._ready:
+            line = self._answers.readline()
+            if not line:
+                raise EOFError
+            self._ready = line == READY
+
+    def _dead(self) -> MergeError:
+        self._process.kill()
+        code = self._process.wait()
+        reason = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return MergeError(
+            f"A worker process of the merge {reason}.\n"
+            "Most often memory ran out. The mix cannot be finished; its finished shards are kept.\n"
+            "Run the same command again, with one thread if this happens again: that needs no worker process."
+        )

@@ -1,0 +1,169 @@
+"""A process that makes runs for a merge which another process leads: orders come in, answers go out."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from cocktail_hub.checkpoint.positional import PositionalFile
+from cocktail_hub.merge.bench import Bench, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from cocktail_hub.checkpoint.source import SafetensorsSource
+    from cocktail_hub.merge.runs import Run
+
+READY = b"cocktail_hub worker is ready\n"
+"""The first answer. What libraries print while they are imported comes before it."""
+
+
+class Begin(NamedTuple):
+    """Order: open the files of a shard. Between this and `End`, each order is a run of it."""
+
+    method: str
+    parameters: Mapping[str, float]
+    models: Sequence[str]
+    sources: bytes
+    """The models, pickled apart, so that a file that cannot be opened is an answer."""
+    path: Path
+    """The file to write to; it is there."""
+
+
+class End(NamedTuple):
+    """Order: close them."""
+
+
+class Wrote(NamedTuple):
+    """Answer while a run is made: bytes of the output are written."""
+
+    offset: int
+    """The first one."""
+    nbytes: int
+    """How many."""
+
+
+class Done(NamedTuple):
+    """Answer: the order was carried out."""
+
+    bytes_read: int
+    """Bytes read from all models so far."""
+
+
+class Failed(NamedTuple):
+    """Answer: the order could not be carried out."""
+
+    error: Exception
+
+
+def serve(arena: int) -> None:
+    """Carry out orders, one after the other, until standard input ends: then the process ends, whatever it does.
+
+    Args:
+        arena: bytes of buffers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the leading process, which ends this one
+    answers = os.fdopen(os.dup(1), "wb")
+    elsewhere = 2 if sys.stderr else os.open(os.devnull, os.O_WRONLY)
+    os.dup2(elsewhere, 1)  # what anybody prints from here on does not come between the answers
+    orders: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_listen, args=(sys.stdin.buffer, orders), daemon=True).start()
+    worker = _Worker(Bench(arena), answers)
+    worker.tell(READY)
+    with worker.bench.at_work():
+        while True:
+            worker.answer(worker.carry_out(orders.get()))
+
+
+def _listen(source: BinaryIO, orders: SimpleQueue[Any]) -> None:
+    """Pass orders on. At their end nothing is wanted any more, or whoever wanted it is dead."""
+    try:
+        while True:
+            orders.put(pickle.load(source))  # noqa: S301 - of the process that started this one
+    except EOFError:
+        pass
+    finally:
+        os._exit(0)
+
+
+class _Worker:
+    """A bench, and the files of the shard that runs are made of."""
+
+    def __init__(self, bench: Bench, answers: BinaryIO) -> None:
+        self.bench = bench
+        self._answers = answers
+        self._sources: Sequence[SafetensorsSource] = ()
+        self._output: _Output | None = None
+        self._job: Job | None = None
+
+    def answer(self, message: Wrote | Done | Failed) -> None:
+        """Send an answer."""
+        self.tell(pickle.dumps(message))
+
+    def tell(self, data: bytes) -> None:
+        """Send bytes to the leading process; if it is gone, there is nobody left to work for."""
+        try:
+            self._answers.write(data)
+            self._answers.flush()
+        except OSError:  # a broken pipe, by whichever name
+            os._exit(0)
+
+    def carry_out(self, order: Begin | Run | End) -> Done | Failed:
+        """Carry out one order."""
+        try:
+            if isinstance(order, Begin):
+                self._begin(order)
+            elif isinstance(order, End):
+                self._end()
+            elif self._job is not None:
+                self.bench.make(self._job, order)
+        except Exception as error:  # noqa: BLE001 - raised again by the leading process
+            return Failed(error)
+        return Done(self.bench.bytes_read)
+
+    def _begin(self, order: Begin) -> None:
+        self._sources = pickle.loads(order.sources)  # noqa: S301 - of the process that started this one
+        self._output = _Output(PositionalFile(order.path, write=True, create=False), self)
+        self._job = Job(
+            method=order.method,
+            parameters=order.parameters,
+            models=order.models,
+            sources=self._sources,
+            output=self._output,
+        )
+
+    def _end(self) -> None:
+        for source in self._sources:
+            source.close()
+        if self._output is not None:
+            self._output.file.close()
+        self._sources, self._output, self._job = (), None, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """The file that is written; every stretch is reported, since others follow behind."""
+
+    file: PositionalFile
+    worker: _Worker
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.file.path
+
+    def note(self, offset: int, count: int) -> None:
+        """Tell the leading process."""
+        self.worker.answer(Wrote(offset, count))
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write a stretch. Raises OSError, such as ENOSPC."""
+        self.file.write_from(data, offset)
+        self.note(offset, len(data))

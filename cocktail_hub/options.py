@@ -46,7 +46,8 @@ class MixOptions:
     max_memory: int | None = None
     """Bytes that the merge may take for its buffers; `None`: the engine's default."""
     threads: int | None = None
-    """Threads of the merge; `None`: one per processor."""
+    """How many threads work on the merge, in large ones all but the first through a process of their own; `None`: one
+    per processor, up to 16. 1 starts no process."""
     device: str = "cpu"
     """Where the arithmetic is done: `cpu`, `cuda`, or one of several cards, `cuda:1`."""
     scoring_device: str = "auto"

@@ -40,7 +40,9 @@ _MAKING = {
     "local_files_only": click.option("--local-files-only", is_flag=True, help="Ask nothing of the Hub."),
     "device": click.option("--device", default="cpu", show_default=True, help="Where to merge: cpu, cuda or cuda:N."),
     "threads": click.option(
-        "--threads", type=click.IntRange(min=1), help="Threads of the merge. Default: one per processor, at most 16."
+        "--threads",
+        type=click.IntRange(min=1),
+        help="How many work on the merge at once. Default: one per processor, at most 16.",
     ),
     "max_memory": click.option(
         "--max-memory", type=Bytes(), help="Most memory for the merge's buffers, e.g. 500MB. Default: 1GiB."

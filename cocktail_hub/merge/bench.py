@@ -32,8 +32,6 @@ ALIGNMENT = 64
 """Elements that buffers are cut in multiples of, and bytes that memory is aligned to: a cache line."""
 WORTH_PROCESSES = 1 << 30
 """Bytes of input from which it pays to start processes, each of which imports numpy."""
-WORTH_TORCH = 8 << 30
-"""Bytes of output from which it pays to import torch, which rounds to bfloat16 in one step."""
 
 
 class Output(Protocol):
@@ -197,8 +195,8 @@ def make_benches(
 
 
 def _wants_torch(plan: MergePlan) -> bool:
-    """Tell whether torch is needed, or there anyway, or worth its import."""
-    if "torch" in sys.modules or plan.output_bytes >= WORTH_TORCH or _flushes_denormals():
+    """Tell whether torch is needed, or there anyway."""
+    if "torch" in sys.modules or _flushes_denormals():
         return True
     mixed = (tensor for shard in plan.shards for tensor in shard.tensors if tensor.rule == "mix")
     return not all(tensor.is_copy or sums.can_sum((*tensor.dtypes, tensor.dtype)) for tensor in mixed)

@@ -107,9 +107,10 @@ class Bench:
         """Return the context that a thread computes in."""
         return np.errstate(all="ignore")  # infinity and NaN are results like others
 
-    def make(self, job: Job, run: Run) -> None:
-        """Make one run of the output (see `merge_run`)."""
-        merge_run(self, job, run)
+    def make(self, job: Job, runs: Sequence[Run]) -> None:
+        """Make runs of the output (see `merge_run`)."""
+        for run in runs:
+            merge_run(self, job, run)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -74,8 +74,8 @@ class ProcessBench:
             if self._job is not None and self._process.poll() is None:
                 self._order(End(), self._job)
 
-    def make(self, job: Job, run: Run) -> None:
-        """Make one run of the output (see `merge_run`).
+    def make(self, job: Job, runs: Sequence[Run]) -> None:
+        """Make runs of the output (see `merge_run`).
 
         Raises:
             MergeError: the process is dead.
@@ -84,7 +84,7 @@ class ProcessBench:
             self._job = job
             sources = pickle.dumps(job.sources)
             self._order(Begin(job.method, job.parameters, job.models, sources, job.output.path), job)
-        self._order(run, job)
+        self._order(runs, job)
 
     def close(self) -> None:
         """End the process."""
@@ -97,7 +97,7 @@ class ProcessBench:
             self._process.kill()
             self._process.wait()
 
-    def _order(self, order: Begin | Run | End, job: Job) -> None:
+    def _order(self, order: Begin | Sequence[Run] | End, job: Job) -> None:
         """Give an order and wait until it is carried out, noting meanwhile what was written."""
         try:
             pickle.dump(order, self._orders)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cocktail_hub.checkpoint.spec import itemsize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from cocktail_hub.merge.plan import ShardPlan, TensorPlan
 
@@ -18,6 +18,8 @@ PIECES_PER_RUN = 4096
 
 _RUNS_PER_THREAD = 16
 """A run is long if fewer of its length would make up a thread's share of a shard."""
+_BATCHES_PER_THREAD = 64
+"""Short runs are handed out so many at a time that a thread's share of a shard is at least this many batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,19 @@ def long_first(runs: Iterable[Run], threads: int) -> list[Run]:
     found = list(runs)
     long = sum(run.numel for run in found) / (_RUNS_PER_THREAD * threads)
     return sorted(found, key=lambda run: run.numel <= long)
+
+
+def batched(runs: Sequence[Run], threads: int) -> Iterator[list[Run]]:
+    """Yield runs in their order, as many at a time as may be handed out together: each handing over takes time."""
+    most = sum(run.numel for run in runs) / (_BATCHES_PER_THREAD * threads)
+    batch: list[Run] = []
+    for run in runs:
+        if batch and sum(each.numel for each in batch) + run.numel > most:
+            yield batch
+            batch = []
+        batch.append(run)
+    if batch:
+        yield batch
 
 
 class _OpenRun:

@@ -15,7 +15,7 @@ from cocktail_hub.errors import CheckpointError, CocktailError, DiskSpaceError, 
 from cocktail_hub.hashes import QUICK
 from cocktail_hub.merge.bench import Job, make_benches
 from cocktail_hub.merge.kernels import run_capacity
-from cocktail_hub.merge.runs import cut_runs, long_first
+from cocktail_hub.merge.runs import batched, cut_runs, long_first
 from cocktail_hub.merge.team import Team
 from cocktail_hub.merge.writer import ShardWriter, free_bytes
 
@@ -108,8 +108,9 @@ def fill_shard(
     try:
         progress.add(len(header))
         capacity = partial(run_capacity, team.local, plan.method)
-        runs = long_first(cut_runs(shard, len(header), capacity), len(team.benches))
-        team.run(iter(runs), lambda bench, run: bench.make(job, run))
+        threads = len(team.benches)
+        runs = long_first(cut_runs(shard, len(header), capacity), threads)
+        team.run(batched(runs, threads), lambda bench, batch: bench.make(job, batch))
         for source in sources:
             if isinstance(source, WatchedSource):
                 source.check_unchanged()

@@ -7,7 +7,6 @@ import pickle
 import signal
 import sys
 import threading
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -15,18 +14,21 @@ from cocktail_hub.checkpoint.positional import PositionalFile
 from cocktail_hub.merge.bench import Bench, Job
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from cocktail_hub.checkpoint.source import SafetensorsSource
     from cocktail_hub.merge.runs import Run
 
+REPORT_BYTES = 4 << 20
+"""Bytes of output that are reported together, if they follow each other: each report wakes a thread that has to wait
+for another one."""
 READY = b"cocktail_hub worker is ready\n"
 """The first answer. What libraries print while they are imported comes before it."""
 
 
 class Begin(NamedTuple):
-    """Order: open the files of a shard. Between this and `End`, each order is a run of it."""
+    """Order: open the files of a shard. Between this and `End`, each order is a sequence of its runs."""
 
     method: str
     parameters: Mapping[str, float]
@@ -100,7 +102,7 @@ class _Worker:
         self.bench = bench
         self._answers = answers
         self._sources: Sequence[SafetensorsSource] = ()
-        self._output: _Output | None = None
+        self._output: Output | None = None
         self._job: Job | None = None
 
     def answer(self, message: Wrote | Done | Failed) -> None:
@@ -115,22 +117,23 @@ class _Worker:
         except OSError:  # a broken pipe, by whichever name
             os._exit(0)
 
-    def carry_out(self, order: Begin | Run | End) -> Done | Failed:
+    def carry_out(self, order: Begin | Sequence[Run] | End) -> Done | Failed:
         """Carry out one order."""
         try:
             if isinstance(order, Begin):
                 self._begin(order)
             elif isinstance(order, End):
                 self._end()
-            elif self._job is not None:
+            elif self._job is not None and self._output is not None:
                 self.bench.make(self._job, order)
+                self._output.report()
         except Exception as error:  # noqa: BLE001 - raised again by the leading process
             return Failed(error)
         return Done(self.bench.bytes_read)
 
     def _begin(self, order: Begin) -> None:
         self._sources = pickle.loads(order.sources)  # noqa: S301 - of the process that started this one
-        self._output = _Output(PositionalFile(order.path, write=True, create=False), self)
+        self._output = Output(PositionalFile(order.path, write=True, create=False), self.answer)
         self._job = Job(
             method=order.method,
             parameters=order.parameters,
@@ -147,23 +150,36 @@ class _Worker:
         self._sources, self._output, self._job = (), None, None
 
 
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """The file that is written; every stretch is reported, since others follow behind."""
+class Output:
+    """The file that is written; what was is reported, since others follow behind."""
 
-    file: PositionalFile
-    worker: _Worker
+    def __init__(self, file: PositionalFile, answer: Callable[[Wrote], None]) -> None:
+        self.file = file
+        """The file."""
+        self._answer = answer
+        self._start = self._stop = 0  # what is not reported yet
 
     @property
     def path(self) -> Path:
         """Where it lies."""
         return self.file.path
 
-    def note(self, offset: int, count: int) -> None:
-        """Tell the leading process."""
-        self.worker.answer(Wrote(offset, count))
-
     def write(self, offset: int, data: memoryview) -> None:
         """Write a stretch. Raises OSError, such as ENOSPC."""
         self.file.write_from(data, offset)
         self.note(offset, len(data))
+
+    def note(self, offset: int, count: int) -> None:
+        """Report a stretch, in time."""
+        if offset != self._stop:
+            self.report()
+            self._start = offset
+        self._stop = offset + count
+        if self._stop - self._start >= REPORT_BYTES:
+            self.report()
+
+    def report(self) -> None:
+        """Report all that is written."""
+        if self._start < self._stop:
+            self._answer(Wrote(self._start, self._stop - self._start))
+        self._start = self._stop

@@ -18,6 +18,8 @@ SUFFIX = ".incomplete"
 """Added to the final name until the file is complete and on disk."""
 HASH_BYTES = 1 << 20
 """Bytes hashed at a time, read back soon after they were written, from memory."""
+NOTIFY_BYTES = 4 << 20
+"""Bytes written after which the hasher is woken: it takes the interpreter's lock from those who write."""
 SYNC_BYTES = 32 << 20
 """Bytes after which the disk is set to work, so that little is left to wait for at the end."""
 
@@ -37,6 +39,7 @@ class ShardWriter:
         self._file = PositionalFile(self.part, write=True)
         self._written: dict[int, int] = {}  # start -> stop of stretches that the hash has not reached
         self._changed = threading.Condition()
+        self._left, self._unseen = nbytes, 0  # bytes not written; written since the hasher was last told
         self._stopped = False
         self._hash = HASHES[kind]()
         self._failure: OSError | None = None
@@ -59,7 +62,11 @@ class ShardWriter:
         if count:
             with self._changed:
                 self._written[offset] = offset + count
-                self._changed.notify()
+                self._left -= count
+                self._unseen += count
+                if self._unseen >= NOTIFY_BYTES or not self._left:
+                    self._unseen = 0
+                    self._changed.notify()
 
     def seal(self) -> str:
         """Wait until all is written and hashed, sync the file to disk, and return its hash in hex. Raises OSError."""

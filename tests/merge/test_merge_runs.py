@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cocktail_hub.checkpoint.spec import itemsize
 from cocktail_hub.merge.plan import ShardPlan, TensorPlan
-from cocktail_hub.merge.runs import PIECES_PER_RUN, Run, cut_runs, long_first
+from cocktail_hub.merge.runs import PIECES_PER_RUN, Run, batched, cut_runs, long_first
 
 
 def tensor(name: str, *shape: int, weights: tuple[float, ...] = (0.5, 0.5), dtype: str = "BF16") -> TensorPlan:
@@ -63,6 +63,16 @@ def test_long_runs_are_begun_first_and_all_others_in_the_order_of_the_file() -> 
 
 shapes = st.lists(st.integers(0, 30), max_size=2).map(tuple)
 plans = st.lists(st.tuples(shapes, st.sampled_from([(0.5, 0.5), (1.0, 0.0)]), st.sampled_from(["F32", "BF16"])))
+
+
+def test_short_runs_are_handed_out_together_and_long_ones_alone() -> None:
+    runs = cut(tensor("a", 640), tensor("b", 60, weights=(0.1, 0.9)), capacity=1)
+    batches = list(batched(runs, 1))
+    assert [run for batch in batches for run in batch] == runs
+    assert {len(batch) for batch in batches} == {10}  # of 700, a 64th
+    assert [len(batch) for batch in batched(runs, 2)][:2] == [5, 5]
+    assert list(batched(cut(tensor("a", 7, 7), capacity=49), 4)) == [cut(tensor("a", 7, 7), capacity=49)]
+    assert list(batched([], 2)) == []
 
 
 @given(plans, st.integers(0, 40))

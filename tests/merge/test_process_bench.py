@@ -17,6 +17,7 @@ import pytest
 import torch
 from merging import Tensors, model, opened, plan, save, save_all
 
+from cocktail_hub.checkpoint.positional import PositionalFile
 from cocktail_hub.checkpoint.source import SafetensorsSource
 from cocktail_hub.errors import CheckpointError, IncompatibleError, MergeError
 from cocktail_hub.merge import bench as bench_module
@@ -25,7 +26,7 @@ from cocktail_hub.merge.bench import Bench, make_benches
 from cocktail_hub.merge.process_bench import ProcessBench, can_leave
 from cocktail_hub.merge.shard import Progress, fill_shard
 from cocktail_hub.merge.team import Team
-from cocktail_hub.merge.worker import READY
+from cocktail_hub.merge.worker import READY, REPORT_BYTES, Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,8 +50,8 @@ class Elsewhere(Bench):
         with self.process.at_work():
             yield
 
-    def make(self, job: Job, run: Run) -> None:
-        self.process.make(job, run)
+    def make(self, job: Job, runs: Sequence[Run]) -> None:
+        self.process.make(job, runs)
 
     def close(self) -> None:
         self.process.close()
@@ -132,6 +133,22 @@ def test_a_model_that_has_changed_is_not_opened_again(tmp_path: Path) -> None:
         save(folders[0], model(1))
         with pytest.raises(CheckpointError, match=r"'model.safetensors' of 'm0' changed"):
             pickle.loads(pickled)
+
+
+def test_what_follows_each_other_is_reported_together(tmp_path: Path) -> None:
+    path, told = tmp_path / "out", []
+    path.write_bytes(bytes(100))
+    with PositionalFile(path, write=True, create=False) as file:
+        output = Output(file, lambda wrote: told.append(tuple(wrote)))
+        for offset in (0, 3, 6, 50, 20):
+            output.write(offset, memoryview(b"abc"))
+        assert told == [(0, 9), (50, 3)]
+        output.report()
+        output.report()
+        output.note(30, REPORT_BYTES)
+    assert told[2:] == [(20, 3), (30, REPORT_BYTES)]
+    assert path.read_bytes()[:10] == b"abcabcabc\0"
+    assert output.path == path
 
 
 def test_a_killed_process_is_an_error_and_nothing_is_left(tmp_path: Path, elsewhere: Elsewhere) -> None:

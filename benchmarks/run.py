@@ -18,8 +18,6 @@ from contenders import CONTENDERS, Job, interpreter
 from meter import Measurement, measure
 from results import Results, Row, machine
 
-SPARE_MEMORY = 1 << 30
-"""Bytes of memory left free before each run."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -87,8 +85,6 @@ def _run_once(name: str, job: Job, given: argparse.Namespace) -> Measurement:
         shutil.rmtree(cache, ignore_errors=True)
     command = contender.command(job)
     os.sync()
-    if sys.platform == "linux":
-        _occupy_memory(job.work)
     if given.cold:
         for path in (job.work / "models").rglob("*.safetensors"):
             _forget(path)
@@ -105,25 +101,6 @@ def _environment(work: Path, cache: Path) -> dict[str, str]:
     }
     inherited = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
     return {**inherited, **own}
-
-
-def _occupy_memory(work: Path) -> None:
-    """Fill free memory with pages of a file that takes no disk.
-
-    A virtual machine hands memory that was freed, by the deletion of an output for one, back to its host two seconds
-    later. Getting it again takes longer than writing to it, and only slow contenders would pay for that.
-    """
-    path = work / "nothing"
-    path.touch()
-    size = path.stat().st_size
-    missing = int(Path("/proc/meminfo").read_text().split("MemFree:")[1].split()[0]) * 1024 - SPARE_MEMORY
-    if missing > 0:
-        os.truncate(path, size + missing)
-        with path.open("rb", buffering=0) as file:
-            file.seek(size)  # what was read before may still be there
-            view = memoryview(bytearray(16 << 20))
-            while file.readinto(view):
-                pass
 
 
 def _forget(path: Path) -> None:

@@ -102,7 +102,7 @@ class _Worker:
         self.bench = bench
         self._answers = answers
         self._sources: Sequence[SafetensorsSource] = ()
-        self._output: Output | None = None
+        self._output: ReportedFile | None = None
         self._job: Job | None = None
 
     def answer(self, message: Wrote | Done | Failed) -> None:
@@ -133,7 +133,7 @@ class _Worker:
 
     def _begin(self, order: Begin) -> None:
         self._sources = pickle.loads(order.sources)  # noqa: S301 - of the process that started this one
-        self._output = Output(PositionalFile(order.path, write=True, create=False), self.answer)
+        self._output = ReportedFile(PositionalFile(order.path, write=True, create=False), self.answer)
         self._job = Job(
             method=order.method,
             parameters=order.parameters,
@@ -150,7 +150,7 @@ class _Worker:
         self._sources, self._output, self._job = (), None, None
 
 
-class Output:
+class ReportedFile:
     """The file that is written; what was is reported, since others follow behind."""
 
     def __init__(self, file: PositionalFile, answer: Callable[[Wrote], None]) -> None:

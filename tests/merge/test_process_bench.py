@@ -26,7 +26,7 @@ from cocktail_hub.merge.bench import Bench, make_benches
 from cocktail_hub.merge.process_bench import ProcessBench, can_leave
 from cocktail_hub.merge.shard import Progress, fill_shard
 from cocktail_hub.merge.team import Team
-from cocktail_hub.merge.worker import READY, REPORT_BYTES, Output
+from cocktail_hub.merge.worker import READY, REPORT_BYTES, ReportedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -139,7 +139,7 @@ def test_what_follows_each_other_is_reported_together(tmp_path: Path) -> None:
     path, told = tmp_path / "out", []
     path.write_bytes(bytes(100))
     with PositionalFile(path, write=True, create=False) as file:
-        output = Output(file, lambda wrote: told.append(tuple(wrote)))
+        output = ReportedFile(file, lambda wrote: told.append(tuple(wrote)))
         for offset in (0, 3, 6, 50, 20):
             output.write(offset, memoryview(b"abc"))
         assert told == [(0, 9), (50, 3)]

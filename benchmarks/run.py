@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from contenders import CONTENDERS, Job, interpreter
 from meter import Measurement, measure
 from results import Results, Row, machine
 
+PAUSE = 5.0
+"""Seconds between the deletion of the last output and the next run. Virtual machines hand freed memory back to their host
+within two: without a pause, whoever writes at once would find it still there, and all others would pay for new memory."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -85,6 +89,7 @@ def _run_once(name: str, job: Job, given: argparse.Namespace) -> Measurement:
         shutil.rmtree(cache, ignore_errors=True)
     command = contender.command(job)
     os.sync()
+    time.sleep(PAUSE)
     if given.cold:
         for path in (job.work / "models").rglob("*.safetensors"):
             _forget(path)

@@ -20,8 +20,8 @@ from meter import Measurement, measure
 from results import Results, Row, machine
 
 PAUSE = 5.0
-"""Seconds between the deletion of the last output and the next run. Virtual machines hand freed memory back to their host
-within two: without a pause, whoever writes at once would find it still there, and all others would pay for new memory."""
+"""Seconds between the deletion of the last output and the next run. Virtual machines hand freed memory back to their
+host within two: without a pause, whoever writes at once would still find it, and all others would pay for new memory."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

@@ -10,7 +10,6 @@ import itertools
 import os
 import shutil
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from contenders import CONTENDERS, Job, interpreter
 from meter import Measurement, measure
 from results import Results, Row, machine
 
-PAUSE = 5.0
-"""Seconds between the deletion of the last output and the next run. Virtual machines hand freed memory back to their
-host within two: without a pause, whoever writes at once would still find it, and all others would pay for new memory."""
+OUTPUTS = "outputs"
+"""Folder for what the contenders make."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -67,7 +65,7 @@ def run_case(case: Case, given: argparse.Namespace, results: Results) -> None:
             results.put(row)
             results.write(given.json)
             _say(f"{case} {name}: {row.failure or f'{found.wall:.1f} s, {found.cpu:.1f} CPU s'}")
-    shutil.rmtree(job.output, ignore_errors=True)
+    shutil.rmtree(job.work / OUTPUTS, ignore_errors=True)
 
 
 def _prepare(case: Case, work: Path, *, base: bool) -> Job:
@@ -77,19 +75,24 @@ def _prepare(case: Case, work: Path, *, base: bool) -> Job:
         _say(f"checkpoint {folder.name} {number}")
         make(folder / str(number), case, number)
     models = tuple(folder / str(number) for number in range(1, case.count + 1))
-    return Job(case=case, base=folder / "0", models=models, output=work / "output", work=work)
+    return Job(case=case, base=folder / "0", models=models, output=work / OUTPUTS / "now", work=work)
 
 
 def _run_once(name: str, job: Job, given: argparse.Namespace) -> Measurement:
-    """Run one contender on inputs that are in memory (or, with `--cold`, are not), with nothing left to be written."""
-    shutil.rmtree(job.output, ignore_errors=True)
+    """Run one contender on inputs that are in memory (or, with `--cold`, are not), with nothing left to be written.
+
+    What was made before is kept until the end of the case: a virtual machine hands memory that was freed back to its
+    host, and has to get it again from there, which takes longer than writing to it.
+    """
+    job.output.parent.mkdir(exist_ok=True)
+    if job.output.exists():
+        job.output.rename(job.output.with_name(str(len(list(job.output.parent.iterdir())))))
     contender, cache = CONTENDERS[name], job.work / "cache"
     if contender.forgetful:
         cache = job.work / "forgotten"
         shutil.rmtree(cache, ignore_errors=True)
     command = contender.command(job)
     os.sync()
-    time.sleep(PAUSE)
     if given.cold:
         for path in (job.work / "models").rglob("*.safetensors"):
             _forget(path)

@@ -81,8 +81,8 @@ def _prepare(case: Case, work: Path, *, base: bool) -> Job:
 def _run_once(name: str, job: Job, given: argparse.Namespace) -> Measurement:
     """Run one contender on inputs that are in memory (or, with `--cold`, are not), with nothing left to be written.
 
-    What was made before is kept until the end of the case if the disk has room: a virtual machine hands freed memory back
-    to its host, and has to get it again from there, which takes longer than writing to it.
+    What was made before is kept until the end of the case if the disk has room: a virtual machine hands freed memory
+    back to its host, and has to get it again from there, which takes longer than writing to it.
     """
     if shutil.disk_usage(job.work).free < 2 * job.case.nbytes:
         shutil.rmtree(job.output.parent, ignore_errors=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cocktail_hub.checkpoint.closing import Closing
-from cocktail_hub.checkpoint.product import Factor, RunningSum, exact_product, fixed_sum
+from cocktail_hub.checkpoint.product import Factor, RunningSum, exact_product, fixed_sum, root
 from cocktail_hub.checkpoint.spec import itemsize, torch_dtype
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.rounding import round_settled
@@ -142,7 +142,7 @@ class AdaptedSource(Closing):
             with self._lock:
                 found = self._norms.get(tensor)
             if found is None:
-                found = self._squares(tensor, change).sqrt()
+                found = root(self._squares(tensor, change))
                 with self._lock:
                     self._norms[tensor] = found
                     while len(self._norms) > KEPT_NORMS:

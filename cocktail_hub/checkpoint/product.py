@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 MANTISSA_BITS = 53
@@ -64,6 +65,11 @@ def fixed_sum(values: torch.Tensor, *, dim: int) -> torch.Tensor:
         folded = values.narrow(dim, 0, half) + values.narrow(dim, half, half)
         values = torch.cat([folded, values.narrow(dim, 2 * half, 1)], dim) if odd else folded
     return values.squeeze(dim)
+
+
+def root(values: torch.Tensor) -> torch.Tensor:
+    """Square root of float64 numbers, the nearest on every processor. torch has MKL take it, which misses it on some."""
+    return torch.from_numpy(np.sqrt(values.numpy()))
 
 
 class RunningSum:

@@ -1,4 +1,5 @@
 import hashlib
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cocktail_hub.checkpoint.product import Factor, RunningSum, exact_product, fixed_sum
+from cocktail_hub.checkpoint.product import Factor, RunningSum, exact_product, fixed_sum, root
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
 
@@ -66,15 +67,20 @@ def test_a_fixed_sum_is_the_sum(size):
 
 SAME_BYTES = """
 import hashlib, torch
-from cocktail_hub.checkpoint.product import Factor, RunningSum, exact_product, fixed_sum
+from cocktail_hub.checkpoint.product import Factor, RunningSum, exact_product, fixed_sum, root
 generator = torch.Generator().manual_seed(0)
 left = torch.rand(300, 24, generator=generator).double() - 0.5
 right = torch.rand(24, 257, generator=generator).double() - 0.5
 made = exact_product(Factor.of(left, 1, precise=True), Factor.of(right, 0, precise=True))
 digest = hashlib.sha256(made.numpy().tobytes())
-digest.update(fixed_sum(made * made, dim=1).sqrt().numpy().tobytes())
+digest.update(root(fixed_sum(made * made, dim=1)).numpy().tobytes())
 print(digest.hexdigest())
 """
+
+
+def test_a_root_is_the_nearest_number():
+    values = torch.rand(10_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert root(values).tolist() == [math.sqrt(value) for value in values.tolist()]
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def fixed_sum(values: torch.Tensor, *, dim: int) -> torch.Tensor:
 
 
 def root(values: torch.Tensor) -> torch.Tensor:
-    """Square root of float64 numbers, the nearest on every processor. torch has MKL take it, which misses it on some."""
+    """Square root of float64 numbers, the nearest on every processor. MKL, which torch asks, misses it on some."""
     return torch.from_numpy(np.sqrt(values.numpy()))
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,32 @@ def test_json_of_a_failure_leaves_stdout_empty(clean: Path) -> None:
     path.write_text(json.dumps(unknown_key(clean)), encoding="utf-8")
     done = CliRunner().invoke(main, ["check", str(path), "--json"])
     assert (done.exit_code, done.stdout) == (1, "")
+
+
+LOST_INTERRUPT = """
+    import signal, time, weakref
+    from cocktail_hub.cli import main as command
+    from cocktail_hub.cli.main import _prompt_interrupts
+
+    class Thing:
+        pass
+
+    def gone(reference):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.01)
+
+    with _prompt_interrupts():
+        thing = Thing()
+        reference = weakref.ref(thing, gone)
+        del thing
+        time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to itself")
+def test_an_interrupt_that_python_drops_ends_the_process_all_the_same() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LOST_INTERRUPT)], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert ran.returncode == 130
+    assert ran.stderr == "Interrupted. What was finished is kept; run the same command again to go on.\n"

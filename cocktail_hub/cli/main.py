@@ -63,9 +63,11 @@ def _prompt_interrupts() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGINT, _interrupted)
+    unraisable, sys.unraisablehook = sys.unraisablehook, _unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -75,6 +77,12 @@ def _interrupted(*_: object) -> NoReturn:
     timer.daemon = True
     timer.start()
     raise KeyboardInterrupt
+
+
+def _unraisable(found: sys.UnraisableHookArgs) -> None:
+    """Say nothing of an interrupt that came in a callback, where Python drops it: the timer ends the process."""
+    if not issubclass(found.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(found)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -237,7 +237,6 @@ def test_json_of_a_failure_leaves_stdout_empty(clean: Path) -> None:
 
 LOST_INTERRUPT = """
     import signal, time, weakref
-    from cocktail_hub.cli import main as command
     from cocktail_hub.cli.main import _prompt_interrupts
 
     class Thing:

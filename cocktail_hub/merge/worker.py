@@ -27,20 +27,25 @@ READY = b"cocktail_hub worker is ready\n"
 """The first answer. What libraries print while they are imported comes before it."""
 
 
+class Open(NamedTuple):
+    """Order: open the models that the next shards are made from."""
+
+    sources: bytes
+    """Pickled apart, so that a file that cannot be opened is an answer."""
+
+
 class Begin(NamedTuple):
-    """Order: open the files of a shard. Between this and `End`, each order is a sequence of its runs."""
+    """Order: open the file of a shard. Between this and `End`, each order is a sequence of its runs."""
 
     method: str
     parameters: Mapping[str, float]
     models: Sequence[str]
-    sources: bytes
-    """The models, pickled apart, so that a file that cannot be opened is an answer."""
     path: Path
     """The file to write to; it is there."""
 
 
 class End(NamedTuple):
-    """Order: close them."""
+    """Order: close it."""
 
 
 class Wrote(NamedTuple):
@@ -96,7 +101,7 @@ def _listen(source: BinaryIO, orders: SimpleQueue[Any]) -> None:
 
 
 class _Worker:
-    """A bench, and the files of the shard that runs are made of."""
+    """A bench, the models that are open, and the shard that is made."""
 
     def __init__(self, bench: Bench, answers: BinaryIO) -> None:
         self.bench = bench
@@ -117,10 +122,12 @@ class _Worker:
         except OSError:  # a broken pipe, by whichever name
             os._exit(0)
 
-    def carry_out(self, order: Begin | Sequence[Run] | End) -> Done | Failed:
+    def carry_out(self, order: Open | Begin | Sequence[Run] | End) -> Done | Failed:
         """Carry out one order."""
         try:
-            if isinstance(order, Begin):
+            if isinstance(order, Open):
+                self._open(order)
+            elif isinstance(order, Begin):
                 self._begin(order)
             elif isinstance(order, End):
                 self._end()
@@ -131,8 +138,12 @@ class _Worker:
             return Failed(error)
         return Done(self.bench.bytes_read)
 
-    def _begin(self, order: Begin) -> None:
+    def _open(self, order: Open) -> None:
+        for source in self._sources:
+            source.close()
         self._sources = pickle.loads(order.sources)  # noqa: S301 - of the process that started this one
+
+    def _begin(self, order: Begin) -> None:
         self._output = ReportedFile(PositionalFile(order.path, write=True, create=False), self.answer)
         self._job = Job(
             method=order.method,
@@ -143,11 +154,9 @@ class _Worker:
         )
 
     def _end(self) -> None:
-        for source in self._sources:
-            source.close()
         if self._output is not None:
             self._output.file.close()
-        self._sources, self._output, self._job = (), None, None
+        self._output, self._job = None, None
 
 
 class ReportedFile:

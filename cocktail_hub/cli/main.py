@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,9 @@ EXIT_INTERRUPTED = 130
 PATIENCE = 3.0
 """Seconds that Ctrl-C waits for threads to end: one may hang at a connection that never answers."""
 
+FIRST_COLLECTION = 50_000
+"""Objects made before Python looks for garbage; it would some hundred times while modules are imported."""
+
 _SYSTEM = (
     "That came from the system or the network, not from the recipe.\n"
     "Check the path, its permissions and the room on the disk, or the connection, and try again."
@@ -35,7 +39,7 @@ class Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line."""
-        with _prompt_interrupts():
+        with _prompt_interrupts(), _light_start():
             return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> object:
@@ -50,6 +54,25 @@ class Group(click.Group):
             raise click.ClickException(f"{error}\n{_SYSTEM}") from error
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)
+
+
+@contextmanager
+def _light_start() -> Iterator[None]:
+    """Spare a command what would be most of its work if there is little to do.
+
+    numpy's OpenBLAS starts a thread per processor, each of which spins for 0.1 s before it sleeps.
+    """
+    variable, thresholds = "OPENBLAS_THREAD_TIMEOUT", gc.get_threshold()
+    ours = variable not in os.environ
+    if ours:
+        os.environ[variable] = "4"  # a power of two: clock cycles
+    gc.set_threshold(FIRST_COLLECTION, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        if ours:
+            os.environ.pop(variable, None)
 
 
 @contextmanager

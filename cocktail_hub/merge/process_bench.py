@@ -6,6 +6,7 @@ is woken, which on virtual machines takes tens: with two threads a quarter of th
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -51,6 +52,7 @@ class ProcessBench:
                 [sys.executable, "-c", code],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's, which would start as many as processors
                 start_new_session=True,  # an interrupt is for the leading process alone, which then ends this one
             )
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from models import TOKEN, assert_holds, expected, published
 import cocktail_hub.pipeline
 from cocktail_hub.cache import MANIFEST, Cache
 from cocktail_hub.cli import main
+from cocktail_hub.cli.main import FIRST_COLLECTION
 from cocktail_hub.version import VERSION
 
 if TYPE_CHECKING:
@@ -359,3 +361,23 @@ def test_ctrl_c_ends_a_command_with_130(recipe: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(cocktail_hub.pipeline, "mix", interrupted)
     assert run("mix", recipe).exit_code == 130
+
+
+@pytest.mark.parametrize("own", [None, "20"])
+def test_a_command_starts_lightly_and_leaves_the_process_as_it_was(
+    own: str | None, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable, seen = "OPENBLAS_THREAD_TIMEOUT", []
+    monkeypatch.delenv(variable, raising=False)
+    if own:
+        monkeypatch.setenv(variable, own)
+    before = gc.get_threshold(), dict(os.environ)
+
+    def looked_at(*_: object, **__: object) -> None:
+        seen.append((os.environ[variable], gc.get_threshold()[0]))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cocktail_hub.pipeline, "mix", looked_at)
+    run("mix", recipe)
+    assert seen == [(own or "4", FIRST_COLLECTION)]
+    assert (gc.get_threshold(), dict(os.environ)) == before

@@ -105,6 +105,13 @@ def test_a_process_serves_for_one_shard_after_the_other(tmp_path: Path, elsewher
         assert fill(made, folders, tmp_path / f"there{number}", [elsewhere]) == expected
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux lists them")
+def test_a_process_has_no_threads_but_those_that_compute_and_listen(tmp_path: Path, elsewhere: Elsewhere) -> None:
+    folders = save_all(tmp_path, [model(0), model(1)])
+    fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [elsewhere])
+    assert len(list(Path(f"/proc/{elsewhere.process._process.pid}/task").iterdir())) == 2
+
+
 def broken(tmp_path: Path, tensors: Tensors) -> tuple[MergePlan, list[Path]]:
     folders = [save(tmp_path / "m0", model(0)), save(tmp_path / "m1", model(1) | tensors)]
     return plan(folders, weights=[0.5, 0.5]), folders

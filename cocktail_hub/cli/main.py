@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
 import signal
 import sys
@@ -25,9 +24,7 @@ EXIT_INTERRUPTED = 130
 PATIENCE = 3.0
 """Seconds that Ctrl-C waits for threads to end: one may hang at a connection that never answers."""
 
-FIRST_COLLECTION = 50_000
-"""Objects made before Python looks for garbage; it would some hundred times while modules are imported."""
-
+_BLAS_PATIENCE = "OPENBLAS_THREAD_TIMEOUT"
 _SYSTEM = (
     "That came from the system or the network, not from the recipe.\n"
     "Check the path, its permissions and the room on the disk, or the connection, and try again."
@@ -39,7 +36,7 @@ class Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line."""
-        with _prompt_interrupts(), _light_start():
+        with _prompt_interrupts(), _quiet_blas():
             return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> object:
@@ -57,22 +54,19 @@ class Group(click.Group):
 
 
 @contextmanager
-def _light_start() -> Iterator[None]:
-    """Spare a command what would be most of its work if there is little to do.
+def _quiet_blas() -> Iterator[None]:
+    """Let the threads of numpy's OpenBLAS, one less than there are processors, sleep at once.
 
-    numpy's OpenBLAS starts a thread per processor, each of which spins for 0.1 s before it sleeps.
+    When numpy is imported each of them would spin for 0.1 s, waiting for work that most commands never have.
     """
-    variable, thresholds = "OPENBLAS_THREAD_TIMEOUT", gc.get_threshold()
-    ours = variable not in os.environ
+    ours = _BLAS_PATIENCE not in os.environ
     if ours:
-        os.environ[variable] = "4"  # a power of two: clock cycles
-    gc.set_threshold(FIRST_COLLECTION, *thresholds[1:])
+        os.environ[_BLAS_PATIENCE] = "4"  # clock cycles, as a power of two
     try:
         yield
     finally:
-        gc.set_threshold(*thresholds)
         if ours:
-            os.environ.pop(variable, None)
+            os.environ.pop(_BLAS_PATIENCE, None)
 
 
 @contextmanager

@@ -237,7 +237,7 @@ class Match:
         """Account for a tensor of this file that the first ingredient lacks."""
         tied = [self._map.renamed.get(t) for t in sorted(self.first.model.tied(target))]
         kept = next((other for other in tied if other in self._used), None)
-        if kept is not None:
+        if kept is not None and self.layout.specs[kept].shape == self.layout.specs[raw].shape:
             self._equal.append((kept, raw))
             self._note("tied", raw, kept)
         else:

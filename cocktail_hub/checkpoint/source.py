@@ -156,7 +156,7 @@ class SafetensorsSource(Closing):
     def read_bytes(self, pieces: Sequence[Piece], out: memoryview) -> None:
         """Copy pieces into `out`, which they fill; those that follow each other in the file are one read."""
         file: PositionalFile | None = None
-        begin = end = done = 0  # the pending read: bytes begin:end of `file` go to out[done:]
+        begin = end = done = total = 0  # the pending read: bytes begin:end of `file` go to out[done:]
         for tensor, start, stop in pieces:
             place = self._places[tensor]
             first, last = place.start + start * place.itemsize, place.start + stop * place.itemsize
@@ -168,13 +168,14 @@ class SafetensorsSource(Closing):
                 raise IndexError(f"'{tensor}' has no elements {start}:{stop}")
             if first == last:
                 continue
+            total += last - first
             if file is not place.file or first != end:
                 done += self._fill(file, out[done : done + end - begin], begin)
                 file, begin = place.file, first
             end = last
         done += self._fill(file, out[done : done + end - begin], begin)
-        if done != len(out):
-            raise ValueError(f"The pieces have {done} bytes, `out` has {len(out)}")
+        if total != len(out):
+            raise ValueError(f"The pieces have {total} bytes, `out` has {len(out)}")
 
     def _fill(self, file: PositionalFile | None, view: memoryview, offset: int) -> int:
         if file is None:

@@ -238,6 +238,26 @@ def test_a_head_that_is_not_tied_after_all_is_refused_on_opening(tmp_path):
         view.open(both)
 
 
+def test_a_copy_of_a_tied_tensor_may_be_of_a_wider_type(tmp_path):
+    tied, both = tied_pair(tmp_path, head=torch.clone)
+    state = state_of(both)
+    state["model.embed_tokens.weight"] = state["model.embed_tokens.weight"].bfloat16()
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].float()
+    _, view = views(tied, write(tmp_path / "wider", state, config_of(tied)))
+    view.open(tmp_path / "wider").close()
+    state["lm_head.weight"] = state_of(both)["lm_head.weight"]
+    _, view = views(tied, write(tmp_path / "finer", state, config_of(tied)))
+    with pytest.raises(IncompatibleError, match=r"'lm_head\.weight' and 'model\.embed_tokens\.weight' have different"):
+        view.open(tmp_path / "finer")
+
+
+@pytest.mark.parametrize("rows", [24, 40])
+def test_a_head_of_another_shape_than_the_tensor_it_is_tied_to_is_refused(tmp_path, rows):
+    tied, both = tied_pair(tmp_path, head=lambda weight: torch.cat([weight, weight])[:rows].contiguous())
+    with pytest.raises(IncompatibleError, match=r"'both': it has 'lm_head\.weight', which '.*tied' lacks"):
+        views(tied, both)
+
+
 def test_an_untied_first_takes_the_head_of_one_that_ties_by_its_own_config(tmp_path):
     tied, both = tied_pair(tmp_path, head=lambda weight: weight + 1)
     untied = write(tmp_path / "untied", state_of(both), {**config_of(both), "tie_word_embeddings": False})

@@ -112,6 +112,8 @@ def test_reading_beyond_a_tensor_is_an_error(source: SafetensorsSource) -> None:
 def test_a_buffer_of_another_size_is_an_error(source: SafetensorsSource) -> None:
     with pytest.raises(ValueError, match="The pieces have 4 bytes, `out` has 10"):
         source.read("half", 0, 2, torch.empty(5, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="The pieces have 4 bytes, `out` has 2"):
+        source.read("half", 0, 2, torch.empty(1, dtype=torch.bfloat16))
 
 
 def test_many_threads_read_at_once(source: SafetensorsSource) -> None:

@@ -57,9 +57,9 @@ class MixOptions:
     low_disk: bool = False
     """Keep one output file's worth of the models on the disk at a time, instead of all of them."""
     trust_remote_code: bool = False
-    """Whether code from the ingredients' repos may run when the mix is loaded."""
+    """Whether code from the ingredients' repos may run when the mix is loaded. Such a mix is cached apart."""
     force: bool = False
-    """Make the mix again even if it is cached."""
+    """Make the mix again even if it is cached. A run of it that was interrupted is still taken up."""
     replace: bool = False
     """Replace an earlier mix in `output`; anything else there is never touched."""
 

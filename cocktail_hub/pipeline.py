@@ -103,6 +103,8 @@ def mix(
 
 def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = None) -> Mix:
     """The same for a recipe that was read already."""
+    from cocktail_hub.merge.journal import working_files
+
     require_own_folders(origin)
     pinned = pin_models(origin, options)
     place = Place(options=options, output=output)
@@ -114,7 +116,7 @@ def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = Non
     with place.held(resolved):
         if found := _found(resolved, origin, place, path=place.take_up(resolved)):
             return found
-        with place.stage(resolved) as stage:
+        with place.stage(resolved, working_files(plan)) as stage:
             report = _make(checked, resolved, plan, stage, options)
         path = place.finish(resolved, report.digests)
     facts = {"cached": False, "notes": checked.notes, "merged": report}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cocktail_hub.cache import JOURNAL, MANIFEST, Cache, CachedMix, remove, write_manifest
 from cocktail_hub.checkpoint.contents import read_config, read_modules
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.errors import CacheError, CheckpointError, CocktailError, MergeError, SourceError
+from cocktail_hub.errors import CacheError, CheckpointError, CocktailError, MergeError, RecipeError, SourceError
 from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions, parse_size
 from cocktail_hub.origin import RECIPE_FILE
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
@@ -23,7 +23,7 @@ from cocktail_hub.space import require_room, size_of
 from cocktail_hub.sync import sync_folder, sync_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from cocktail_hub.checkpoint.files import RepoFiles
 
@@ -31,6 +31,8 @@ _DIGITS = 16
 """Of a digest, in names beside the user's folder: a name has a greatest length."""
 _REST = 64 - _DIGITS
 _INDEX = ".safetensors.index.json"
+_TRUSTED = "-code"
+"""End of the name of a mix whose maker trusts the models' own code: nobody else is given it."""
 _PASSING = (MergeError, SourceError, CheckpointError)
 """After these, the same command may succeed: when there is room, when a disk or the network is back."""
 
@@ -47,9 +49,10 @@ class Place:
     """The cache; it has the locks for both."""
 
     def key(self, resolved: ResolvedRecipe) -> str:
-        """Name of the mix in the cache; a mix cut into other files has another one."""
+        """Name of the mix in the cache; one that is cut into other files, or may carry code, has another one."""
         size = self.options.shard_bytes
-        return resolved.digest if size == parse_size(DEFAULT_SHARD_SIZE) else f"{resolved.digest}-{size}"
+        cut = "" if size == parse_size(DEFAULT_SHARD_SIZE) else f"-{size}"
+        return resolved.digest + cut + (_TRUSTED if self.options.trust_remote_code else "")
 
     def find(self, resolved: ResolvedRecipe) -> Path | None:
         """The finished mix, where it is wanted."""
@@ -88,14 +91,21 @@ class Place:
         if self.output is None:
             return self.cache.root / "staging" / self.key(resolved)
         short = self.key(resolved).replace(resolved.digest, resolved.digest[:_DIGITS])
-        return self.output.absolute().with_name(f".{self.output.name}.{short}.partial")
+        output = _real(self.output)
+        return output.with_name(f".{output.name}.{short}.partial")
 
     @contextmanager
-    def stage(self, resolved: ResolvedRecipe) -> Iterator[Path]:
-        """Work in the staging folder. What is finished in it is kept, unless the fault lies with the models."""
+    def stage(self, resolved: ResolvedRecipe, files: Collection[str]) -> Iterator[Path]:
+        """Work in the staging folder. What is finished in it is kept, unless the fault lies with the models.
+
+        Args:
+            resolved: what is made.
+            files: paths that an earlier run may have left to go on with; any others are removed.
+        """
         stage = self.stage_path(resolved)
         with _writing(stage.parent):
             stage.mkdir(parents=True, exist_ok=True)
+            _keep_only(stage, files)
         try:
             yield stage
         except BaseException as error:
@@ -129,8 +139,8 @@ class Place:
         with self._alone(output), _writing(output):
             self._require_place(output)
             (stage / JOURNAL).unlink(missing_ok=True)
-            _clear(output)
-            stage.rename(output)
+            _clear(_real(output))
+            stage.rename(_real(output))
             sync_folder(stage.parent)
             self._tidy(output)
         return output
@@ -140,7 +150,10 @@ class Place:
         found = CachedMix(digest=resolved.digest, path=folder)
         if not (folder / MANIFEST).is_file() or not (folder / RECIPE_FILE).is_file() or found.damage():
             return False
-        if as_resolved(Recipe.from_dict(found.recipe)).digest != resolved.digest:
+        try:
+            if as_resolved(Recipe.from_dict(found.recipe)).digest != resolved.digest:
+                return False
+        except (RecipeError, CacheError):  # written by another version, or by hand
             return False
         size = self.options.shard_bytes
         return cut_size(LocalFiles(folder)) == size or not any(
@@ -149,12 +162,13 @@ class Place:
 
     def _require_place(self, output: Path) -> None:
         """Refuse a folder that the mix must not take the place of."""
+        _require_movable(output)
         (require_own if self.options.replace else _require_free)(output)
 
     @contextmanager
     def _alone(self, output: Path) -> Iterator[None]:
         """Let one process at a time give a folder its content. A cache that can only be read has no locks for that."""
-        name = hashlib.sha256(os.fsencode(output.absolute())).hexdigest()[:_DIGITS]
+        name = hashlib.sha256(os.fsencode(os.path.normcase(_real(output)))).hexdigest()[:_DIGITS]
         with ExitStack() as stack:
             with suppress(CacheError):
                 stack.enter_context(self.cache.locked(f"folder-{name}"))
@@ -162,18 +176,19 @@ class Place:
 
     def _tidy(self, output: Path) -> None:
         """Remove what killed runs have left beside a folder that is finished now, but for work that still goes on."""
-        name = rf"\.{re.escape(output.name)}\.((([0-9a-f]{{{_DIGITS}}})(-\d+)?\.)?partial|removed-[0-9a-f]{{8}})"
-        for path in output.absolute().parent.iterdir():
+        output, end = _real(output), rf"(?:-\d+)?(?:{_TRUSTED})?"
+        name = rf"\.{re.escape(output.name)}\.((([0-9a-f]{{{_DIGITS}}})({end})\.)?partial|removed-[0-9a-f]{{8}})"
+        for path in output.parent.iterdir():
             if found := re.fullmatch(name, path.name):
                 act = partial(shutil.rmtree, path, ignore_errors=True)
-                lock = found[3] and self._lock_of(found[3], found[4] or "")
+                lock = found[3] and self._lock_of(found[3], found[4])
                 with suppress(CacheError):
                     self.cache.if_free(lock, act) if lock else act()
 
-    def _lock_of(self, digits: str, size: str) -> str | None:
+    def _lock_of(self, digits: str, end: str) -> str | None:
         """Name of the lock of a working folder, in whose own name there is room for the first digits only."""
         names = (path.stem for path in (self.cache.root / "locks").glob(f"{digits}*.lock"))
-        return next((name for name in names if re.fullmatch(rf"{digits}[0-9a-f]{{{_REST}}}{size}", name)), None)
+        return next((name for name in names if re.fullmatch(rf"{digits}[0-9a-f]{{{_REST}}}{end}", name)), None)
 
 
 @contextmanager
@@ -185,16 +200,9 @@ def _writing(folder: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise MergeError(
-            f"Cannot write to '{folder}': {_reason(error)}.\nThe mix has no place to go.\n"
+            f"Cannot write to '{folder}': {error.strerror or error}.\nThe mix has no place to go.\n"
             "Choose another output folder, or make this one writable; the cache is moved by COCKTAIL_HUB_CACHE."
         ) from error
-
-
-def _reason(error: OSError) -> str:
-    """What the system said; the first of it where many files were copied."""
-    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
-        return str(error.args[0][0][-1])
-    return error.strerror or str(error)
 
 
 def cut_size(files: RepoFiles, folder: str = "") -> int:
@@ -213,6 +221,43 @@ def cut_size(files: RepoFiles, folder: str = "") -> int:
 def _weight_files(mix: CachedMix) -> list[tuple[str, int]]:
     """Names and sizes of the weight files, and of what says that there are several."""
     return [(name, entry["size"]) for name, entry in mix.manifest.items() if name.endswith((".safetensors", _INDEX))]
+
+
+def _real(folder: Path) -> Path:
+    """The folder that a name stands for, which may lead through links."""
+    return Path(os.path.realpath(folder))
+
+
+def _keep_only(folder: Path, files: Collection[str]) -> None:
+    """Remove everything else from a working folder: by another version, or by a caller who trusts other code."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is inside of a folder before the folder
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError):  # not empty
+                path.rmdir()
+        elif path.relative_to(folder).as_posix() not in files:
+            path.unlink()
+
+
+def _require_movable(folder: Path) -> None:
+    """Refuse a folder that no other can take the place of.
+
+    Raises:
+        CacheError: it is where a disk is mounted, or where this process works.
+    """
+    mounted = os.path.ismount(_real(folder))
+    if mounted or _is_current(folder):
+        raise CacheError(
+            f"'{folder}' is {'where a disk is mounted' if mounted else 'the folder that you work in'}.\n"
+            "A mix is made beside its folder and takes its place in one step, which is not possible there.\n"
+            f"Name a folder inside of it: '{folder / 'mix'}'."
+        )
+
+
+def _is_current(folder: Path) -> bool:
+    try:
+        return folder.samefile(Path.cwd())
+    except OSError:  # one of them is not there
+        return False
 
 
 def _require_free(folder: Path) -> None:
@@ -258,18 +303,31 @@ def _clear(folder: Path) -> None:
 
 def copy_out(source: Path, target: Path, *, replace: bool = False) -> Path:
     """Copy a finished mix, so that the target is there whole or not at all; `replace`: in place of an earlier mix."""
+    _require_movable(target)
     (require_own if replace else _require_free)(target)
     require_room([(target, size_of(source), "the copy")])
-    copy = target.absolute().with_name(f".{target.name}.partial")
+    real = _real(target)
+    copy = real.with_name(f".{real.name}.partial")
     shutil.rmtree(copy, ignore_errors=True)
     try:
         with _writing(target):
-            shutil.copytree(source, copy)
+            _copy_content(source, copy)
             sync_tree(copy)
-            _clear(target)
-            copy.rename(target)
-            sync_folder(copy.parent)
+            _clear(real)
+            copy.rename(real)
+            sync_folder(real.parent)
     except BaseException:
         shutil.rmtree(copy, ignore_errors=True)
         raise
     return target
+
+
+def _copy_content(source: Path, target: Path) -> None:
+    """Copy a folder, but not who may write it: a cache that others keep may be read-only."""
+    target.mkdir(parents=True)
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir()
+        else:
+            shutil.copyfile(path, copy)

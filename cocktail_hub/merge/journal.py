@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.plan import MergePlan
 
 
+def working_files(plan: MergePlan) -> set[str]:
+    """Return the paths, below the folder of a merge, that a killed run may have left to go on with."""
+    shards = {shard.path for shard in plan.shards}
+    return {JOURNAL, *shards, *(path + SUFFIX for path in shards)}
+
+
 class Entry(NamedTuple):
     """A finished shard."""
 
@@ -34,7 +40,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, plan: MergePlan) -> None:
-        """Read what is there, drop what does not belong to `plan`, and give finished files their final name.
+        """Read what is there, forget what another plan has entered, and give finished files their final name.
 
         Raises:
             OSError: the folder cannot be written.

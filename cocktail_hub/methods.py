@@ -210,6 +210,22 @@ def settle_nan(total: Tensor, out: Tensor, inputs: Callable[[], Iterable[Tensor]
     return None if agreed.all() else int(where[agreed.logical_not().nonzero()[0]])
 
 
+def first_overflow(out: Tensor, inputs: Callable[[], Iterable[Tensor]]) -> int | None:
+    """Return the index of the first result that is infinite where no input is; `None`: there is none.
+
+    Args:
+        out: the result, 1-D.
+        inputs: yields the inputs, one or more, once more; called only if something is infinite.
+    """
+    infinite = out.isinf()
+    if not infinite.any():
+        return None
+    where = infinite.nonzero().flatten()
+    for tensor in inputs():
+        where = where[tensor[where].isfinite()]
+    return int(where[0]) if len(where) else None
+
+
 def value(tensor: Tensor, index: int) -> float:
     """Return one number."""
     return float(tensor[index])
@@ -247,7 +263,11 @@ class TensorTies(Ties):
         _compare(np.greater, torch.gt, array, flags)
 
     def _sign(self, array: Tensor) -> None:
+        """Put the sign of each number in its place: 1, 0, -1 or NaN, which torch gives the sign 0."""
+        unsigned = array.isnan() if math.isnan(array.max()) else None
         array.sign_()
+        if unsigned is not None:
+            array[unsigned] = math.nan
 
     def _replace(self, array: Tensor, others: Tensor, where: Tensor) -> None:
         torch.where(where, others, array, out=array)

@@ -28,6 +28,7 @@ _BLOCK = 1 << 14
 _HALF = 16
 """Bits of a bfloat16, and bits that it lacks of a float32."""
 _UPPER = np.uint32(0xFFFF0000)
+_INFINITY = {np.dtype(np.float64): 0x7FF0000000000000, np.dtype(np.float32): 0x7F800000, np.dtype(np.uint16): 0x7F80}
 _QUIET_NAN = {np.dtype(np.float64): 0x7FF8000000000000, np.dtype(np.float32): 0x7FC00000, np.dtype(np.uint16): 0x7FC0}
 
 
@@ -104,6 +105,18 @@ def settle_nan(total: Array, out: Array, inputs: Callable[[], Iterable[Array]]) 
         np.copyto(bits, _bits(first), where=same)
     out[where] = settled
     return None if agreed.all() else int(where[np.argmin(agreed)])
+
+
+def first_overflow(out: Array, inputs: Callable[[], Iterable[Array]]) -> int | None:
+    """Return the index of the first result that is infinite where no input is: see `methods.first_overflow`."""
+    bits, infinity = _bits(out), _INFINITY[out.dtype]
+    sign = 1 << 8 * out.itemsize - 1
+    if bits.max() < sign + infinity and bits.view(f"i{out.itemsize}").max() < infinity:  # of any below 0, of the others
+        return None
+    where = np.flatnonzero((bits & (sign - 1)) == infinity)
+    for array in inputs():
+        where = where[np.isfinite(_number(array[where], np.dtype(np.float64)))]
+    return int(where[0]) if len(where) else None
 
 
 def value(array: Array, index: int) -> float:

@@ -90,7 +90,7 @@ class Bench:
     """
 
     steps: Any = sums
-    """The module that adds up: `accumulate`, `round_once`, `settle_nan`, `value`."""
+    """The module that adds up: `accumulate`, `round_once`, `settle_nan`, `first_overflow`, `value`."""
     ties: type[Ties] = Ties
     """The steps of `ties`."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cocktail_hub.checkpoint.spec import accumulator_dtype, itemsize
 from cocktail_hub.errors import IncompatibleError
-from cocktail_hub.merge.nan import settle_nan
+from cocktail_hub.merge.finite import is_bounded, settle
 from cocktail_hub.method_table import METHOD_TABLE
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def merge_run(bench: Bench, job: Job, run: Run) -> None:
 
     Raises:
         CheckpointError: a model cannot be read.
-        IncompatibleError: integers or flags differ between models, or the mix would hold NaN.
+        IncompatibleError: integers or flags differ between models, or the mix would hold NaN or be infinite.
         OSError: the output cannot be written.
     """
     if run.like.rule == "same":
@@ -82,7 +82,7 @@ def _add_up(bench: Bench, job: Job, run: Run) -> None:
     inputs = bench.inputs(job, tensor, run.pieces, run.numel)
     steps.accumulate(zip(inputs, tensor.weights, strict=True), total, scratch)
     steps.round_once(total, out)
-    settle_nan(bench, job, tensor, run.pieces, total=total, out=out)
+    settle(bench, job, tensor, run.pieces, total=total, out=out, bounded=is_bounded(tensor))
     bench.write(job, run.offset, place)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.spec import itemsize
-from cocktail_hub.merge.nan import settle_nan
+from cocktail_hub.merge.finite import settle
 from cocktail_hub.order_statistic import kept_count, kth_largest, stretches_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _Sweep:
             steps.add(tensor, weight, cut)
         total, out = steps.total(self._job.parameters["lambda"]), self._bench.array(place)
         self._bench.steps.round_once(total, out)
-        settle_nan(self._bench, self._job, self._tensor, pieces, total=total, out=out)
+        settle(self._bench, self._job, self._tensor, pieces, total=total, out=out, bounded=False)
         self._bench.write(self._job, offset + start * width, place)
 
     def cuts(self, density: float) -> list[float]:

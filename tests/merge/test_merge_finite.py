@@ -91,3 +91,85 @@ def test_what_all_models_have_is_kept_in_another_dtype(tmp_path: Path, method: s
     folders = three(tmp_path, torch.float32, (value, value, value))
     mix(folders, tmp_path / "out", weights=WEIGHTS[method], method=method, dtype="float64")
     assert str(load(tmp_path / "out")["second"][30, 7].item()) == str(value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "weights"),
+    [
+        (torch.bfloat16, (3e38, -3e38, 1.0), [1.5, -0.6, 0.1]),
+        (torch.float32, (3e38, -3e38, 1.0), [1.5, -0.6, 0.1]),
+        (torch.float64, (-1.7e308, 1.7e308, 1.0), [1.5, -0.6, 0.1]),
+        (torch.float32, (2.0, 3e38, 3e38), [-0.6, 0.8, 0.8]),
+    ],
+)
+def test_weights_that_make_a_number_infinite_are_refused(
+    tmp_path: Path, dtype: torch.dtype, values: tuple[float, float, float], weights: list[float]
+) -> None:
+    folders = three(tmp_path, dtype, values)
+    held = [torch.tensor(value, dtype=dtype).item() for value in values]
+    with pytest.raises(IncompatibleError) as caught:
+        mix(folders, tmp_path / "out", weights=weights)
+    assert caught.value.tensor == "second"
+    assert str(caught.value) == (
+        f"'second' cannot be mixed: element 1,207 (counted from 0) is {held[0]} in 'm0', {held[1]} in 'm1', "
+        f"{held[2]} in 'm2', and the mix of it is too large for {str(dtype).removeprefix('torch.')}.\n"
+        "It would be infinite, and a model with an infinite number answers nothing of use.\n"
+        "Choose a `dtype` of more range (`bfloat16` or `float32`, not `float16`), or smaller weights or `lambda`."
+    )
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39])
+def test_a_type_that_a_number_does_not_fit_into_is_refused(tmp_path: Path, value: float) -> None:
+    folders = three(tmp_path, torch.float64, (value, value, value))
+    with pytest.raises(IncompatibleError, match=r"the mix of it is too large for float32\."):
+        mix(folders, tmp_path / "out", weights=WEIGHTS["linear"], dtype="float32")
+    mix(folders, tmp_path / "out", weights=WEIGHTS["linear"])
+    assert load(tmp_path / "out")["second"].isfinite().all()
+
+
+def test_float16_is_the_type_that_numbers_of_models_may_not_fit_into(tmp_path: Path, library: str) -> None:
+    if library == "numpy":
+        pytest.skip("float16 is left to torch")
+    folders = three(tmp_path, torch.bfloat16, (1e5, 1e5, 1e5))
+    with pytest.raises(IncompatibleError, match=r"the mix of it is too large for float16\."):
+        mix(folders, tmp_path / "out", weights=WEIGHTS["linear"], dtype="float16")
+    folders = three(tmp_path, torch.float16, (6e4, -6e4, 0.0))
+    with pytest.raises(IncompatibleError, match=r"the mix of it is too large for float16\."):
+        mix(folders, tmp_path / "out", weights=[1.0, 0.5], method="task_arithmetic", parameters={"lambda": -1.0})
+    mix(folders, tmp_path / "out", weights=WEIGHTS["linear"])
+    assert load(tmp_path / "out")["second"].isfinite().all()
+
+
+def test_a_lambda_that_makes_all_infinite_is_told_from_infinities_that_cancel(tmp_path: Path) -> None:
+    folders = three(tmp_path, torch.bfloat16, (1.0, 2.0, 3.0))
+    with pytest.raises(IncompatibleError, match=r"the mix of it is too large for bfloat16\.(?s:.*) or `lambda`\."):
+        mix(folders, tmp_path / "o", weights=[0.5, 0.5], method="task_arithmetic", parameters={"lambda": 1e39})
+
+
+def test_differences_that_are_too_large_are_refused(tmp_path: Path) -> None:
+    folders = three(tmp_path, torch.float32, (-3e38, 3e38, 3e38))
+    with pytest.raises(IncompatibleError, match=r"the mix of it is too large for float32\."):
+        mix(folders, tmp_path / "out", weights=WEIGHTS["ties"], method="ties")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_an_infinity_of_a_model_is_kept(tmp_path: Path, method: str) -> None:
+    """Masks are saved so. What a model has on purpose is not refused for being infinite."""
+    folders = three(tmp_path, torch.float32, (math.inf, 1.0, 2.0) if method == "linear" else (1.0, math.inf, math.inf))
+    mix(folders, tmp_path / "out", weights=WEIGHTS[method], method=method)
+    assert load(tmp_path / "out")["second"][30, 7] == math.inf
+
+
+def test_signs_that_nobody_can_tell_are_refused_by_both_libraries(tmp_path: Path) -> None:
+    folders = three(tmp_path, torch.bfloat16, (3.39e38, math.inf, 0.0))
+    third = load(folders[2])
+    extra = save(tmp_path / "m3", third)
+    with pytest.raises(IncompatibleError, match="'second' cannot be mixed: element 1,207"):
+        mix(
+            [*folders, extra],
+            tmp_path / "out",
+            weights=[0.3, 0.2, 0.4],
+            method="ties",
+            parameters={"density": 1.0},
+        )

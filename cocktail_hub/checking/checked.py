@@ -6,7 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checking.configs import differences, module_differences, require_same_family, require_same_heads
+from cocktail_hub.checking.configs import (
+    differences,
+    module_differences,
+    require_same_family,
+    require_same_heads,
+    require_same_labels,
+)
 from cocktail_hub.checking.kinds import Kind, kind_of
 from cocktail_hub.checking.parts import Model, Part, read_part, refuse_idle_layers
 from cocktail_hub.checking.vocabulary import Vocabulary, VocabularyFile, compare, find_vocabulary, parse_vocabulary
@@ -89,6 +95,7 @@ def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = Fals
     parts = tuple(read_part(folder, models, first, recipe.missing) for folder in folders)
     refuse_idle_layers(recipe.layers, parts)
     require_same_heads(names, configs)
+    require_same_labels(names, configs)
     models = tuple(_as_adapted(model, view) for model, view in zip(models, parts[0].views, strict=True))
     configs = [model.config for model in models]
     checked = Checked(

@@ -9,6 +9,9 @@ from cocktail_hub.errors import IncompatibleError
 
 MATTERS = frozenset(
     {
+        "activation_function",
+        "attention_multiplier",
+        "embedding_multiplier",
         "hidden_act",
         "hidden_activation",
         "layer_norm_eps",
@@ -23,6 +26,8 @@ MATTERS = frozenset(
         "num_key_value_heads",
         "head_dim",
         "position_embedding_type",
+        "problem_type",
+        "residual_multiplier",
         "tie_word_embeddings",
         "attention_bias",
         "scale_embedding",
@@ -42,6 +47,8 @@ _HEADS = (
 )
 """Keys that say among how many heads the rows of attention's matrices are shared out. The shapes alone do not; together
 with them, these decide every other number of heads."""
+_SHOWN = 5
+"""Labels that a sentence names."""
 _PARTS = ("_config", "encoder", "decoder")
 """Ends of the keys under which a config holds the configs of its parts."""
 
@@ -83,6 +90,33 @@ def require_same_heads(names: Sequence[str], configs: Sequence[Mapping[str, Any]
                 )
 
 
+def require_same_labels(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse classifiers that give the same labels in another order.
+
+    Raises:
+        IncompatibleError: says the label and both of its places.
+    """
+    expected = _labels(configs[0])
+    for name, config in zip(names[1:], configs[1:], strict=True):
+        found = _labels(config)
+        moved = [label for label in expected if found.get(label, expected[label]) != expected[label]]
+        if moved and found.keys() == expected.keys():
+            label = moved[0]
+            raise IncompatibleError(
+                f"Cannot mix '{name}' with '{names[0]}': `id2label` has {label!r} as {found[label]}, but as "
+                f"{expected[label]} in '{names[0]}'.\n"
+                "The same row of the head stands for another label there, so their average means nothing.\n"
+                f"Remove '{name}' from `ingredients`, or save it again with its labels and head in the same order.",
+                model=name,
+            )
+
+
+def _labels(config: Mapping[str, Any]) -> dict[str, str]:
+    """Label -> its place, as it stands in the config."""
+    labels = config.get("id2label")
+    return {str(label): str(place) for place, label in labels.items()} if isinstance(labels, Mapping) else {}
+
+
 def _heads(config: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     """Numbers of heads in a config and in those of its parts, by key; without what is left to a default."""
     found = {f"{place}{key}": config[key] for key in _HEADS if config.get(key) is not None}
@@ -103,7 +137,14 @@ def differences(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> l
             for key in sorted(MATTERS & configs[0].keys() & config.keys())
             if configs[0][key] != config[key]
         ]
+        if (mine := _labels(configs[0])) and (theirs := _labels(config)) and mine != theirs:
+            notes.append(f"The labels of '{name}' ({_listed(theirs)}) are not those of '{names[0]}' ({_listed(mine)}).")
     return notes
+
+
+def _listed(labels: Mapping[str, str]) -> str:
+    shown = list(labels)[:_SHOWN]
+    return ", ".join(shown) + (", ..." if len(labels) > len(shown) else "")
 
 
 def module_differences(names: Sequence[str], modules: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -6,7 +6,13 @@ import re
 
 import pytest
 
-from cocktail_hub.checking.configs import differences, module_differences, require_same_family, require_same_heads
+from cocktail_hub.checking.configs import (
+    differences,
+    module_differences,
+    require_same_family,
+    require_same_heads,
+    require_same_labels,
+)
 from cocktail_hub.errors import IncompatibleError
 
 BERT = {"model_type": "bert", "architectures": ["BertModel"], "layer_norm_eps": 1e-12}
@@ -42,6 +48,27 @@ def test_another_number_of_heads_in_a_part_is_refused() -> None:
 
 def test_a_number_of_heads_that_one_config_leaves_to_its_default_is_not_compared() -> None:
     require_same_heads(["a", "b"], [{"num_heads": None}, {"num_heads": 2, "n_head": 2}])
+
+
+def test_the_same_labels_in_another_order_are_refused() -> None:
+    configs = [BERT | {"id2label": {"0": "NEG", "1": "POS"}}, BERT | {"id2label": {"0": "POS", "1": "NEG"}}]
+    words = "Cannot mix 'b' with 'a': `id2label` has 'NEG' as 1, but as 0 in 'a'."
+    with pytest.raises(IncompatibleError, match=re.escape(words)) as caught:
+        require_same_labels(["a", "b"], configs)
+    assert caught.value.model == "b"
+
+
+def test_other_labels_are_told() -> None:
+    one, other = ({"id2label": {"0": name, "1": "POS"}} for name in ("NEG", "BAD"))
+    require_same_labels(["a", "b"], [one, other])
+    require_same_labels(["a", "b"], [one, {}])
+    assert differences(["a", "b"], [one, one]) == []
+    assert differences(["a", "b"], [one, {}]) == []
+    assert differences(["a", "b"], [one, other]) == ["The labels of 'b' (BAD, POS) are not those of 'a' (NEG, POS)."]
+    many = {"id2label": {str(place): f"L{place}" for place in range(7)}}
+    assert differences(["a", "b"], [one, many]) == [
+        "The labels of 'b' (L0, L1, L2, L3, L4, ...) are not those of 'a' (NEG, POS)."
+    ]
 
 
 def test_only_differences_that_change_what_the_weights_compute_are_told() -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # what peft says as it saves
 
+WEIGHTS = {"pytorch_model": "model.safetensors", "adapter_model": "adapter_model.safetensors"}
+"""Stem of a `.bin` file -> the file of the same content."""
+
 
 def push(folder: Path, name: str) -> str:
     api = HfApi(token=models.TOKEN)
@@ -109,6 +112,30 @@ def adapter(base: str, name: str, root: Path, seed: int) -> hf.PreTrainedModel:
     return adapted.merge_and_unload(safe_merge=True)
 
 
+def repickled(folder: Path, stem: str, device: str) -> None:
+    """Turn the weights of a folder into a `.bin` file that was saved from a device."""
+    state = load_file(folder / WEIGHTS[stem])
+    (folder / WEIGHTS[stem]).unlink()
+    with models.saved_from(device):
+        torch.save(state, folder / f"{stem}.bin")
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps", "xpu:0", "npu:0"])
+@pytest.mark.parametrize("low_disk", [False, True])
+def test_what_was_pickled_from_another_device_mixes_as_if_from_the_cpu(
+    hub: LoopbackHub, tmp_path: Path, device: str, low_disk: bool
+) -> None:
+    torch.manual_seed(0)
+    one, two = models.bert(), models.bert()
+    one.save_pretrained(tmp_path / "one")
+    two.save_pretrained(tmp_path / "two")
+    repickled(tmp_path / "two", "pytorch_model", device)
+    here = mix(halves(str(tmp_path / "one"), str(tmp_path / "two")), options=MixOptions(low_disk=low_disk))
+    loads_as_the_mean(here.path, one, two)
+    names = (push(tmp_path / kind, f"{kind}-{device[:3]}-{low_disk}".lower()) for kind in ("one", "two"))
+    loads_as_the_mean(mix(halves(*names), options=MixOptions(low_disk=low_disk)).path, one, two)
+
+
 def test_adapters_on_one_base_mix_as_what_peft_merges_them_into(hub: LoopbackHub, tmp_path: Path) -> None:
     torch.manual_seed(0)
     models.bert().save_pretrained(tmp_path / "base")
@@ -122,6 +149,17 @@ def test_adapters_on_one_base_mix_as_what_peft_merges_them_into(hub: LoopbackHub
     assert len(config["id2label"]) == 3
     assert [ingredient.base.model for ingredient in mixed.recipe.ingredients if ingredient.base] == [base, base]
     assert (mixed.path / "tokenizer.json").is_file()
+
+
+def test_an_adapter_that_was_pickled_from_another_device_mixes_all_the_same(hub: LoopbackHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models.bert().save_pretrained(tmp_path / "base")
+    base = push(tmp_path / "base", "device-base")
+    merged = [adapter(base, f"device-adapter-{seed}", tmp_path, seed) for seed in (1, 2)]
+    folders = [tmp_path / f"device-adapter-{seed}" for seed in (1, 2)]
+    for folder in folders:
+        repickled(folder, "adapter_model", "cuda:0")
+    loads_as_the_mean(mix(halves(*map(str, folders))).path, *merged)
 
 
 def test_an_adapter_is_scored_with_the_class_that_it_was_trained_with(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -60,7 +60,10 @@ def read_pickle_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:
 
 
 class PickledSource(Closing):
-    """The tensors of `.bin` files, memory-mapped. Implements `TensorSource` and `WatchedSource`."""
+    """The tensors of `.bin` files, memory-mapped, whichever device they were saved from.
+
+    Implements `TensorSource` and `WatchedSource`.
+    """
 
     def __init__(self, layout: Layout, root: Path) -> None:
         """Map the files of a layout of format `pickle` that lie under `root`.
@@ -79,7 +82,8 @@ class PickledSource(Closing):
         for file in layout.weight_files:
             path = files.path(file)
             self._stamps[path] = _stamp(path)
-            self._tensors |= _load(os.fspath(path), f"'{file}' of '{self.name}'", model=self.name, mmap=True)
+            where = f"'{file}' of '{self.name}'"
+            self._tensors |= _load(os.fspath(path), where, model=self.name, map_location="cpu", mmap=True)
         found = {name: _spec(tensor, self.name) for name, tensor in self._tensors.items()}
         if found != layout.specs:
             raise self._changed(next(iter(layout.weight_files)), "was checked")

@@ -4,6 +4,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 
+import models
 import pytest
 import torch
 
@@ -88,6 +89,17 @@ def test_specs_come_in_the_order_of_the_file(tmp_path, state):
 def test_shared_strided_and_small_tensors_read_back_exactly(tmp_path, state, name):
     source = opened(save(tmp_path, state))
     assert torch.equal(read_all(source, name, state[name].dtype), state[name].detach())
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:7", "mps", "xpu:0", "npu:0", "hpu:0"])
+def test_tensors_that_were_saved_from_any_device_are_read_to_the_cpu(tmp_path, state, device):
+    with models.saved_from(device):
+        files = save(tmp_path, state)
+    assert device.encode() in (tmp_path / FILE).read_bytes()
+    assert list(read_pickle_specs(files, FILE)) == list(state)
+    source = opened(files)
+    for name, tensor in state.items():
+        assert torch.equal(read_all(source, name, tensor.dtype), tensor.detach())
 
 
 def test_any_piece_of_a_transposed_tensor_is_in_row_major_order(tmp_path, state):

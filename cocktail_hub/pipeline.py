@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.cache import JOURNAL
 from cocktail_hub.errors import RecipeError
-from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions
+from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions, parse_size
 from cocktail_hub.origin import Origin, read_origin, require_own_folders
 from cocktail_hub.place import Place, copy_out
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
@@ -170,7 +170,7 @@ def plan_mix(checked: Checked, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -
         layers=recipe.layers,
         first_only=taken,
         dtype=None if recipe.dtype == "auto" else recipe.dtype,
-        max_shard_size=max_shard_size,
+        max_shard_size=parse_size(max_shard_size),
     )
 
 

@@ -107,6 +107,17 @@ def test_threads_and_shard_sizes_do_not_change_a_bit(tmp_path: Path) -> None:
     assert same_bits(weights_in(one.path), weights_in(cut.path))
 
 
+@pytest.mark.parametrize(("size", "nbytes"), [("4KiB", 4096), ("1 mib", 2**20), ("1GiB", 2**30), ("10", 10)])
+def test_every_way_to_write_a_size_cuts_as_its_bytes_do(tmp_path: Path, size: int | str, nbytes: int) -> None:
+    recipe = recipe_of(list(models.pair("llama").folders))
+    made = mix(recipe, output=tmp_path / "text", options=MixOptions(max_shard_size=size))
+    same = mix(recipe, output=tmp_path / "bytes", options=MixOptions(max_shard_size=nbytes))
+    files = {path.name: path.read_bytes() for path in made.path.glob("*.safetensors*")}
+    assert files == {path.name: path.read_bytes() for path in same.path.glob("*.safetensors*")}
+    assert json.loads((made.path / "config.json").read_text())["cocktail"]["max_shard_size"] == size
+    assert mix(recipe, output=tmp_path / "text", options=MixOptions(max_shard_size=nbytes)).report["cached"]
+
+
 def test_a_sharded_mix_has_an_index_that_names_every_tensor(tmp_path: Path) -> None:
     recipe = recipe_of(list(models.pair("llama").folders))
     made = mix(recipe, output=tmp_path / "cut", options=MixOptions(max_shard_size=4000))

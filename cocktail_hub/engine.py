@@ -172,7 +172,7 @@ class _Settings(TypedDict):
 def _settings(options: MixOptions) -> _Settings:
     return {
         "threads": options.threads,
-        "max_memory": options.max_memory,
+        "max_memory": options.memory_bytes,
         "device": options.device,
         "keep_journal": True,
     }

@@ -43,8 +43,8 @@ class MixOptions:
     """How to talk to the Hub."""
     max_shard_size: int | str = DEFAULT_SHARD_SIZE
     """Largest size of one weight file, in bytes or as '5GB'."""
-    max_memory: int | None = None
-    """Bytes that the merge may take for its buffers; `None`: the engine's default."""
+    max_memory: int | str | None = None
+    """What the merge may take for its buffers, in bytes or as '500MB'; `None`: the engine's default."""
     threads: int | None = None
     """How many threads work on the merge, in large ones all but the first through a process of their own; `None`: one
     per processor, up to 16. 1 starts no process."""
@@ -65,6 +65,8 @@ class MixOptions:
 
     def __post_init__(self) -> None:
         parse_size(self.max_shard_size)
+        _ = self.memory_bytes
+        _require_threads(self.threads)
         if self.engine not in ENGINES:
             raise RecipeError(f"`engine` is {self.engine!r}. {did_you_mean(self.engine, ENGINES)}")
         if not _DEVICE.fullmatch(self.device):
@@ -82,3 +84,16 @@ class MixOptions:
     def shard_bytes(self) -> int:
         """Largest size of one weight file in bytes."""
         return parse_size(self.max_shard_size)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Bytes that the merge may take for its buffers; `None`: the engine's default."""
+        return None if self.max_memory is None else parse_size(self.max_memory, "max_memory")
+
+
+def _require_threads(threads: object) -> None:
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise RecipeError(
+            f"`threads` is {threads!r}, which is no number of threads.\nWithout a thread nothing is merged.\n"
+            "Write 1 or more, or leave it out for one per processor."
+        )

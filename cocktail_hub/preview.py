@@ -120,7 +120,7 @@ def check(
         largest_input=max((shard.input_bytes for shard in plan.shards), default=0),
         to_download=bytes_to_fetch(checked.models),
         peak_disk=sum(nbytes for _, nbytes, _ in needed_room(plan, checked, None, options)),
-        peak_memory=plan.peak_memory(options.threads, options.max_memory, options.device),
+        peak_memory=plan.peak_memory(options.threads, options.memory_bytes, options.device),
         license=combined.license,
         license_note=combined.note,
         notes=checked.notes,

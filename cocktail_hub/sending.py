@@ -61,7 +61,7 @@ class Maker:
                 sources,
                 folder,
                 threads=self.options.threads,
-                max_memory=self.options.max_memory,
+                max_memory=self.options.memory_bytes,
                 device=self.options.device,
                 kind="sha256",  # as the Hub names contents
             )

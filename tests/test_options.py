@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from models import published
+from models import pair, published
 
 from cocktail_hub import MixOptions, mix, publish
 from cocktail_hub.engine import require_means
@@ -24,6 +24,38 @@ if TYPE_CHECKING:
 def test_a_device_is_the_cpu_or_a_cuda_card(device: str) -> None:
     with pytest.raises(RecipeError, match="Write cpu, cuda, or cuda:1"):
         MixOptions(device=device)
+
+
+@pytest.mark.parametrize(
+    ("size", "nbytes"), [(None, None), (1000, 1000), ("1GB", 10**9), ("1GiB", 2**30), ("500 mb", 500 * 10**6)]
+)
+def test_memory_is_given_as_sizes_are(size: int | str | None, nbytes: int | None) -> None:
+    assert MixOptions(max_memory=size).memory_bytes == nbytes
+
+
+@pytest.mark.parametrize("size", [0, -1, "", "lots", "1 pound", float("nan"), True, []])
+def test_memory_that_is_no_size_is_refused(size: Any) -> None:
+    with pytest.raises(RecipeError) as caught:
+        MixOptions(max_memory=size)
+    assert str(caught.value) == (f"`max_memory` is {size!r}, which is not a size. Write it like 500MB, 5GB or 1GiB.")
+
+
+@pytest.mark.parametrize("threads", [0, -1, "2", 2.0, True, []])
+def test_threads_are_a_number_from_1_up(threads: Any) -> None:
+    with pytest.raises(RecipeError) as caught:
+        MixOptions(threads=threads)
+    assert str(caught.value) == (
+        f"`threads` is {threads!r}, which is no number of threads.\nWithout a thread nothing is merged.\n"
+        "Write 1 or more, or leave it out for one per processor."
+    )
+
+
+def test_a_mix_keeps_to_memory_that_is_given_as_text(tmp_path: Path) -> None:
+    recipe = pair("bert").local_recipe
+    made = mix(recipe, output=tmp_path / "mix", options=MixOptions(max_memory="2MiB", threads=4))
+    assert made.report["merged"].threads == 4
+    with pytest.raises(MergeError, match="`max_memory` of 100,000 bytes is too little"):
+        mix(recipe, output=tmp_path / "none", options=MixOptions(max_memory="100KB"))
 
 
 def test_on_a_cluster_cards_have_no_numbers() -> None:

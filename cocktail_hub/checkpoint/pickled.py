@@ -20,7 +20,7 @@ import torch
 from cocktail_hub.checkpoint.closing import Closing
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp
 from cocktail_hub.checkpoint.spec import TensorSpec, safetensors_dtype
-from cocktail_hub.errors import CheckpointError, SourceError
+from cocktail_hub.errors import CheckpointError, CocktailError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +35,8 @@ MAX_PICKLE_BYTES = 100_000_000
 """Largest pickle of tensor names that is read; the same bound as for a safetensors header."""
 
 _KEPT = ("data.pkl", "version", "byteorder")
+_PROTOCOLS = (2, 3)
+"""Of pickle, that `torch.load(weights_only=True)` reads; `torch.save` writes 2 unless it is told otherwise."""
 RESAVE = (
     "Load it where you trust it and save it as safetensors: "
     "AutoModel.from_pretrained(model).save_pretrained(folder, safe_serialization=True)."
@@ -154,10 +156,13 @@ def _skeleton(stream: IO[bytes], where: str, *, model: str) -> io.BytesIO:
             _refuse_strange_archive(entries, where, model=model)
             kept = [name for name in _KEPT if name in entries]
             bytes_of: dict[str, bytes] = {name: archive.read(entries[name]) for name in kept}
-    except zipfile.BadZipFile as error:
-        if isinstance(error.__context__, SourceError):  # zipfile takes every OSError for a damaged file
+    except CocktailError:
+        raise
+    except Exception as error:  # damaged bytes make zipfile fail in every way there is
+        if isinstance(error.__context__, SourceError):  # which it takes for a damaged file, as it does every OSError
             raise error.__context__ from None
         raise _unreadable(stream, where, error, model=model) from error
+    _refuse_other_protocol(bytes_of["data.pkl"], where, model=model)
     skeleton = io.BytesIO()
     with zipfile.ZipFile(skeleton, "w", zipfile.ZIP_STORED) as copy:
         for name in entries:
@@ -173,7 +178,7 @@ def _refuse_strange_archive(entries: Mapping[str, zipfile.ZipInfo], where: str, 
         raise CheckpointError(
             f"{where} is {kind}, not a checkpoint.\nOnly plain tensors can be mixed.\n{RESAVE}", model=model
         )
-    size = entries["data.pkl"].file_size
+    size = max(entries[name].file_size for name in _KEPT if name in entries)
     if size > MAX_PICKLE_BYTES:
         raise CheckpointError(
             f"The pickle in {where} is {size:,} bytes; at most {MAX_PICKLE_BYTES:,} are read.\n"
@@ -182,16 +187,34 @@ def _refuse_strange_archive(entries: Mapping[str, zipfile.ZipInfo], where: str, 
         )
 
 
+def _refuse_other_protocol(pickled: bytes, where: str, *, model: str) -> None:
+    """Refuse what `torch.save(pickle_protocol=...)` wrote and `torch.load(weights_only=True)` does not know."""
+    marked = pickled[:1] == pickle.PROTO and len(pickled) > 1
+    if not marked or pickled[1] not in _PROTOCOLS:
+        raise CheckpointError(
+            f"{where} was saved with pickle protocol {pickled[1] if marked else '0 or 1'}.\n"
+            f"Only protocols {' and '.join(map(str, _PROTOCOLS))} can be read without running code that may be in "
+            f"the file.\n{RESAVE}",
+            model=model,
+        )
+
+
 def _unreadable(stream: IO[bytes], where: str, error: Exception, *, model: str) -> CheckpointError:
     """Tell the old torch format from a damaged file: only the new one is a zip file."""
     stream.seek(0)
     if stream.read(2) == b"PK":
-        what = f"{where} is damaged or incomplete ({error})."
-        return CheckpointError(f"{what}\nIts tensors cannot be found.\nDownload it again.", model=model)
+        return _damaged(where, error, model=model)
     return CheckpointError(
         f"{where} is not in the zip format that torch writes since 1.6.\n"
         f"The older format cannot be read a part at a time, nor safely.\n{RESAVE}",
         model=model,
+    )
+
+
+def _damaged(where: str, error: Exception, *, model: str) -> CheckpointError:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return CheckpointError(
+        f"{where} is damaged or incomplete ({reason}).\nIts tensors cannot be found.\nDownload it again.", model=model
     )
 
 
@@ -200,19 +223,17 @@ def _load(file: str | io.BytesIO, where: str, *, model: str, **kwargs: Any) -> d
     try:
         content = torch.load(file, weights_only=True, **kwargs)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
+        if "Unsupported operand" in str(error):  # of the protocols that are read, so no `torch.save` wrote it
+            raise _damaged(where, ValueError("its pickle holds what no pickle does"), model=model) from error
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
         held = f"`{named[1]}`" if named else "objects"
         raise CheckpointError(
             f"{where} pickles {held}, which is more than tensors.\n"
             f"Unpickling it could run any code, so it is refused.\n{RESAVE}",
             model=model,
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{where} cannot be read ({str(error).splitlines()[0]}).\n"
-            "The file is damaged or incomplete.\nDownload it again.",
-            model=model,
-        ) from error
+    except Exception as error:  # damaged bytes make the reader of pickles fail in every way there is
+        raise _damaged(where, error, model=model) from error
     return _flat_state_dict(content, where, model=model)
 
 

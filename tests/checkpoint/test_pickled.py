@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import pickle
+import random
 import zipfile
 from collections import OrderedDict
 
@@ -13,7 +15,7 @@ from cocktail_hub.checkpoint.layout import Layout, read_layout
 from cocktail_hub.checkpoint.pickled import READ_AHEAD, PickledSource, read_pickle_specs
 from cocktail_hub.checkpoint.source import open_source
 from cocktail_hub.checkpoint.spec import TensorSpec
-from cocktail_hub.errors import CheckpointError, SourceError
+from cocktail_hub.errors import CheckpointError, CocktailError, SourceError
 
 FILE = "pytorch_model.bin"
 
@@ -143,6 +145,71 @@ def test_a_truncated_file_is_damaged(tmp_path):
     (tmp_path / FILE).write_bytes(data[:-100])
     with pytest.raises(CheckpointError, match="damaged or incomplete"):
         read_pickle_specs(Counted(files.root), FILE)
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    """The same with bytes changed, wiped out, taken away or put in."""
+    damage = bytearray(data)
+    kind = chance.randrange(4)
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        at, count = chance.randrange(len(damage) or 1), chance.randrange(1, 100)
+        if kind == 0:
+            damage[at : at + 1] = chance.randbytes(1)
+        elif kind == 1:
+            damage[at : at + count] = bytes(count)
+        else:
+            damage[at : at + count * (kind == 2)] = chance.randbytes(count * (kind == 3))
+    return bytes(damage)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_no_damage_whatever_is_more_than_a_refusal_in_words(tmp_path, state):
+    files = save(tmp_path, state)
+    whole, specs = (tmp_path / FILE).read_bytes(), read_pickle_specs(files, FILE)
+    layout = Layout(name="m", folder="", format="pickle", weight_files=(FILE,), specs=specs, file_of={})
+    for seed in range(500):
+        (tmp_path / FILE).unlink()  # another file, rather than new content of one that may be mapped
+        (tmp_path / FILE).write_bytes(damaged(whole, random.Random(seed)))
+        with contextlib.suppress(CocktailError):
+            read_pickle_specs(Counted(tmp_path), FILE)
+        with contextlib.suppress(CocktailError), PickledSource(layout, tmp_path) as source:
+            for name in specs:
+                read_all(source, name, state[name].dtype)
+
+
+@pytest.mark.parametrize(
+    ("at", "reason"),
+    [(0, "Bad magic number for central directory"), (6, "zip file version 25.5"), (46, "'utf-8' codec can't decode")],
+)
+def test_a_damaged_zip_directory_is_called_damaged(tmp_path, at, reason):
+    save(tmp_path, {"weight": torch.ones(2)})
+    damage = bytearray((tmp_path / FILE).read_bytes())
+    damage[damage.index(b"PK\x01\x02") + at] = 0xFF
+    (tmp_path / FILE).write_bytes(damage)
+    with pytest.raises(CheckpointError) as caught:
+        read_pickle_specs(Counted(tmp_path), FILE)
+    first, *others = str(caught.value).splitlines()
+    assert first.startswith(f"'{FILE}' of 'org/model' is damaged or incomplete ({reason}")
+    assert others == ["Its tensors cannot be found.", "Download it again."]
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 4, 5])
+def test_another_pickle_protocol_is_named_and_refused(tmp_path, protocol):
+    files = save(tmp_path, {"weight": torch.ones(2)}, pickle_protocol=protocol)
+    with pytest.raises(CheckpointError) as caught:
+        read_pickle_specs(files, FILE)
+    assert str(caught.value) == (
+        f"'{FILE}' of 'org/model' was saved with pickle protocol {protocol if protocol > 1 else '0 or 1'}.\n"
+        "Only protocols 2 and 3 can be read without running code that may be in the file.\n"
+        "Load it where you trust it and save it as safetensors: "
+        "AutoModel.from_pretrained(model).save_pretrained(folder, safe_serialization=True)."
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_pickle_protocol_3_is_read(tmp_path):
+    source = opened(save(tmp_path, {"weight": torch.arange(3.0)}, pickle_protocol=3))
+    assert read_all(source, "weight", torch.float32).tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -131,16 +131,24 @@ def read_json(files: RepoFiles, path: str) -> Any:
 
     Raises:
         SourceError: there is no such file.
-        CheckpointError: it is not JSON.
+        CheckpointError: it is not JSON, or holds what cannot be written as text again.
     """
     try:
-        return json.loads(files.read(path))
+        value = json.loads(files.read(path))
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(
+            f"'{path}' of '{files.name}' is not valid text: it has {error.object[error.start]!a}, half a character.\n"
+            "No file of the mix could hold that.\nDownload or save the model again.",
+            model=files.name,
+        ) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"'{path}' of '{files.name}' is not JSON: {error}.\nWhat the model is cannot be known without it.\n"
             "Download or save the model again.",
             model=files.name,
         ) from error
+    return value
 
 
 def read_config(files: RepoFiles, folder: str = "") -> Mapping[str, Any]:

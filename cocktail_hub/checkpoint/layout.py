@@ -12,7 +12,7 @@ from cocktail_hub.checkpoint.header import read_header
 from cocktail_hub.errors import CheckpointError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.checkpoint.spec import TensorSpec
@@ -115,6 +115,7 @@ def read_layout(files: RepoFiles, folder: str = "", *, stem: str = "model") -> L
     for tensor, path in (weights.weight_map or {}).items():
         if file_of.get(tensor) != path:
             raise _disagrees(files.name, f"the index has '{tensor}' in '{path}', where it is not")
+    _refuse_half_characters(files.name, specs)
     return Layout(
         name=files.name,
         folder=folder,
@@ -134,6 +135,18 @@ def _refuse_pointers(files: RepoFiles, paths: Sequence[str]) -> None:
                 "Run `git lfs pull` in it, or name the model by its Hub id.",
                 model=files.name,
             )
+
+
+def _refuse_half_characters(model: str, names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise CheckpointError(
+                f"The name {name!a} of a tensor of '{model}' is not valid text.\nNo weight file could hold it.\n"
+                "Download or save the model again.",
+                model=model,
+            ) from error
 
 
 def _safetensors_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:

@@ -263,3 +263,18 @@ def test_what_training_leaves_is_no_part_of_a_model(tmp_path, name):
     for path in ("config.json", "model.safetensors", "bpe.codes", "prophetnet.tokenizer", name):
         (tmp_path / path).write_bytes(b"{}")
     assert set(read_contents(LocalFiles(tmp_path)).carried) == {"config.json", "bpe.codes", "prophetnet.tokenizer"}
+
+
+@pytest.mark.parametrize("content", [rb'{"id2label": {"0": "\ud800"}}', rb'{"\ud800": 1}', b'{"x": "\xed\xa0\x80"}'])
+def test_half_a_character_is_refused_since_no_file_could_hold_it(content: bytes) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_config(Files(config__json=content))
+    assert str(caught.value) == (
+        "'config.json' of 'org/a' is not valid text: it has '\\ud800', half a character.\n"
+        "No file of the mix could hold that.\nDownload or save the model again."
+    )
+    assert caught.value.model == "org/a"
+
+
+def test_a_character_in_two_halves_is_a_character() -> None:
+    assert read_config(Files(config__json=rb'{"x": "\ud83c\udf78"}')) == {"x": "🍸"}

@@ -152,3 +152,18 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"<html>not found</html>")
     with pytest.raises(CheckpointError, match=r"'model.safetensors' of 'org/m' is not a readable safetensors file"):
         layout(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pickle"])
+def test_a_tensor_whose_name_no_file_could_hold_is_refused(tmp_path: Path, kind: str) -> None:
+    if kind == "pickle":
+        torch.save({"half \ud800": torch.zeros(2)}, tmp_path / "pytorch_model.bin")
+    else:
+        header = rb'{"half \ud800": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}'
+        (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError) as caught:
+        layout(tmp_path)
+    assert str(caught.value) == (
+        "The name 'half \\ud800' of a tensor of 'org/m' is not valid text.\nNo weight file could hold it.\n"
+        "Download or save the model again."
+    )

@@ -158,13 +158,24 @@ def adapt(base: Layout, base_config: Mapping[str, Any], adapter: Adapter) -> Ada
             if change.left or not adapter.config.tied or not places.is_first_name(name):
                 places.refuse_tied(name)
             changes[name], specs[name] = _fit(adapter, name, change, specs.get(name))
-    if adapter.config.transposed or any(change.transposed for change in changes.values()):
-        for name, change in changes.items():
-            if change.left and not change.transposed and _is_square(specs[name]):  # the shape does not say
-                changes[name] = replace(change, transposed=places.is_transposed(name))
+    _turn_square(adapter.config, places, changes, specs)
     for name in places.without_place():
         del specs[name]
     return AdaptedLayout(base=base, adapter=adapter, specs=specs, changes=changes, config=places.config_for(specs))
+
+
+def _turn_square(
+    config: AdapterConfig, places: Places, changes: dict[str, Change], specs: Mapping[str, TensorSpec]
+) -> None:
+    """Ask the model's class how its square matrices are stored: neither their shape nor PEFT's one flag says it.
+
+    PEFT writes `fan_in_fan_out` for all matrices together, as the last of them has it. Models with their own code
+    cannot be asked; theirs are taken as they are, unless something hints at matrices that are stored as (in, out).
+    """
+    hint = config.transposed or any(change.transposed for change in changes.values())
+    for name, change in changes.items():
+        if change.left and not change.transposed and _is_square(specs[name]) and (hint or places.known):
+            changes[name] = replace(change, transposed=places.is_transposed(name))
 
 
 def _modules(adapter: Adapter) -> dict[str, dict[str, str]]:

@@ -64,7 +64,7 @@ class AdapterConfig:
     tied: bool
     """Whether tensors that the base ties were trained as one (`ensure_weight_tying`)."""
     transposed: bool
-    """Whether base weights may be stored as (in, out), as in GPT-2."""
+    """Whether the matrix that PEFT came to last is stored as (in, out), as in GPT-2; the others may differ."""
 
     def rank_of(self, module: str) -> int:
         """Rank for one module of the model."""

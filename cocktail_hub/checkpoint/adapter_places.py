@@ -96,6 +96,13 @@ class Places:
                 tensor=name,
             )
 
+    @property
+    def known(self) -> bool:
+        """Whether transformers itself has the model, so that it can be asked."""
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        return self._config.get("model_type") in CONFIG_MAPPING_NAMES
+
     def is_transposed(self, name: str) -> bool:
         """Whether a matrix of the base is stored as (in, out)."""
         return self._model.is_transposed(self._target_of.get(name, name))

@@ -105,10 +105,10 @@ class CanonicalModel:
         return name in self._model.all_tied_weights_keys
 
     def is_transposed(self, name: str) -> bool:
-        """Whether a matrix is stored as (in, out), as in GPT-2."""
+        """Whether a matrix is stored as (in, out), as in GPT-2. What the class does not have is not."""
         from transformers.pytorch_utils import Conv1D
 
-        return isinstance(self._model.get_submodule(name.rpartition(".")[0]), Conv1D)
+        return isinstance(dict(self._model.named_modules()).get(name.rpartition(".")[0]), Conv1D)
 
     def spares(self, name: str) -> Literal["rebuilt", "unread"] | None:
         """Why a checkpoint may have a tensor or not, `None` if it may not.

@@ -39,9 +39,16 @@ def llama(**extra):
     return hf.LlamaForCausalLM(config)
 
 
-def gpt2():
-    config = hf.GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=16, tie_word_embeddings=False)
+def gpt2(**extra):
+    config = hf.GPT2Config(
+        vocab_size=32, n_embd=16, n_layer=2, n_head=2, n_positions=16, tie_word_embeddings=False, **extra
+    )
     return hf.GPT2LMHeadModel(config)
+
+
+def gpt2_classifier():
+    model = gpt2(num_labels=3, pad_token_id=0)
+    return hf.GPT2ForSequenceClassification(model.config)
 
 
 def vit():
@@ -105,6 +112,16 @@ KINDS = {
     "bias of B": (lambda: llama(attention_bias=True), {"target_modules": ["q_proj"], "lora_bias": True}),
     "gpt2": (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
     "gpt2 and its head": (gpt2, {"target_modules": ["c_proj", "lm_head"]}),
+    "gpt2's square matrix and its head": (gpt2, {"target_modules": ["attn.c_proj", "lm_head"]}),
+    "gpt2's square matrix and its labels": (
+        gpt2_classifier,
+        {"target_modules": ["attn.c_proj", "score"]},
+    ),
+    "gpt2 of square matrices alone": (
+        lambda: gpt2(n_inner=16),
+        {"target_modules": ["c_proj", "c_fc", "lm_head"]},
+    ),
+    "gpt2 dora of a square matrix": (gpt2, {"target_modules": ["attn.c_proj", "lm_head"], "use_dora": True}),
     "gpt2 dora": (gpt2, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True, "use_dora": True}),
     "convolution": (vit, {"target_modules": ["projection", "query", "q_proj"]}),
     "convolution dora": (vit, {"target_modules": ["projection"], "use_dora": True}),
@@ -129,6 +146,26 @@ def test_an_adapter_is_read_as_peft_merges_it(kind, tmp_path):
     loaded = load(type(merged), layout.config, state, tmp_path / "merged").state_dict()
     for name, tensor in merged.state_dict().items():
         torch.testing.assert_close(loaded[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def test_the_flag_of_peft_does_not_say_how_square_matrices_are_stored(tmp_path):
+    """PEFT writes it as the last module has it, and the head is no `Conv1D`."""
+    saved_adapter(tmp_path, gpt2, target_modules=["attn.c_proj", "lm_head"])
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["fan_in_fan_out"] is False
+    changes = adapted_layout(tmp_path / "base", tmp_path / "adapter").changes
+    assert {name: change.transposed for name, change in changes.items()} == {
+        "transformer.h.0.attn.c_proj.weight": True,
+        "transformer.h.1.attn.c_proj.weight": True,
+        "lm_head.weight": False,
+    }
+
+
+def test_square_matrices_of_a_model_with_its_own_code_are_taken_as_they_are(tmp_path):
+    root = saved_adapter(tmp_path)
+    rewrite(root, auto_mapping=None)
+    config = json.loads((tmp_path / "base" / "config.json").read_text()) | {"model_type": "of-its-own"}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    assert {change.transposed for change in adapted_layout(tmp_path / "base", root).changes.values()} == {False}
 
 
 @pytest.mark.parametrize(

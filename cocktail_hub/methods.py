@@ -132,7 +132,8 @@ def ties(
     used = [(tensor.flatten(), weight) for tensor, weight in zip(others, weights, strict=True) if weight != 0.0]
     flat, out = base.flatten(), torch.empty(base.numel(), dtype=dtype or others[0].dtype, device=base.device)
     if not used or not out.numel():
-        return out.copy_(flat).view(base.shape)
+        round_once(flat, out)
+        return out.view(base.shape)
     inputs = [flat, *(tensor for tensor, _ in used)]
     dtypes = [safetensors_dtype(tensor.dtype) for tensor in inputs]
     steps = TensorTies(dtypes, safetensors_dtype(out.dtype), even=len({weight for _, weight in used}) == 1)

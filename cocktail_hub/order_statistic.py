@@ -43,7 +43,8 @@ PER_STRETCH = 1 << 16
 _END = 0x7F800001
 """One past the bit pattern of infinity: NaN counts as infinity."""
 _SIGMAS = 4.0
-"""Half-width of the guessed bracket, in standard errors of a sampled rank: one guess in 16,000 is wrong."""
+"""Half-width of the guessed bracket, in standard errors of a sampled rank: one guess in 16,000 is wrong. Of bfloat16,
+whose numbers come evens first, each row of a sample is halves of two stretches, and the bracket is narrower."""
 _GUESSES = 2
 """Wrong guesses after which all that is left is looked at."""
 _WIDER = 4

@@ -1,4 +1,4 @@
-"""Make sure that files and their names survive a power cut."""
+"""Make sure that files and their names survive a power cut, as far as the system says when a disk has them."""
 
 from __future__ import annotations
 

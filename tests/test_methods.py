@@ -378,3 +378,9 @@ def test_ties_in_chunks_is_ties() -> None:
         steps.add(model[part], 1.0, 0.0)
         round_once(steps.total(1.0), out[part])
     assert same(out, ties([base, model], [1.0], density=1.0))
+
+
+def test_ties_of_nothing_is_the_base_rounded_once():
+    base = torch.tensor([1.0 + 2.0**-11 + 2.0**-30], dtype=torch.float64)  # by way of float32: a tie, to 1.0
+    found = ties([base, torch.ones(1)], [0.0], density=1.0, lam=1.0, dtype=torch.float16)
+    assert found.item() == 1.0 + 2.0**-10

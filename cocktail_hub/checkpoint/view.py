@@ -197,10 +197,10 @@ class Converter:
         block = self._blocks[tensor]
         with self._lock:  # one conversion at a time bounds the memory
             if block not in self._kept:
+                while len(self._kept) >= KEPT_BLOCKS:
+                    self._kept.popitem(last=False)
                 self._kept[block] = self._convert(block)
             self._kept.move_to_end(block)
-            while len(self._kept) > KEPT_BLOCKS:
-                self._kept.popitem(last=False)
             return self._kept[block][tensor]
 
     def _convert(self, block: Block) -> dict[str, torch.Tensor]:

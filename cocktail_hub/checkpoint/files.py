@@ -6,6 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from cocktail_hub.checkpoint.open_files import too_many_files
 from cocktail_hub.errors import CheckpointError, SourceError, did_you_mean
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ class LocalFiles:
         except OSError as error:
             if isinstance(error, SourceError):
                 raise
-            raise SourceError(f"Cannot read '{path}' of '{self.name}': {error}.") from error
+            what = f"Cannot read '{path}' of '{self.name}'"
+            raise SourceError(too_many_files(error, what) or f"{what}: {error}.") from error
         if len(data) != stop - start:
             raise SourceError(
                 f"'{path}' of '{self.name}' ended at byte {start + len(data)}, but {stop} were expected.\n"

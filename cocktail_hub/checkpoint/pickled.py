@@ -19,6 +19,7 @@ import torch
 
 from cocktail_hub.checkpoint.closing import Closing
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp
+from cocktail_hub.checkpoint.open_files import too_many_files
 from cocktail_hub.checkpoint.spec import TensorSpec, safetensors_dtype
 from cocktail_hub.errors import CheckpointError, CocktailError, SourceError
 
@@ -218,6 +219,16 @@ def _damaged(where: str, error: Exception, *, model: str) -> CheckpointError:
     )
 
 
+def _unopened(where: str, error: OSError, *, model: str) -> CheckpointError:
+    words = too_many_files(error, f"{where} cannot be opened")
+    return CheckpointError(
+        words
+        or f"{where} cannot be opened: {error}.\nWithout these weights the mix cannot be finished.\n"
+        "Check the disk or network share, then run the same command again: finished shards are kept.",
+        model=model,
+    )
+
+
 def _load(file: str | io.BytesIO, where: str, *, model: str, **kwargs: Any) -> dict[str, torch.Tensor]:
     """`torch.load(weights_only=True)` of a flat state dict, whatever goes wrong said as a CheckpointError."""
     try:
@@ -232,6 +243,8 @@ def _load(file: str | io.BytesIO, where: str, *, model: str, **kwargs: Any) -> d
             f"Unpickling it could run any code, so it is refused.\n{RESAVE}",
             model=model,
         ) from error
+    except OSError as error:
+        raise _unopened(where, error, model=model) from error
     except Exception as error:  # damaged bytes make the reader of pickles fail in every way there is
         raise _damaged(where, error, model=model) from error
     return _flat_state_dict(content, where, model=model)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
 from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.closing import Closing
+from cocktail_hub.checkpoint.open_files import keep_spare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +38,7 @@ class PositionalFile(Closing):
         self.fd = -1
         self.path = path
         """Where the file lies."""
-        self.fd = os.open(path, flags | _BINARY | _CLOSE_ON_EXEC, 0o666)
+        self.fd = _opened(path, flags | _BINARY | _CLOSE_ON_EXEC)
         """Descriptor; -1 once closed."""
         self._at_once = HAS_POSITIONAL_IO
         self._lock = threading.Lock()
@@ -102,3 +104,16 @@ class PositionalFile(Closing):
 
     def __del__(self) -> None:
         self.close()  # of a model that was opened before another one could not be
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Open a file, and see to it that more can be opened after it."""
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        keep_spare(0)
+        descriptor = os.open(path, flags, 0o666)
+    keep_spare(descriptor)
+    return descriptor

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 from cocktail_hub.checkpoint.closing import Closing
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp, file_changed
 from cocktail_hub.checkpoint.header import TensorSlot, read_header
+from cocktail_hub.checkpoint.open_files import too_many_files
 from cocktail_hub.checkpoint.positional import PositionalFile
 from cocktail_hub.checkpoint.spec import BITS, torch_dtype
 from cocktail_hub.errors import CheckpointError
@@ -204,8 +205,10 @@ class SafetensorsSource(Closing):
             raise (file_changed(path.name, self.name) if gone else self._unreadable(path, 0, error)) from error
 
     def _unreadable(self, path: Path, offset: int, error: OSError) -> CheckpointError:
+        words = too_many_files(error, f"'{path.name}' of '{self.name}' cannot be opened")
         return CheckpointError(
-            f"Reading '{path.name}' of '{self.name}' failed at byte {offset}: {error}.\n"
+            words
+            or f"Reading '{path.name}' of '{self.name}' failed at byte {offset}: {error}.\n"
             "Without these weights the mix cannot be finished.\n"
             "Check the disk or network share, then run the same command again: finished shards are kept.",
             model=self.name,

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from cocktail_hub.checkpoint.open_files import too_many_files
 from cocktail_hub.checkpoint.source import SafetensorsSource
 from cocktail_hub.errors import MergeError
 from cocktail_hub.merge.worker import READY, Begin, Done, End, Failed, Open
@@ -57,7 +58,8 @@ class ProcessBench:
             )
         except OSError as error:
             raise MergeError(
-                f"A worker process of the merge cannot be started: {error}.\n"
+                too_many_files(error, "A worker process of the merge cannot be started")
+                or f"A worker process of the merge cannot be started: {error}.\n"
                 "Nothing was merged.\nTry again, or use one thread, which needs no process."
             ) from error
         self._orders = cast("BinaryIO", self._process.stdin)

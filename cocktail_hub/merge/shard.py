@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cocktail_hub.checkpoint.open_files import too_many_files
 from cocktail_hub.checkpoint.source import WatchedSource
 from cocktail_hub.errors import CheckpointError, CocktailError, DiskSpaceError, MergeError
 from cocktail_hub.hashes import QUICK
@@ -151,7 +152,8 @@ def write_errors(folder: Path, needed: int | Callable[[], int]) -> Iterator[None
         if error.errno in _FULL:
             raise disk_full(folder, needed if isinstance(needed, int) else needed()) from error
         raise MergeError(
-            f"Writing to '{folder}' failed: {error}.\n"
+            too_many_files(error, f"'{folder}' cannot be written to")
+            or f"Writing to '{folder}' failed: {error}.\n"
             "The mix cannot be finished; its finished shards are kept.\n"
             "Check the folder and its disk, then run the same command again."
         ) from error

@@ -302,3 +302,36 @@ def test_a_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) 
     bench = ProcessBench(ARENA)
     bench.close()
     assert bench._process.returncode is not None
+
+
+MANY_FILES = """
+    import os, resource, sys
+    from pathlib import Path
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 4096))
+
+    from merging import plan
+    from test_process_bench import Elsewhere, fill
+
+    bench = Elsewhere()
+    folders = [Path(folder) for folder in sys.argv[2:]]
+    fill(plan(folders, weights=[0.2] * 5), folders, Path(sys.argv[1]), [bench])
+    print(len(os.listdir(f"/proc/{bench.process._process.pid}/fd")))
+    bench.close()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are counted as Linux lists them")
+def test_a_process_opens_more_files_than_the_shell_lets_it(tmp_path: Path) -> None:
+    from models import fill as filled
+    from models import small_llama
+
+    folders = [tmp_path / f"model{seed}" for seed in range(5)]
+    for seed, folder in enumerate(folders):
+        filled(small_llama(), seed).save_pretrained(folder, max_shard_size=1)  # 30 files
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", textwrap.dedent(MANY_FILES), str(tmp_path / "out"), *map(str, folders)]
+    paths = os.pathsep.join(map(str, (here, here.parent, *sys.path)))
+    ran = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert 150 < int(ran.stdout) < 170

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.source import TensorSource
     from cocktail_hub.merge.bench import Job
     from cocktail_hub.merge.runs import Run
+    from cocktail_hub.merge.worker import Wrote
 
 EXIT_SECONDS = 10.0
 """How long a process may take to end."""
@@ -97,7 +98,7 @@ class ProcessBench:
     def close(self) -> None:
         """End the process."""
         for pipe in (self._orders, self._answers):
-            with suppress(BrokenPipeError):
+            with suppress(OSError):  # it is dead, and a system may call that by any name
                 pipe.close()
         try:
             self._process.wait(EXIT_SECONDS)
@@ -107,17 +108,27 @@ class ProcessBench:
 
     def _order(self, order: Open | Begin | Sequence[Run] | End, job: Job) -> None:
         """Give an order and wait until it is carried out, noting meanwhile what was written."""
-        try:
+        with self._pipes():
             pickle.dump(order, self._orders)
             self._orders.flush()
             self._wait_ready()
-            while not isinstance(answer := pickle.load(self._answers), Done):  # noqa: S301 - from our own process
-                if isinstance(answer, Failed):
-                    raise answer.error
-                job.output.note(answer.offset, answer.nbytes)
-        except (BrokenPipeError, EOFError) as error:
-            raise self._dead() from error
+        while not isinstance(answer := self._answer(), Done):
+            if isinstance(answer, Failed):
+                raise answer.error
+            job.output.note(answer.offset, answer.nbytes)
         self.bytes_read = answer.bytes_read
+
+    def _answer(self) -> Wrote | Done | Failed:
+        with self._pipes():
+            return cast("Wrote | Done | Failed", pickle.load(self._answers))  # noqa: S301 - from our own process
+
+    @contextmanager
+    def _pipes(self) -> Iterator[None]:
+        """Take every failure of a pipe for the end of the process: systems have several names for it."""
+        try:
+            yield
+        except (OSError, EOFError, pickle.UnpicklingError) as error:  # the last: it ended within an answer
+            raise self._dead() from error
 
     def _wait_ready(self) -> None:
         while not self._ready:

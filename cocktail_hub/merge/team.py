@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cocktail_hub.checkpoint.closing import Closing
@@ -39,9 +40,10 @@ class Team(Closing):
         return sum(bench.bytes_read for bench in self.benches)
 
     def close(self) -> None:
-        """End the processes of benches that have one."""
-        for bench in self.benches:
-            bench.close()
+        """End the processes of benches that have one: of all of them, even if one of them raises."""
+        with ExitStack() as stack:
+            for bench in reversed(self.benches):
+                stack.callback(bench.close)
 
     def run(self, tasks: Iterator[T], work: Callable[[AnyBench, T], None]) -> None:
         """Do `work` on every task, in about their order, and return when all are done.

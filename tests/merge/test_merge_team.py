@@ -25,6 +25,23 @@ def test_every_task_is_done_once(team: Team) -> None:
     assert sorted(done) == list(range(100))
 
 
+def test_every_bench_is_closed_even_if_one_cannot_be() -> None:
+    closed: list[int] = []
+
+    class Stubborn:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def close(self) -> None:
+            closed.append(self.number)
+            if self.number == 1:
+                raise OSError("stuck")
+
+    with pytest.raises(OSError, match="stuck"):
+        Team([Stubborn(number) for number in range(3)]).close()
+    assert closed == [0, 1, 2]
+
+
 def test_no_two_threads_share_a_bench(team: Team) -> None:
     users: dict[int, set[int]] = {}
 

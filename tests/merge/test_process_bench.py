@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import textwrap
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +30,7 @@ from cocktail_hub.merge.bench import Bench, make_benches
 from cocktail_hub.merge.process_bench import ProcessBench, can_leave
 from cocktail_hub.merge.shard import Progress, fill_shard
 from cocktail_hub.merge.team import Team
-from cocktail_hub.merge.worker import REPORT_BYTES, ReportedFile
+from cocktail_hub.merge.worker import READY, REPORT_BYTES, Done, End, Failed, ReportedFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -129,8 +133,6 @@ def test_what_is_wrong_with_a_model_is_told_by_whoever_finds_it(tmp_path: Path, 
 
 
 def test_a_model_that_has_changed_is_not_opened_again(tmp_path: Path) -> None:
-    import pickle
-
     folders = save_all(tmp_path, [model(0)])
     with ExitStack() as stack:
         (source,) = opened(stack, folders)
@@ -166,6 +168,52 @@ def test_a_killed_process_is_an_error_and_nothing_is_left(tmp_path: Path, elsewh
     ):
         fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [elsewhere])
     assert list((tmp_path / "out").iterdir()) == []
+
+
+class Pipe:
+    """A pipe of which every use fails."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def write(self, data: bytes) -> None:
+        raise self.error
+
+    def close(self) -> None:
+        raise self.error
+
+
+def test_a_broken_pipe_of_any_name_is_a_dead_process(tmp_path: Path, elsewhere: Elsewhere) -> None:
+    """Windows calls it an invalid argument."""
+    folders = save_all(tmp_path, [model(0), model(1)])
+    process = elsewhere.process
+    process._orders.close()
+    process._orders = Pipe(OSError(errno.EINVAL, "Invalid argument"))
+    with pytest.raises(MergeError, match=r"A worker process of the merge (was killed by|ended with)"):
+        fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [elsewhere])
+    elsewhere.close()
+    assert process._process.returncode is not None
+
+
+@pytest.mark.parametrize("kept", [0, 1, 20])
+def test_an_answer_that_is_cut_short_is_a_dead_process(tmp_path: Path, elsewhere: Elsewhere, kept: int) -> None:
+    folders = save_all(tmp_path, [model(0), model(1)])
+    answers = elsewhere.process._answers
+    elsewhere.process._answers = io.BytesIO(READY + pickle.dumps(Done(1))[:kept])
+    with pytest.raises(MergeError, match=r"A worker process of the merge (was killed by|ended with)"):
+        fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [elsewhere])
+    answers.close()
+
+
+def test_an_error_of_the_disk_in_a_process_is_not_taken_for_its_death(elsewhere: Elsewhere) -> None:
+    answers = elsewhere.process._answers
+    full = Failed(OSError(errno.ENOSPC, "No space left on device"))
+    elsewhere.process._answers = io.BytesIO(READY + pickle.dumps(full))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        elsewhere.process._order(End(), SimpleNamespace())
+    assert caught.value.errno == errno.ENOSPC
+    assert elsewhere.process._process.poll() is None
+    answers.close()
 
 
 def test_a_process_that_cannot_begin_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,7 +268,9 @@ class Cache:
     def _removed(self, mix: CachedMix) -> bool:
         """Remove a mix unless somebody holds its lock; whether it was removed."""
         _ = mix.nbytes  # kept by the mix, to be told when it is gone
-        return self.if_free(mix.digest, lambda: remove(mix.path))
+        done: list[bool] = []
+        self.if_free(mix.digest, lambda: done.append(remove(mix.path)))
+        return done == [True]
 
     def if_free(self, name: str, act: Callable[[], object]) -> bool:
         """Do something unless somebody holds the lock `name`; whether it was done. Raises CacheError."""
@@ -339,8 +341,8 @@ def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
     sync_names(folder)
 
 
-def remove(folder: Path) -> None:
-    """Remove a finished folder so that no half of it is ever taken for the whole.
+def remove(folder: Path) -> bool:
+    """Remove a finished folder so that no half of it is ever taken for the whole; whether it was still there.
 
     Raises:
         CacheError: the folder cannot be moved out of the way.
@@ -348,11 +350,14 @@ def remove(folder: Path) -> None:
     doomed = folder.with_name(f".{folder.name}.removed-{secrets.token_hex(4)}")
     try:
         folder.rename(doomed)
+    except FileNotFoundError:  # another process was quicker
+        return False
     except OSError as error:
         raise CacheError(
             f"Cannot remove '{folder}': {error}.\nA program may be using it.\nClose that program, or delete it by hand."
         ) from error
     shutil.rmtree(doomed, ignore_errors=True)
+    return True
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -364,6 +365,16 @@ def test_prune_to_nothing_removes_every_mix_damaged_ones_too(cache: Cache) -> No
     assert list((cache.root / "mixes").iterdir()) == []
 
 
+def test_pruning_goes_on_where_another_process_was_quicker(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    for digest, days in ((ONE, 1), (TWO, 2), (THREE, 3)):
+        finished(cache, digest, unused_days=days)
+    listed = cache.mixes()
+    shutil.rmtree(cache.folder(TWO))
+    monkeypatch.setattr(Cache, "mixes", lambda _: listed)
+    assert [mix.digest for mix in cache.prune(max_bytes=-1)] == [ONE, THREE]
+    assert list((cache.root / "mixes").iterdir()) == []
+
+
 def test_a_mix_that_somebody_works_on_is_not_pruned(cache: Cache) -> None:
     finished(cache, ONE, unused_days=5)
     with cache.locked(ONE):
@@ -498,9 +509,20 @@ def test_a_disk_that_fills_up_while_the_mix_is_finished_loses_nothing(cache: Cac
     assert cache.finish(ONE, {}).damage(thorough=True) == []
 
 
-def test_a_folder_that_cannot_be_moved_away_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match=r"(?s)Cannot remove '.*none': .*No such file.*A program may be using it"):
+def test_a_folder_that_cannot_be_moved_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refusing)
+    with pytest.raises(CacheError, match=r"(?s)Cannot remove '.*none': .*Permission denied.*A program may be using it"):
         remove(tmp_path / "none")
+
+
+def test_a_folder_that_is_gone_already_is_as_good_as_removed(tmp_path: Path) -> None:
+    (tmp_path / "mix").mkdir()
+    assert remove(tmp_path / "mix")
+    assert not remove(tmp_path / "mix")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_manifest_is_plain_json_for_other_tools(cache: Cache) -> None:

@@ -160,15 +160,16 @@ def plan_mix(checked: Checked, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -
     from cocktail_hub.merge.plan import Component, plan_merge
 
     recipe = checked.recipe
-    taken = [name for part in checked.parts for name in part.taken]
     names = tuple(model.name for model in checked.models)
     return plan_merge(
-        [Component(folder=part.folder, specs=part.specs, models=names) for part in checked.parts],
+        [
+            Component(folder=part.folder, specs=part.specs, models=names, first_only=frozenset(part.taken))
+            for part in checked.parts
+        ],
         method=recipe.method,
         weights=recipe.weights or (),
         parameters=recipe.parameters,
         layers=recipe.layers,
-        first_only=taken,
         dtype=None if recipe.dtype == "auto" else recipe.dtype,
         max_shard_size=parse_size(max_shard_size),
     )

@@ -45,6 +45,8 @@ class Component:
     """What each model has. For methods on task vectors the base comes first; then the ingredients in recipe order."""
     models: tuple[str, ...]
     """Names for messages, in the order of `specs`."""
+    first_only: frozenset[str] = frozenset()
+    """Tensors that are the first ingredient's as they are, whatever the method; others may lack them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +208,6 @@ def plan_merge(
     layers: Sequence[LayerRule] = (),
     dtype: str | None = None,
     max_shard_size: int | str = "5GB",
-    first_only: Collection[str] = (),
 ) -> MergePlan:
     """Plan a mix.
 
@@ -218,7 +219,6 @@ def plan_merge(
         layers: other weights for tensors whose whole name matches; the first rule that matches wins.
         dtype: of the floating-point tensors of the mix; `None` or 'auto': the first ingredient's, tensor by tensor.
         max_shard_size: bytes, or text such as '5GB' (powers of 1000).
-        first_only: tensors that are the first ingredient's as they are, whatever the method; others may lack them.
 
     Raises:
         RecipeError: an argument is out of range.
@@ -234,7 +234,6 @@ def plan_merge(
         weights=_checked_weights(weights, spec, "weights"),
         rules=tuple((re.compile(rule.match), _checked_weights(rule.weights, spec, rule.match)) for rule in layers),
         dtype=None if dtype in (None, "auto") else mixable_dtype(str(dtype)),
-        first_only=frozenset(first_only),
     )
     plans: list[ComponentPlan] = []
     shards: list[ShardPlan] = []
@@ -265,7 +264,6 @@ class _Planner:
     weights: tuple[float, ...]
     rules: tuple[tuple[re.Pattern[str], tuple[float, ...]], ...]
     dtype: str | None
-    first_only: frozenset[str]
 
     def tensors(self, component: Component) -> list[TensorPlan]:
         """Plan every tensor of a component: in the order of the first ingredient, then what only others have."""
@@ -289,7 +287,7 @@ class _Planner:
             _require_equal(name, component, holders, "dtype")
             _require_equal(name, component, holders, "shape")
             return self._same(name, specs[0], holders) if name in first else None
-        coefficients = self._coefficients(name)
+        coefficients = self._coefficients(name, component.first_only)
         used = tuple(index for index, weight in enumerate(coefficients) if weight != 0.0)
         for index in used:
             if index not in holders:
@@ -315,9 +313,9 @@ class _Planner:
             name=name, shape=spec.shape, dtype=spec.dtype, rule="same", models=holders, weights=(), dtypes=dtypes
         )
 
-    def _coefficients(self, name: str) -> tuple[float, ...]:
+    def _coefficients(self, name: str, first_only: Collection[str]) -> tuple[float, ...]:
         """One per model, base first where there is one; 0 for a model that is not read."""
-        if name in self.first_only:
+        if name in first_only:
             first = int(self.spec.needs_base)
             return tuple(float(index == first) for index in range(first + len(self.weights)))
         weights = next((given for pattern, given in self.rules if pattern.fullmatch(name)), self.weights)

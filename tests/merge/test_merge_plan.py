@@ -28,7 +28,8 @@ def specs(**tensors: tuple[tuple[int, ...], str]) -> dict[str, TensorSpec]:
 def plan(*models: dict[str, TensorSpec], **options: Any) -> MergePlan:
     names = tuple("abcdefgh"[: len(models)])
     options.setdefault("weights", [1 / len(models)] * len(models))
-    return plan_merge([Component(specs=models, models=names)], **options)
+    first_only = frozenset(options.pop("first_only", ()))
+    return plan_merge([Component(specs=models, models=names, first_only=first_only)], **options)
 
 
 def tensors(made: MergePlan) -> dict[str, TensorPlan]:
@@ -144,6 +145,18 @@ def test_tensors_can_be_taken_from_the_first_ingredient_alone() -> None:
     head = specs(head=((3,), BF16))
     made = tensors(plan(ONE | head, ONE, first_only=["head"]))
     assert (made["head"].models, made["head"].weights) == ((0,), (1.0,))
+
+
+def test_what_one_component_takes_from_the_first_ingredient_is_mixed_in_another() -> None:
+    head = specs(head=((3,), BF16))
+    parts = [
+        Component(specs=(ONE | head, ONE), models=("a", "b"), first_only=frozenset({"head"})),
+        Component(folder="2_Dense", specs=(head, head), models=("a", "b")),
+    ]
+    made = plan_merge(parts, weights=[0.75, 0.25])
+    model, dense = ({tensor.name: tensor for tensor in shard.tensors} for shard in made.shards)
+    assert (model["head"].models, model["head"].weights) == ((0,), (1.0,))
+    assert (dense["head"].models, dense["head"].weights) == ((0, 1), (0.75, 0.25))
 
 
 def test_tensors_of_the_first_ingredient_alone_do_not_need_the_base() -> None:

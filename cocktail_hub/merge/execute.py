@@ -41,7 +41,7 @@ class MergeReport:
     seconds: float
     """Wall time of this run."""
     threads: int
-    """Threads and processes that read, computed and wrote."""
+    """Threads and processes that read, computed and wrote; 0 where every shard was finished."""
     digests: Mapping[str, str]
     """Path of every shard -> XXH3-128 in hex, those of earlier runs included."""
 
@@ -86,9 +86,9 @@ def execute(
     root, progress = Path(folder), Progress(on_progress)
     inputs = sources if isinstance(sources, Inputs) else _Open(plan, sources)
     may_leave = isinstance(inputs, _Open) and inputs.can_leave()
-    with Team(make_benches(plan, threads, max_memory, device, may_leave=may_leave)) as team:
-        journal, todo = begin(plan, root, progress)
-        missing = sum(shard.nbytes for shard in todo)
+    journal, todo = begin(plan, root, progress)
+    benches = make_benches(plan, threads, max_memory, device, may_leave=may_leave) if todo else []
+    with Team(benches) as team:
         _make_shards(plan, todo, inputs, journal, team=team, root=root, progress=progress)
     with write_errors(root, 0):
         write_indices(plan, root)
@@ -96,7 +96,7 @@ def execute(
             journal.remove()
     return MergeReport(
         bytes_read=team.bytes_read,
-        bytes_written=missing,
+        bytes_written=sum(shard.nbytes for shard in todo),
         seconds=time.monotonic() - started,
         threads=len(team.benches),
         digests={shard.path: journal.finished[shard.path].digest for shard in plan.shards},

@@ -250,6 +250,18 @@ def test_the_report_counts_bytes_and_knows_digests(tmp_path: Path) -> None:
         assert hash_of(tmp_path / "out" / path) == digest
 
 
+def test_nobody_is_set_to_work_where_every_shard_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = save_all(tmp_path, [model(0), model(1)])
+    made = plan(folders, weights=[0.5, 0.5])
+    with ExitStack() as stack:
+        sources = [opened(stack, folders)]
+        first = execute(made, sources, tmp_path / "out", keep_journal=True)
+        monkeypatch.setattr(execute_module, "make_benches", None)
+        again = execute(made, sources, tmp_path / "out")
+    assert (again.threads, again.bytes_read, again.bytes_written) == (0, 0, 0)
+    assert again.digests == first.digests
+
+
 def test_progress_adds_up_to_the_output(tmp_path: Path) -> None:
     folders = save_all(tmp_path, [model(0), model(1)])
     seen: list[int] = []

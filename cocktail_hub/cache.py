@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from huggingface_hub import constants
 
 from cocktail_hub.errors import CacheError, CocktailError
 from cocktail_hub.hashes import HASHES, QUICK, hash_of
+from cocktail_hub.space import FORBIDDEN, FULL
 from cocktail_hub.sync import sync_file, sync_folder, sync_names
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,6 @@ RECIPE = "recipe.json"
 LEFTOVER_AGE = 86_400.0
 """Seconds after which a working folder that nobody holds a lock on counts as left behind."""
 _DIGEST_DIGITS = 64
-_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def cache_root() -> Path:
@@ -314,13 +312,13 @@ def in_words(root: Path) -> Iterator[None]:
 
 
 def _explained(root: Path, error: OSError) -> str:
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return (
             f"There is no room for the mix in '{root}': {error}.\nA mix takes as much room as one of its ingredients.\n"
             "Make room (`cocktail cache prune --older-than 30`, or `--all`), or set COCKTAIL_HUB_CACHE to a folder on "
             "a larger disk."
         )
-    fault = "cannot be written" if error.errno in _FORBIDDEN else "cannot hold the cache"
+    fault = "cannot be written" if error.errno in FORBIDDEN else "cannot hold the cache"
     return (
         f"'{root}' {fault}: {error}.\nFinished mixes are kept there.\n"
         "Set COCKTAIL_HUB_CACHE to a folder that you may write to."

@@ -1,7 +1,8 @@
-"""Is there room on the disk? Asked before the first byte is downloaded."""
+"""Is there room on the disk? Asked before the first byte is downloaded; and what the system says if there is none."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections import defaultdict
@@ -12,6 +13,11 @@ from cocktail_hub.errors import DiskSpaceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""Numbers of the errors by which a system says that a disk, a quota or a file is full."""
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""Numbers of those by which it says that one may not write."""
 
 
 def require_room(needs: Iterable[tuple[Path, int, str]]) -> None:

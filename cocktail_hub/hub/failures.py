@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from cocktail_hub.errors import CocktailError, DiskSpaceError, SourceError
+from cocktail_hub.space import FORBIDDEN, FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 LOGIN = "log in with `hf auth login`, or pass `token=`"
 PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
 """HTTP statuses that a later try can get past: busy, down, or somebody committed in between."""
-_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _UNAUTHORIZED = 401
 _MAY_NOT = 403
 _CLIENT_ERRORS = (
@@ -69,7 +67,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _in_words(error: Exception, model: str, revision: str | None) -> CocktailError:
-    if isinstance(error, OSError) and error.errno in _FULL | _FORBIDDEN:
+    if isinstance(error, OSError) and error.errno in FULL | FORBIDDEN:
         return _not_written(error, model)
     if isinstance(error, (LocalEntryNotFoundError, RevisionResolutionError, OfflineModeIsEnabled)):
         return _offline(error, model, revision)
@@ -90,7 +88,7 @@ def _in_words(error: Exception, model: str, revision: str | None) -> CocktailErr
 
 def _not_written(error: OSError, model: str) -> CocktailError:
     """The disk of the Hub cache says no."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return DiskSpaceError(
             f"The disk became full while '{model}' was downloaded: {first_line(error)}\n"
             "What was downloaded whole is kept.\nFree some space, or set HF_HOME to a folder on a larger disk."

@@ -19,14 +19,13 @@ from cocktail_hub.merge.kernels import run_capacity
 from cocktail_hub.merge.runs import batched, cut_runs, long_first
 from cocktail_hub.merge.team import Team
 from cocktail_hub.merge.writer import ShardWriter, free_bytes
+from cocktail_hub.space import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from cocktail_hub.checkpoint.source import TensorSource
     from cocktail_hub.merge.plan import MergePlan, ShardPlan
-
-_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
 class Progress:
@@ -149,7 +148,9 @@ def write_errors(folder: Path, needed: int | Callable[[], int]) -> Iterator[None
     except CocktailError:
         raise
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno == errno.EFBIG:  # of `FULL`, with room on the disk
+            raise _too_large(folder, error) from error
+        if error.errno in FULL:
             raise disk_full(folder, needed if isinstance(needed, int) else needed()) from error
         raise MergeError(
             too_many_files(error, f"'{folder}' cannot be written to")
@@ -157,6 +158,15 @@ def write_errors(folder: Path, needed: int | Callable[[], int]) -> Iterator[None
             "The mix cannot be finished; its finished shards are kept.\n"
             "Check the folder and its disk, then run the same command again."
         ) from error
+
+
+def _too_large(folder: Path, error: OSError) -> MergeError:
+    return MergeError(
+        f"'{folder}' takes no file that large: {error}.\n"
+        "Its file system, or a limit of this shell (`ulimit -f`), allows smaller files only.\n"
+        "Cut the mix into smaller files (`--max-shard-size 2GB`, `MixOptions(max_shard_size='2GB')`), or write to "
+        "another disk."
+    )
 
 
 def disk_full(folder: Path, needed: int) -> DiskSpaceError:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 from merging import digests, mix, model, opened, plan, save_all
 
-from cocktail_hub.errors import DiskSpaceError
+from cocktail_hub.errors import DiskSpaceError, MergeError
 from cocktail_hub.hashes import HASHES, hash_of
 from cocktail_hub.merge import shard as shard_module
-from cocktail_hub.merge.shard import Progress, disk_full, merge_shard
+from cocktail_hub.merge.shard import Progress, disk_full, merge_shard, write_errors
+from cocktail_hub.space import FULL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +53,24 @@ def test_a_full_disk_says_how_much_is_missing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(shard_module, "free_bytes", lambda _: 1234)
     message = str(disk_full(tmp_path, 56789))
     assert f"The disk of '{tmp_path}' has 1,234 bytes free, but the mix needs 56,789 more." in message
+
+
+@pytest.mark.parametrize("code", sorted(FULL - {errno.EFBIG}))
+def test_a_disk_or_a_quota_that_is_full_is_called_so(tmp_path: Path, code: int) -> None:
+    with pytest.raises(DiskSpaceError, match=r"bytes free, but the mix needs 5 more"), write_errors(tmp_path, 5):
+        raise OSError(code, os.strerror(code))
+
+
+def test_a_file_that_is_too_large_is_not_called_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(MergeError) as caught, write_errors(tmp_path, 5):
+        raise OSError(errno.EFBIG, "File too large")
+    assert type(caught.value) is MergeError
+    assert str(caught.value) == (
+        f"'{tmp_path}' takes no file that large: [Errno {errno.EFBIG}] File too large.\n"
+        "Its file system, or a limit of this shell (`ulimit -f`), allows smaller files only.\n"
+        "Cut the mix into smaller files (`--max-shard-size 2GB`, `MixOptions(max_shard_size='2GB')`), or write to "
+        "another disk."
+    )
 
 
 def test_a_disk_that_has_room_for_the_weights_alone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

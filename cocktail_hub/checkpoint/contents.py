@@ -20,6 +20,7 @@ MODULES = "modules.json"
 ROUTER = "router_config.json"
 """In a module that sends queries and documents through modules of their own."""
 WEIGHT_STEMS = ("model", "pytorch_model")
+ADAPTER_STEMS = ("adapter_model",)
 _CARRIED = (
     *("*.json", "*.txt", "*.jinja", "*.model", "*.spm", "*.tiktoken", "*.vocab", "*.bpe", "*.codes", "*.tokenizer"),
     *("LICENSE*", "NOTICE*", "USE_POLICY*"),
@@ -83,7 +84,7 @@ def read_contents(files: RepoFiles) -> Contents:
 
     Raises:
         SourceError: there are no weights that can be mixed.
-        CheckpointError: `modules.json` is damaged.
+        CheckpointError: `modules.json` is damaged, or a folder holds both a whole model and an adapter.
     """
     if _is_adapter(files):
         carried = tuple(path for path in files.sizes if _carries(path, ("",)))
@@ -96,6 +97,8 @@ def read_contents(files: RepoFiles) -> Contents:
     folders = _model_folders(files, modules)
     main = folders[0]
     weighted = tuple(folder for folder in folders if folder == main or _has_weights(files, folder))
+    for folder in weighted:
+        _refuse_adapter_beside(files, folder)
     return Contents(
         name=files.name,
         main=main,
@@ -218,10 +221,33 @@ def _require_inside(files: RepoFiles, source: str, path: str) -> None:
         )
 
 
+def _refuse_adapter_beside(files: RepoFiles, folder: str) -> None:
+    """Raise CheckpointError if a folder with a whole model holds an adapter, too: config and weights."""
+    found = _weights_there(files, folder, ADAPTER_STEMS)
+    if str(PurePosixPath(folder, ADAPTER_CONFIG)) not in files.sizes or not found:
+        return
+    raise CheckpointError(
+        f"{_place(files, folder)} holds the weights of a whole model and those of an adapter on it ('{found[0]}').\n"
+        "transformers would load both, with the adapter active; whether the mix is to have the adapter's change cannot "
+        "be known.\n"
+        f"Move '{ADAPTER_CONFIG}' and '{found[0]}' to a folder of their own and name that one, with the model as its "
+        "`base`; or merge them with PEFT (`merge_and_unload`) and save the result; or remove the adapter's files.",
+        model=files.name,
+    )
+
+
+def _place(files: RepoFiles, folder: str) -> str:
+    return f"'{folder}' of '{files.name}'" if folder else f"'{files.name}'"
+
+
 def _has_weights(files: RepoFiles, folder: str) -> bool:
-    names = [f"{stem}{suffix}" for stem in WEIGHT_STEMS for suffix in (".safetensors", ".bin")]
-    candidates = [str(PurePosixPath(folder, name)) for name in names]
-    return any(path in files.sizes or f"{path}.index.json" in files.sizes for path in candidates)
+    return bool(_weights_there(files, folder, WEIGHT_STEMS))
+
+
+def _weights_there(files: RepoFiles, folder: str, stems: tuple[str, ...]) -> list[str]:
+    """Weight files of these stems in a folder, or their indexes."""
+    paths = [str(PurePosixPath(folder, f"{stem}{end}")) for stem in stems for end in (".safetensors", ".bin")]
+    return [path for name in paths for path in (name, f"{name}.index.json") if path in files.sizes]
 
 
 def _weight_paths(files: RepoFiles, folder: str) -> tuple[str, ...]:

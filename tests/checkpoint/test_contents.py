@@ -231,10 +231,34 @@ def test_an_adapter_is_its_config_weights_and_tokenizer() -> None:
 
 
 def test_a_whole_model_that_keeps_an_adapter_config_is_a_whole_model() -> None:
-    found = contents("config.json", "model.safetensors", "adapter_config.json", "adapter_model.safetensors")
+    found = contents("config.json", "model.safetensors", "adapter_config.json")
     assert not found.adapter
     assert found.weight_files == ("model.safetensors",)
     assert "adapter_config.json" not in found.needed
+
+
+@pytest.mark.parametrize("whole", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+@pytest.mark.parametrize("own", ["adapter_model.safetensors", "adapter_model.bin"])
+def test_a_whole_model_with_an_adapter_beside_it_is_refused(whole: str, own: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        contents("config.json", whole, "adapter_config.json", own)
+    assert str(caught.value) == (
+        f"'org/a' holds the weights of a whole model and those of an adapter on it ('{own}').\n"
+        "transformers would load both, with the adapter active; whether the mix is to have the adapter's change "
+        "cannot be known.\n"
+        f"Move 'adapter_config.json' and '{own}' to a folder of their own and name that one, with the model as its "
+        "`base`; or merge them with PEFT (`merge_and_unload`) and save the result; or remove the adapter's files."
+    )
+    assert caught.value.model == "org/a"
+
+
+def test_an_adapter_beside_the_transformer_of_an_old_embedder_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"^'0_Transformer' of 'org/a' holds the weights of a whole model and"):
+        contents(
+            *("0_Transformer/config.json", "0_Transformer/model.safetensors", "0_Transformer/adapter_config.json"),
+            "0_Transformer/adapter_model.safetensors",
+            modules__json=[{"path": "0_Transformer", "type": "T"}],
+        )
 
 
 # -- JSON ----------------------------------------------------------------------------------------------------------

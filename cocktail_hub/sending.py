@@ -64,7 +64,7 @@ class Maker:
                 max_memory=self.options.memory_bytes,
                 device=self.options.device,
                 kind="sha256",  # as the Hub names contents
-            )
+            ).digest
 
     def send(self, index: int, folder: Path, sha256: str) -> Uploaded:
         """Send a weight file that lies in a folder."""

@@ -16,7 +16,7 @@ from cocktail_hub.cluster import Cluster, Demand, joined
 from cocktail_hub.errors import MergeError
 from cocktail_hub.merge.execute import MergeReport, begin, write_indices
 from cocktail_hub.merge.journal import Entry
-from cocktail_hub.merge.shard import Progress, merge_shard, write_errors
+from cocktail_hub.merge.shard import Made, Progress, merge_shard, write_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,8 +47,8 @@ class ShardTask:
     device: str
     """Where a task computes."""
 
-    def make(self, index: int) -> str:
-        """Write shard `index` under its final name, and return its XXH3-128 in hex. Runs on a worker."""
+    def make(self, index: int) -> Made:
+        """Write shard `index` under its final name, and return its XXH3-128. Runs on a worker."""
         shard, folder = self.plan.shards[index], self.folder / ATTEMPTS
         if not folder.is_dir():
             raise MergeError(
@@ -60,7 +60,7 @@ class ShardTask:
         with write_errors(self.folder, shard.nbytes), self.inputs.opened(shard) as sources:
             (own / shard.path).parent.mkdir(parents=True)
             try:
-                digest = merge_shard(
+                made = merge_shard(
                     self.plan,
                     index,
                     sources,
@@ -72,7 +72,7 @@ class ShardTask:
                 (own / shard.path).replace(self.folder / shard.path)
             finally:
                 shutil.rmtree(own, ignore_errors=True)
-        return digest
+        return made
 
 
 def execute_on_ray(
@@ -107,6 +107,7 @@ def execute_on_ray(
     root, progress = Path(folder).absolute(), Progress(on_progress)
     with joined() as cluster:
         journal, todo = begin(plan, root, progress)
+        bytes_read = 0
         numbers = [plan.shards.index(shard) for shard in todo]
 
         def left() -> int:
@@ -126,9 +127,10 @@ def execute_on_ray(
             _attempts(root),
             closing(cluster.run(ShardTask.make, task, numbers, demand)) as made,
         ):
-            for position, digest in made:
+            for position, shard_made in made:
                 shard = todo[position]
-                journal.record(shard.path, Entry(shard.nbytes, digest))
+                journal.record(shard.path, Entry(shard.nbytes, shard_made.digest))
+                bytes_read += shard_made.bytes_read
                 progress.add(shard.nbytes)
         at_once = min(cluster.at_once(demand), max(1, len(todo)))
     with write_errors(root, 0):
@@ -136,7 +138,7 @@ def execute_on_ray(
         if not keep_journal:
             journal.remove()
     return MergeReport(
-        bytes_read=sum(shard.input_bytes for shard in todo),
+        bytes_read=bytes_read,
         bytes_written=sum(shard.nbytes for shard in todo),
         seconds=time.monotonic() - started,
         threads=task.threads * at_once,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cocktail_hub.checkpoint.open_files import too_many_files
 from cocktail_hub.checkpoint.source import WatchedSource
@@ -42,6 +42,15 @@ class Progress:
                 self._report(count)
 
 
+class Made(NamedTuple):
+    """What making one shard came to."""
+
+    digest: str
+    """Hash of the file, in hex."""
+    bytes_read: int
+    """Bytes read from all models; more than those of its tensors where the method reads some of them twice."""
+
+
 def merge_shard(
     plan: MergePlan,
     index: int,
@@ -52,8 +61,8 @@ def merge_shard(
     max_memory: int | None = None,
     device: str = "cpu",
     kind: str = QUICK,
-) -> str:
-    """Write shard `plan.shards[index]` into `folder` and return its hash in hex. Needs no other shard.
+) -> Made:
+    """Write shard `plan.shards[index]` into `folder`, and return its hash. Needs no other shard.
 
     Args:
         plan: the whole plan.
@@ -81,7 +90,7 @@ def merge_shard(
         except BaseException:
             writer.abort()
             raise
-    return digest
+    return Made(digest, team.bytes_read)
 
 
 def fill_shard(

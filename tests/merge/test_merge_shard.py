@@ -28,8 +28,9 @@ def test_shards_can_be_made_one_by_one_in_any_order(tmp_path: Path) -> None:
         sources = opened(stack, folders)
         for index in reversed(range(len(made.shards))):
             kind = sorted(HASHES)[index % 2]
-            digest = merge_shard(made, index, sources, out, threads=1, kind=kind)
-            assert digest == hash_of(out / made.shards[index].path, kind)
+            done = merge_shard(made, index, sources, out, threads=1, kind=kind)
+            assert done.digest == hash_of(out / made.shards[index].path, kind)
+            assert done.bytes_read == made.shards[index].input_bytes
     mix(folders, tmp_path / "whole", **options)
     whole = {name: digest for name, digest in digests(tmp_path / "whole").items() if "index" not in name}
     assert digests(out) == whole

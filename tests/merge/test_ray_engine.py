@@ -12,22 +12,29 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 import transformers
+from merging import component, save_all
 from models import SHARES, TOKEN, fill, published, root, text_tokenizer
 
 from cocktail_hub import mix, publish, score
 from cocktail_hub.cache import JOURNAL
 from cocktail_hub.checkpoint.files import LocalFiles, Stamp
+from cocktail_hub.checkpoint.layout import read_layout
+from cocktail_hub.checkpoint.source import open_source
 from cocktail_hub.cluster import KNOCK_SECONDS, Cluster, Demand, _call, joined
 from cocktail_hub.errors import CheckpointError, DiskSpaceError, MergeError, MissingExtraError
 from cocktail_hub.hashes import sha256_of
 from cocktail_hub.hub import HubOptions
+from cocktail_hub.merge.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.execute import execute
+from cocktail_hub.merge.plan import plan_merge
 from cocktail_hub.merge.ray_engine import ATTEMPTS, ShardTask, execute_on_ray
 from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import read_origin
@@ -39,7 +46,8 @@ from cocktail_hub.weigh.settings import ScoringSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cocktail_hub.merge.plan import MergePlan
+    from cocktail_hub.checkpoint.source import TensorSource
+    from cocktail_hub.merge.plan import MergePlan, ShardPlan
     from cocktail_hub.testing import LoopbackHub
 
 pytestmark = [
@@ -210,6 +218,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_bytes_are_those_of_threads(
     assert report.threads == 2
     expected = execute(plan, inputs, tmp_path / "threads")
     assert report.digests == expected.digests
+    assert report.bytes_read == expected.bytes_read == plan.input_bytes
     assert names(out) == names(tmp_path / "threads")
     for path in names(out):
         assert (out / path).read_bytes() == (tmp_path / "threads" / path).read_bytes()
@@ -217,6 +226,28 @@ def test_a_worker_that_is_killed_is_replaced_and_the_bytes_are_those_of_threads(
 
 def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_what_a_method_reads_twice_is_counted_twice(ray: Any, tmp_path: Path) -> None:
+    memory = (1 << 18) + 2 * SEARCH_BYTES + COUNTING_BYTES
+    folders = save_all(tmp_path, [{"x": torch.randn(3600, 120).bfloat16()} for _ in range(3)])
+    plan = plan_merge([component(folders)], weights=[1.0, 1.0], method="ties", parameters={"density": 0.3})
+    report = execute_on_ray(plan, Folders(folders), tmp_path / "out", threads=1, max_memory=memory)
+    here = execute(plan, Folders(folders), tmp_path / "here", threads=1, max_memory=memory)
+    assert report.bytes_read == here.bytes_read > 2 * plan.input_bytes
+
+
+class Folders:
+    """Models in folders, opened for a shard; a worker can do so, too."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self.folders = folders
+
+    @contextmanager
+    def opened(self, shard: ShardPlan) -> Iterator[list[TensorSource]]:
+        with ExitStack() as stack:
+            layouts = [(read_layout(LocalFiles(folder)), folder) for folder in self.folders]
+            yield [stack.enter_context(open_source(layout, folder)) for layout, folder in layouts]
 
 
 class Stop(Exception):  # noqa: N818 - not an error

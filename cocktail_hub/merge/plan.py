@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from cocktail_hub.recipe import LayerRule
 
 FORMAT_VERSION = 2
-"""Raised whenever the same recipe would give other bytes; part of every plan's digest."""
+"""Raised whenever the same plan would give other bytes. Part of a plan's digest, which the journals of merges and of
+uploads that were interrupted note: what another version has finished is then made anew, not gone on with. Finished
+mixes have a number of their own, `recipe.MERGE_FORMAT`."""
 WEIGHT_SUM_TOLERANCE = 1e-6 + 1e-12
 """How far weights that must sum to 1 may miss it."""
 METADATA = {"format": "pt"}
@@ -136,7 +138,7 @@ class MergePlan:
     """Everything that the mix will be, known before the first weight is read."""
 
     version: int = FORMAT_VERSION
-    """Version of the arithmetic and of the file layout."""
+    """Version of the arithmetic, and of how a file is laid out, that the plan counts on."""
     method: str
     """A key of `METHOD_TABLE`."""
     parameters: Mapping[str, float]

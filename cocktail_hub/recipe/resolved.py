@@ -11,7 +11,8 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.recipe import Recipe
 
 MERGE_FORMAT = 3
-"""Raised whenever the same recipe would give other bytes, so that cached mixes are made anew."""
+"""Raised whenever the same recipe would give other bytes. Part of a recipe's digest, by which mixes are cached, and of
+what computed shares are kept by: both are then made anew."""
 _WITHOUT_EFFECT = ("task", "evidence", "base", "ingredients")
 """Keys that do not decide the bytes, or are told otherwise: models by commit or digest."""
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.card import public_recipe
+from cocktail_hub.checkpoint.contents import NOTICES
 from cocktail_hub.origin import RECIPE_FILE
 from cocktail_hub.version import VERSION
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from cocktail_hub.checking import Checked
+    from cocktail_hub.checking.parts import Model
     from cocktail_hub.recipe import ResolvedRecipe
     from cocktail_hub.resolve import Located
 
@@ -53,14 +55,13 @@ def carry_over(checked: Checked, folder: Path, *, code: bool) -> None:
         folder: where to write.
         code: whether to take the models' own Python files along.
     """
-    first = checked.models[checked.first].body
-    for path in (*first.contents.carried, *(first.contents.code if code else ())):
-        if _group(path, first.contents.main) == "rest":
-            _write(folder / path, first.files.read(path))
+    first = checked.models[checked.first]
+    for owner, path in _rest(first, code=code):
+        _write(folder / path, owner.files.read(path))
     for group in ("config", "tokenizer"):
         owner = _giver(checked, group)
         for path in _paths(owner, group):
-            _write(folder / _moved(path, owner.contents.main, first.contents.main), owner.files.read(path))
+            _write(folder / moved(path, owner.contents.main, first.main), owner.files.read(path))
 
 
 def write_recipe(resolved: ResolvedRecipe, checked: Checked, folder: Path, max_shard_size: int | str) -> None:
@@ -69,7 +70,7 @@ def write_recipe(resolved: ResolvedRecipe, checked: Checked, folder: Path, max_s
     A config.json is copied by whoever saves the model, so the recipe in it is without the paths of this machine.
     """
     write_json(folder / RECIPE_FILE, resolved.to_dict())
-    path = folder / checked.models[checked.first].body.contents.main / "config.json"
+    path = folder / checked.models[checked.first].main / "config.json"
     if not path.is_file():
         return
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -106,6 +107,22 @@ def _dtype(resolved: ResolvedRecipe, checked: Checked, config: dict[str, Any]) -
     return {"dtype": dtype} if dtype else {}
 
 
+def _rest(first: Model, *, code: bool) -> Iterator[tuple[Located, str]]:
+    """Files of the first ingredient that go with neither config nor tokenizer, and whose they are.
+
+    An adapter with modules of its own gives its own, but the licence and the code are those of the model it adapts.
+    """
+    if first.home is not first.body:
+        notices = (path for path in _paths(first.body, "rest") if _is_notice(path))
+        yield from ((first.body, path) for path in notices)
+    yield from ((first.home, path) for path in _paths(first.home, "rest"))
+    yield from ((first.body, path) for path in (first.body.contents.code if code else ()))
+
+
+def _is_notice(path: str) -> bool:
+    return "/" not in path and any(fnmatchcase(path, pattern) for pattern in NOTICES)
+
+
 def _giver(checked: Checked, group: str) -> Located:
     """Who gives the files: the ingredient itself before the model that it adapts."""
     model = checked.models[checked.donor(group)]
@@ -125,7 +142,7 @@ def _group(path: str, main: str) -> str:
     return "config" if name in CONFIG_FILES and parent == PurePosixPath(main) else "rest"
 
 
-def _moved(path: str, source: str, target: str) -> PurePosixPath:
+def moved(path: str, source: str, target: str) -> PurePosixPath:
     """Where a file of the transformer's folder goes: old layouts have it in `0_Transformer`, new ones in the root."""
     inside = PurePosixPath(path).is_relative_to(source)
     return PurePosixPath(target, PurePosixPath(path).relative_to(source)) if inside else PurePosixPath(path)

@@ -10,6 +10,7 @@ from cocktail_hub.resolve import local_root
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cocktail_hub.checking.parts import Model
     from cocktail_hub.resolve import Located
@@ -51,10 +52,15 @@ def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
     ]
     folders = download_all([(files, paths) for _, files, paths in wanted])
     found = {place: folder for (place, _, _), folder in zip(wanted, folders, strict=True)}
+
+    def root(place: Located) -> Path:
+        return found.get(place) or local_root(place)
+
     return [
         Roots(
-            body=found.get(model.body) or local_root(model.body),
-            adapter=(found.get(model.located) or local_root(model.located)) if model.adapted else None,
+            body=root(model.body),
+            adapter=root(model.located) if model.adapted else None,
+            home=root(model.home),
         )
         for model in models
     ]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.assemble import carry_over, write_json
 from cocktail_hub.card import public_recipe
-from cocktail_hub.checkpoint.contents import read_config
 from cocktail_hub.errors import PublishError
 from cocktail_hub.example_files import locate_examples
 from cocktail_hub.pipeline import check_models, merge_modules
@@ -59,7 +58,7 @@ def write_recipe_repo(
     checked = check_models(recipe, options)
     carry_over(checked, folder, code=False)
     _write_modules(recipe, checked, folder, options)
-    main = folder / checked.models[checked.first].body.contents.main
+    main = folder / checked.models[checked.first].main
     _name_tokenizer_class(main)
     recipe = _bring_examples(recipe, folder, origin, options.hub, wanted=examples)
     for part, native in _configs(checked).items():
@@ -89,10 +88,10 @@ def _configs(checked: Checked) -> dict[str, Mapping[str, Any]]:
 
     What libraries look at before they load a model has to be in the root, wherever the model lies.
     """
-    files, natives = checked.models[checked.first].body.files, _native_parts(checked)
+    natives = _native_parts(checked)
     if len(natives) == 1:
         return {"": checked.config, natives[0]: checked.config}
-    return {"": {}} | {part: read_config(files, part) for part in natives}
+    return {"": {}} | {part: checked.models[checked.first].config_in(part) for part in natives}
 
 
 def _kind(checked: Checked) -> Kind:
@@ -104,8 +103,8 @@ def _kind(checked: Checked) -> Kind:
 
 def _native_parts(checked: Checked) -> list[str]:
     """Folders whose weights transformers loads: those with a `model_type`. Modules of other libraries have none."""
-    files = checked.models[checked.first].body.files
-    return [part.folder for part in checked.parts if read_config(files, part.folder).get("model_type")]
+    first = checked.models[checked.first]
+    return [part.folder for part in checked.parts if first.config_in(part.folder).get("model_type")]
 
 
 def _write_modules(recipe: Recipe, checked: Checked, folder: Path, options: MixOptions) -> None:

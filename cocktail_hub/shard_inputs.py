@@ -125,8 +125,9 @@ class ShardInputs:
         """Weight files that are downloaded whole all the same: adapters, and `.bin`, which cannot be read in parts."""
         found: list[tuple[HubFiles, Sequence[str]]] = []
         for index, model in enumerate(self.models):
-            pickled = [own_layout(part.views[index]) for part in self.parts]
-            files = [path for layout in pickled if layout.format == "pickle" for path in layout.weight_files]
+            of_body = [view for part in self.parts if model.holder(view := part.views[index]) is model.body]
+            pickled = [layout for view in of_body if (layout := own_layout(view)).format == "pickle"]
+            files = [path for layout in pickled for path in layout.weight_files]
             if files and isinstance(model.body.files, HubFiles):
                 found.append((model.body.files, files))
             if model.adapted and isinstance(model.located.files, HubFiles):
@@ -137,9 +138,10 @@ class ShardInputs:
         """The whole models behind a part, by `_key`, each with all that is wanted of it."""
         bodies: dict[str, _Body] = {}
         for model, view, tensors in zip(self.models, part.views, needed, strict=True):
-            key = _key(model.body)
+            holder = model.holder(view)
+            key = _key(holder)
             wanted = tensors | bodies[key].tensors if key in bodies else tensors
-            bodies[key] = _Body(files=model.body.files, layout=own_layout(view), tensors=wanted)
+            bodies[key] = _Body(files=holder.files, layout=own_layout(view), tensors=wanted)
         return bodies
 
     @contextmanager
@@ -149,7 +151,7 @@ class ShardInputs:
             places = self._bring(self._bodies(part, needed), stack)
             sources: list[TensorSource] = []
             for model, view in zip(self.models, part.views, strict=True):
-                sources.append(_open(model, view, places[_key(model.body)]))
+                sources.append(_open(model, view, places[_key(model.holder(view))]))
                 stack.callback(sources[-1].close)
             for place in (place for model in self.models for place in (model.located, model.body)):
                 if isinstance(place.files, LocalFiles):
@@ -201,7 +203,7 @@ def _open(model: Model, view: View, places: Places) -> TensorSource:
     """A model under its own names: the tensors that were brought, and its adapter."""
     layout = own_layout(view)
     if layout.format == "pickle":
-        whole: TensorSource = open_source(layout, _root(model.body, layout))
+        whole: TensorSource = open_source(layout, _root(model.holder(view), layout))
     else:
         whole = SafetensorsSource(layout.name, places)
     if not isinstance(view.layout, AdaptedLayout):

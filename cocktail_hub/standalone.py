@@ -10,6 +10,7 @@ import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from cocktail_hub.assemble import moved
 from cocktail_hub.fetching import fetch
 
 if TYPE_CHECKING:
@@ -36,19 +37,19 @@ def standalone_folder(model: Model, index: int, parts: tuple[Part, ...], scratch
 
     for place in (model.body, model.located):
         for path in (*place.contents.carried, *(place.contents.code if code else ())):
-            target = scratch / path
+            target = scratch / moved(path, place.contents.main, model.main)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(place.files.read(path))
     if model.adapted:  # with the class and labels that the adapter was trained with
         text = json.dumps(dict(model.config), indent=2)
-        (scratch / model.body.contents.main / "config.json").write_text(text, encoding="utf-8")
+        (scratch / model.main / "config.json").write_text(text, encoding="utf-8")
     views = [part.views[index] for part in parts]
     components = [
         Component(folder=part.folder, specs=(view.specs,), models=(model.name,))
         for part, view in zip(parts, views, strict=True)
     ]
     with ExitStack() as opened:
-        sources = [[view.open(roots.body, roots.adapter)] for view in views]
+        sources = [[roots.open(view)] for view in views]
         for (source,) in sources:
             opened.callback(source.close)
         execute(plan_merge(components, weights=[1.0]), sources, scratch)

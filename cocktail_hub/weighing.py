@@ -150,7 +150,7 @@ def _tokenizer(scene: Scene, folder: Path) -> Candidate:
     carry_over(scene.checked, folder, code=scene.trust_remote_code)
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     contents = {name: sha256_of(path) for name, path in sorted(files.items()) if _of_tokenizer(name)}
-    main = folder / scene.checked.models[scene.checked.first].body.contents.main
+    main = folder / scene.checked.models[scene.checked.first].main
     return Candidate(name="the mix's tokenizer", identity=canonical_json(contents), folder=lambda: main)
 
 

@@ -89,9 +89,9 @@ def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = Fals
     for model in models:
         _refuse_remote_code(model, trust_remote_code=trust_remote_code)
         refuse_quantized(model.body.files, model.body.contents.main, model.config)
-    modules = [read_modules(model.body.files) for model in models]
+    modules = [read_modules(model.home.files) for model in models]
     notes = [*differences(names, configs), *_compare_vocabularies(models), *module_differences(names, modules)]
-    folders = models[first].body.contents.weight_folders
+    folders = models[first].home.contents.weight_folders
     parts = tuple(read_part(folder, models, first, recipe.missing) for folder in folders)
     refuse_idle_layers(recipe.layers, parts)
     require_same_heads(names, configs)
@@ -102,7 +102,7 @@ def check(recipe: Recipe, options: HubOptions, *, trust_remote_code: bool = Fals
         recipe=recipe,
         models=models,
         parts=parts,
-        kind=kind_of(configs[first], modules[first], _embedder_config(models[first].body), recipe.task),
+        kind=kind_of(configs[first], modules[first], _embedder_config(models[first].home), recipe.task),
         config=configs[first],
         notes=tuple(notes + [note for part in parts for note in part.notes]),
     )

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.adapter import AdaptedLayout, adapt, read_adapter
 from cocktail_hub.checkpoint.align import align
+from cocktail_hub.checkpoint.contents import MODULES, read_config
 from cocktail_hub.checkpoint.layout import Layout, read_layout
 from cocktail_hub.checkpoint.quantized import refuse_quantized
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cocktail_hub.checkpoint.adapter import AdaptedLayout
     from cocktail_hub.checkpoint.source import TensorSource
     from cocktail_hub.checkpoint.spec import TensorSpec
     from cocktail_hub.checkpoint.view import Note, View
@@ -53,6 +54,24 @@ class Model:
         """Whether it is an adapter on a body."""
         return self.located is not self.body
 
+    @property
+    def home(self) -> Located:
+        """What says which modules of sentence-transformers there are: an adapter that lists its own, or the body."""
+        return self.located if self.adapted and MODULES in self.located.files.sizes else self.body
+
+    @property
+    def main(self) -> str:
+        """Folder of the transformer, as the modules have it."""
+        return self.home.contents.main
+
+    def holder(self, view: View) -> Located:
+        """What has the whole tensors behind a view: the body the transformer's, the home those of other modules."""
+        return self.body if isinstance(view.layout, AdaptedLayout) else self.home
+
+    def config_in(self, folder: str) -> Mapping[str, Any]:
+        """config.json of the transformer or of another module."""
+        return self.config if folder == self.main else read_config(self.home.files, folder)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roots:
@@ -62,6 +81,14 @@ class Roots:
     """Folder of the whole model."""
     adapter: Path | None = None
     """Folder of the adapter on it."""
+    home: Path | None = None
+    """Folder with the weights of its other modules, where that is not the body's."""
+
+    def open(self, view: View) -> TensorSource:
+        """Open the weights behind a view."""
+        if isinstance(view.layout, AdaptedLayout):
+            return view.open(self.body, self.adapter)
+        return view.open(self.home or self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +117,7 @@ class Part:
 
     def open(self, roots: Sequence[Roots]) -> list[TensorSource]:
         """Open every model's weights, given where its files lie."""
-        return [view.open(root.body, root.adapter) for view, root in zip(self.views, roots, strict=True)]
+        return [root.open(view) for view, root in zip(self.views, roots, strict=True)]
 
 
 def _sentences(view: View) -> list[str]:
@@ -118,7 +145,7 @@ def read_part(folder: str, models: Sequence[Model], first: int, missing: Mapping
         IncompatibleError: a tensor is missing, left over, or of another shape or kind.
         CheckpointError: a file is damaged, quantised, or an adapter of a kind that cannot be mixed.
     """
-    main = folder == models[first].body.contents.main
+    main = folder == models[first].main
     order = [first, *(index for index in range(len(models)) if index != first)]
     for index in order if not main else ():
         _require_module(models[index], models[first], folder)
@@ -143,7 +170,7 @@ def refuse_idle_layers(layers: Sequence[LayerRule], parts: Sequence[Part]) -> No
 
 
 def _require_module(model: Model, first: Model, folder: str) -> None:
-    if folder not in model.body.contents.weight_folders:
+    if folder not in model.home.contents.weight_folders:
         raise IncompatibleError(
             f"Cannot mix '{model.name}': it has no weights in '{folder}', a module that '{first.name}' has.\n"
             "Every module of the mix needs weights from all ingredients.\n"
@@ -154,12 +181,10 @@ def _require_module(model: Model, first: Model, folder: str) -> None:
 
 def _layout(model: Model, folder: str | None) -> Layout | AdaptedLayout:
     """Headers of one folder of a model; `None` is where its transformer lies, adapter included."""
-    body = model.body
-    place = body.contents.main if folder is None else folder
-    layout = read_layout(body.files, place)
-    refuse_quantized(body.files, place, model.config if folder is None else {}, layout.specs)
+    files = model.body.files if folder is None else model.home.files
+    place = model.body.contents.main if folder is None else folder
+    layout = read_layout(files, place)
+    refuse_quantized(files, place, model.config if folder is None else {}, layout.specs)
     if folder is not None or not model.adapted:
         return layout
-    from cocktail_hub.checkpoint.adapter import adapt, read_adapter
-
     return adapt(layout, model.config, read_adapter(model.located.files))

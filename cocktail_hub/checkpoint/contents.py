@@ -21,9 +21,11 @@ ROUTER = "router_config.json"
 """In a module that sends queries and documents through modules of their own."""
 WEIGHT_STEMS = ("model", "pytorch_model")
 ADAPTER_STEMS = ("adapter_model",)
+NOTICES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
+"""Files that say what a model may be used for."""
 _CARRIED = (
     *("*.json", "*.txt", "*.jinja", "*.model", "*.spm", "*.tiktoken", "*.vocab", "*.bpe", "*.codes", "*.tokenizer"),
-    *("LICENSE*", "NOTICE*", "USE_POLICY*"),
+    *NOTICES,
 )
 _NOT_CARRIED = (
     "*.index.json",
@@ -87,12 +89,7 @@ def read_contents(files: RepoFiles) -> Contents:
         CheckpointError: `modules.json` is damaged, or a folder holds both a whole model and an adapter.
     """
     if _is_adapter(files):
-        carried = tuple(path for path in files.sizes if _carries(path, ("",)))
-        weights = find_weights(files, stem="adapter_model")
-        needed = (ADAPTER_CONFIG, *weights.paths)
-        return Contents(
-            name=files.name, main="", weight_folders=("",), weight_files=needed, carried=carried, code=(), adapter=True
-        )
+        return _adapter_contents(files)
     modules = read_modules(files)
     folders = _model_folders(files, modules)
     main = folders[0]
@@ -106,6 +103,31 @@ def read_contents(files: RepoFiles) -> Contents:
         weight_files=tuple(path for folder in weighted for path in _weight_paths(files, folder)),
         carried=tuple(path for path in files.sizes if _carries(path, ("", *folders, *_TEMPLATE_FOLDERS))),
         code=tuple(path for path in files.sizes if fnmatchcase(path, CODE) and "/" not in path),
+    )
+
+
+def _adapter_contents(files: RepoFiles) -> Contents:
+    """What a mix takes from an adapter: the modules of sentence-transformers, too, where it lists some."""
+    folders = _model_folders(files, read_modules(files))
+    if folders[0] != "":
+        raise CheckpointError(
+            f"'{MODULES}' of '{files.name}' has the transformer in '{folders[0]}', but its adapter lies in the root.\n"
+            "sentence-transformers would load another model than the adapter's.\n"
+            f"Move the adapter's files to where '{MODULES}' says, or save the model again.",
+            model=files.name,
+        )
+    inner = tuple(folder for folder in folders[1:] if _has_weights(files, folder))
+    for folder in inner:
+        _refuse_adapter_beside(files, folder)
+    own = (ADAPTER_CONFIG, *find_weights(files, stem="adapter_model").paths)
+    return Contents(
+        name=files.name,
+        main="",
+        weight_folders=("", *inner),
+        weight_files=(*own, *(path for folder in inner for path in _weight_paths(files, folder))),
+        carried=tuple(path for path in files.sizes if _carries(path, folders)),
+        code=(),
+        adapter=True,
     )
 
 

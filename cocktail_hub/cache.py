@@ -31,6 +31,8 @@ JOURNAL = ".cocktail-merge.json"
 """In a working folder: its finished weight files, until the manifest says so."""
 RECIPE = "recipe.json"
 """In a finished folder: the resolved recipe that it was made from."""
+IDENTITY = "identity"
+"""In the cache: what tells it from others."""
 LEFTOVER_AGE = 86_400.0
 """Seconds after which a working folder that nobody holds a lock on counts as left behind."""
 _DIGEST_DIGITS = 64
@@ -131,6 +133,23 @@ class Cache:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_root()
         """Where everything lies."""
+
+    @property
+    def identity(self) -> str:
+        """Eight hex digits that no other cache has, not even one of the same name on another machine.
+
+        Raises:
+            CacheError: the cache has none yet and cannot be written.
+        """
+        path = self.root / IDENTITY
+        if not path.is_file():
+            with self.locked(IDENTITY), in_words(self.root):
+                if not path.is_file():
+                    part = path.with_name(f"{IDENTITY}.partial")
+                    part.write_text(secrets.token_hex(4), encoding="ascii")
+                    part.replace(path)
+        with in_words(self.root):
+            return path.read_text(encoding="ascii")
 
     def folder(self, digest: str) -> Path:
         """Where the mix of a resolved recipe is, or will be."""

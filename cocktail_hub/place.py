@@ -70,7 +70,7 @@ class Place:
         """The mix of the cache in the user's folder."""
         with self._alone(output):
             if not self._holds(output, resolved):  # another process may have been quicker
-                copy_out(source, output, replace=self.options.replace)
+                copy_out(source, output, cache=self.cache, replace=self.options.replace)
             self._tidy(output)
         return output
 
@@ -87,12 +87,15 @@ class Place:
             yield
 
     def stage_path(self, resolved: ResolvedRecipe) -> Path:
-        """The folder to work in: on the same disk as the result."""
+        """The folder to work in: on the same disk as the result. One beside a user's folder is named after our cache.
+
+        Our locks are in the cache, so they keep nobody else from that folder: users of other caches work in others.
+        """
         if self.output is None:
             return self.cache.root / "staging" / self.key(resolved)
         short = self.key(resolved).replace(resolved.digest, resolved.digest[:_DIGITS])
         output = _real(self.output)
-        return output.with_name(f".{output.name}.{short}.partial")
+        return output.with_name(f".{output.name}.{short}.{self.cache.identity}.partial")
 
     @contextmanager
     def stage(self, resolved: ResolvedRecipe, files: Collection[str]) -> Iterator[Path]:
@@ -175,9 +178,10 @@ class Place:
             yield
 
     def _tidy(self, output: Path) -> None:
-        """Remove what killed runs have left beside a folder that is finished now, but for work that still goes on."""
-        output, end = _real(output), rf"(?:-\d+)?(?:{_TRUSTED})?"
-        name = rf"\.{re.escape(output.name)}\.((([0-9a-f]{{{_DIGITS}}})({end})\.)?partial|removed-[0-9a-f]{{8}})"
+        """Remove what our killed runs left beside a folder that is finished now, but for work that still goes on."""
+        output, end, own = _real(output), rf"(?:-\d+)?(?:{_TRUSTED})?", _identity(self.cache)
+        left = rf"((([0-9a-f]{{{_DIGITS}}})({end})\.)?{own}\.partial|removed-[0-9a-f]{{8}})"
+        name = rf"\.{re.escape(output.name)}\.{left}"
         for path in output.parent.iterdir():
             if found := re.fullmatch(name, path.name):
                 act = partial(shutil.rmtree, path, ignore_errors=True)
@@ -301,13 +305,13 @@ def _clear(folder: Path) -> None:
         folder.rmdir()
 
 
-def copy_out(source: Path, target: Path, *, replace: bool = False) -> Path:
+def copy_out(source: Path, target: Path, *, cache: Cache | None = None, replace: bool = False) -> Path:
     """Copy a finished mix, so that the target is there whole or not at all; `replace`: in place of an earlier mix."""
     _require_movable(target)
     (require_own if replace else _require_free)(target)
     require_room([(target, size_of(source), "the copy")])
     real = _real(target)
-    copy = real.with_name(f".{real.name}.partial")
+    copy = real.with_name(f".{real.name}.{_identity(cache or Cache())}.partial")
     shutil.rmtree(copy, ignore_errors=True)
     try:
         with _writing(target):
@@ -320,6 +324,14 @@ def copy_out(source: Path, target: Path, *, replace: bool = False) -> Path:
         shutil.rmtree(copy, ignore_errors=True)
         raise
     return target
+
+
+def _identity(cache: Cache) -> str:
+    """What tells a cache from others; one that is empty and read-only has nothing to mistake for that of others."""
+    try:
+        return cache.identity
+    except CacheError:
+        return f"{os.getpid():08x}"
 
 
 def _copy_content(source: Path, target: Path) -> None:

@@ -135,3 +135,42 @@ def test_a_copy_from_a_cache_that_is_read_only_can_be_written(tmp_path: Path, fr
     before, after = (load_file(folder / "model.safetensors") for folder in (made.path, out))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert Cache().find(made.recipe.digest) is not None
+
+
+def test_users_of_other_caches_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    origin, options = read_origin(recipe_of(), MixOptions().hub), MixOptions()
+    _, resolved = settle(pin_models(origin, options), origin, options)
+    one, other = (
+        Place(options=options, output=tmp_path / "out", cache=Cache(tmp_path / name)) for name in ("one", "other")
+    )
+    assert one.stage_path(resolved) != other.stage_path(resolved)
+    assert one.stage_path(resolved) == Place(
+        options=options, output=tmp_path / "out", cache=Cache(tmp_path / "one")
+    ).stage_path(resolved)
+
+
+def test_what_users_of_other_caches_work_on_is_not_tidied(tmp_path: Path) -> None:
+    origin, options = read_origin(recipe_of(), MixOptions().hub), MixOptions()
+    _, resolved = settle(pin_models(origin, options), origin, options)
+    other = Place(options=options, output=tmp_path / "out", cache=Cache(tmp_path / "other"))
+    with other.stage(resolved, set()) as work:
+        (work / "model.safetensors.incomplete").write_bytes(b"half")
+        copy = tmp_path / f".out.{other.cache.identity}.partial"
+        copy.mkdir()
+        mix(recipe_of(), output=tmp_path / "out")
+        assert [path.name for path in work.iterdir()] == ["model.safetensors.incomplete"]
+        assert copy.is_dir()
+
+
+def test_of_two_caches_the_second_finds_its_output_taken(tmp_path: Path) -> None:
+    """Both made it at once; whoever is second leaves the first one's mix as it is."""
+    origin, options = read_origin(recipe_of(), MixOptions().hub), MixOptions()
+    _, resolved = settle(pin_models(origin, options), origin, options)
+    other = Place(options=options, output=tmp_path / "out", cache=Cache(tmp_path / "other"))
+    with other.stage(resolved, set()) as work:
+        (work / "model.safetensors").write_bytes(b"of the other")
+    made = mix(recipe_of(), output=tmp_path / "out")
+    before = (made.path / "model.safetensors").read_bytes()
+    with pytest.raises(CacheError, match="exists and is not empty"):
+        other.finish(resolved, {})
+    assert (made.path / "model.safetensors").read_bytes() == before

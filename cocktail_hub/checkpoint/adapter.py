@@ -219,6 +219,8 @@ def _changes(adapter: Adapter, module: str, parts: Mapping[str, str]) -> dict[st
             transposed=embedding,
         )
         _check_rank(adapter, module, a, b)
+        if adapter.config.dora and not changes["weight"].magnitude:
+            raise _without_magnitude(adapter, a)
         if "B.bias" in left:
             changes["bias"] = replace(changes.get("bias", Change()), bias=left.pop("B.bias"), scale=scale)
     elif a or b:
@@ -235,6 +237,16 @@ def _check_rank(adapter: Adapter, module: str, a: str, b: str) -> None:
         raise _no_place(
             adapter, a, f"the factors have shapes {list(found[0])} and {list(found[1])}, the rank is {rank}"
         )
+
+
+def _without_magnitude(adapter: Adapter, a: str) -> CheckpointError:
+    missing = re.sub(r"lora_(embedding_)?A\b.*", "lora_magnitude_vector", a)
+    return CheckpointError(
+        f"The adapter '{adapter.name}' is a DoRA (`use_dora`), but lacks the tensor '{missing}'.\n"
+        "Read as a plain LoRA, the module would not be what was trained.\n"
+        "Download or save the adapter again with PEFT's `save_pretrained`.",
+        model=adapter.name,
+    )
 
 
 def _fit(adapter: Adapter, name: str, change: Change, base: TensorSpec | None) -> tuple[Change, TensorSpec]:

@@ -61,6 +61,8 @@ class AdapterConfig:
     """Pattern of module names -> alpha."""
     rank_stabilized: bool
     """Whether the product is multiplied by alpha / sqrt(rank) instead (rsLoRA, arXiv:2312.03732)."""
+    dora: bool
+    """Whether each module has a vector of magnitudes (DoRA, arXiv:2402.09353)."""
     tied: bool
     """Whether tensors that the base ties were trained as one (`ensure_weight_tying`)."""
     transposed: bool
@@ -116,6 +118,7 @@ def _parse(data: Mapping[str, Any]) -> AdapterConfig:
         ranks=ranks,
         alphas={str(k): float(v) for k, v in (data.get("alpha_pattern") or {}).items()},
         rank_stabilized=bool(data.get("use_rslora")),
+        dora=bool(data.get("use_dora")),
         tied=bool(data.get("ensure_weight_tying")),
         transposed=bool(data.get("fan_in_fan_out")),
     )

@@ -356,6 +356,26 @@ def test_every_tensor_of_an_adapter_must_have_a_place(tmp_path, key, value, word
         adapted_layout(tmp_path / "base", root)
 
 
+@pytest.mark.parametrize(
+    ("target", "module"),
+    [("q_proj", "model.layers.0.self_attn.q_proj"), ("embed_tokens", "model.embed_tokens")],
+)
+def test_a_dora_without_a_magnitude_is_refused_and_not_read_as_a_lora(tmp_path, target, module):
+    root = saved_adapter(tmp_path, target_modules=[target], use_dora=True)
+    file = root / "adapter_model.safetensors"
+    state = load_file(file)
+    missing = f"base_model.model.{module}.lora_magnitude_vector"
+    save_file({name: tensor for name, tensor in state.items() if name != missing}, file)
+    assert missing in state
+    with pytest.raises(CheckpointError) as caught:
+        adapted_layout(tmp_path / "base", root)
+    assert str(caught.value) == (
+        f"The adapter '{root}' is a DoRA (`use_dora`), but lacks the tensor '{missing}'.\n"
+        "Read as a plain LoRA, the module would not be what was trained.\n"
+        "Download or save the adapter again with PEFT's `save_pretrained`."
+    )
+
+
 def test_an_adapter_of_another_model_is_refused(tmp_path):
     root = saved_adapter(tmp_path)
     gpt2().save_pretrained(tmp_path / "other")

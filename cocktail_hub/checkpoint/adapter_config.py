@@ -104,7 +104,7 @@ def read_adapter_config(files: RepoFiles) -> AdapterConfig:
 
 def _parse(data: Mapping[str, Any]) -> AdapterConfig:
     rank = int(data["r"])
-    ranks = {str(k): int(v) for k, v in (data.get("rank_pattern") or {}).items()}
+    ranks = {key: int(value) for key, value in _patterns(data, "rank_pattern").items()}
     if min(rank, *ranks.values(), rank) <= 0:
         raise ValueError("a rank is not positive")
     mapping = data.get("auto_mapping") or {}
@@ -116,12 +116,28 @@ def _parse(data: Mapping[str, Any]) -> AdapterConfig:
         rank=rank,
         alpha=float(data["lora_alpha"]),
         ranks=ranks,
-        alphas={str(k): float(v) for k, v in (data.get("alpha_pattern") or {}).items()},
+        alphas={key: float(value) for key, value in _patterns(data, "alpha_pattern").items()},
         rank_stabilized=bool(data.get("use_rslora")),
         dora=bool(data.get("use_dora")),
         tied=bool(data.get("ensure_weight_tying")),
         transposed=bool(data.get("fan_in_fan_out")),
     )
+
+
+def _patterns(data: Mapping[str, Any], option: str) -> dict[str, Any]:
+    """Pattern of module names -> value, the patterns all good."""
+    found = {str(pattern): value for pattern, value in (data.get(option) or {}).items()}
+    for pattern in found:
+        try:
+            re.compile(_whole(pattern))
+        except re.error as error:
+            raise ValueError(f"`{option}` has '{pattern}', which is no regular expression ({error.msg})") from error
+    return found
+
+
+def _whole(pattern: str) -> str:
+    """PEFT's pattern for names that end like this."""
+    return rf"(.*\.)?({pattern})$"
 
 
 def _refuse_other_kinds(data: Mapping[str, Any], name: str) -> None:
@@ -152,6 +168,6 @@ def _refusal(name: str, option: str, why: str) -> CheckpointError:
 def _matching(patterns: Mapping[str, float], module: str, default: float) -> float:
     """Return the value of the first pattern that matches the end of a module's name, as PEFT does."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if re.match(_whole(pattern), module):
             return value
     return default

@@ -320,6 +320,14 @@ def rewrite(root, **changes):
         ({"init_lora_weights": "loftq"}, "uses `init_lora_weights: loftq`"),
         ({"r": 0}, "cannot be understood: a rank is not positive"),
         ({"r": None}, "cannot be understood"),
+        (
+            {"rank_pattern": {"[": 3}},
+            r"cannot be understood: `rank_pattern` has '\[', which is no regular expression \(unterminated",
+        ),
+        (
+            {"alpha_pattern": {"q_proj": 4, "(": 3}},
+            r"cannot be understood: `alpha_pattern` has '\(', which is no regular expression \(missing \)",
+        ),
     ],
 )
 def test_other_kinds_are_refused_by_name(tmp_path, changes, words):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
 
 FILE = "adapter_config.json"
+_DEFAULT = 8
+"""What PEFT takes `r` and `lora_alpha` to be where a config lacks them."""
 _STARTS_ELSEWHERE = "changes the base's weights before training, and the adapter fits only those changed weights"
 _REFUSED: Mapping[str, str] = {
     "alora_invocation_tokens": "is active only after certain tokens",
@@ -93,7 +95,7 @@ def read_adapter_config(files: RepoFiles) -> AdapterConfig:
         return _parse(data)
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, OverflowError, AttributeError) as error:
         raise CheckpointError(
             f"'{FILE}' of '{files.name}' cannot be understood: {error}.\n"
             "Without it, how the adapter changes its base is unknown.\n"
@@ -103,7 +105,7 @@ def read_adapter_config(files: RepoFiles) -> AdapterConfig:
 
 
 def _parse(data: Mapping[str, Any]) -> AdapterConfig:
-    rank = int(data["r"])
+    rank = int(data.get("r", _DEFAULT))
     ranks = {key: int(value) for key, value in _patterns(data, "rank_pattern").items()}
     if min(rank, *ranks.values(), rank) <= 0:
         raise ValueError("a rank is not positive")
@@ -114,14 +116,21 @@ def _parse(data: Mapping[str, Any]) -> AdapterConfig:
         task_type=data.get("task_type"),
         base_class=mapping.get("base_model_class"),
         rank=rank,
-        alpha=float(data["lora_alpha"]),
+        alpha=_number(data.get("lora_alpha", _DEFAULT), "lora_alpha"),
         ranks=ranks,
-        alphas={key: float(value) for key, value in _patterns(data, "alpha_pattern").items()},
+        alphas={key: _number(value, "alpha_pattern") for key, value in _patterns(data, "alpha_pattern").items()},
         rank_stabilized=bool(data.get("use_rslora")),
         dora=bool(data.get("use_dora")),
         tied=bool(data.get("ensure_weight_tying")),
         transposed=bool(data.get("fan_in_fan_out")),
     )
+
+
+def _number(value: Any, option: str) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"`{option}` is {number}, which would make every weight that it scales infinite or NaN")
+    return number
 
 
 def _patterns(data: Mapping[str, Any], option: str) -> dict[str, Any]:

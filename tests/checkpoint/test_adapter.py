@@ -320,6 +320,11 @@ def rewrite(root, **changes):
         ({"init_lora_weights": "loftq"}, "uses `init_lora_weights: loftq`"),
         ({"r": 0}, "cannot be understood: a rank is not positive"),
         ({"r": None}, "cannot be understood"),
+        ({"r": float("inf")}, "cannot be understood: cannot convert float infinity to integer"),
+        ({"lora_alpha": None}, "cannot be understood"),
+        ({"lora_alpha": float("inf")}, "cannot be understood: `lora_alpha` is inf, which would make every weight"),
+        ({"lora_alpha": float("nan")}, "cannot be understood: `lora_alpha` is nan, which would make every weight"),
+        ({"alpha_pattern": {"q_proj": float("nan")}}, "cannot be understood: `alpha_pattern` is nan, which would"),
         (
             {"rank_pattern": {"[": 3}},
             r"cannot be understood: `rank_pattern` has '\[', which is no regular expression \(unterminated",
@@ -335,6 +340,19 @@ def test_other_kinds_are_refused_by_name(tmp_path, changes, words):
     rewrite(root, **changes)
     with pytest.raises(CheckpointError, match=words):
         read_adapter(LocalFiles(root))
+
+
+def test_what_a_config_lacks_is_what_peft_takes_it_to_be(tmp_path):
+    root = saved_adapter(tmp_path, r=8, lora_alpha=32)
+    path = root / "adapter_config.json"
+    shortened = {k: v for k, v in json.loads(path.read_text()).items() if k not in {"r", "lora_alpha"}}
+    path.write_text(json.dumps(shortened))
+    model = hf.LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    merged = peft.PeftModel.from_pretrained(model, root).merge_and_unload().state_dict()
+    with adapted_layout(tmp_path / "base", root).open(tmp_path / "base", root) as source:
+        for name, tensor in read_all(source).items():
+            torch.testing.assert_close(tensor, merged[name], rtol=1e-6, atol=1e-7)
+    assert read_adapter(LocalFiles(root)).config.scale("q_proj") == 1.0
 
 
 def test_damaged_configs_are_refused(tmp_path):

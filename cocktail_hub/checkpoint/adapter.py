@@ -185,6 +185,7 @@ def _modules(adapter: Adapter) -> dict[str, dict[str, str]]:
     for bare, key in raw_of.items():
         if _KEPT.search(bare) and _KEPT.sub(".", bare) in raw_of:
             continue
+        _require_floats(adapter, key)
         if not bare.startswith(_PREFIX):
             raise _no_place(adapter, key, f"PEFT's names begin with '{_PREFIX}'")
         path = _PASSED.sub(".", bare.removeprefix(_PREFIX))
@@ -200,6 +201,18 @@ def _modules(adapter: Adapter) -> dict[str, dict[str, str]]:
             raise _no_place(adapter, key, f"'{found[module][part]}' is in the same place")
         found[module][part] = key
     return found
+
+
+def _require_floats(adapter: Adapter, key: str) -> None:
+    """Raise CheckpointError if a tensor is of a type that sums are not taken in, such as float8."""
+    dtype = adapter.layout.specs[key].dtype
+    if dtype not in MIXABLE:
+        raise CheckpointError(
+            f"The adapter '{adapter.name}' stores '{key}' as {dtype}; {', '.join(sorted(MIXABLE))} are taken.\n"
+            "Narrower types are too coarse to be added to a base, and others are no numbers to add.\n"
+            "Use the adapter as it was trained, or load it with PEFT and save it again as float32.",
+            model=adapter.name,
+        )
 
 
 def _changes(adapter: Adapter, module: str, parts: Mapping[str, str]) -> dict[str, Change]:

@@ -414,6 +414,25 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
         adapted_layout(tmp_path / "other", root)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shown"), [(torch.float8_e4m3fn, "F8_E4M3"), (torch.float8_e5m2, "F8_E5M2"), (torch.int8, "I8")]
+)
+@pytest.mark.parametrize("part", ["lora_A", "lora_B"])
+def test_factors_of_other_types_are_refused_before_anything_is_read(tmp_path, dtype, shown, part):
+    root = saved_adapter(tmp_path)
+    file = root / "adapter_model.safetensors"
+    key = f"base_model.model.model.layers.0.self_attn.q_proj.{part}.weight"
+    state = load_file(file)
+    save_file(state | {key: state[key].to(dtype)}, file)
+    with pytest.raises(CheckpointError) as caught:
+        adapted_layout(tmp_path / "base", root)
+    assert str(caught.value) == (
+        f"The adapter '{root}' stores '{key}' as {shown}; BF16, F16, F32, F64 are taken.\n"
+        "Narrower types are too coarse to be added to a base, and others are no numbers to add.\n"
+        "Use the adapter as it was trained, or load it with PEFT and save it again as float32."
+    )
+
+
 def test_a_head_that_the_base_ties_is_refused(tmp_path):
     root = saved_adapter(tmp_path, lambda: llama(tie_word_embeddings=True), modules_to_save=["lm_head"])
     with pytest.raises(IncompatibleError, match=r"shares with 'model\.embed_tokens\.weight' \(`tie_word_embeddings`"):

@@ -246,9 +246,22 @@ def _changes(adapter: Adapter, module: str, parts: Mapping[str, str]) -> dict[st
 def _check_rank(adapter: Adapter, module: str, a: str, b: str) -> None:
     rank = adapter.config.rank_of(module)
     found = adapter.layout.specs[a].shape, adapter.layout.specs[b].shape
+    _refuse_groups(adapter, module, *found, rank)
     if any(len(shape) < 2 for shape in found) or found[0][0] != rank or found[1][1] != rank:  # noqa: PLR2004 - matrices
         raise _no_place(
             adapter, a, f"the factors have shapes {list(found[0])} and {list(found[1])}, the rank is {rank}"
+        )
+
+
+def _refuse_groups(adapter: Adapter, module: str, a: tuple[int, ...], b: tuple[int, ...], rank: int) -> None:
+    """Raise CheckpointError for a convolution in groups, whose second factor has only the columns of one group."""
+    convolution = len(a) > 2 and len(b) > 2  # noqa: PLR2004 - more than matrices
+    if convolution and a[0] == rank and 0 < b[1] < rank and rank % b[1] == 0:
+        raise CheckpointError(
+            f"The adapter '{adapter.name}' changes '{module}', a convolution in {rank // b[1]} groups.\n"
+            "That change is no product of two matrices that could be added to the base; PEFT cannot merge it either.\n"
+            f"Train the adapter without '{module}' (`exclude_modules`), or fine-tune the whole model and mix that.",
+            model=adapter.name,
         )
 
 

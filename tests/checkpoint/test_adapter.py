@@ -433,6 +433,33 @@ def test_factors_of_other_types_are_refused_before_anything_is_read(tmp_path, dt
     )
 
 
+def grouped():
+    config = hf.ResNetConfig(
+        num_channels=4, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=2
+    )
+    model = hf.ResNetForImageClassification(config)
+    model.resnet.embedder.embedder.convolution = torch.nn.Conv2d(4, 8, 3, groups=2, bias=False)
+    return model
+
+
+@pytest.mark.parametrize("rank", [2, 4])
+def test_convolutions_in_groups_are_refused_without_sending_people_to_peft(tmp_path, rank):
+    model = grouped()
+    model.save_pretrained(tmp_path / "base")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=rank, target_modules=["embedder.embedder.convolution"]))
+    with pytest.raises(NotImplementedError, match="Merging is not supported for _ConvNd layers with groups"):
+        adapted.merge_and_unload()
+    adapted.save_pretrained(tmp_path / "adapter")
+    module = "resnet.embedder.embedder.convolution"
+    with pytest.raises(CheckpointError) as caught:
+        adapted_layout(tmp_path / "base", tmp_path / "adapter")
+    assert str(caught.value) == (
+        f"The adapter '{tmp_path / 'adapter'}' changes '{module}', a convolution in 2 groups.\n"
+        "That change is no product of two matrices that could be added to the base; PEFT cannot merge it either.\n"
+        f"Train the adapter without '{module}' (`exclude_modules`), or fine-tune the whole model and mix that."
+    )
+
+
 def test_a_head_that_the_base_ties_is_refused(tmp_path):
     root = saved_adapter(tmp_path, lambda: llama(tie_word_embeddings=True), modules_to_save=["lm_head"])
     with pytest.raises(IncompatibleError, match=r"shares with 'model\.embed_tokens\.weight' \(`tie_word_embeddings`"):

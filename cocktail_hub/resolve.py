@@ -164,9 +164,13 @@ def _exact_base(base: Pin, adapter: Located, options: HubOptions, *, digests: bo
     """The model that an adapter adapts, with exact content. It is a whole model, and no adapter again."""
     if _settled(base):
         return base
-    commit = _commit(base, options)
-    located = locate(replace(base, digest=None) if commit is None else replace(base, revision=commit), options)
-    if located.contents.adapter:
+    try:
+        commit = _commit(base, options)
+        located = locate(replace(base, digest=None) if commit is None else replace(base, revision=commit), options)
+        whole = not located.contents.adapter
+    except SourceError as error:
+        raise _without_base(base, adapter, error) from error
+    if not whole:
         raise IncompatibleError(
             f"'{adapter.pin.label}' is an adapter of '{base.label}', which is itself an adapter.\n"
             "An adapter can be added to a whole model only.\n"
@@ -176,13 +180,27 @@ def _exact_base(base: Pin, adapter: Located, options: HubOptions, *, digests: bo
     return _exact(base, commit, options, digests=digests)
 
 
+def _without_base(base: Pin, adapter: Located, error: SourceError) -> SourceError:
+    """What cannot be read of a base, with the adapter that needs it."""
+    named = "the recipe (`base`)" if adapter.pin.base else f"its {ADAPTER_CONFIG} (`base_model_name_or_path`)"
+    return SourceError(
+        f"'{adapter.pin.label}' is an adapter of '{base.label}', as {named} says, which cannot be read:\n{error}\n"
+        f"If that model is elsewhere, name it in the recipe: `{_entry(adapter)}`."
+    )
+
+
+def _entry(adapter: Located) -> str:
+    """How a recipe names the base of an adapter."""
+    return f"- {{model: {adapter.pin.model}, base: {{model: org/name}}}}"
+
+
 def _adapter_base(located: Located) -> Pin:
     """The model that an adapter belongs to, as the recipe or else the adapter itself says."""
     if located.pin.base is not None:
         return located.pin.base
     config = read_json(located.files, ADAPTER_CONFIG)
     name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    give = f"Give it in the recipe: `- {{model: {located.pin.model}, base: {{model: org/name}}}}`."
+    give = f"Give it in the recipe: `{_entry(located)}`."
     if not name:
         raise SourceError(
             f"'{located.pin.label}' is an adapter that does not say which model it adapts.\n"

@@ -412,6 +412,39 @@ def test_a_local_adapter_may_name_a_local_base(tmp_path: Path, options: HubOptio
     assert resolve(mix(adapter, push()), options).ingredients[0] == first
 
 
+def test_an_adapter_whose_base_is_gone_says_whose_it_is(push: Callable[..., str], options: HubOptions) -> None:
+    repo = push(adapter_files("org/gone"))
+    with pytest.raises(SourceError) as caught:
+        resolve(mix(repo, push()), options)
+    first, *rest, last = str(caught.value).splitlines()
+    assert first == (
+        f"'{repo}' is an adapter of 'org/gone', as its adapter_config.json (`base_model_name_or_path`) says, which "
+        "cannot be read:"
+    )
+    assert "'org/gone'" in rest[0]
+    assert (
+        last == f"If that model is elsewhere, name it in the recipe: `- {{model: {repo}, base: {{model: org/name}}}}`."
+    )
+
+
+def test_a_local_adapter_whose_base_is_gone_says_whose_it_is(
+    tmp_path: Path, options: HubOptions, push: Callable[..., str]
+) -> None:
+    adapter = folder(tmp_path / "lora", adapter_files(str(tmp_path / "gone")))
+    with pytest.raises(
+        SourceError, match=r"(?s)/lora' is an adapter of '.*/gone', as its adapter_config.json \(`base_"
+    ):
+        resolve(mix(adapter, push()), options)
+
+
+def test_a_base_of_the_recipe_that_is_gone_is_told_with_its_adapter(
+    push: Callable[..., str], options: HubOptions
+) -> None:
+    repo = push(adapter_files(push()))
+    with pytest.raises(SourceError, match=rf"^'{repo}' is an adapter of 'org/gone', as the recipe \(`base`\) says"):
+        resolve(mix({"model": repo, "base": "org/gone"}, push()), options)
+
+
 def test_an_adapter_of_nothing_says_how_to_give_it(push: Callable[..., str], options: HubOptions) -> None:
     repo = push(adapter_files(None))
     with pytest.raises(SourceError, match=rf"(?s)'{repo}' is an adapter that does not say.*\- {{model: {repo}, base:"):

@@ -81,8 +81,9 @@ def _known_digest(path: Path, kind: str) -> str:
 
 
 def _note(path: Path, status: os.stat_result, kind: str) -> Path:
-    """Where the digest of a file in this state is kept. Whatever changes the content changes one of the times,
-    but for a program that keeps writing through a memory map that it wrote through before.
+    """Where the digest of a file in this state is kept.
+
+    Whatever changes the content changes one of the times, but for a program that goes on writing through a memory map.
     """
     state = (kind, str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     return Cache().root / "digests" / hashlib.sha256(repr(state).encode(errors="surrogateescape")).hexdigest()

@@ -158,24 +158,42 @@ def adapt(base: Layout, base_config: Mapping[str, Any], adapter: Adapter) -> Ada
             if change.left or not adapter.config.tied or not places.is_first_name(name):
                 places.refuse_tied(name)
             changes[name], specs[name] = _fit(adapter, name, change, specs.get(name))
-    _turn_square(adapter.config, places, changes, specs)
+    _turn_square(base, adapter.config, places, changes, specs)
     for name in places.without_place():
         del specs[name]
     return AdaptedLayout(base=base, adapter=adapter, specs=specs, changes=changes, config=places.config_for(specs))
 
 
 def _turn_square(
-    config: AdapterConfig, places: Places, changes: dict[str, Change], specs: Mapping[str, TensorSpec]
+    base: Layout,
+    config: AdapterConfig,
+    places: Places,
+    changes: dict[str, Change],
+    specs: Mapping[str, TensorSpec],
 ) -> None:
     """Ask the model's class how its square matrices are stored: neither their shape nor PEFT's one flag says it.
 
-    PEFT writes `fan_in_fan_out` for all matrices together, as the last of them has it. Models with their own code
-    cannot be asked; theirs are taken as they are, unless something hints at matrices that are stored as (in, out).
+    PEFT writes `fan_in_fan_out` for all matrices together, as the last of them has it. A base without any sign of
+    matrices that are stored as (in, out) is spared the question, which takes seconds: it loads transformers.
     """
     hint = config.transposed or any(change.transposed for change in changes.values())
+    if not hint and not (_has_turned(base.specs) and places.known):
+        return
     for name, change in changes.items():
-        if change.left and not change.transposed and _is_square(specs[name]) and (hint or places.known):
+        if change.left and not change.transposed and _is_square(specs[name]):
             changes[name] = replace(change, transposed=places.is_transposed(name))
+
+
+def _has_turned(specs: Mapping[str, TensorSpec]) -> bool:
+    """Tell whether some matrix that is not square has a bias as long as its rows: then they are columns.
+
+    Models that store matrices so have at least one, the queries, keys and values of GPT-2 in one.
+    """
+    for name, spec in specs.items():
+        bias = specs.get(f"{name.removesuffix('weight')}bias")
+        if bias is not None and not _is_square(spec) and bias.shape == spec.shape[1:]:
+            return True
+    return False
 
 
 def _modules(adapter: Adapter) -> dict[str, dict[str, str]]:

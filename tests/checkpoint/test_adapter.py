@@ -160,6 +160,15 @@ def test_the_flag_of_peft_does_not_say_how_square_matrices_are_stored(tmp_path):
     }
 
 
+def test_a_base_without_a_sign_of_turned_matrices_is_not_built_to_ask(tmp_path, monkeypatch):
+    """That takes seconds, for nearly every adapter there is."""
+    root = saved_adapter(tmp_path, target_modules=["q_proj"])
+    monkeypatch.setattr("cocktail_hub.checkpoint.adapter_places.Places.is_transposed", pytest.fail)
+    changes = adapted_layout(tmp_path / "base", root).changes
+    shapes = {adapted_layout(tmp_path / "base", root).specs[name].shape for name in changes}
+    assert shapes == {(16, 16)}
+
+
 def test_square_matrices_of_a_model_with_its_own_code_are_taken_as_they_are(tmp_path):
     root = saved_adapter(tmp_path)
     rewrite(root, auto_mapping=None)

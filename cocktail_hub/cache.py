@@ -32,7 +32,7 @@ JOURNAL = ".cocktail-merge.json"
 RECIPE = "recipe.json"
 """In a finished folder: the resolved recipe that it was made from."""
 IDENTITY = "identity"
-"""In the cache: what tells it from others."""
+"""Beside the locks: what tells their cache from others."""
 LEFTOVER_AGE = 86_400.0
 """Seconds after which a working folder that nobody holds a lock on counts as left behind."""
 _DIGEST_DIGITS = 64
@@ -141,7 +141,7 @@ class Cache:
         Raises:
             CacheError: the cache has none yet and cannot be written.
         """
-        path = self.root / IDENTITY
+        path = self.root / "locks" / IDENTITY
         if not path.is_file():
             with self.locked(IDENTITY), in_words(self.root):
                 if not path.is_file():

@@ -133,7 +133,7 @@ class Scene:
         names = [path.name for path in self.folder.iterdir() if path.name not in ("out", "cache")]
         names += [path.name for path in self.cache.rglob("*") if path.name.endswith((".incomplete", ".partial"))]
         names += [path.name for path in (*self.cache.glob("staging/*"), *self.cache.glob("mixes/.*"))]
-        return names + [path.name for path in list(self.cache.glob("locks/*"))[4:]]
+        return names + [path.name for path in list(self.cache.glob("locks/*.lock"))[4:]]
 
 
 @pytest.fixture(scope="module")

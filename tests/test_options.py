@@ -50,7 +50,8 @@ def test_threads_are_a_number_from_1_up(threads: Any) -> None:
     )
 
 
-def test_a_mix_keeps_to_memory_that_is_given_as_text(tmp_path: Path) -> None:
+def test_a_mix_keeps_to_memory_that_is_given_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))  # nothing is there already
     recipe = pair("bert").local_recipe
     made = mix(recipe, output=tmp_path / "mix", options=MixOptions(max_memory="2MiB", threads=4))
     assert made.report["merged"].threads == 4

@@ -254,6 +254,7 @@ LOST_INTERRUPT = """
 """
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to itself")
 def test_an_interrupt_that_python_drops_ends_the_process_all_the_same() -> None:
     ran = subprocess.run(

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     from cocktail_hub.testing import LoopbackHub
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # what peft says as it saves
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),  # what peft says as it saves
+]
 
 WEIGHTS = {"pytorch_model": "model.safetensors", "adapter_model": "adapter_model.safetensors"}
 """Stem of a `.bin` file -> the file of the same content."""

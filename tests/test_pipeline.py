@@ -36,6 +36,7 @@ from cocktail_hub.place import Place
 if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
 SHARES = (0.3, 0.7)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -20,6 +20,8 @@ from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import pin_models, plan_mix, settle
 from cocktail_hub.place import Place, copy_out
 
+pytestmark = pytest.mark.whole
+
 
 def recipe_of(weights: tuple[float, float] = (0.7, 0.3)) -> dict[str, object]:
     folders = models.pair("bert").folders

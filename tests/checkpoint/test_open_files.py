@@ -72,12 +72,14 @@ def made(folders: list[Path], out: Path, soft: int, hard: int) -> str:
     return ran.stdout.removesuffix("\n")
 
 
+@pytest.mark.whole
 def test_a_low_limit_is_raised_as_far_as_it_takes(folders: list[Path], tmp_path: Path) -> None:
     said = made(folders, tmp_path / "out", 100, 4096)
     assert 300 <= int(said.removeprefix("limit ")) <= 600
     assert len(load_file(tmp_path / "out" / "model.safetensors")) == 30
 
 
+@pytest.mark.whole
 def test_a_limit_that_the_system_holds_to_is_named_with_what_to_do(folders: list[Path], tmp_path: Path) -> None:
     kind, _, words = made(folders, tmp_path / "out", 100, 100).partition(" ")
     first, _, rest = words.partition("\n")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.runs import Run
 
 ARENA = 1 << 18
+pytestmark = pytest.mark.whole
 
 
 class Elsewhere(Bench):

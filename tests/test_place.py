@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import models
 import pytest
@@ -20,12 +21,24 @@ from cocktail_hub.origin import read_origin
 from cocktail_hub.pipeline import pin_models, plan_mix, settle
 from cocktail_hub.place import Place, copy_out
 
+if TYPE_CHECKING:
+    from cocktail_hub.merge.plan import MergePlan
+    from cocktail_hub.recipe import ResolvedRecipe
+
 pytestmark = pytest.mark.whole
 
 
 def recipe_of(weights: tuple[float, float] = (0.7, 0.3)) -> dict[str, object]:
     folders = models.pair("bert").folders
     return {"ingredients": [{"model": str(f), "weight": w} for f, w in zip(folders, weights, strict=True)]}
+
+
+def place_of(output: Path, cache: Path | None = None, **options: Any) -> tuple[Place, ResolvedRecipe, MergePlan]:
+    """A place, and the recipe and plan of the mix for it."""
+    chosen = MixOptions(**options)
+    origin = read_origin(recipe_of(), chosen.hub)
+    checked, resolved = settle(pin_models(origin, chosen), origin, chosen)
+    return Place(options=chosen, output=output, cache=Cache(cache)), resolved, plan_mix(checked)
 
 
 @pytest.fixture
@@ -81,14 +94,12 @@ def test_one_folder_has_one_lock_however_it_is_spelled(tmp_path: Path, fresh_cac
 
 
 def test_files_of_another_plan_in_the_working_folder_are_no_part_of_the_mix(tmp_path: Path, fresh_cache: Path) -> None:
-    origin, options = read_origin(recipe_of(), MixOptions().hub), MixOptions()
-    checked, resolved = settle(pin_models(origin, options), origin, options)
-    place = Place(options=options, output=tmp_path / "out")
+    place, resolved, plan = place_of(tmp_path / "out")
     stage = place.stage_path(resolved)
     (stage / "old").mkdir(parents=True)
     for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "old/code.py", "config.json"):
         (stage / name).write_text("of an earlier version")
-    kept = working_files(plan_mix(checked))
+    kept = working_files(plan)
     assert kept == {".cocktail-merge.json", "model.safetensors", "model.safetensors.incomplete"}
     (stage / "model.safetensors.incomplete").write_bytes(b"half")
     with place.stage(resolved, kept):
@@ -109,9 +120,8 @@ def test_a_mix_with_the_models_code_is_given_to_those_who_trust_it_alone(fresh_c
 
 
 def test_what_killed_runs_of_trusting_callers_left_is_tidied_as_well(tmp_path: Path, fresh_cache: Path) -> None:
-    origin, options = read_origin(recipe_of(), MixOptions().hub), MixOptions(trust_remote_code=True)
-    _, resolved = settle(pin_models(origin, options), origin, options)
-    left = Place(options=options, output=tmp_path / "out").stage_path(resolved)
+    place, resolved, _ = place_of(tmp_path / "out", trust_remote_code=True)
+    left = place.stage_path(resolved)
     left.mkdir()
     mix(recipe_of(), output=tmp_path / "out")
     assert not left.exists()
@@ -140,21 +150,15 @@ def test_a_copy_from_a_cache_that_is_read_only_can_be_written(tmp_path: Path, fr
 
 
 def test_users_of_other_caches_do_not_work_in_one_folder(tmp_path: Path) -> None:
-    origin, options = read_origin(recipe_of(), MixOptions().hub), MixOptions()
-    _, resolved = settle(pin_models(origin, options), origin, options)
-    one, other = (
-        Place(options=options, output=tmp_path / "out", cache=Cache(tmp_path / name)) for name in ("one", "other")
+    (one, resolved, _), (again, *_), (other, *_) = (
+        place_of(tmp_path / "out", tmp_path / name) for name in ("one", "one", "other")
     )
+    assert one.stage_path(resolved) == again.stage_path(resolved)
     assert one.stage_path(resolved) != other.stage_path(resolved)
-    assert one.stage_path(resolved) == Place(
-        options=options, output=tmp_path / "out", cache=Cache(tmp_path / "one")
-    ).stage_path(resolved)
 
 
 def test_what_users_of_other_caches_work_on_is_not_tidied(tmp_path: Path) -> None:
-    origin, options = read_origin(recipe_of(), MixOptions().hub), MixOptions()
-    _, resolved = settle(pin_models(origin, options), origin, options)
-    other = Place(options=options, output=tmp_path / "out", cache=Cache(tmp_path / "other"))
+    other, resolved, _ = place_of(tmp_path / "out", tmp_path / "other")
     with other.stage(resolved, set()) as work:
         (work / "model.safetensors.incomplete").write_bytes(b"half")
         copy = tmp_path / f".out.{other.cache.identity}.partial"
@@ -166,9 +170,7 @@ def test_what_users_of_other_caches_work_on_is_not_tidied(tmp_path: Path) -> Non
 
 def test_of_two_caches_the_second_finds_its_output_taken(tmp_path: Path) -> None:
     """Both made it at once; whoever is second leaves the first one's mix as it is."""
-    origin, options = read_origin(recipe_of(), MixOptions().hub), MixOptions()
-    _, resolved = settle(pin_models(origin, options), origin, options)
-    other = Place(options=options, output=tmp_path / "out", cache=Cache(tmp_path / "other"))
+    other, resolved, _ = place_of(tmp_path / "out", tmp_path / "other")
     with other.stage(resolved, set()) as work:
         (work / "model.safetensors").write_bytes(b"of the other")
     made = mix(recipe_of(), output=tmp_path / "out")

@@ -9,12 +9,11 @@ from cocktail_hub.checkpoint.spec import BITS, HALVES, TORCH_NAMES
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cocktail_hub.checkpoint.source import Piece
     from cocktail_hub.merge.bench import Bench, Job
     from cocktail_hub.merge.plan import TensorPlan
-
 
 _SLACK = 1e-6
 """What the weights of an average may add up to above 1, by rounding."""
@@ -24,6 +23,9 @@ def settle(
     bench: Bench, job: Job, tensor: TensorPlan, pieces: Sequence[Piece], *, total: Any, out: Any, bounded: bool
 ) -> None:
     """Make sure that a result is as finite as the models are.
+
+    NaN is kept where all models have the same one; elsewhere it would spoil the mix. So would a result that is infinite
+    where no model is.
 
     Args:
         bench: where `total` and `out` are; the input's buffer is used again.
@@ -37,15 +39,19 @@ def settle(
     Raises:
         IncompatibleError: a model holds NaN where others do not, infinities cancel, or a result is too large.
     """
-    count = len(total)
-    settle_nan(bench, job, tensor, pieces, total=total, out=out)
-    if bounded:
-        return
-    index = bench.steps.first_overflow(out, lambda: bench.inputs(job, tensor, pieces, count))
-    if index is not None:
-        values = [bench.steps.value(array, index) for array in bench.inputs(job, tensor, pieces, count)]
+
+    def inputs() -> Iterator[Any]:
+        return bench.inputs(job, tensor, pieces, len(total))
+
+    def refused(refusal: Callable[..., IncompatibleError], index: int) -> IncompatibleError:
+        values = [bench.steps.value(array, index) for array in inputs()]
         models = [job.models[model] for model in tensor.models]
-        raise _too_large(*_place(pieces, index), values, models, tensor.dtype)
+        return refusal(*_place(pieces, index), values, models, tensor.dtype)
+
+    if (index := bench.steps.settle_nan(total, out, inputs)) is not None:
+        raise refused(_not_a_number, index)
+    if not bounded and (index := bench.steps.first_overflow(out, inputs)) is not None:
+        raise refused(_too_large, index)
 
 
 def is_bounded(tensor: TensorPlan) -> bool:
@@ -57,29 +63,6 @@ def is_bounded(tensor: TensorPlan) -> bool:
 def _range(dtype: str) -> int:
     """Rank of a float by its largest number: float16, bfloat16, float32, float64."""
     return BITS[dtype] - (dtype == "F16") if dtype in HALVES else BITS[dtype]
-
-
-def settle_nan(bench: Bench, job: Job, tensor: TensorPlan, pieces: Sequence[Piece], *, total: Any, out: Any) -> None:
-    """Keep NaN where all models have the same one; elsewhere it would spoil the mix.
-
-    Args:
-        bench: where `total` and `out` are; the input's buffer is used again.
-        job: whose models are read.
-        tensor: what the pieces are like.
-        pieces: of which `total` is made, one after the other.
-        total: the sum before rounding, 1-D.
-        out: the result, changed in place.
-
-    Raises:
-        IncompatibleError: a model holds NaN where others do not, or infinities cancel.
-    """
-    count = len(total)
-    index = bench.steps.settle_nan(total, out, lambda: bench.inputs(job, tensor, pieces, count))
-    if index is not None:
-        values = [bench.steps.value(array, index) for array in bench.inputs(job, tensor, pieces, count)]
-        raise _not_a_number(
-            *_place(pieces, index), values, [job.models[model] for model in tensor.models], tensor.dtype
-        )
 
 
 def _place(pieces: Sequence[Piece], index: int) -> tuple[str, int]:

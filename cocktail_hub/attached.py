@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.card import drop_section
 from cocktail_hub.errors import PublishError
-from cocktail_hub.hub import HubOptions, Publication, forget_recipe
+from cocktail_hub.hub import HubOptions, Publication
+from cocktail_hub.hub.publishing import forget_recipe
 from cocktail_hub.origin import RECIPE_FILE
 from cocktail_hub.publishing import publish
 

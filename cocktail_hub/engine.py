@@ -14,7 +14,7 @@ from cocktail_hub.shard_inputs import ShardInputs
 from cocktail_hub.space import require_room, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cocktail_hub.checking import Checked
     from cocktail_hub.merge.execute import MergeReport
@@ -23,10 +23,26 @@ if TYPE_CHECKING:
 
 WINDOWS = ".windows"
 """Folder in the staging folder for what is fetched of the models while one output file is made."""
+SHORT = 1.0
+"""Seconds that a merge of files on this machine may take without a progress bar."""
 
 
-def write_weights(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> MergeReport:
+def write_weights(
+    plan: MergePlan,
+    checked: Checked,
+    folder: Path,
+    options: MixOptions,
+    *,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> MergeReport:
     """Write every weight file of a plan into a folder, and bring what that takes. The journal of it stays there.
+
+    Args:
+        plan: what to write.
+        checked: the models.
+        folder: where to.
+        options: how.
+        meanwhile: called once, when all weights are written but the disk may still be busy with the last of them.
 
     Raises:
         DiskSpaceError: the disk has too little room; said before anything is downloaded.
@@ -39,9 +55,11 @@ def write_weights(plan: MergePlan, checked: Checked, folder: Path, options: MixO
         shutil.rmtree(folder / left, ignore_errors=True)
     require_room(needed_room(plan, checked, folder, options))
     if options.engine == "ray":
-        return _on_ray(plan, checked, folder, options)
+        report = _on_ray(plan, checked, folder, options)
+        meanwhile()
+        return report
     run = _on_low_disk if options.low_disk else _on_threads
-    return run(plan, checked, folder, options)
+    return run(plan, checked, folder, options, meanwhile)
 
 
 def require_means(options: MixOptions) -> None:
@@ -125,25 +143,29 @@ def windows(shards: Sequence[ShardPlan], checked: Checked, folder: Path) -> Iter
         shutil.rmtree(inputs.scratch, ignore_errors=True)
 
 
-def _on_threads(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> MergeReport:
+def _on_threads(
+    plan: MergePlan, checked: Checked, folder: Path, options: MixOptions, meanwhile: Callable[[], object]
+) -> MergeReport:
     from cocktail_hub.fetching import fetch
     from cocktail_hub.merge.execute import execute
 
     roots = fetch(checked.models)
-    with ExitStack() as opened, bar("merge", plan.output_bytes) as advance:
+    with ExitStack() as opened, bar("merge", plan.output_bytes, delay=SHORT) as advance:
         sources = [part.open(roots) for part in checked.parts]
         for source in (source for part in sources for source in part):
             opened.callback(source.close)
         checked.require_unchanged()
-        return execute(plan, sources, folder, **_settings(options), on_progress=advance)
+        return execute(plan, sources, folder, **_settings(options), on_progress=advance, meanwhile=meanwhile)
 
 
-def _on_low_disk(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> MergeReport:
+def _on_low_disk(
+    plan: MergePlan, checked: Checked, folder: Path, options: MixOptions, meanwhile: Callable[[], object]
+) -> MergeReport:
     from cocktail_hub.merge.execute import execute
 
     missing = [shard for shard in plan.shards if not (folder / shard.path).is_file()]
     with windows(missing, checked, folder) as inputs, bar("merge", plan.output_bytes) as advance:
-        return execute(plan, inputs, folder, **_settings(options), on_progress=advance)
+        return execute(plan, inputs, folder, **_settings(options), on_progress=advance, meanwhile=meanwhile)
 
 
 def _on_ray(plan: MergePlan, checked: Checked, folder: Path, options: MixOptions) -> MergeReport:

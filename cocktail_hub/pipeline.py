@@ -224,14 +224,19 @@ def weigh_recipe(
 
 def _make(checked: Checked, resolved: ResolvedRecipe, plan: MergePlan, stage: Path, options: MixOptions) -> MergeReport:
     """Download what is needed and write the mix into `stage`."""
-    from cocktail_hub.assemble import carry_over, write_recipe
     from cocktail_hub.engine import write_weights
-    from cocktail_hub.provenance import write_card
 
-    report = write_weights(plan, checked, stage, options)
-    carry_over(checked, stage, code=options.trust_remote_code)
-    write_recipe(resolved, checked, stage, options.max_shard_size)
-    write_card(resolved, checked.kind, stage, options.hub)
+    def write_small_files() -> None:
+        from cocktail_hub.assemble import carry_over, write_recipe
+        from cocktail_hub.merge.shard import write_errors
+        from cocktail_hub.provenance import write_card
+
+        with write_errors(stage, 0):
+            carry_over(checked, stage, code=options.trust_remote_code)
+            write_recipe(resolved, checked, stage, options.max_shard_size)
+            write_card(resolved, checked.kind, plan, stage, options.hub)
+
+    report = write_weights(plan, checked, stage, options, meanwhile=write_small_files)
     checked.require_unchanged()
     return report
 

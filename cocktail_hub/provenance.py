@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.card import CardFacts, languages_of, license_of, read_metadata, render_card
+from cocktail_hub.card import CardFacts, languages_of, license_of, read_metadata, render_text
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.layout import read_layout
 from cocktail_hub.checkpoint.spec import MIXABLE, TORCH_NAMES
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checking import Kind
     from cocktail_hub.checkpoint.spec import TensorSpec
     from cocktail_hub.hub import HubOptions
+    from cocktail_hub.merge.plan import MergePlan
     from cocktail_hub.recipe import Pin, Recipe, ResolvedRecipe
 
 PACKAGES = ("cocktail-hub", "transformers", "sentence-transformers", "huggingface_hub", "safetensors", "torch")
@@ -38,20 +39,22 @@ PROCESSOR_OF_TASK = {
 """Hub task -> the class of transformers that prepares the inputs; `AutoTokenizer` for the rest."""
 
 
-def gather_facts(recipe: Recipe, kind: Kind, options: HubOptions, folder: Path | None = None) -> CardFacts:
-    """Read the ingredients' cards, and the merged weights' headers where there are weights.
+def gather_facts(
+    recipe: Recipe, kind: Kind, options: HubOptions, specs: Iterable[TensorSpec] | None = None
+) -> CardFacts:
+    """Read the ingredients' cards, and count the merged weights where there are weights.
 
     Args:
         recipe: pinned.
         kind: what the mix is.
         options: how to talk to the Hub.
-        folder: of the finished mix; `None` for a recipe without weights.
+        specs: of the merged tensors; `None` for a recipe without weights.
     """
     pins = recipe.all_pins
     with ThreadPoolExecutor(max(1, len(pins))) as pool:
         cards = dict(zip([pin.model for pin in pins], pool.map(lambda pin: _card(pin, options), pins), strict=True))
     return CardFacts(
-        kind="recipe" if folder is None else "merged",
+        kind="recipe" if specs is None else "merged",
         library="sentence-transformers" if kind.sentence_transformers else "transformers",
         pipeline_tag=kind.task,
         architecture=kind.architecture or None,
@@ -60,14 +63,14 @@ def gather_facts(recipe: Recipe, kind: Kind, options: HubOptions, folder: Path |
         licenses={} if None in cards.values() else {model: license_of(card or {}) for model, card in cards.items()},
         languages={model: languages_of(card or {}) for model, card in cards.items()},
         versions={package: version(package) for package in PACKAGES},
-        **(weights_facts(_specs(folder)) if folder else {}),
+        **({} if specs is None else _weights_facts(specs)),
     )
 
 
-def write_card(resolved: ResolvedRecipe, kind: Kind, folder: Path, options: HubOptions) -> None:
-    """Write the card of a finished mix into its folder."""
-    card = render_card(resolved, gather_facts(resolved, kind, options, folder))
-    (folder / "README.md").write_text(str(card), encoding="utf-8", newline="")
+def write_card(resolved: ResolvedRecipe, kind: Kind, plan: MergePlan, folder: Path, options: HubOptions) -> None:
+    """Write the card of a mix into its folder; its weights may still be on their way there."""
+    card = render_text(resolved, gather_facts(resolved, kind, options, planned_specs(plan)))
+    (folder / "README.md").write_text(card, encoding="utf-8", newline="")
 
 
 def _card(pin: Pin, options: HubOptions) -> Mapping[str, Any] | None:
@@ -91,13 +94,19 @@ def _load_classes(kind: Kind) -> tuple[str, ...]:
     return (*own, kind.architecture if alone else AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel"))
 
 
-def _specs(folder: Path) -> Iterator[TensorSpec]:
+def planned_specs(plan: MergePlan) -> Iterator[TensorSpec]:
+    """The tensors that a plan makes."""
+    return (tensor.spec for shard in plan.shards for tensor in shard.tensors)
+
+
+def stored_specs(folder: Path) -> Iterator[TensorSpec]:
+    """The tensors in the weight files of a mix, from their headers."""
     files = LocalFiles(folder)
     weights = sorted({path.rpartition("/")[0] for path in files.sizes if path.endswith(".safetensors")})
     return (spec for part in weights for spec in read_layout(files, part).specs.values())
 
 
-def weights_facts(specs: Iterable[TensorSpec]) -> dict[str, Any]:
+def _weights_facts(specs: Iterable[TensorSpec]) -> dict[str, Any]:
     """`parameters` of tensors, and `dtype`, the type that most of them have: fields of `CardFacts`."""
     counts = Counter[str]()
     for spec in specs:

@@ -12,12 +12,13 @@ from cocktail_hub.cache import MANIFEST, CachedMix
 from cocktail_hub.card import merge_readme, public_recipe, render_card
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import RecipeError, did_you_mean
-from cocktail_hub.hub import HubOptions, Publication, Uploaded, publish_files
+from cocktail_hub.hub import HubOptions, Publication, Uploaded
+from cocktail_hub.hub.publishing import publish_files
 from cocktail_hub.loading import folder_kind, main_folder
 from cocktail_hub.options import MixOptions
 from cocktail_hub.origin import RECIPE_FILE, read_origin
 from cocktail_hub.pipeline import Mix, mix
-from cocktail_hub.provenance import gather_facts, weights_facts
+from cocktail_hub.provenance import gather_facts, planned_specs, stored_specs
 from cocktail_hub.recipe import as_resolved
 from cocktail_hub.recipe_repo import refuse_local_models, write_recipe_repo
 from cocktail_hub.resolve import resolve
@@ -165,10 +166,10 @@ def publish_weights(
     config = (main_folder(made.path) / "config.json").relative_to(made.path).as_posix()
     if config in paths and made.labels:
         files[config] = _json(json.loads(paths[config].read_text(encoding="utf-8")) | made.labels)
-    facts = gather_facts(made.recipe, folder_kind(made.path, made.recipe.task), options.hub, made.path)
+    specs = stored_specs(made.path) if sent is None else planned_specs(sent.plan)
+    facts = gather_facts(made.recipe, folder_kind(made.path, made.recipe.task), options.hub, specs)
     if sent is not None:
         files |= sent.files
-        facts = replace(facts, **weights_facts(tensor.spec for shard in sent.plan.shards for tensor in shard.tensors))
     card = render_card(made.recipe, replace(facts, kind=as_, repo_id=target.repo_id))
     return target.commit(files, card, options.hub, "merged weights")
 

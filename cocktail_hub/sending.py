@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cocktail_hub.cluster import joined
 from cocktail_hub.engine import WINDOWS, largest_window, whole_bytes, windows
-from cocktail_hub.hub import make_repo, upload_ahead
+from cocktail_hub.hub.publishing import make_repo, upload_ahead
 from cocktail_hub.merge.ray_engine import task_demand
 from cocktail_hub.merge.shard import merge_shard, write_errors
 from cocktail_hub.progress import bar

@@ -23,7 +23,6 @@ from cocktail_hub.checkpoint.remote import Headers, Shelf, needed_tensors, own_l
 from cocktail_hub.checkpoint.source import SafetensorsSource, open_source
 from cocktail_hub.checkpoint.view import ViewSource
 from cocktail_hub.hub import HubFiles
-from cocktail_hub.hub.ranges import Stretch, fetch_stretches
 from cocktail_hub.resolve import local_root
 from cocktail_hub.space import require_room
 
@@ -160,6 +159,8 @@ class ShardInputs:
 
     def _bring(self, bodies: dict[str, _Body], stack: ExitStack) -> dict[str, Places]:
         """Fetch what is not on this machine into one file, which goes with `stack`; says where everything lies."""
+        from cocktail_hub.hub.ranges import Stretch, fetch_stretches
+
         window = self.fresh_path()
         shelf, stretches = Shelf(), list[Stretch]()
         places: dict[str, Places] = {key: {} for key in bodies}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+CAN_SYNC_EARLY = hasattr(os, "fdatasync")
+"""Whether a file can be brought to disk without its times, which change with every write."""
 _NOT_FOR_FOLDERS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 
 
@@ -44,3 +47,52 @@ def sync_tree(folder: Path) -> None:
     for path in (path for path in folder.rglob("*") if path.is_file()):
         sync_file(path)
     sync_names(folder)
+
+
+class EarlySync:
+    """Brings a file to disk while it is still written, so that little is left to wait for at the end.
+
+    Advice and `sync_file_range` would not do: disks keep what they are given until somebody waits for it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        """`fd`: of the file, open until `close`."""
+        self._fd = fd
+        self._changed = threading.Condition()
+        self._asked = self._closed = False
+        self._failure: OSError | None = None
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Begin with what is written by now, or do so when the time before is done. Does not wait."""
+        if not CAN_SYNC_EARLY:
+            return
+        with self._changed:
+            self._asked = True
+            self._changed.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="early sync", daemon=True)
+            self._thread.start()
+
+    def close(self) -> OSError | None:
+        """Wait for what was begun. What failed then is told now: the system says so once, and not when asked again."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+        return self._failure
+
+    def _run(self) -> None:
+        try:
+            while self._next():
+                os.fdatasync(self._fd)
+        except OSError as error:
+            self._failure = error
+
+    def _next(self) -> bool:
+        """Wait until there is something to do; tell whether there is, before the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._asked or self._closed)
+            self._asked = False
+            return not self._closed

@@ -2,7 +2,5 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
-VERSION = version("cocktail-hub")
+VERSION = "0.1.0"
 USER_AGENT = {"cocktail_hub": VERSION}

@@ -13,7 +13,7 @@ from cocktail_hub import MixOptions, mix
 from cocktail_hub.checking import Kind
 from cocktail_hub.hub import HubOptions
 from cocktail_hub.loading import folder_kind
-from cocktail_hub.provenance import gather_facts
+from cocktail_hub.provenance import gather_facts, stored_specs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ def test_what_transformers_does_not_load_has_neither_auto_class_nor_processor() 
 @pytest.mark.parametrize(("family", "dtype"), [("bert", "float32"), ("llama-bf16", "bfloat16")])
 def test_size_and_type_are_those_of_the_weights(family: str, dtype: str) -> None:
     made = mix(pair(family).local_recipe)
-    found = gather_facts(made.recipe, folder_kind(made.path), HubOptions(), made.path)
+    found = gather_facts(made.recipe, folder_kind(made.path), HubOptions(), stored_specs(made.path))
     assert found.parameters == sum(tensor.numel() for tensor in expected(family).values())
     assert found.dtype == dtype
 
@@ -67,7 +67,7 @@ def test_licences_and_languages_come_from_the_cards_even_of_folders_that_changed
     made = mix({"ingredients": models})
     (tmp_path / "a" / "config.json").write_text("{}")
     shutil.rmtree(tmp_path / "b")
-    found = gather_facts(made.recipe, folder_kind(made.path), HubOptions(), made.path)
+    found = gather_facts(made.recipe, folder_kind(made.path), HubOptions(), stored_specs(made.path))
     first, second = (found.licenses[str(tmp_path / name)] for name in "ab")
     assert first is not None
     assert first.label == "mit"

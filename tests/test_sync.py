@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from typing import TYPE_CHECKING
 
-from cocktail_hub.sync import sync_tree
+import pytest
+
+from cocktail_hub import sync
+from cocktail_hub.sync import EarlySync, sync_tree
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-
-    import pytest
 
 
 def test_every_file_and_every_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +25,81 @@ def test_every_file_and_every_folder_is_synced(tmp_path: Path, monkeypatch: pyte
     files = [tmp_path / "a", tmp_path / "in" / "deep" / "b"]
     folders = [] if os.name == "nt" else [tmp_path, tmp_path / "in", tmp_path / "in" / "deep"]
     assert sorted(synced) == sorted(path.stat().st_ino for path in (*files, *folders))
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> Iterator[int]:
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Files that were brought to disk, on a system that knows how."""
+    found: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", found.append, raising=False)
+    monkeypatch.setattr(sync, "CAN_SYNC_EARLY", True)
+    return found
+
+
+@pytest.mark.skipif(not sync.CAN_SYNC_EARLY, reason="the system has no fdatasync")
+def test_a_file_that_is_still_written_is_brought_to_disk(fd: int) -> None:
+    early = EarlySync(fd)
+    os.write(fd, b"abc")
+    early.begin()
+    assert early.close() is None
+
+
+def test_a_file_is_brought_to_disk_aside(fd: int, monkeypatch: pytest.MonkeyPatch, calls: list[int]) -> None:
+    """Whoever asks does not wait, and what is asked for in the meantime is done once, after that."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(descriptor: int) -> None:
+        calls.append(descriptor)
+        begun.set()
+        assert go_on.wait(60)
+
+    monkeypatch.setattr(os, "fdatasync", slowly, raising=False)
+    early = EarlySync(fd)
+    early.begin()
+    assert begun.wait(60)
+    begun.clear()
+    early.begin()
+    early.begin()
+    assert calls == [fd]
+    go_on.set()
+    assert begun.wait(60)
+    assert early.close() is None
+    assert calls == [fd, fd]
+
+
+def test_a_small_file_takes_no_thread(fd: int, calls: list[int]) -> None:
+    before = threading.active_count()
+    early = EarlySync(fd)
+    assert threading.active_count() == before
+    assert early.close() is None
+    assert calls == []
+
+
+def test_a_disk_that_fails_early_is_told_of_at_the_end(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells a failure once; a last fsync would find nothing wrong."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail, raising=False)
+    monkeypatch.setattr(sync, "CAN_SYNC_EARLY", True)
+    early = EarlySync(fd)
+    early.begin()
+    failure = early.close()
+    assert failure is not None
+    assert failure.errno == errno.EIO
+
+
+def test_a_system_without_fdatasync_waits_at_the_end(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "fdatasync", raising=False)
+    monkeypatch.setattr(sync, "CAN_SYNC_EARLY", False)
+    early = EarlySync(fd)
+    early.begin()
+    assert early.close() is None

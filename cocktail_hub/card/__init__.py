@@ -5,7 +5,7 @@ from cocktail_hub.card.license import License, LicenseInfo, combine_licenses, li
 from cocktail_hub.card.metadata import languages_of, read_metadata
 from cocktail_hub.card.public import public_recipe, scrub
 from cocktail_hub.card.readme import END, START, drop_section, merge_readme
-from cocktail_hub.card.render import render_card
+from cocktail_hub.card.render import render_card, render_text
 
 __all__ = [
     "END",
@@ -21,5 +21,6 @@ __all__ = [
     "public_recipe",
     "read_metadata",
     "render_card",
+    "render_text",
     "scrub",
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from huggingface_hub import CardData
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from cocktail_hub.errors import PublishError
+
+if TYPE_CHECKING:
+    from huggingface_hub import CardData
 
 BOM = "\ufeff"
 
@@ -31,6 +32,8 @@ class Readme:
 
 def split_readme(text: str) -> Readme:
     """Cut a README into its metadata and its body by the Hub's own rule."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
     bom = BOM if text.startswith(BOM) else ""
     found = REGEX_YAML_BLOCK.search(text.removeprefix(BOM))
     if found is None:
@@ -40,14 +43,15 @@ def split_readme(text: str) -> Readme:
 
 def read_metadata(card: str | Mapping[str, Any] | CardData | None) -> dict[str, Any]:
     """Metadata of someone's card, in any form it comes in; empty where there is none that can be read."""
-    if isinstance(card, CardData):
-        card = card_values(card)
+    values: Any = card
     if isinstance(card, str):
         try:
-            card = yaml.safe_load(split_readme(card).block or "")
+            values = yaml.safe_load(split_readme(card).block or "")
         except yaml.YAMLError:
             return {}
-    return {str(key): value for key, value in card.items()} if isinstance(card, Mapping) else {}
+    elif card is not None and not isinstance(card, Mapping):
+        values = card_values(card)
+    return {str(key): value for key, value in values.items()} if isinstance(values, Mapping) else {}
 
 
 def languages_of(card: str | Mapping[str, Any] | CardData | None) -> tuple[str, ...]:

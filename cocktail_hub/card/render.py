@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from huggingface_hub import ModelCard, ModelCardData
+import huggingface_hub
 
 from cocktail_hub.card.evidence import describe_evidence
 from cocktail_hub.card.ingredients import ingredient_table, shown
@@ -20,6 +20,8 @@ from cocktail_hub.recipe import Pin, Recipe, ResolvedRecipe, dump_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from huggingface_hub import ModelCard, ModelCardData
 
     from cocktail_hub.card.facts import CardFacts
 
@@ -50,6 +52,13 @@ def render_card(recipe: Recipe, facts: CardFacts) -> ModelCard:
         A card of huggingface_hub: `.data` is its metadata, `str()` the README. What cocktail_hub replaces on the
         next publication stands between two marks (`merge_readme`).
     """
+    return huggingface_hub.ModelCard(render_text(recipe, facts))
+
+
+def render_text(recipe: Recipe, facts: CardFacts) -> str:
+    """The same as text, without loading the Hub's client."""
+    from jinja2 import Template
+
     shared = public_recipe(recipe)
     infos = _licenses(recipe, shared, facts.licenses)
     combined = combine_licenses({name: info for name, (_, info) in infos.items()})
@@ -70,8 +79,8 @@ def render_card(recipe: Recipe, facts: CardFacts) -> ModelCard:
         "licences": _licences(infos, combined),
     }
     clean = {key: scrub(text) for key, text in context.items()}
-    card: ModelCard = ModelCard.from_template(data, template_str=template(), **clean)
-    return card
+    text: str = Template(template()).render(**clean)
+    return text
 
 
 def template() -> str:
@@ -84,7 +93,7 @@ def _metadata(recipe: Recipe, facts: CardFacts, combined: License) -> ModelCardD
     spoken = {facts.languages.get(pin.model) or () for pin in recipe.all_pins}
     language = list(spoken.pop()) if len(spoken) == 1 else []
     several = f"https://huggingface.co/{facts.repo_id}#licences" if combined.conflict and facts.repo_id else None
-    return ModelCardData(
+    return huggingface_hub.ModelCardData(
         base_model=hub_ids or None,
         base_model_relation="merge" if hub_ids else None,
         language=(language[0] if len(language) == 1 else language) or None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -63,15 +62,6 @@ class PositionalFile(Closing):
         self._asked = start + AHEAD_BYTES
         with contextlib.suppress(OSError):  # advice: a file system may have no use for it
             os.posix_fadvise(self.fd, start, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
-
-    def begin_sync(self, start: int, stop: int) -> None:
-        """Have the system begin to bring bytes that were written to the disk, where it can be told; does not wait.
-
-        Linux begins to write what it is told is not needed, and keeps it in memory as long as that takes.
-        """
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # advice, again
-                os.posix_fadvise(self.fd, start, stop - start, os.POSIX_FADV_DONTNEED)
 
     def write_from(self, data: memoryview | bytes, offset: int) -> None:
         """Write all of `data` at `offset`. Raises OSError, such as ENOSPC."""

@@ -1,17 +1,10 @@
-"""The only part that talks to the network: pin, look, download, publish."""
+"""The only part that talks to the network: pin, look, download; `hub.publishing` publishes.
 
-from cocktail_hub.hub.files import HubFiles, HubOptions, download_all, pin
-from cocktail_hub.hub.publishing import Publication, Uploaded, forget_recipe, make_repo, publish_files, upload_ahead
+The Hub's client is loaded when it is first needed, which takes longer than a mix of small local models.
+"""
 
-__all__ = [
-    "HubFiles",
-    "HubOptions",
-    "Publication",
-    "Uploaded",
-    "download_all",
-    "forget_recipe",
-    "make_repo",
-    "pin",
-    "publish_files",
-    "upload_ahead",
-]
+from cocktail_hub.hub.files import HubFiles, download_all, pin
+from cocktail_hub.hub.options import HubOptions
+from cocktail_hub.hub.publication import Publication, Uploaded
+
+__all__ = ["HubFiles", "HubOptions", "Publication", "Uploaded", "download_all", "pin"]

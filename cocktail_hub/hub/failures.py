@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -22,9 +19,6 @@ from huggingface_hub.errors import (
 from cocktail_hub.errors import CocktailError, DiskSpaceError, SourceError
 from cocktail_hub.space import FORBIDDEN, FULL
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 LOGIN = "log in with `hf auth login`, or pass `token=`"
 PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
 """HTTP statuses that a later try can get past: busy, down, or somebody committed in between."""
@@ -40,22 +34,6 @@ _CLIENT_ERRORS = (
 )
 
 
-@contextmanager
-def explained(model: str, revision: str | None = None) -> Iterator[None]:
-    """Turn the client's errors about one repo into errors that say how to fix them.
-
-    Raises:
-        SourceError: the Hub said no, could not be reached, or is not to be asked.
-        DiskSpaceError: there is no room for the download.
-    """
-    try:
-        yield
-    except CocktailError:
-        raise
-    except _CLIENT_ERRORS as error:
-        raise _in_words(error, model, revision) from error
-
-
 def status_of(error: BaseException) -> int | None:
     """HTTP status of the Hub's answer; `None` where no answer came."""
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
@@ -66,7 +44,12 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _in_words(error: Exception, model: str, revision: str | None) -> CocktailError:
+def in_words(error: Exception, model: str, revision: str | None) -> CocktailError | None:
+    """What an error of the client says about one repo, and how to fix it; `None`: it is not the client's."""
+    return _told(error, model, revision) if isinstance(error, _CLIENT_ERRORS) else None
+
+
+def _told(error: Exception, model: str, revision: str | None) -> CocktailError:
     if isinstance(error, OSError) and error.errno in FULL | FORBIDDEN:
         return _not_written(error, model)
     if isinstance(error, (LocalEntryNotFoundError, RevisionResolutionError, OfflineModeIsEnabled)):

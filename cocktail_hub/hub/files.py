@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import glob
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import (
-    HfApi,
-    constants,
-    get_cached_repo_tree,
-    hf_hub_download,
-    hf_hub_url,
-    is_offline_mode,
-    snapshot_download,
-    try_to_load_from_cache,
-)
-from huggingface_hub.errors import CachedRepoTreeNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
-from huggingface_hub.utils import tqdm as hf_tqdm
+import huggingface_hub
+from huggingface_hub import constants
 
 from cocktail_hub.errors import SourceError, nearest
-from cocktail_hub.hub.failures import explained
+from cocktail_hub.hub.explained import explained
 from cocktail_hub.version import USER_AGENT, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from cocktail_hub.hub.options import HubOptions
 
 SIDE_BY_SIDE = 4
 """Models downloaded at the same time; each fetches several files at once."""
@@ -37,35 +26,6 @@ FIRST_WAIT = 1.0
 """Seconds before a range of bytes is asked for again; doubled for each further try."""
 ROOT_CONFIGS = ("config.json", "adapter_config.json", "modules.json")
 """Files that tell what a model is; every model has at least one of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubOptions:
-    """How to talk to the Hub; the fields mean what they mean in `from_pretrained`."""
-
-    token: str | bool | None = field(default=None, repr=False)
-    """Access token; `None`: the saved one; `False`: none. Never logged, cached or written."""
-    local_files_only: bool = False
-    """Ask nothing of the Hub; take everything from the local cache."""
-    cache_dir: str | Path | None = None
-    """Folder of the Hub cache; `None`: `HF_HUB_CACHE`."""
-    force_download: bool = False
-    """Download files again even if they are cached."""
-
-    @property
-    def offline(self) -> bool:
-        """Whether the Hub is not to be asked."""
-        return self.local_files_only or is_offline_mode()
-
-    @property
-    def cache_folder(self) -> Path:
-        """Where downloads are kept."""
-        return Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
-
-    @property
-    def api(self) -> HfApi:
-        """A client that says who is asking."""
-        return HfApi(token=self.token, library_name="cocktail_hub", library_version=VERSION, user_agent=USER_AGENT)
 
 
 def pin(model: str, revision: str | None, options: HubOptions, *, repo_type: str | None = None) -> str:
@@ -126,13 +86,17 @@ class HubFiles:
         if tree is None and self.options.offline:
             return self._cached_files()
         if tree is None and self.repo_type is None:
-            self._snapshot(ROOT_CONFIGS, tqdm_class=_NoBar)  # the client keeps the listing beside what it downloads
+            from cocktail_hub.hub.no_bar import NoBar
+
+            self._snapshot(ROOT_CONFIGS, tqdm_class=NoBar)  # the client keeps the listing beside what it downloads
             tree = self._cached_tree()
         return self._remote_tree() if tree is None else tree
 
     def _cached_tree(self) -> dict[str, int] | None:
+        from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
         try:
-            tree = get_cached_repo_tree(
+            tree = huggingface_hub.get_cached_repo_tree(
                 self.model, repo_type=self.repo_type, revision=self.commit, cache_dir=self.options.cache_dir
             )
         except CachedRepoTreeNotFoundError:
@@ -143,7 +107,7 @@ class HubFiles:
         found = self.options.api.list_repo_tree(
             self.model, recursive=True, revision=self.commit, repo_type=self.repo_type
         )
-        return {entry.path: entry.size for entry in found if isinstance(entry, RepoFile)}
+        return {entry.path: entry.size for entry in found if isinstance(entry, huggingface_hub.RepoFile)}
 
     def _cached_files(self) -> dict[str, int]:
         """What an earlier download left, where it left no listing."""
@@ -155,7 +119,7 @@ class HubFiles:
         self._require(path)
         with explained(self.model, self.commit):
             return Path(
-                hf_hub_download(
+                huggingface_hub.hf_hub_download(
                     self.model,
                     path,
                     repo_type=self.repo_type,
@@ -194,20 +158,24 @@ class HubFiles:
 
     def cached(self, path: str) -> Path | None:
         """Where a file lies on this machine; `None` if it was not downloaded yet."""
-        found = try_to_load_from_cache(
+        found = huggingface_hub.try_to_load_from_cache(
             self.model, path, cache_dir=self.options.cache_dir, revision=self.commit, repo_type=self.repo_type
         )
         return Path(found) if isinstance(found, str) else None
 
     def range_request(self, path: str, start: int, stop: int) -> tuple[str, dict[str, str]]:
         """The address and headers that ask for bytes `start:stop` of a file, `start` below `stop`."""
+        from huggingface_hub.utils import build_hf_headers
+
         headers: dict[str, str] = build_hf_headers(
             token=self.options.token, library_name="cocktail_hub", library_version=VERSION, user_agent=USER_AGENT
         )
-        url = hf_hub_url(self.model, path, repo_type=self.repo_type, revision=self.commit)
+        url = huggingface_hub.hf_hub_url(self.model, path, repo_type=self.repo_type, revision=self.commit)
         return url, {**headers, "Range": f"bytes={start}-{stop - 1}"}
 
     def _fetch(self, path: str, start: int, stop: int) -> bytes:
+        from huggingface_hub.utils import http_backoff
+
         self._require_online(path)
         url, headers = self.range_request(path, start, stop)
         response = http_backoff(
@@ -218,12 +186,14 @@ class HubFiles:
             follow_redirects=True,
             timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT,
         )
-        hf_raise_for_status(response)
+        huggingface_hub.hf_raise_for_status(response)
         whole: bytes = response.content
         return whole[start:stop] if response.status_code == 200 else whole  # noqa: PLR2004 - the range was ignored
 
     def _require_online(self, path: str) -> None:
         if self.options.offline:
+            from huggingface_hub.errors import OfflineModeIsEnabled
+
             raise OfflineModeIsEnabled(f"'{path}' is not cached")
 
     def hashes(self, paths: Sequence[str]) -> dict[str, str]:
@@ -233,7 +203,9 @@ class HubFiles:
             found = self.options.api.get_paths_info(
                 self.model, list(paths), revision=self.commit, repo_type=self.repo_type
             )
-        return {entry.path: entry.lfs.sha256 for entry in found if isinstance(entry, RepoFile) and entry.lfs}
+        return {
+            entry.path: entry.lfs.sha256 for entry in found if isinstance(entry, huggingface_hub.RepoFile) and entry.lfs
+        }
 
     def missing(self, paths: Sequence[str]) -> int:
         """Bytes of `paths` that are not in the Hub cache yet."""
@@ -257,7 +229,7 @@ class HubFiles:
 
     def _snapshot(self, paths: Sequence[str] | None, **kwargs: Any) -> Path:
         return Path(
-            snapshot_download(
+            huggingface_hub.snapshot_download(
                 self.model,
                 repo_type=self.repo_type,
                 revision=self.commit,
@@ -286,13 +258,6 @@ class HubFiles:
         close = nearest(path, self.sizes)
         hint = f" Did you mean '{close}'?" if close else ""
         return SourceError(f"'{self.name}' has no file '{path}'.{hint}")
-
-
-class _NoBar(hf_tqdm):
-    """A progress bar that is not shown: for a few kilobytes."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
 
 def _read_local(path: Path, start: int, stop: int) -> bytes:

@@ -7,7 +7,6 @@ import logging
 import re
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -18,13 +17,14 @@ from huggingface_hub.lfs import UploadInfo
 
 from cocktail_hub.errors import PublishError
 from cocktail_hub.hub.failures import LOGIN, PASSING, first_line, status_of
+from cocktail_hub.hub.publication import README, Publication, Uploaded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from huggingface_hub import Discussion, HfApi
 
-    from cocktail_hub.hub.files import HubOptions
+    from cocktail_hub.hub.options import HubOptions
 
 logger = logging.getLogger(__name__)
 
@@ -36,57 +36,11 @@ LONGEST_WAIT = 60.0
 """Seconds that are waited at most, whatever the Hub asks for."""
 OURS = re.compile(r"(\d+_\w+/)?(model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json)|recipe\.json")
 """Files that an earlier publication may have left: weights in the root or in a module's folder, and the recipe."""
-README = "README.md"
 T = TypeVar("T")
 Prepared: TypeAlias = "dict[str, list[CommitOperationAdd]]"
 """Commit to build on -> the files, hashed, and perhaps uploaded by an earlier try."""
 _CLIENT_ERRORS = (HTTPError, ConnectionError, RuntimeError, ValueError)
 """What the client raises: for answers of the Hub, broken connections, broken uploads, and metadata it refuses."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uploaded:
-    """A large file that the Hub has, ahead of the commit that names it."""
-
-    size: int
-    """Bytes."""
-    sha256: str
-    """Of its content, in hex."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Publication:
-    """What to write where.
-
-    Raises:
-        PublishError: the parts do not go together.
-    """
-
-    repo_id: str
-    """Repo to write to; made if it is not there."""
-    files: Mapping[str, Path | bytes | Uploaded]
-    """Path in the repo -> what to write there. The card comes from `readme`."""
-    readme: Callable[[str | None], str]
-    """The card to write, given the one that is there (`None`: there is none)."""
-    message: str
-    """First line of the commit."""
-    private: bool | None = None
-    """Visibility of a repo that has to be made; `None`: the account's default."""
-    revision: str | None = None
-    """Branch to commit to, made if it is not there; `None`: the default branch."""
-    create_pr: bool = False
-    """Open a pull request instead of committing to the branch."""
-
-    def __post_init__(self) -> None:
-        if self.create_pr and self.revision not in (None, "main"):
-            raise PublishError(
-                f"A pull request goes to the default branch, not to '{self.revision}'.\nNothing was sent to the Hub.\n"
-                "Leave out `revision`, or commit to it without `create_pr`."
-            )
-        if README in self.files:
-            raise PublishError(
-                f"'{README}' is written from `readme`, which keeps what is there. Take it out of `files`."
-            )
 
 
 def publish_files(publication: Publication, options: HubOptions) -> CommitInfo:

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 from huggingface_hub.utils import get_session, hf_raise_for_status
 
 from cocktail_hub.errors import SourceError
-from cocktail_hub.hub.failures import explained
+from cocktail_hub.hub.explained import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

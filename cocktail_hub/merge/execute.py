@@ -55,6 +55,7 @@ def execute(
     max_memory: int | None = None,
     device: str = "cpu",
     on_progress: Callable[[int], object] | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
     keep_journal: bool = False,
 ) -> MergeReport:
     """Write every weight file of a plan, and the indices of sharded components, into `folder`.
@@ -73,6 +74,7 @@ def execute(
         device: where to compute: 'cpu', 'cuda' or 'cuda:1'.
         on_progress: called with the bytes added to the output, from any thread but never from two at once; the
             numbers add up to `plan.output_bytes`.
+        meanwhile: called once, when all is written but the disk may still be busy with the last shard.
         keep_journal: leave the journal to whoever turns the folder into a result: a run that is killed before that
             finds every shard finished.
 
@@ -89,7 +91,7 @@ def execute(
     journal, todo = begin(plan, root, progress)
     benches = make_benches(plan, threads, max_memory, device, may_leave=may_leave) if todo else []
     with Team(benches) as team:
-        _make_shards(plan, todo, inputs, journal, team=team, root=root, progress=progress)
+        _make_shards(plan, todo, inputs, journal, team=team, root=root, progress=progress, meanwhile=meanwhile)
     with write_errors(root, 0):
         write_indices(plan, root)
         if not keep_journal:
@@ -112,6 +114,7 @@ def _make_shards(
     team: Team,
     root: Path,
     progress: Progress,
+    meanwhile: Callable[[], object],
 ) -> None:
     """Make one shard after the other. The disk is busy with the last one while the next one is computed."""
 
@@ -130,6 +133,7 @@ def _make_shards(
                 writer.abort()
                 raise
             last = finisher.submit(_finish, writer, journal, shard)
+        meanwhile()
         if last is not None:
             last.result()
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from huggingface_hub import split_state_dict_into_shards_factory
+import huggingface_hub
 
 from cocktail_hub.checkpoint.header import render_header
 from cocktail_hub.checkpoint.spec import EXACT, MIXABLE, TensorSpec, itemsize, mixable_dtype
@@ -371,7 +371,7 @@ def _plan_component(
 ) -> tuple[ComponentPlan, list[ShardPlan]]:
     by_name = {tensor.name: tensor for tensor in tensors}
     try:
-        split = split_state_dict_into_shards_factory(
+        split = huggingface_hub.split_state_dict_into_shards_factory(
             by_name,
             get_storage_size=lambda tensor: tensor.spec.nbytes,
             filename_pattern=f"{component.file_stem}{{suffix}}.safetensors",

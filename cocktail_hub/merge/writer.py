@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.positional import PositionalFile
 from cocktail_hub.hashes import HASHES, QUICK
-from cocktail_hub.sync import sync_folder
+from cocktail_hub.sync import EarlySync, sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ HASH_BYTES = 1 << 20
 NOTIFY_BYTES = 4 << 20
 """Bytes written after which the hasher is woken: it takes the interpreter's lock from those who write."""
 SYNC_BYTES = 32 << 20
-"""Bytes after which the disk is set to work, so that little is left to wait for at the end."""
+"""Bytes after which the disk is set to work."""
 
 
 class ShardWriter:
@@ -37,6 +37,7 @@ class ShardWriter:
         """Where the file lies until it is published."""
         self._nbytes = nbytes
         self._file = PositionalFile(self.part, write=True)
+        self._early = EarlySync(self._file.fd)
         self._written: dict[int, int] = {}  # start -> stop of stretches that the hash has not reached
         self._changed = threading.Condition()
         self._left, self._unseen = nbytes, 0  # bytes not written; written since the hasher was last told
@@ -71,8 +72,8 @@ class ShardWriter:
     def seal(self) -> str:
         """Wait until all is written and hashed, sync the file to disk, and return its hash in hex. Raises OSError."""
         self._hasher.join()
-        if self._failure is not None:
-            raise self._failure
+        if failure := self._early.close() or self._failure:
+            raise failure
         os.fsync(self._file.fd)
         self._file.close()
         digest: str = self._hash.hexdigest()
@@ -89,6 +90,7 @@ class ShardWriter:
             self._stopped = True
             self._changed.notify()
         self._hasher.join()
+        self._early.close()
         self._file.close()
         self.part.unlink(missing_ok=True)
 
@@ -109,7 +111,7 @@ class ShardWriter:
                     self._hash.update(view[:count])
                     done += count
                     if done - synced >= SYNC_BYTES:
-                        self._file.begin_sync(synced, done)
+                        self._early.begin()
                         synced = done
         except OSError as error:
             self._failure = error

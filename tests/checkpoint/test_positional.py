@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -120,37 +119,6 @@ def test_a_file_system_without_use_for_advice_is_fine(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
     with PositionalFile(tmp_path / "a", write=True) as file:
         file.ask_ahead(10)
-
-
-def test_the_disk_is_set_to_work_on_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(os, "posix_fadvise", lambda fd, start, size, kind: asked.append((start, size)), raising=False)
-    monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
-    with PositionalFile(tmp_path / "a", write=True) as file:
-        file.write_from(b"abcdef", 0)
-        file.begin_sync(2, 6)
-    assert asked == [(2, 4)]
-    assert (tmp_path / "a").read_bytes() == b"abcdef"
-
-
-@pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_other_systems_are_not_told_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.delattr(os, "posix_fadvise", raising=False)
-    with PositionalFile(tmp_path / "a", write=True) as file:
-        file.begin_sync(0, 1)
-
-
-def test_a_file_system_that_cannot_begin_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: int) -> None:
-        raise OSError(22, "Invalid argument")
-
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(os, "posix_fadvise", refuse, raising=False)
-    monkeypatch.setattr(os, "POSIX_FADV_DONTNEED", 4, raising=False)
-    with PositionalFile(tmp_path / "a", write=True) as file:
-        file.begin_sync(0, 1)
 
 
 def test_a_file_that_nobody_closed_is_closed_with_its_last_reader(tmp_path: Path) -> None:

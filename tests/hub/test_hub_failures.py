@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub import errors
 
 from cocktail_hub.errors import CheckpointError, CocktailError, DiskSpaceError, SourceError
-from cocktail_hub.hub.failures import explained, first_line, status_of
+from cocktail_hub.hub.explained import explained
+from cocktail_hub.hub.failures import first_line, status_of
 
 
 def answer(status: int) -> httpx2.Response:

@@ -15,7 +15,8 @@ import pytest
 from huggingface_hub.utils import get_session
 
 from cocktail_hub.errors import PublishError, RecipeError
-from cocktail_hub.hub import HubOptions, Publication, publish_files, publishing
+from cocktail_hub.hub import HubOptions, Publication, publishing
+from cocktail_hub.hub.publishing import publish_files
 from cocktail_hub.testing import LoopbackHub
 
 if TYPE_CHECKING:
@@ -375,7 +376,8 @@ OVER_XET = """
     import sys
     from pathlib import Path
     from huggingface_hub import HfApi, constants
-    from cocktail_hub.hub import HubFiles, HubOptions, Publication, pin, publish_files, publishing
+    from cocktail_hub.hub import HubFiles, HubOptions, Publication, pin, publishing
+    from cocktail_hub.hub.publishing import publish_files
 
     assert not constants.HF_HUB_DISABLE_XET
     publishing.FIRST_WAIT = 0.01

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.plan import MergePlan
 
 Tensors = dict[str, torch.Tensor]
-EXECUTE = {"threads", "max_memory", "device", "on_progress"}
+EXECUTE = {"threads", "max_memory", "device", "on_progress", "meanwhile"}
 
 
 def save(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ from hypothesis import strategies as st
 from merging import Tensors, component, digests, load, mix, model, names, opened, plan, save, save_all, tensor_digests
 from safetensors import safe_open
 
-from cocktail_hub.errors import CheckpointError, DiskSpaceError, IncompatibleError, MergeError
+from cocktail_hub.errors import CheckpointError, DiskSpaceError, IncompatibleError, MergeError, SourceError
 from cocktail_hub.hashes import hash_of
 from cocktail_hub.merge import execute as execute_module
 from cocktail_hub.merge.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.execute import execute
 from cocktail_hub.merge.plan import plan_merge
+from cocktail_hub.merge.writer import ShardWriter
 from cocktail_hub.methods import METHODS, linear, task_arithmetic, ties
 
 if TYPE_CHECKING:
@@ -260,6 +262,51 @@ def test_nobody_is_set_to_work_where_every_shard_is_finished(tmp_path: Path, mon
         again = execute(made, sources, tmp_path / "out")
     assert (again.threads, again.bytes_read, again.bytes_written) == (0, 0, 0)
     assert again.digests == first.digests
+
+
+def test_other_work_is_done_while_the_last_shard_is_brought_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last shard gets its name only after that work has begun; all others have theirs by then."""
+    begun, found = threading.Event(), list[list[str]]()
+    published = ShardWriter.publish
+
+    def publish(writer: ShardWriter) -> None:
+        if writer.part.name.startswith("model-00002-of-00002"):
+            assert begun.wait(60)
+        published(writer)
+
+    def other_work() -> None:
+        found.append(sorted(path.name for path in (tmp_path / "out").iterdir() if path.name.endswith(".safetensors")))
+        begun.set()
+
+    monkeypatch.setattr(ShardWriter, "publish", publish)
+    folders = save_all(tmp_path, [model(0), model(1)])
+    report = mix(folders, tmp_path / "out", weights=[0.5, 0.5], max_shard_size=5000, meanwhile=other_work)
+    assert found == [["model-00001-of-00002.safetensors"]]
+    assert sorted(report.digests) == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+def test_other_work_is_done_where_every_shard_is_finished(tmp_path: Path) -> None:
+    folders = save_all(tmp_path, [model(0), model(1)])
+    made = plan(folders, weights=[0.5, 0.5])
+    done: list[str] = []
+    with ExitStack() as stack:
+        sources = [opened(stack, folders)]
+        for turn in ("first", "again"):
+            execute(made, sources, tmp_path / "out", keep_journal=True, meanwhile=lambda turn=turn: done.append(turn))  # type: ignore[misc]
+    assert done == ["first", "again"]
+
+
+def test_other_work_that_fails_leaves_the_finished_shards(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise SourceError("no card")
+
+    folders = save_all(tmp_path, [model(0), model(1)])
+    with pytest.raises(SourceError, match="no card"):
+        mix(folders, tmp_path / "out", weights=[0.5, 0.5], max_shard_size=5000, meanwhile=fail)
+    again = mix(folders, tmp_path / "out", weights=[0.5, 0.5], max_shard_size=5000)
+    assert again.bytes_read == 0
 
 
 def test_progress_adds_up_to_the_output(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import xxhash
 
+from cocktail_hub import sync
 from cocktail_hub.checkpoint.positional import PositionalFile
 from cocktail_hub.hashes import HASHES
+from cocktail_hub.merge import writer as writer_module
 from cocktail_hub.merge.writer import HASH_BYTES, ShardWriter
 from cocktail_hub.sync import sync_folder
 
@@ -106,3 +108,17 @@ def test_a_file_cut_short_while_it_is_written_is_noticed(tmp_path: Path) -> None
 def test_folders_are_left_alone_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "name", "nt")
     sync_folder("no such folder")
+
+
+def test_a_disk_that_fails_before_the_end_fails_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail, raising=False)
+    monkeypatch.setattr(sync, "CAN_SYNC_EARLY", True)
+    monkeypatch.setattr(writer_module, "SYNC_BYTES", 1)
+    writer = ShardWriter(tmp_path / "x", b"head", 4)
+    with pytest.raises(OSError, match="Input/output error"):
+        writer.seal()
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WINDOWS = ".windows"
 """Folder in the staging folder for what is fetched of the models while one output file is made."""
-SHORT = 1.0
+SHORT = 2.0
 """Seconds that a merge of files on this machine may take without a progress bar."""
 
 

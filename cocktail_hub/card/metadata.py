@@ -65,6 +65,12 @@ def card_values(data: CardData) -> dict[str, Any]:
     return dict(data.to_dict())  # type: ignore[no-untyped-call]
 
 
+def dump_metadata(metadata: Mapping[str, Any]) -> str:
+    """The YAML block of a card, as the Hub's client writes it."""
+    text: str = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
+    return text.strip()
+
+
 def parse_metadata(block: str) -> dict[str, Any]:
     """Metadata of a README that is to be changed.
 

@@ -70,9 +70,9 @@ def drop_section(existing: str) -> str:
     return readme.before + change_metadata(readme.block, changes, _line_break(existing)) + readme.after + body
 
 
-def record(data: CardData) -> str:
+def record(metadata: Mapping[str, Any]) -> str:
     """What the section remembers of the metadata written with it, so that it can tell ours from the user's."""
-    text = json.dumps(card_values(data), sort_keys=True)
+    text = json.dumps(metadata, sort_keys=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("--", "-\\u002d")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from importlib.resources import files
-from typing import TYPE_CHECKING
-
-import huggingface_hub
+from string import Template
+from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.card.evidence import describe_evidence
 from cocktail_hub.card.ingredients import ingredient_table, shown
 from cocktail_hub.card.license import License, LicenseInfo, combine_licenses
 from cocktail_hub.card.markdown import bullets, code, escape, fenced, file_url, link, listing, number, table
+from cocktail_hub.card.metadata import dump_metadata
 from cocktail_hub.card.public import last_name, public_recipe, scrub
 from cocktail_hub.card.readme import END, RECORD, START, record
 from cocktail_hub.card.usage import loading, tags
@@ -21,23 +21,11 @@ from cocktail_hub.recipe import Pin, Recipe, ResolvedRecipe, dump_yaml
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCard
 
     from cocktail_hub.card.facts import CardFacts
 
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
-
-_ORDER = (
-    "license",
-    "license_name",
-    "license_link",
-    "language",
-    "library_name",
-    "pipeline_tag",
-    "base_model",
-    "base_model_relation",
-)
-"""Keys of the metadata that come first, as people read them."""
 
 
 def render_card(recipe: Recipe, facts: CardFacts) -> ModelCard:
@@ -52,19 +40,19 @@ def render_card(recipe: Recipe, facts: CardFacts) -> ModelCard:
         A card of huggingface_hub: `.data` is its metadata, `str()` the README. What cocktail_hub replaces on the
         next publication stands between two marks (`merge_readme`).
     """
-    return huggingface_hub.ModelCard(render_text(recipe, facts))
+    from huggingface_hub import ModelCard
+
+    return ModelCard(render_text(recipe, facts))
 
 
 def render_text(recipe: Recipe, facts: CardFacts) -> str:
     """The same as text, without loading the Hub's client."""
-    from jinja2 import Template
-
     shared = public_recipe(recipe)
     infos = _licenses(recipe, shared, facts.licenses)
     combined = combine_licenses({name: info for name, (_, info) in infos.items()})
     data = _metadata(recipe, facts, combined)
     context = {
-        "metadata": data.to_yaml(original_order=list(_ORDER)),
+        "metadata": dump_metadata(data),
         "title": _title(shared, facts),
         "start": START,
         "end": END,
@@ -75,35 +63,36 @@ def render_text(recipe: Recipe, facts: CardFacts) -> str:
         "making": bullets(_making(shared, facts)),
         "remaking": _remaking(shared, facts),
         "recipe": fenced(dump_yaml(replace(shared, evidence=None)), "yaml"),
-        "digest": f"Digest of the mix: {code(recipe.digest)}" if isinstance(recipe, ResolvedRecipe) else "",
+        "digest": f"\nDigest of the mix: {code(recipe.digest)}\n" if isinstance(recipe, ResolvedRecipe) else "",
         "licences": _licences(infos, combined),
     }
     clean = {key: scrub(text) for key, text in context.items()}
-    text: str = Template(template()).render(**clean)
-    return text
+    return Template(template()).substitute(clean)
 
 
 def template() -> str:
-    """The text around the parts: a Jinja template."""
-    return files("cocktail_hub.card").joinpath("templates/card.md").read_text(encoding="utf-8") + "\n"
+    """The text around the parts, which stand in it as `$name`."""
+    return files("cocktail_hub.card").joinpath("templates/card.md").read_text(encoding="utf-8")
 
 
-def _metadata(recipe: Recipe, facts: CardFacts, combined: License) -> ModelCardData:
+def _metadata(recipe: Recipe, facts: CardFacts, combined: License) -> dict[str, Any]:
+    """Key -> value, in the order in which people read them; no key without a value."""
     hub_ids = list(dict.fromkeys(pin.model for pin in recipe.all_pins if pin.digest is None))
     spoken = {facts.languages.get(pin.model) or () for pin in recipe.all_pins}
     language = list(spoken.pop()) if len(spoken) == 1 else []
     several = f"https://huggingface.co/{facts.repo_id}#licences" if combined.conflict and facts.repo_id else None
-    return huggingface_hub.ModelCardData(
-        base_model=hub_ids or None,
-        base_model_relation="merge" if hub_ids else None,
-        language=(language[0] if len(language) == 1 else language) or None,
-        library_name=facts.library_name,
-        license=combined.license,
-        license_name=combined.license_name,
-        license_link=combined.license_link or (several if combined.license == "other" else None),
-        pipeline_tag=facts.pipeline_tag,
-        tags=tags(facts),
-    )
+    found = {
+        "license": combined.license,
+        "license_name": combined.license_name,
+        "license_link": combined.license_link or (several if combined.license == "other" else None),
+        "language": (language[0] if len(language) == 1 else language) or None,
+        "library_name": facts.library_name,
+        "pipeline_tag": facts.pipeline_tag,
+        "base_model": hub_ids or None,
+        "base_model_relation": "merge" if hub_ids else None,
+        "tags": tags(facts),
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _title(recipe: Recipe, facts: CardFacts) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
-import jinja2
-import jinja2.meta
 import pytest
 import yaml
 from huggingface_hub import ModelCard
@@ -149,7 +148,7 @@ def test_the_recipe_in_the_card_is_the_recipe(recipe: ResolvedRecipe, facts: Car
 
 
 def test_every_name_in_the_template_is_filled_in(recipe: ResolvedRecipe, facts: CardFacts) -> None:
-    names = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(template()))
+    names = {found["named"] for found in Template.pattern.finditer(template())}
     card = str(render_card(recipe, facts))
     assert len(names) == 13
     assert "\n\n\n" not in card  # as it would be around a name that is empty

@@ -524,7 +524,7 @@ def test_a_disk_that_runs_full_while_the_models_are_fetched_is_called_so(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("cocktail_hub.shard_inputs.fetch_stretches", full)
+    monkeypatch.setattr("cocktail_hub.hub.ranges.fetch_stretches", full)
     with pytest.raises(DiskSpaceError, match="bytes free, but the mix needs"):
         publish(recipe, "alice/low-runs-full", options=low)
 

@@ -67,19 +67,19 @@ clean:
 
 # Installing. A stamp tells what a virtual environment has; it is out of date when the versions change.
 
-$(VENV)/.demo: pyproject.toml constraints.txt
+$(VENV)/.demo: pyproject.toml cocktail_hub/version.py constraints.txt
 	@$(call make_venv,$(VENV))
 	@echo "Installing cocktail-hub with its demo into $(VENV); a first time takes some minutes."
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[demo]"
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt
+$(VENV)/.test: pyproject.toml cocktail_hub/version.py constraints.txt
 	@$(call make_venv,$(VENV))
 	@echo "Installing cocktail-hub with its tests into $(VENV); a first time takes some minutes."
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[test]"
 	@touch $@ $(VENV)/.demo
 
-$(LOWEST_VENV)/.test: pyproject.toml constraints-lowest.txt
+$(LOWEST_VENV)/.test: pyproject.toml cocktail_hub/version.py constraints-lowest.txt
 	@$(call make_venv,$(LOWEST_VENV))
 	@echo "Installing the lowest versions into $(LOWEST_VENV); a first time takes some minutes."
 	@$(LOWEST_VENV)/bin/python $(PIP_INSTALL) -c constraints-lowest.txt "torch==$(LOWEST_TORCH)" -e ".[demo,parquet,peft]" \

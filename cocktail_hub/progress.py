@@ -50,7 +50,7 @@ class _Bar:
         from huggingface_hub.utils import tqdm
 
         self._shown = tqdm(**self._look)  # type: ignore[no-untyped-call]
-        self._shown.start_t = self._began
+        self._shown.start_t = self._shown.last_print_t = self._began
 
     def close(self) -> None:
         if self._shown is not None:

@@ -46,7 +46,10 @@ HOOKS = {CONFIG_MODULE: register_config, MODEL_MODULE: register_models}
 
 
 class _Loader:
-    """The module's own loader, and the registration right after it."""
+    """The module's own loader, and the registration right after it.
+
+    Not a subclass of `importlib.abc.Loader`: that would take 20 ms to import, each time that anybody imports us.
+    """
 
     def __init__(self, loader: Loader, name: str, finder: _Finder) -> None:
         self._loader, self._name, self._finder = loader, name, finder
@@ -81,7 +84,7 @@ class _Finder:
         finally:
             self.pending.add(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, fullname, self)  # type: ignore[assignment]  # its base takes 20 ms to import
+            spec.loader = _Loader(spec.loader, fullname, self)  # type: ignore[assignment]
         return spec
 
 

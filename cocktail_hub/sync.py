@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-CAN_SYNC_EARLY = hasattr(os, "fdatasync")
-"""Whether a file can be brought to disk without its times, which change with every write."""
+_SYNC_DATA: Callable[[int], None] | None = getattr(os, "fdatasync", None)
+"""Brings a file to disk without its times, which change with every write; not every system has that."""
 _NOT_FOR_FOLDERS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 
 
@@ -52,7 +54,8 @@ def sync_tree(folder: Path) -> None:
 class EarlySync:
     """Brings a file to disk while it is still written, so that little is left to wait for at the end.
 
-    Advice and `sync_file_range` would not do: disks keep what they are given until somebody waits for it.
+    Advice and `sync_file_range` would not do: disks keep what they are given until somebody waits for it. All this is
+    to save time: what fails to begin is left to the last sync.
     """
 
     def __init__(self, fd: int) -> None:
@@ -64,18 +67,20 @@ class EarlySync:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Begin with what is written by now, or do so when the time before is done. Does not wait."""
-        if not CAN_SYNC_EARLY:
+        """Bring what is written by now to disk; if a sync is running, once that has ended. Does not wait."""
+        if _SYNC_DATA is None:
             return
         with self._changed:
             self._asked = True
             self._changed.notify()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="early sync", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="early sync", daemon=True)
+            with suppress(RuntimeError):  # the system starts no more threads
+                thread.start()
+                self._thread = thread
 
     def close(self) -> OSError | None:
-        """Wait for what was begun. What failed then is told now: the system says so once, and not when asked again."""
+        """End, after the sync that is running. What failed is told now: the system says so once, never again."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -84,9 +89,10 @@ class EarlySync:
         return self._failure
 
     def _run(self) -> None:
+        assert _SYNC_DATA is not None  # noqa: S101 - for the type checker
         try:
             while self._next():
-                os.fdatasync(self._fd)
+                _SYNC_DATA(self._fd)
         except OSError as error:
             self._failure = error
 

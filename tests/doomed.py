@@ -7,6 +7,7 @@ fork, which takes a tenth of a second.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -153,17 +154,17 @@ class _Fate:
     """An audit hook that kills its process at the n-th change of a folder."""
 
     def __init__(self, folder: str, doom: int) -> None:
-        self._folder, self._left = folder, doom
+        self._folder, self._doom = folder, doom
+        self._changes = itertools.count(1)  # two threads may ask at once
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in CHANGES or (event == "open" and arguments[2] & WRITING):
             path = arguments[0]
             name = "" if isinstance(path, int) else os.fsdecode(path)
-            if name.startswith(self._folder) or not name.startswith("/"):  # of the latter kind are steps of `rmtree`
-                self._left -= 1
-                if self._left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                    time.sleep(60)  # a signal may take a moment to arrive
+            ours = name.startswith(self._folder) or not name.startswith("/")  # the latter: steps of `rmtree`
+            if ours and next(self._changes) == self._doom:
+                os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(60)  # a signal may take a moment to arrive
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -100,9 +101,14 @@ def test_the_second_name_of_the_command_is_the_same() -> None:
 
 
 def test_local_models_are_mixed_without_the_hubs_client(tmp_path: Path) -> None:
-    shown, loaded = loaded_by("mix", write(tmp_path, pair("bert").local_recipe), "-o", tmp_path / "mix")
+    for number, folder in enumerate(pair("bert").folders):
+        shutil.copytree(folder, tmp_path / str(number))
+    (tmp_path / "0" / "README.md").write_text("---\nlicense: mit\n---\n# A model with a card\n")
+    models = [{"model": str(tmp_path / name), "weight": 0.5} for name in "01"]
+    shown, loaded = loaded_by("mix", write(tmp_path, {"ingredients": models}), "-o", tmp_path / "mix")
     assert shown == f"{tmp_path / 'mix'}\n"
     assert loaded == set()
+    assert "| `mit` |" in (tmp_path / "mix" / "README.md").read_text(encoding="utf-8")
 
 
 def test_mix_prints_the_folder_and_nothing_else(recipe: Path, fresh_cache: Path) -> None:

@@ -15,7 +15,7 @@ from models import ORG, SHARES, TEXTS, TOKEN, push_recipe, weights_of
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 
-from cocktail_hub import AutoCocktailModel, mix, publish
+from cocktail_hub import AutoCocktailModel, MixOptions, mix, publish
 from cocktail_hub.errors import IncompatibleError, PublishError, SourceError
 from cocktail_hub.loading import load_sentence_transformer
 
@@ -104,6 +104,16 @@ def test_a_recipe_repo_has_weights_of_small_modules_only(repos: dict[tuple[str, 
     parts = [weights_of(folder / "2_Dense") for folder in pair("dense")]
     wanted = sum(share * file["linear.weight"].double() for share, file in zip(SHARES, parts, strict=True))
     assert torch.equal(load_file(merged)["linear.weight"], wanted.float())
+
+
+def test_the_card_counts_every_module_and_every_file(tmp_path: Path) -> None:
+    models = [{"model": str(folder), "weight": 0.5} for folder in pair("dense")]
+    made = mix({"ingredients": models}, output=tmp_path / "mix", options=MixOptions(max_shard_size="20KB"))
+    files = list(made.path.rglob("*.safetensors"))
+    assert len(files) == 3
+    assert made.path / "2_Dense" / "model.safetensors" in files
+    counted = f"{sum(tensor.numel() for file in files for tensor in load_file(file).values()):,} parameters, `float32`"
+    assert counted in (made.path / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_module_that_others_lack_is_told() -> None:

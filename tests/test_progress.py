@@ -52,9 +52,10 @@ def test_a_bar_that_comes_late_counts_from_the_start(clock: list[float], capsys:
         advance(10)
         clock[0] += 0.5
         advance(20)
+        assert "30/100 [00:01<00:02, 30.00%/s]" in capsys.readouterr().err
         clock[0] += 2.0
         advance(30)
-    assert "60/100 [00:03<00:02" in capsys.readouterr().err
+    assert "60/100 [00:03<00:02, 20.00%/s]" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("bars")

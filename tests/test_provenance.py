@@ -57,6 +57,7 @@ def test_size_and_type_are_those_of_the_weights(family: str, dtype: str) -> None
     found = gather_facts(made.recipe, folder_kind(made.path), HubOptions(), stored_specs(made.path))
     assert found.parameters == sum(tensor.numel() for tensor in expected(family).values())
     assert found.dtype == dtype
+    assert f"{found.parameters:,} parameters, `{dtype}`" in (made.path / "README.md").read_text(encoding="utf-8")
 
 
 def test_licences_and_languages_come_from_the_cards_even_of_folders_that_changed(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,13 +40,13 @@ def fd(tmp_path: Path) -> Iterator[int]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Files that were brought to disk, on a system that knows how."""
     found: list[int] = []
-    monkeypatch.setattr(os, "fdatasync", found.append, raising=False)
-    monkeypatch.setattr(sync, "CAN_SYNC_EARLY", True)
+    monkeypatch.setattr(sync, "_SYNC_DATA", found.append)
     return found
 
 
-@pytest.mark.skipif(not sync.CAN_SYNC_EARLY, reason="the system has no fdatasync")
-def test_a_file_that_is_still_written_is_brought_to_disk(fd: int) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="not every system has fdatasync")
+def test_this_system_brings_files_to_disk_early(fd: int) -> None:
+    assert sync._SYNC_DATA is os.fdatasync
     early = EarlySync(fd)
     os.write(fd, b"abc")
     early.begin()
@@ -60,7 +62,7 @@ def test_a_file_is_brought_to_disk_aside(fd: int, monkeypatch: pytest.MonkeyPatc
         begun.set()
         assert go_on.wait(60)
 
-    monkeypatch.setattr(os, "fdatasync", slowly, raising=False)
+    monkeypatch.setattr(sync, "_SYNC_DATA", slowly)
     early = EarlySync(fd)
     early.begin()
     assert begun.wait(60)
@@ -74,32 +76,58 @@ def test_a_file_is_brought_to_disk_aside(fd: int, monkeypatch: pytest.MonkeyPatc
     assert calls == [fd, fd]
 
 
-def test_a_small_file_takes_no_thread(fd: int, calls: list[int]) -> None:
-    before = threading.active_count()
+def test_the_file_may_be_closed_once_a_running_sync_has_ended(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def slowly(_: int) -> None:
+        begun.set()
+        time.sleep(0.2)
+        ended.set()
+
+    monkeypatch.setattr(sync, "_SYNC_DATA", slowly)
     early = EarlySync(fd)
-    assert threading.active_count() == before
-    assert early.close() is None
-    assert calls == []
+    early.begin()
+    assert begun.wait(60)
+    early.close()
+    assert ended.is_set()
 
 
 def test_a_disk_that_fails_early_is_told_of_at_the_end(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system tells a failure once; a last fsync would find nothing wrong."""
+    failed = threading.Event()
 
     def fail(_: int) -> None:
+        failed.set()
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(os, "fdatasync", fail, raising=False)
-    monkeypatch.setattr(sync, "CAN_SYNC_EARLY", True)
+    monkeypatch.setattr(sync, "_SYNC_DATA", fail)
     early = EarlySync(fd)
     early.begin()
-    failure = early.close()
-    assert failure is not None
-    assert failure.errno == errno.EIO
+    assert failed.wait(60)
+    for _ in range(2):
+        failure = early.close()
+        assert failure is not None
+        assert failure.errno == errno.EIO
 
 
 def test_a_system_without_fdatasync_waits_at_the_end(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "fdatasync", raising=False)
-    monkeypatch.setattr(sync, "CAN_SYNC_EARLY", False)
+    monkeypatch.setattr(sync, "_SYNC_DATA", None)
+    before = threading.active_count()
     early = EarlySync(fd)
     early.begin()
+    assert threading.active_count() == before
     assert early.close() is None
+
+
+def test_a_system_that_starts_no_more_threads_waits_at_the_end(
+    fd: int, monkeypatch: pytest.MonkeyPatch, calls: list[int]
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    early = EarlySync(fd)
+    early.begin()
+    early.begin()
+    assert early.close() is None
+    assert calls == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from huggingface_hub import CardData
 
 BOM = "\ufeff"
+YAML_BLOCK = re.compile(r"^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(\r\n|\n|$))")
+"""Where the metadata of a README is: the rule of the Hub's client (`huggingface_hub.repocard`), without loading it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +35,8 @@ class Readme:
 
 def split_readme(text: str) -> Readme:
     """Cut a README into its metadata and its body by the Hub's own rule."""
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
     bom = BOM if text.startswith(BOM) else ""
-    found = REGEX_YAML_BLOCK.search(text.removeprefix(BOM))
+    found = YAML_BLOCK.search(text.removeprefix(BOM))
     if found is None:
         return Readme(before=bom, block=None, after="", body=text.removeprefix(BOM))
     return Readme(before=bom + found[1], block=found[2], after=found[3], body=found.string[found.end() :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -82,8 +83,9 @@ class LocalFiles:
             subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
             for name in names:
                 path = Path(folder, name)
-                if path.is_file():  # a dangling link is no file
-                    yield path.relative_to(self.root).as_posix(), Stamp.of(path.stat())
+                with suppress(FileNotFoundError):  # gone in this moment
+                    if path.is_file():  # a dangling link is no file
+                        yield path.relative_to(self.root).as_posix(), Stamp.of(path.stat())
 
     def require_unchanged(self, paths: Iterable[str]) -> None:
         """Refuse to go on with files that are not what they were when the folder was listed.

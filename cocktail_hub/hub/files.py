@@ -135,7 +135,9 @@ class HubFiles:
 
     def read(self, path: str) -> bytes:
         """The whole of a small file, through the Hub cache."""
-        return self.path(path).read_bytes()
+        local = self.path(path)
+        with explained(self.model, self.commit):
+            return local.read_bytes()
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Bytes `start:stop` of a file, from the cache or by an HTTP range request.

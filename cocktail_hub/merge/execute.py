@@ -39,7 +39,7 @@ class MergeReport:
     bytes_written: int
     """Bytes of weight files written in this run; less than the plan's when finished shards were found."""
     seconds: float
-    """Wall time of this run."""
+    """Wall time of this run, with what was done meanwhile."""
     threads: int
     """Threads and processes that read, computed and wrote; 0 where every shard was finished."""
     digests: Mapping[str, str]
@@ -74,7 +74,8 @@ def execute(
         device: where to compute: 'cpu', 'cuda' or 'cuda:1'.
         on_progress: called with the bytes added to the output, from any thread but never from two at once; the
             numbers add up to `plan.output_bytes`.
-        meanwhile: called once, when all is written but the disk may still be busy with the last shard.
+        meanwhile: called once, when all is written but the disk may still be busy with the last shard. What it raises
+            is raised, an OSError as one of writing to `folder`.
         keep_journal: leave the journal to whoever turns the folder into a result: a run that is killed before that
             finds every shard finished.
 
@@ -133,9 +134,11 @@ def _make_shards(
                 writer.abort()
                 raise
             last = finisher.submit(_finish, writer, journal, shard)
-        meanwhile()
-        if last is not None:
-            last.result()
+        try:
+            meanwhile()
+        finally:
+            if last is not None:  # what went wrong with a shard is told first
+                last.result()
 
 
 def begin(plan: MergePlan, root: Path, progress: Progress) -> tuple[Journal, list[ShardPlan]]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cocktail_hub.card import END, START, CardFacts, LicenseInfo, merge_readme, render_card
-from cocktail_hub.card.metadata import change_metadata, split_readme
+from cocktail_hub.card.metadata import YAML_BLOCK, change_metadata, split_readme
 from cocktail_hub.errors import PublishError
 
 if TYPE_CHECKING:
@@ -240,3 +241,7 @@ def test_merging_keeps_the_rest_and_is_idempotent(*, card, later, data, body, af
         assert not parts.body.strip() or parts.body in merged
         kept = {key: value for key, value in (data or {}).items() if key not in ("tags", *card.data.to_dict())}
         assert kept.items() <= _data(merged).items()
+
+
+def test_metadata_is_where_the_hubs_client_looks_for_it() -> None:
+    assert (YAML_BLOCK.pattern, YAML_BLOCK.flags) == (REGEX_YAML_BLOCK.pattern, REGEX_YAML_BLOCK.flags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -267,7 +268,7 @@ def test_nobody_is_set_to_work_where_every_shard_is_finished(tmp_path: Path, mon
 def test_other_work_is_done_while_the_last_shard_is_brought_to_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last shard gets its name only after that work has begun; all others have theirs by then."""
+    """It may begin before the last shard has its name; all others have theirs by then."""
     begun, found = threading.Event(), list[list[str]]()
     published = ShardWriter.publish
 
@@ -307,6 +308,21 @@ def test_other_work_that_fails_leaves_the_finished_shards(tmp_path: Path) -> Non
         mix(folders, tmp_path / "out", weights=[0.5, 0.5], max_shard_size=5000, meanwhile=fail)
     again = mix(folders, tmp_path / "out", weights=[0.5, 0.5], max_shard_size=5000)
     assert again.bytes_read == 0
+
+
+def test_a_shard_that_fails_is_told_of_before_other_work_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: ShardWriter) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def other_work() -> None:
+        raise SourceError("no card")
+
+    monkeypatch.setattr(ShardWriter, "seal", fail)
+    folders = save_all(tmp_path, [model(0), model(1)])
+    with pytest.raises(DiskSpaceError, match=r"but the mix needs [0-9,]+ more"):
+        mix(folders, tmp_path / "out", weights=[0.5, 0.5], meanwhile=other_work)
 
 
 def test_progress_adds_up_to_the_output(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -110,15 +111,44 @@ def test_folders_are_left_alone_where_it_is_not(monkeypatch: pytest.MonkeyPatch)
     sync_folder("no such folder")
 
 
-def test_a_disk_that_fails_before_the_end_fails_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_works_while_a_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first half is brought to disk before the second is written."""
+    synced = threading.Event()
+    monkeypatch.setattr(sync, "_SYNC_DATA", lambda _: synced.set())
+    monkeypatch.setattr(writer_module, "SYNC_BYTES", 4)
+    monkeypatch.setattr(writer_module, "NOTIFY_BYTES", 1)
+    writer = ShardWriter(tmp_path / "x", b"head", 8)
+    assert synced.wait(60)
+    writer.write(4, b"tail")
+    writer.seal()
+    writer.publish()
+    assert (tmp_path / "x").read_bytes() == b"headtail"
+
+
+def test_a_small_file_is_synced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(sync, "_SYNC_DATA", synced.append)
+    writer = ShardWriter(tmp_path / "x", b"head", 4)
+    writer.seal()
+    assert synced == []
+
+
+@pytest.mark.parametrize("end", ["seal", "abort"])
+def test_a_disk_that_fails_before_the_end_fails_the_file(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
     def fail(_: int) -> None:
+        failed.set()
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(os, "fdatasync", fail, raising=False)
-    monkeypatch.setattr(sync, "CAN_SYNC_EARLY", True)
+    monkeypatch.setattr(sync, "_SYNC_DATA", fail)
     monkeypatch.setattr(writer_module, "SYNC_BYTES", 1)
     writer = ShardWriter(tmp_path / "x", b"head", 4)
-    with pytest.raises(OSError, match="Input/output error"):
-        writer.seal()
+    assert failed.wait(60)
+    if end == "seal":
+        with pytest.raises(OSError, match="Input/output error"):
+            writer.seal()
     writer.abort()
     assert list(tmp_path.iterdir()) == []

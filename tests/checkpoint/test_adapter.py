@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 from families import bert
 from handling import read_all
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 
 from cocktail_hub.checkpoint.adapted import AdaptedSource
@@ -134,6 +135,8 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_is_read_as_peft_merges_it(kind, tmp_path):
+    if kind == "biases of its own" and Version(peft.__version__) < Version("0.21"):
+        pytest.skip("PEFT before 0.21 does not save them")
     make, config = KINDS[kind]
     torch.manual_seed(0)
     model = make()

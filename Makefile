@@ -40,7 +40,7 @@ test: $(VENV)/.test lint types
 	COCKTAIL_TEST_XET=1 $(PYTEST) $(XET_TESTS)
 
 check: $(VENV)/.test lint types
-	$(PYTEST) -m "not whole and not slow and not real and not fuzz" tests
+	$(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz" tests
 
 lint: $(VENV)/.test
 	@$(BIN)/python -m ruff check .

@@ -21,6 +21,8 @@ from cocktail_hub.version import VERSION
 if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 
 def copies(tmp_path: Path, family: str = "bert") -> tuple[Path, Path]:
     """Two models whose small files a test may change."""

@@ -34,6 +34,8 @@ from cocktail_hub.recipe import dump_yaml
 if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 LOADED = ["llama", "llama-bf16", "t5", "bart", "bert", "masked", "reranker", "classifier"]
 RECIPE = f"{ORG}/auto-recipe"
 MERGED = f"{ORG}/auto-merged"

@@ -19,6 +19,8 @@ from models import TOKEN, bert, fill, pair, published, push, words_tokenizer
 
 from cocktail_hub.cli import main
 
+pytestmark = pytest.mark.whole
+
 Recipe = dict[str, Any]
 
 

@@ -21,6 +21,8 @@ from cocktail_hub.demo import models, picture, questions
 from cocktail_hub.demo.questions import Question, Score
 from cocktail_hub.errors import MissingExtraError
 
+pytestmark = pytest.mark.whole
+
 
 class Table:
     """An embedder that looks every text up."""

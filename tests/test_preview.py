@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 
 def sizes(repo_id: str) -> dict[str, int]:
     found = HfApi().list_repo_tree(repo_id, recursive=True)

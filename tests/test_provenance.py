@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from cocktail_hub.card import CardFacts
 
+pytestmark = pytest.mark.whole
+
 
 RANKER = "AutoModelForSequenceClassification"
 

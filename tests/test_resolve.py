@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 _NUMBERS = itertools.count()
 PLAIN: dict[str, bytes] = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"}
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 
 def recipe(weights: tuple[float, float] = (0.25, 0.75)) -> dict:
     pair = models.published("bert")

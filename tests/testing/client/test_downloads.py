@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from cocktail_hub.testing import LoopbackHub
 
+pytestmark = pytest.mark.whole
+
 
 def test_a_small_file_is_asked_for_again_but_not_sent_again(api: HfApi, hub: LoopbackHub, filled: str) -> None:
     path = api.hf_hub_download(filled, "a.txt")

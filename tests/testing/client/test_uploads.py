@@ -18,6 +18,8 @@ from cocktail_hub.testing import LoopbackHub
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.whole
+
 
 def _commits(hub: LoopbackHub) -> list[str]:
     return [request.path for request in hub.requests if request.method == "POST" and "/commit/" in request.path]

@@ -52,6 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave a file alone where none of its tests is wanted: its imports take longer than many tests."""
+    if "not whole" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    return True if "\npytestmark = pytest.mark.whole\n" in collection_path.read_text(encoding="utf-8") else None
+
+
 def pytest_unconfigure() -> None:
     """Stop the Hub and remove what it and the caches held."""
     _HUB.close()

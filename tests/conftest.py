@@ -6,7 +6,9 @@ COCKTAIL_TEST_XET=1 runs the same tests over Xet instead of plain LFS.
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -43,6 +45,7 @@ os.environ.update(
 
 
 settings.register_profile("quick", max_examples=20)
+_ALL_WHOLE = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.whole\b", re.MULTILINE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,7 +59,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave a file alone where none of its tests is wanted: its imports take longer than many tests."""
     if "not whole" not in config.option.markexpr or collection_path.suffix != ".py":
         return None
-    return True if "\npytestmark = pytest.mark.whole\n" in collection_path.read_text(encoding="utf-8") else None
+    return True if _ALL_WHOLE.search(collection_path.read_text(encoding="utf-8")) else None
+
+
+def pytest_collection_finish() -> None:
+    """Collecting garbage need not look at what is imported again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -274,6 +274,7 @@ WORKER = """
 """
 
 
+@pytest.mark.whole
 def test_of_two_processes_that_want_the_same_mix_one_works_and_the_other_waits(cache: Cache) -> None:
     both = [run(WORKER, cache.root, ONE) for _ in range(2)]
     assert sorted(output_of(process).strip() for process in both) == ["found", "made"]

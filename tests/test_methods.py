@@ -226,6 +226,7 @@ def _rounded_exactly(value: float, dtype: torch.dtype) -> float:
 
 @given(st.floats(width=64, allow_nan=False, allow_infinity=False), st.sampled_from([torch.bfloat16, torch.float16]))
 @settings(max_examples=500, deadline=None)
+@pytest.mark.slow
 def test_float64_is_rounded_once_to_sixteen_bits(value: float, dtype: torch.dtype) -> None:
     out = torch.empty(1, dtype=dtype)
     round_once(torch.tensor([value], dtype=torch.float64), out)

@@ -40,6 +40,7 @@ magnitudes = arrays(np.float32, st.integers(1, 60), elements=values).map(np.abs)
 
 @given(magnitudes, st.data())
 @settings(max_examples=300)
+@pytest.mark.slow
 def test_the_kth_largest_is_found_whatever_the_numbers_and_the_guess(array: np.ndarray, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(array)))
     sample = data.draw(st.one_of(st.none(), magnitudes))

@@ -114,6 +114,7 @@ SUM_OF_MANY = """
 """
 
 
+@pytest.mark.whole
 def test_older_processors_give_the_same_bytes() -> None:
     """numpy is told to do without the instructions that it would choose at run time."""
     package = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"

@@ -223,6 +223,7 @@ KEYS = st.sampled_from(["license", "tags", "base_model", "datasets", "language",
     crlf=st.booleans(),
     bom=st.booleans(),
 )
+@pytest.mark.slow
 def test_merging_keeps_the_rest_and_is_idempotent(*, card, later, data, body, after, crlf, bom) -> None:
     block = "" if data is None else yaml.safe_dump(data, allow_unicode=True, sort_keys=False)
     data = yaml.safe_load(block)  # not what was drawn: PyYAML reads a line break of Unicode that it wrote as a space

@@ -163,6 +163,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.slow
 def test_no_damage_whatever_is_more_than_a_refusal_in_words(tmp_path, state):
     files = save(tmp_path, state)
     whole, specs = (tmp_path / FILE).read_bytes(), read_pickle_specs(files, FILE)

@@ -176,6 +176,7 @@ TORCH_FREE = """
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.whole
 def test_an_ordinary_mix_needs_no_torch(tmp_path: Path, method: str) -> None:
     *folders, base = save_all(tmp_path, [model(0), model(1), model(2)])
     for folder in (*folders, base):

@@ -187,6 +187,7 @@ def test_bytes_do_not_depend_on_threads_memory_or_shards(tmp_path: Path, method:
     size=st.sampled_from([1, 40, 10**9]),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
 def test_any_floats_are_mixed_as_defined(
     tmp_path_factory: pytest.TempPathFactory,
     data: st.DataObject,

@@ -322,6 +322,7 @@ def test_every_tensor_is_in_one_shard_and_aligned(shapes: list[tuple[int, str]],
         assert offset <= size or len(shard.tensors) == 1
 
 
+@pytest.mark.slow
 def test_a_model_of_thirty_thousand_tensors_is_planned_in_seconds() -> None:
     large = {
         f"model.layers.{i // 1000}.experts.{i % 1000}.weight": TensorSpec((7168, 2048), BF16) for i in range(30_000)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import gc
-
 import pytest
 import torch
 import weigh_models
@@ -9,13 +7,10 @@ import weigh_models
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick():
-    """Models this small only lose time to a second thread, and collecting garbage to imported modules."""
+    """Models this small only lose time to a second thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
     yield
-    gc.unfreeze()
     torch.set_num_threads(threads)
 
 

@@ -34,6 +34,13 @@ def three(tmp_path):
     return [candidate(weigh_models.save_llama(tmp_path / f"l{seed}", seed=seed), f"l{seed}") for seed in range(3)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _without_models_of_other_files():
+    """They are not to be counted: what is frozen is not listed."""
+    gc.collect()
+    gc.freeze()
+
+
 def alive(kind=PreTrainedModel):
     return sum(issubclass(type(thing), kind) for thing in gc.get_objects())
 

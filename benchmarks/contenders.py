@@ -27,7 +27,7 @@ PACKAGES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class ShardJob:
     """One mix to be made."""
 
     case: Case
@@ -51,7 +51,7 @@ class Job:
 class Contender:
     """A program under measurement."""
 
-    command: Callable[[Job], list[str]]
+    command: Callable[[ShardJob], list[str]]
     """Writes what the program needs and returns its command line."""
     environment: str | None = None
     """A key of `PACKAGES`; `None`: the environment that the benchmark runs in."""
@@ -79,14 +79,14 @@ def interpreter(work: Path, environment: str | None) -> Path:
     return python
 
 
-def _floor(*options: str) -> Callable[[Job], list[str]]:
+def _floor(*options: str) -> Callable[[ShardJob], list[str]]:
     return lambda job: [sys.executable, str(HERE / "floor.py"), *options, *map(str, job.models), str(job.output)]
 
 
-def _cocktail(method: str, *, base: bool = False) -> Callable[[Job], list[str]]:
+def _cocktail(method: str, *, base: bool = False) -> Callable[[ShardJob], list[str]]:
     """`cocktail mix`."""
 
-    def command(job: Job) -> list[str]:
+    def command(job: ShardJob) -> list[str]:
         recipe = {
             "method": method,
             "ingredients": [{"model": str(path), "weight": job.share} for path in job.models],
@@ -97,10 +97,10 @@ def _cocktail(method: str, *, base: bool = False) -> Callable[[Job], list[str]]:
     return command
 
 
-def _mergekit(method: str, *, base: bool = False) -> Callable[[Job], list[str]]:
+def _mergekit(method: str, *, base: bool = False) -> Callable[[ShardJob], list[str]]:
     """`mergekit-yaml` with its default options."""
 
-    def command(job: Job) -> list[str]:
+    def command(job: ShardJob) -> list[str]:
         config = {
             "merge_method": method,
             "models": [{"model": str(path), "parameters": {"weight": job.share}} for path in job.models],
@@ -113,13 +113,13 @@ def _mergekit(method: str, *, base: bool = False) -> Callable[[Job], list[str]]:
     return command
 
 
-def _mergekit_command(job: Job, config: dict[str, object]) -> list[str]:
+def _mergekit_command(job: ShardJob, config: dict[str, object]) -> list[str]:
     script = interpreter(job.work, "mergekit").with_name("mergekit-yaml")
     return [str(script), _written(job, config), str(job.output)]
 
 
-def _lm_cocktail(function: str) -> Callable[[Job], list[str]]:
-    def command(job: Job) -> list[str]:
+def _lm_cocktail(function: str) -> Callable[[ShardJob], list[str]]:
+    def command(job: ShardJob) -> list[str]:
         kind = "encoder" if job.case.embedder else "decoder"
         arguments = ([str(path) for path in job.models], kind, [job.share] * len(job.models), str(job.output))
         code = f"from LM_Cocktail import {function}; {function}{arguments!r}"
@@ -128,7 +128,7 @@ def _lm_cocktail(function: str) -> Callable[[Job], list[str]]:
     return command
 
 
-def _sentence_transformers(job: Job) -> list[str]:
+def _sentence_transformers(job: ShardJob) -> list[str]:
     models, weights = [str(path) for path in job.models], [job.share] * len(job.models)
     code = (
         "from sentence_transformers import SentenceTransformer; "
@@ -138,7 +138,7 @@ def _sentence_transformers(job: Job) -> list[str]:
     return [str(interpreter(job.work, "sentence-transformers")), "-c", code]
 
 
-def _written(job: Job, content: dict[str, object]) -> str:
+def _written(job: ShardJob, content: dict[str, object]) -> str:
     """Write a configuration (JSON is YAML) and return its path."""
     path = job.work / "run.yaml"
     path.write_text(json.dumps(content), encoding="utf-8")

@@ -304,7 +304,7 @@ def _compare_losses(case: Case, theirs: dict[str, Any], report: Report) -> None:
 
 
 def _softmax(losses: Sequence[float]) -> list[float]:
-    from cocktail_hub.weigh.rules import softmax_shares
+    from cocktail_hub.search.softmax import softmax_shares
 
     return list(softmax_shares(losses, TEMPERATURE))
 

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from checkpoints import CODES, CONFIGS, Case, make
-from contenders import CONTENDERS, Job, interpreter
+from contenders import CONTENDERS, ShardJob, interpreter
 from meter import Measurement, measure
 from results import Results, Row, machine
 
@@ -72,17 +72,17 @@ def run_case(case: Case, given: argparse.Namespace, results: Results) -> None:
     shutil.rmtree(job.work / OUTPUTS, ignore_errors=True)
 
 
-def _prepare(case: Case, work: Path, *, base: bool) -> Job:
+def _prepare(case: Case, work: Path, *, base: bool) -> ShardJob:
     """Make the checkpoints of a case."""
     folder = work / "models" / f"{case.size}-{case.dtype}"
     for number in range(0 if base else 1, case.count + 1):
         _say(f"checkpoint {folder.name} {number}")
         make(folder / str(number), case, number)
     models = tuple(folder / str(number) for number in range(1, case.count + 1))
-    return Job(case=case, base=folder / "0", models=models, output=work / OUTPUTS / "now", work=work)
+    return ShardJob(case=case, base=folder / "0", models=models, output=work / OUTPUTS / "now", work=work)
 
 
-def _run_once(name: str, job: Job, given: argparse.Namespace) -> Measurement:
+def _run_once(name: str, job: ShardJob, given: argparse.Namespace) -> Measurement:
     """Run one contender on inputs that are in memory (or, with `--cold`, are not), with nothing left to be written.
 
     What was made before is kept until the end of the case if the disk has room: a virtual machine hands freed memory
@@ -123,7 +123,7 @@ def _forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _complete(job: Job) -> bool:
+def _complete(job: ShardJob) -> bool:
     """Tell whether the output has weights as large as a model."""
     files = [*job.output.rglob("*.safetensors"), *job.output.rglob("pytorch_model*.bin")]
     return sum(file.stat().st_size for file in files) >= 0.99 * job.case.nbytes

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cocktail_hub.checkpoint.header import render_header
-from cocktail_hub.checkpoint.spec import TensorSpec
+from cocktail_hub.checkpoint.tensor_spec import TensorSpec
 
 SHARD_BYTES = 5_000_000_000
 """Size of the input files, as `save_pretrained` cuts them."""

@@ -9,40 +9,37 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from cocktail_hub.registration import register
+from cocktail_hub.integrations.register import register
 
 if TYPE_CHECKING:
-    from cocktail_hub.auto import AutoCocktailModel
-    from cocktail_hub.configuration import CocktailConfig
+    from cocktail_hub.compat.preview import Preview
     from cocktail_hub.errors import CocktailError
-    from cocktail_hub.legacy import mix_models, mix_models_by_layers, mix_models_with_data
-    from cocktail_hub.options import MixOptions
-    from cocktail_hub.pipeline import Mix, mix
-    from cocktail_hub.preview import Preview, check
-    from cocktail_hub.publishing import publish
+    from cocktail_hub.integrations.auto import AutoCocktailModel
+    from cocktail_hub.integrations.config import CocktailConfig
+    from cocktail_hub.integrations.lm_cocktail import mix_models, mix_models_by_layers, mix_models_with_data
+    from cocktail_hub.merge.options import MixOptions
+    from cocktail_hub.pipeline import Mix, check, mix, publish, score, verify
     from cocktail_hub.recipe import Ingredient, Recipe, ResolvedRecipe
-    from cocktail_hub.scoring import score
-    from cocktail_hub.verification import verify
     from cocktail_hub.version import VERSION as __version__  # noqa: F401, N811 - a name of Python's
 
 _HOMES = {
-    "AutoCocktailModel": "auto",
-    "CocktailConfig": "configuration",
+    "AutoCocktailModel": "integrations.auto",
+    "CocktailConfig": "integrations.config",
     "CocktailError": "errors",
     "Ingredient": "recipe",
     "Mix": "pipeline",
-    "MixOptions": "options",
-    "Preview": "preview",
+    "MixOptions": "merge.options",
+    "Preview": "compat.preview",
     "Recipe": "recipe",
     "ResolvedRecipe": "recipe",
-    "check": "preview",
+    "check": "pipeline",
     "mix": "pipeline",
-    "mix_models": "legacy",
-    "mix_models_by_layers": "legacy",
-    "mix_models_with_data": "legacy",
-    "publish": "publishing",
-    "score": "scoring",
-    "verify": "verification",
+    "mix_models": "integrations.lm_cocktail",
+    "mix_models_by_layers": "integrations.lm_cocktail",
+    "mix_models_with_data": "integrations.lm_cocktail",
+    "publish": "pipeline",
+    "score": "pipeline",
+    "verify": "pipeline",
 }
 __all__ = [
     "AutoCocktailModel",

@@ -1,76 +1,165 @@
-"""From a recipe to the folder of a mix: the story of the package, one line a stage."""
+"""The story of a mix, a line a stage: prepare, check, weigh, plan, merge, then load, publish or verify."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.cache import JOURNAL
-from cocktail_hub.errors import RecipeError
-from cocktail_hub.options import DEFAULT_SHARD_SIZE, MixOptions, parse_size
-from cocktail_hub.origin import Origin, read_origin, require_own_folders
-from cocktail_hub.place import Place, copy_out
+from cocktail_hub.compat.check import check_models
+from cocktail_hub.compat.preview import ModelPreview, Preview
+from cocktail_hub.errors import PublishError, RecipeError, did_you_mean
+from cocktail_hub.evaluation.example_files import ExamplesFound, locate_examples
+from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
+from cocktail_hub.merge.download import bytes_to_fetch
+from cocktail_hub.merge.engine.journal import working_files
+from cocktail_hub.merge.engine.shard import write_errors
+from cocktail_hub.merge.options import MixOptions
+from cocktail_hub.merge.output_folder import OutputFolder, copy_out, cut_size
+from cocktail_hub.merge.run import needed_space, plan_mix, require_device, write_weights
+from cocktail_hub.merge.small_files import copy_small_files, write_recipe
+from cocktail_hub.publishing.card import combine_licenses
+from cocktail_hub.publishing.provenance import gather_facts, write_card
+from cocktail_hub.publishing.verify import Verification, require_merged, weight_hashes
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
-from cocktail_hub.resolve import resolve, with_weights
-from cocktail_hub.shares_cache import keep_shares, recall_shares
+from cocktail_hub.resolve.resolve import resolve, with_weights
+from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, require_own_folders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cocktail_hub.checking import Checked, Part
-    from cocktail_hub.merge.execute import MergeReport
+    from huggingface_hub import CommitInfo
+
+    from cocktail_hub.compat.check import CompatibilityReport
+    from cocktail_hub.evaluation.settings import ScoringSettings
+    from cocktail_hub.hub import Hub
+    from cocktail_hub.merge.engine.execute import MergeReport
     from cocktail_hub.merge.plan import MergePlan
-    from cocktail_hub.weigh.settings import ScoringSettings
-    from cocktail_hub.weighing import Weighed
+    from cocktail_hub.publishing.publish import Form, Target
+    from cocktail_hub.search.score import Score
+    from cocktail_hub.search.weigh import Weighed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """A finished mix: a complete checkpoint folder and the recipe that it was made by."""
+    """A finished mix: a complete checkpoint folder, and the recipe it was made from."""
 
     path: Path
     """The checkpoint folder."""
     recipe: ResolvedRecipe
-    """Exact models, a number for every weight."""
+    """Exact models, and a number for every weight."""
     report: Mapping[str, Any]
-    """What was done: `cached` (nothing), or `merged` with bytes and seconds, and the notes of the check."""
+    """`{"cached": True}`, or `cached`, the `notes` of the check, and the `MergeReport` under `merged`."""
     name: str = "recipe"
-    """What the recipe was called by."""
+    """Path or repo id that the recipe was loaded from."""
     labels: Mapping[str, Any] = field(default_factory=dict)
-    """`id2label` and `label2id` that the recipe's repo gives; empty where the ingredients' own count."""
+    """`id2label` and `label2id` set by the recipe's repo; empty to use those of the ingredients."""
 
     def load(self, *, task: str | None = None, **kwargs: Any) -> Any:
-        """Load it as an ordinary transformers model; `kwargs` are those of its `from_pretrained`."""
-        from cocktail_hub.loading import keywords_for, load_model
-
+        """Load it as an ordinary transformers model; `kwargs` go to `from_pretrained`."""
         return load_model(self.path, task, **keywords_for(self.labels, kwargs))
 
     def load_sentence_transformer(self, **kwargs: Any) -> Any:
-        """Load it as a `SentenceTransformer`, or the class of that library that it was saved by."""
-        from cocktail_hub.loading import load_sentence_transformer
-
+        """Load it as a `SentenceTransformer`, or as the sentence-transformers class it was saved with."""
         return load_sentence_transformer(self.path, **kwargs)
 
     def load_cross_encoder(self, **kwargs: Any) -> Any:
         """Load it as a `CrossEncoder`."""
-        from cocktail_hub.loading import load_cross_encoder
-
         return load_cross_encoder(self.path, **kwargs)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Copy the mix to `folder`, which must be new or empty.
 
         Raises:
-            CacheError: there is something in the folder.
+            CacheError: the folder is not empty.
         """
         return copy_out(self.path, Path(folder))
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
         """Publish it. Takes the keywords of `publish` (`as_`, `private`, `revision`, `create_pr`, `token`, ...)."""
-        from cocktail_hub.publishing import publish
-
         return publish(self, repo_id, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A recipe whose models are pinned. Its weights may still be open."""
+
+    source: RecipeSource
+    """Where the recipe was loaded from."""
+    recipe: Recipe
+    """The recipe with exact models, and with weights where they are given or were computed before."""
+    options: MixOptions
+    """How to make the mix."""
+
+    @property
+    def hub(self) -> Hub:
+        """The Hub that the models come from."""
+        return self.options.hub
+
+    @cached_property
+    def examples(self) -> ExamplesFound:
+        """The examples that open weights are computed from, on this machine."""
+        if self.recipe.weighting is None:
+            raise RecipeError("The recipe has no `weighting`, so there are no examples to score its ingredients on.")
+        return locate_examples(self.recipe.weighting, self.source, self.hub)
+
+    @cached_property
+    def resolved(self) -> ResolvedRecipe | None:
+        """The recipe as a `ResolvedRecipe`; `None` while its weights are open."""
+        return None if self.recipe.weights is None else as_resolved(self.recipe)
+
+    def check(self) -> CompatibilityReport:
+        """Check that the models fit together, from headers and small files."""
+        return check_models(self.recipe, self.hub, trust_remote_code=self.options.trust_remote_code)
+
+    def finished(self, path: Path, resolved: ResolvedRecipe, **report: Any) -> Mix:
+        """Describe a finished folder."""
+        return Mix(path=path, recipe=resolved, report=report, name=self.source.name, labels=self.source.labels)
+
+
+def prepare(
+    source: Any,
+    options: MixOptions | None = None,
+    *,
+    revision: str | None = None,
+    subfolder: str = "",
+    digests: bool = True,
+    recall: bool = True,
+) -> Prepared:
+    """Load a recipe and pin its models.
+
+    Args:
+        source: what `mix` takes, or a `RecipeSource`.
+        options: how to make the mix.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        subfolder: of the recipe's repo or folder.
+        digests: whether to hash local models; without a digest they can be checked and planned, but not mixed.
+        recall: whether to use weights that were computed before.
+
+    Raises:
+        SourceError: the recipe or a model cannot be found or accessed.
+        RecipeError: the recipe is wrong.
+    """
+    options = options or MixOptions()
+    if not isinstance(source, RecipeSource):
+        source = load_recipe_source(source, options.hub, revision=revision, subfolder=subfolder)
+    require_own_folders(source)
+    recipe = resolve(source.recipe, options.hub, digests=digests)
+    prepared = Prepared(source=source, recipe=recipe, options=options)
+    if not recall or options.force or recipe.weights is not None or recipe.weighting is None:
+        return prepared
+    from cocktail_hub.search.softmax import uniform_shares
+    from cocktail_hub.search.weights_cache import cached_weights
+
+    if recipe.weighting.rule == "uniform":
+        return replace(
+            prepared, recipe=with_weights(recipe, uniform_shares(len(recipe.ingredients)), {"rule": "uniform"})
+        )
+    known = cached_weights(recipe, prepared.examples.digest).read(len(recipe.ingredients))
+    return prepared if known is None else replace(prepared, recipe=with_weights(recipe, *known))
 
 
 def mix(
@@ -89,170 +178,323 @@ def mix(
         output: folder to write the mix to, new or empty; `None`: the cache.
         revision: of the recipe's repo, when `source` is a Hub id.
         subfolder: of the recipe's repo or folder.
-        options: how to make it.
-        **hub: fields of `HubOptions` in short: `token`, `local_files_only`, `cache_dir`, `force_download`.
+        options: how to make the mix.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`, `force_download`.
 
     Raises:
         CocktailError: says what is wrong and how to fix it; nothing half-made is left behind.
     """
-    options = options or MixOptions()
-    options = replace(options, hub=replace(options.hub, **hub))
-    origin = read_origin(source, options.hub, revision=revision, subfolder=subfolder)
-    return mix_origin(origin, options, output=Path(output) if output is not None else None)
+    prepared = prepare(source, with_hub(options, hub), revision=revision, subfolder=subfolder)
+    return mix_prepared(prepared, output=Path(output) if output is not None else None)
 
 
-def mix_origin(origin: Origin, options: MixOptions, *, output: Path | None = None) -> Mix:
-    """The same for a recipe that was read already."""
-    from cocktail_hub.merge.journal import working_files
-
-    require_own_folders(origin)
-    pinned = pin_models(origin, options)
-    place = Place(options=options, output=output)
-    if found := _found(pinned, origin, place):
+def mix_prepared(prepared: Prepared, *, output: Path | None = None) -> Mix:
+    """Like `mix`, for a recipe that is already prepared."""
+    folder = OutputFolder(options=prepared.options, output=output)
+    if found := cached_mix(prepared, folder):
         return found
-    place.require()  # told now, not after scoring
-    checked, resolved = settle(pinned, origin, options)
-    plan = plan_mix(checked, options.max_shard_size)
-    with place.held(resolved):
-        if found := _found(resolved, origin, place, path=place.take_up(resolved)):
-            return found
-        with place.stage(resolved, working_files(plan)) as stage:
-            report = _make(checked, resolved, plan, stage, options)
-        path = place.finish(resolved, report.digests)
-    facts = {"cached": False, "notes": checked.notes, "merged": report}
-    return Mix(path=path, recipe=resolved, report=facts, name=origin.name, labels=origin.labels)
+    folder.require()  # before the ingredients are scored, which takes long
+    report, resolved = check_and_weigh(prepared)
+    plan = plan_mix(report, prepared.options.max_shard_size)
+    with folder.locked(resolved):
+        if path := folder.adopt_finished(resolved) or folder.find(resolved):
+            return prepared.finished(path, resolved, cached=True)
+        with folder.stage(resolved, working_files(plan)) as stage:
+            merged = _merge(report, resolved, plan, stage, prepared)
+        path = folder.finish(resolved, merged.digests)
+    return prepared.finished(path, resolved, cached=False, notes=report.notes, merged=merged)
 
 
-def cached_mix(origin: Origin, options: MixOptions) -> Mix | None:
-    """The mix of a recipe, if the cache has it."""
-    return _found(pin_models(origin, options), origin, Place(options=options, output=None))
-
-
-def pin_models(origin: Origin, options: MixOptions) -> Recipe:
-    """The recipe with exact models; with its shares, too, where they were computed before."""
-    pinned = resolve(origin.recipe, options.hub)
-    return pinned if options.force else recall_shares(pinned, origin, options.hub)
-
-
-def _found(pinned: Recipe, origin: Origin, place: Place, *, path: Path | None = None) -> Mix | None:
-    """The mix where it is wanted, if it is there already: at `path`, or where `place` finds it."""
-    if pinned.weights is None:
+def cached_mix(prepared: Prepared, folder: OutputFolder | None = None) -> Mix | None:
+    """Return the mix where it is wanted, if it is there already; by default in the cache."""
+    if prepared.resolved is None:
         return None
-    resolved = as_resolved(pinned)
-    path = path or place.find(resolved)
-    if path is None:
-        return None
-    return Mix(path=path, recipe=resolved, report={"cached": True}, name=origin.name, labels=origin.labels)
+    path = (folder or OutputFolder(options=prepared.options, output=None)).find(prepared.resolved)
+    return prepared.finished(path, prepared.resolved, cached=True) if path else None
 
 
-def check_models(pinned: Recipe, options: MixOptions) -> Checked:
-    """Check that the models of a pinned recipe fit. Weights that are still open do not matter for that."""
-    from cocktail_hub.checking import check
+def check_and_weigh(prepared: Prepared) -> tuple[CompatibilityReport, ResolvedRecipe]:
+    """Check that the models fit together, and compute the weights where they are open."""
+    require_device(prepared.options)
+    report = prepared.check()
+    resolved = prepared.resolved
+    if resolved is None:
+        weighting = prepared.recipe.weighting
+        if prepared.options.low_disk and weighting is not None and weighting.rule != "uniform":
+            raise RecipeError(
+                "The weights are not computed yet, and computing them takes every ingredient whole on the disk.\n"
+                "`low_disk` never keeps a whole ingredient.\n"
+                "Compute them first where there is room (`cocktail score RECIPE -o SCORED.yaml`), and mix SCORED.yaml."
+            )
+        from cocktail_hub.search.weights_cache import cached_weights
 
-    if pinned.weights is None:
-        count = len(pinned.ingredients)
-        pinned = with_weights(pinned, [1.0 / count] * count, {})
-    return check(pinned, options.hub, trust_remote_code=options.trust_remote_code)
-
-
-def plan_mix(checked: Checked, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -> MergePlan:
-    """Decide every output file and how each tensor comes about, from headers alone."""
-    from cocktail_hub.merge.plan import Component, plan_merge
-
-    recipe = checked.recipe
-    names = tuple(model.name for model in checked.models)
-    return plan_merge(
-        [
-            Component(folder=part.folder, specs=part.specs, models=names, first_only=frozenset(part.taken))
-            for part in checked.parts
-        ],
-        method=recipe.method,
-        weights=recipe.weights or (),
-        parameters=recipe.parameters,
-        layers=recipe.layers,
-        dtype=None if recipe.dtype == "auto" else recipe.dtype,
-        max_shard_size=parse_size(max_shard_size),
-    )
+        found = weigh_prepared(prepared, report)
+        if weighting is not None and weighting.rule != "uniform":
+            cached_weights(prepared.recipe, prepared.examples.digest).write(found.weights, found.evidence)
+        resolved = as_resolved(with_weights(prepared.recipe, found.weights, found.evidence))
+    return replace(report, recipe=resolved), resolved
 
 
-def settle(pinned: Recipe, origin: Origin, options: MixOptions) -> tuple[Checked, ResolvedRecipe]:
-    """Check that the models fit; compute the weights where they are open."""
-    from cocktail_hub.engine import require_means
+def weigh_prepared(prepared: Prepared, report: CompatibilityReport, settings: ScoringSettings | None = None) -> Weighed:
+    """Score the ingredients on the recipe's examples; `settings` replace those of the recipe."""
+    from cocktail_hub.search.weigh import ScoringContext, weigh_ingredients
 
-    require_means(options)
-    checked = check_models(pinned, options)
-    resolved = as_resolved(pinned if pinned.weights is not None else _weighed(pinned, checked, origin, options))
-    return replace(checked, recipe=resolved), resolved
-
-
-def _weighed(pinned: Recipe, checked: Checked, origin: Origin, options: MixOptions) -> Recipe:
-    """The recipe with weights from its examples, and what they came from."""
-    if options.low_disk and pinned.weighting is not None and pinned.weighting.rule != "uniform":
-        raise RecipeError(
-            "The shares are still to be computed, which takes every ingredient whole on the disk.\n"
-            "`low_disk` never holds a whole ingredient.\n"
-            "Compute them first (`cocktail score RECIPE -o SCORED.yaml`, where there is room) and mix SCORED.yaml."
-        )
-    found = weigh_recipe(pinned, checked, origin, options)
-    keep_shares(pinned, origin, options.hub, found)
-    return with_weights(pinned, found.weights, found.evidence)
-
-
-def weigh_recipe(
-    pinned: Recipe,
-    checked: Checked,
-    origin: Origin,
-    options: MixOptions,
-    settings: ScoringSettings | None = None,
-) -> Weighed:
-    """Score the ingredients of a pinned recipe on its examples; `settings` replace those that the recipe gives."""
-    from cocktail_hub.weighing import Scene, weigh_ingredients
-
-    if pinned.weighting is None:
+    weighting = prepared.recipe.weighting
+    if weighting is None:
         raise RecipeError("The recipe has no `weighting`, so there is nothing to score its ingredients on.")
-    scene = Scene(
-        checked=checked,
-        origin=origin,
-        hub=options.hub,
-        device=options.scoring_device,
+    context = ScoringContext(
+        report=report,
+        examples=None if weighting.rule == "uniform" else prepared.examples,
+        hub=prepared.hub,
+        device=prepared.options.scoring_device,
         settings=settings,
-        trust_remote_code=options.trust_remote_code,
-        engine=options.engine,
+        trust_remote_code=prepared.options.trust_remote_code,
+        engine=prepared.options.engine,
     )
-    return weigh_ingredients(pinned.ingredients, pinned.weighting, scene)
+    return weigh_ingredients(prepared.recipe.ingredients, weighting, context)
 
 
-def _make(checked: Checked, resolved: ResolvedRecipe, plan: MergePlan, stage: Path, options: MixOptions) -> MergeReport:
-    """Download what is needed and write the mix into `stage`."""
-    from cocktail_hub.engine import write_weights
+def _merge(
+    report: CompatibilityReport, resolved: ResolvedRecipe, plan: MergePlan, stage: Path, prepared: Prepared
+) -> MergeReport:
+    """Download the weights and write the whole mix into `stage`."""
+    options = prepared.options
 
     def write_small_files() -> None:
-        from cocktail_hub.assemble import carry_over, write_recipe
-        from cocktail_hub.merge.shard import write_errors
-        from cocktail_hub.provenance import write_card
-
         with write_errors(stage, 0):
-            carry_over(checked, stage, code=options.trust_remote_code)
-            write_recipe(resolved, checked, stage, options.max_shard_size)
-            write_card(resolved, checked.kind, plan, stage, options.hub)
+            copy_small_files(report, stage, code=options.trust_remote_code)
+            write_recipe(resolved, report, stage, options.max_shard_size)
+            write_card(resolved, report.kind, plan, stage, prepared.hub)
 
-    report = write_weights(plan, checked, stage, options, meanwhile=write_small_files)
-    checked.require_unchanged()
-    return report
+    merged = write_weights(plan, report, stage, options, meanwhile=write_small_files)
+    report.require_unchanged()
+    return merged
 
 
-def merge_modules(checked: Checked, parts: Sequence[Part], folder: Path, options: MixOptions) -> None:
-    """Write the merged weights of some parts only: the small modules (Dense), which recipe repos carry.
+def with_hub(options: MixOptions | None, hub: Mapping[str, Any]) -> MixOptions:
+    """Return options whose `hub` has the given fields."""
+    options = options or MixOptions()
+    return replace(options, hub=replace(options.hub, **hub)) if hub else options
+
+
+def check(
+    source: Any, *, revision: str | None = None, subfolder: str = "", options: MixOptions | None = None, **hub: Any
+) -> Preview:
+    """Check whether a recipe can be mixed, and what that would take, without downloading weights.
 
     Args:
-        checked: the models, every weight given.
-        parts: which of its parts.
-        folder: where to write.
-        options: how to merge.
-    """
-    from cocktail_hub.engine import require_means, write_weights
+        source: a recipe, as `mix` takes it.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        subfolder: of the recipe's repo or folder.
+        options: how the mix would be made.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
 
-    require_means(options)
-    wanted = replace(checked, parts=tuple(parts))
-    write_weights(plan_mix(wanted), wanted, folder, replace(options, engine="threads", low_disk=True))
-    (folder / JOURNAL).unlink()
+    Raises:
+        CocktailError: the ingredients do not fit together, or cannot be read; names the tensor and the model.
+    """
+    options = with_hub(options, hub)
+    prepared = prepare(source, options, revision=revision, subfolder=subfolder, digests=False, recall=False)
+    report = prepared.check()
+    plan = plan_mix(report, options.max_shard_size)
+    facts = gather_facts(report.recipe, report.kind, options.hub)
+    combined = combine_licenses(dict(facts.licenses))
+    weights = {} if prepared.recipe.weights is None else {i.model: i.weight for i in report.recipe.ingredients}
+    models = []
+    for model in report.models:
+        found = facts.licenses.get(model.located.reference.model)
+        needed = [(place.files, path) for place in {model.located, model.body} for path in place.model_files.needed]
+        models.append(
+            ModelPreview(
+                model=model.located.reference.model,
+                revision=model.located.reference.revision,
+                weight=weights.get(model.located.reference.model)
+                if model.located.reference is not report.recipe.base
+                else None,
+                nbytes=sum(files.sizes[path] for files, path in needed),
+                to_download=bytes_to_fetch([model]),
+                license=found.label if found else None,
+            )
+        )
+    return Preview(
+        method=prepared.recipe.method,
+        architecture=report.kind.architecture,
+        task=report.kind.task,
+        models=tuple(models),
+        tensors=sum(len(shard.tensors) for shard in plan.shards),
+        output_bytes=plan.output_bytes,
+        files=tuple(shard.path for shard in plan.shards),
+        input_bytes=plan.input_bytes,
+        largest_file=max((shard.nbytes for shard in plan.shards), default=0),
+        largest_input=max((shard.input_bytes for shard in plan.shards), default=0),
+        to_download=bytes_to_fetch(report.models),
+        peak_disk=sum(nbytes for _, nbytes, _ in needed_space(plan, report, None, options)),
+        peak_memory=plan.peak_memory(options.threads, options.memory_bytes, options.device),
+        license=combined.license,
+        license_note=combined.note,
+        notes=report.notes,
+    )
+
+
+def score(
+    source: Any,
+    examples: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    *,
+    rule: str | None = None,
+    temperature: float | str | None = None,
+    columns: Mapping[str, str] | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Score:
+    """Compute each ingredient's loss on a few examples, and the weights from the losses.
+
+    Args:
+        source: a recipe, as `mix` takes it. Weights that it gives are computed anew.
+        examples: a list, a path or a Hub dataset id; `None`: the examples of the recipe's `weighting`.
+        rule: `softmax` or `uniform`; `None`: the recipe's, or softmax.
+        temperature: in nats, above 0, or `auto`; `None`: the recipe's, or 5.
+        columns: our key -> the column of `examples` that holds it, e.g. `{"input": "question"}`.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        options: how to make the mix; `scoring_device` says where models are run.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        ScoringError: the examples cannot rank the ingredients; names the example and the model.
+        CocktailError: the recipe is wrong, or its models do not fit together.
+    """
+    from cocktail_hub.search.score import Score, open_recipe
+
+    options = with_hub(options, hub)
+    loaded = load_recipe_source(source, options.hub, revision=revision)
+    recipe = open_recipe(loaded.recipe, examples, rule=rule, temperature=temperature, columns=columns)
+    loaded = replace(loaded, recipe=recipe)
+    if examples is not None:  # a caller, unlike a recipe from the Hub, may name files of this machine
+        loaded = replace(loaded, files=None, folder="")
+    prepared = prepare(loaded, options, recall=False)
+    found = weigh_prepared(prepared, prepared.check())
+    resolved = as_resolved(with_weights(prepared.recipe, found.weights, found.evidence))
+    return Score(recipe=resolved, losses=found.losses, shares=found.shares)
+
+
+def publish(
+    source: Any,
+    repo_id: str,
+    *,
+    as_: Form = "merged",
+    source_revision: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    max_shard_size: int | str | None = None,
+    examples: bool = True,
+    token: str | bool | None = None,
+    options: MixOptions | None = None,
+) -> CommitInfo:
+    """Publish a recipe, its merged weights, or both, in one commit. Safe to repeat.
+
+    Args:
+        source: a `Mix`, or whatever `mix` takes.
+        repo_id: repo to write to; created if missing. An existing README is kept, except for our part of it.
+        as_: `merged`: weights that load without this package; `recipe`: a few kilobytes, mixed where they are loaded;
+            `both`: weights that can be loaded as a recipe, too.
+        source_revision: branch, tag or commit of the recipe's repo, when `source` is a Hub id.
+        private: visibility of a repo that is created.
+        revision: branch to commit to; created if missing.
+        create_pr: open a pull request instead.
+        commit_message: first line of the commit message.
+        max_shard_size: largest size of one weight file; `None`: that of the options, or of a given `Mix`.
+        examples: for a recipe with open weights, whether to publish the file that they are computed from.
+        token: access token; `None`: the saved one.
+        options: how to make the mix; `None`: the defaults.
+
+    Raises:
+        PublishError: the Hub did not accept it; the repo is unchanged.
+        CocktailError: the mix cannot be made.
+    """
+    from cocktail_hub.publishing.publish import FORMS, Target, publish_recipe, publish_weights
+
+    if as_ not in FORMS:
+        raise RecipeError(f"`as_` must be one of {', '.join(FORMS)}, got {as_!r}. {did_you_mean(str(as_), FORMS)}")
+    options = with_hub(options, {} if token is None else {"token": token})
+    if max_shard_size is not None:
+        options = replace(options, max_shard_size=max_shard_size)
+    target = Target(
+        repo_id=repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=commit_message
+    )
+    made = source if isinstance(source, Mix) else None
+    if as_ == "recipe":
+        prepared = prepare(made.recipe if made else source, options, revision=source_revision, recall=False)
+        labels = made.labels if made else prepared.source.labels
+        weighting = prepared.recipe.weighting
+        found = prepared.examples if weighting is not None and isinstance(weighting.examples, str) else None
+        return publish_recipe(prepared.recipe, found, target, options, labels=labels, with_examples=examples)
+    if made is None:
+        prepared = prepare(source, options, revision=source_revision)
+        if options.low_disk:
+            return _publish_by_shard(prepared, target, as_)
+        made = mix_prepared(prepared)
+    elif max_shard_size is not None:
+        made = replace(mix(made.recipe, options=options), labels=made.labels)
+    return publish_weights(made.path, made.recipe, target, options.hub, labels=made.labels, as_=as_)
+
+
+def _publish_by_shard(prepared: Prepared, target: Target, as_: Form) -> CommitInfo:
+    """Mix and publish without ever holding a whole model, or the whole mix, on the disk.
+
+    The files on the Hub are those of an ordinary mix. An interrupted run leaves its uploaded files on the Hub and a
+    journal of them here; the next run continues from there.
+    """
+    from cocktail_hub.merge.upload_shards import upload_shards
+    from cocktail_hub.publishing.publish import Sent, publish_weights
+    from cocktail_hub.publishing.recipe_repo import refuse_local_models
+    from cocktail_hub.publishing.streaming import staging_name, upload_expired, write_small_files
+
+    options, source = prepared.options, prepared.source
+    if as_ == "both":
+        refuse_local_models(prepared.recipe)
+    if made := cached_mix(prepared):
+        return publish_weights(made.path, made.recipe, target, options.hub, labels=made.labels, as_=as_)
+    report, resolved = check_and_weigh(prepared)
+    plan = plan_mix(report, options.max_shard_size)
+    folder = OutputFolder(options=options, output=None)
+    name = staging_name(folder.key(resolved), target, options.hub)
+    with folder.cache.locked(name):
+        stage = folder.cache.staging(name)
+        files = upload_shards(plan, report, stage, target.publication({}, None, "merged weights"), options)
+        small = write_small_files(report, resolved, plan, stage / "files", options)
+        sent = Sent(plan=plan, files=files)
+        try:
+            info = publish_weights(small, resolved, target, options.hub, labels=source.labels, as_=as_, sent=sent)
+        except PublishError as error:
+            if expired := upload_expired(error, target, stage):
+                raise expired from error
+            raise
+        shutil.rmtree(stage, ignore_errors=True)
+    return info
+
+
+def verify(source: Any, *, revision: str | None = None, options: MixOptions | None = None, **hub: Any) -> Verification:
+    """Make a published mix again from its ingredients and compare the weights, byte for byte.
+
+    Weights in a Hub repo are compared by the hashes that the Hub records; they are not downloaded.
+
+    Args:
+        source: a merged repo on the Hub, or a folder with a `recipe.json`.
+        revision: of the repo.
+        options: how to make the mix.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        SourceError: an ingredient cannot be found or accessed, so nothing could be checked.
+        RecipeError: there are no merged weights, or the recipe is not resolved.
+    """
+    options = with_hub(options, hub)
+    loaded = load_recipe_source(source, options.hub, revision=revision)
+    files = require_merged(loaded)
+    found = weight_hashes(files)
+    again = replace(options, max_shard_size=cut_size(files, loaded.folder), force=True)  # ignore the cache
+    with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
+        made = mix_prepared(prepare(loaded, again), output=Path(scratch) / "mix")
+        expected = weight_hashes(made.path)
+    return Verification(name=loaded.name, digest=made.recipe.digest, expected=expected, found=found)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from doomed import Forks
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
+from kill_harness import Forks
 from models import ORG, SHARES, TOKEN, fill, push, root, small_llama, text_tokenizer
 
-from cocktail_hub.cache import JOURNAL
 from cocktail_hub.cli.main import PATIENCE
+from cocktail_hub.storage.cache import JOURNAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def models() -> tuple[list[str], list[str]]:
     return [str(root() / name) for name in names], names
 
 
-class Scene:
+class ScoringContext:
     """A command that is killed again and again in one folder, and what must hold whenever it is."""
 
     def __init__(self, forks: Forks, models: tuple[list[str], list[str]], kind: str) -> None:
@@ -144,7 +144,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
         yield forks
 
 
-def go_on(scene: Scene, hub: LoopbackHub, whole: dict[str, Any]) -> None:
+def go_on(scene: ScoringContext, hub: LoopbackHub, whole: dict[str, Any]) -> None:
     """Run the command after a kill, to its end."""
     kept, sent = scene.finished(), scene.sent()
     hub.clear_requests()
@@ -166,7 +166,7 @@ def test_a_kill_at_any_change_of_the_disk(
     kind: str, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
 ) -> None:
     """Runs are killed just before their n-th change, for n from the first to the last; the next run goes on."""
-    scene = Scene(forks, models, kind)
+    scene = ScoringContext(forks, models, kind)
     before = scene.content()
     forks.finish(scene.command)
     whole = scene.content()
@@ -190,7 +190,7 @@ def test_kills_at_random_moments(
     kind: str, kills: int, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
 ) -> None:
     """One command is killed again and again, and begun anew whenever it was quicker."""
-    scene, chance = Scene(forks, models, kind), random.Random(kind)
+    scene, chance = ScoringContext(forks, models, kind), random.Random(kind)
     usual, whole = scene.usual(), scene.content()
     assert whole
     scene.fresh()
@@ -217,7 +217,7 @@ def test_kills_at_random_moments(
 def test_interrupts_at_random_moments(
     kind: str, number: int, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
 ) -> None:
-    scene, chance = Scene(forks, models, kind), random.Random(kind)
+    scene, chance = ScoringContext(forks, models, kind), random.Random(kind)
     usual, whole = scene.usual(), scene.content()
     assert whole
     for _ in range(6):
@@ -238,7 +238,7 @@ def test_interrupts_at_random_moments(
 def test_five_processes_with_one_mix_and_two_of_them_killed(
     kind: str, forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
 ) -> None:
-    scene, chance = Scene(forks, models, kind), random.Random(kind)
+    scene, chance = ScoringContext(forks, models, kind), random.Random(kind)
     forks.finish(scene.command)
     whole = scene.content()
     for _ in range(3):
@@ -259,7 +259,7 @@ def test_five_processes_with_one_mix_and_two_of_them_killed(
 def test_an_interrupted_mix_with_other_weight_files_is_another_one(
     forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
 ) -> None:
-    scene = Scene(forks, models, "output")
+    scene = ScoringContext(forks, models, "output")
     assert forks.run(scene.command, doom=60)[0] == KILLED
     assert len(scene.finished()) > 2
     command = [3 * SHARD if word is SHARD else word for word in scene.command]

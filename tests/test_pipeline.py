@@ -19,7 +19,6 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 from cocktail_hub import Mix, MixOptions, Recipe, mix
-from cocktail_hub.cache import MANIFEST, Cache
 from cocktail_hub.errors import (
     CacheError,
     CheckpointError,
@@ -28,10 +27,11 @@ from cocktail_hub.errors import (
     MergeError,
     RecipeError,
 )
-from cocktail_hub.merge.ray_engine import ATTEMPTS
-from cocktail_hub.origin import read_origin
-from cocktail_hub.pipeline import pin_models, settle
-from cocktail_hub.place import Place
+from cocktail_hub.merge.engine.on_ray import ATTEMPTS
+from cocktail_hub.merge.output_folder import OutputFolder
+from cocktail_hub.pipeline import check_and_weigh, prepare
+from cocktail_hub.resolve.source import load_recipe_source
+from cocktail_hub.storage.cache import MANIFEST, Cache
 
 if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub
@@ -198,9 +198,9 @@ def test_what_a_killed_run_on_a_cluster_left_is_no_part_of_the_mix(tmp_path: Pat
     """Its unfinished files lie in the working folder that the next run, on threads, goes on in."""
     folders = list(models.pair("bert").folders)
     options = MixOptions()
-    origin = read_origin(recipe_of(folders), options.hub)
-    _, resolved = settle(pin_models(origin, options), origin, options)
-    left = Place(options=options, output=tmp_path / "out").stage_path(resolved) / ATTEMPTS / "77-ab"
+    origin = load_recipe_source(recipe_of(folders), options.hub)
+    _, resolved = check_and_weigh(prepare(origin, options))
+    left = OutputFolder(options=options, output=tmp_path / "out").stage_path(resolved) / ATTEMPTS / "77-ab"
     left.mkdir(parents=True)
     (left / "model.safetensors.incomplete").write_bytes(b"half of it")
     made = mix(recipe_of(folders), output=tmp_path / "out")
@@ -244,9 +244,9 @@ def test_work_that_goes_on_beside_a_finished_folder_is_told_by_its_own_lock(
 ) -> None:
     monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
     recipe, out, options = recipe_of(list(models.pair("bert").folders)), tmp_path / "out", MixOptions()
-    origin = read_origin(recipe, options.hub)
-    _, resolved = settle(pin_models(origin, options), origin, options)
-    place = Place(options=options, output=out)
+    origin = load_recipe_source(recipe, options.hub)
+    _, resolved = check_and_weigh(prepare(origin, options))
+    place = OutputFolder(options=options, output=out)
     work = place.stage_path(resolved)
     work.mkdir()
     (work / "model-00001-of-00002.safetensors").write_bytes(b"half")
@@ -440,6 +440,6 @@ def test_an_output_folder_that_cannot_be_made_is_said_in_words(tmp_path: Path) -
 
 def test_the_name_of_a_finished_folder_is_brought_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr("cocktail_hub.place.sync_folder", synced.append)
+    monkeypatch.setattr("cocktail_hub.merge.output_folder.sync_folder", synced.append)
     mix(recipe_of(models.pair("bert").folders), output=tmp_path / "out", options=MixOptions(force=True))
     assert synced == [tmp_path]

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from cocktail_hub.checkpoint.open_files import too_many_files
 from cocktail_hub.errors import CheckpointError, SourceError, did_you_mean
+from cocktail_hub.storage.open_files import too_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ SHARED_BLOBS_MARK = ".huggingface-shared-blobs"
 """File by which huggingface_hub marks the folder of contents that came over Xet, shared by all repositories."""
 
 
-class Stamp(NamedTuple):
+class FileState(NamedTuple):
     """What changes when a file is written to or replaced.
 
     Programs can set back all of it but `changed`; on Windows, where that is the time of creation, all of it.
@@ -31,7 +31,7 @@ class Stamp(NamedTuple):
     inode: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
+    def of(cls, status: os.stat_result) -> FileState:
         """The stamp of a file, from what the system says of it."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
@@ -78,14 +78,14 @@ class LocalFiles:
         self._stamps = dict(sorted(self._walk()))
         self.sizes: dict[str, int] = {path: stamp.size for path, stamp in self._stamps.items()}
 
-    def _walk(self) -> Iterator[tuple[str, Stamp]]:
+    def _walk(self) -> Iterator[tuple[str, FileState]]:
         for folder, subfolders, names in os.walk(self.root):
             subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
             for name in names:
                 path = Path(folder, name)
                 with suppress(FileNotFoundError):  # gone in this moment
                     if path.is_file():  # a dangling link is no file
-                        yield path.relative_to(self.root).as_posix(), Stamp.of(path.stat())
+                        yield path.relative_to(self.root).as_posix(), FileState.of(path.stat())
 
     def require_unchanged(self, paths: Iterable[str]) -> None:
         """Refuse to go on with files that are not what they were when the folder was listed.
@@ -95,7 +95,7 @@ class LocalFiles:
         """
         for path in paths:
             try:
-                now = Stamp.of((self.root / path).stat())
+                now = FileState.of((self.root / path).stat())
             except OSError:
                 now = None
             if now != self._stamps[path]:

@@ -9,8 +9,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checkpoint.spec import BITS, TensorSpec
+from cocktail_hub.checkpoint.tensor_spec import TensorSpec
 from cocktail_hub.errors import CheckpointError
+from cocktail_hub.methods.dtypes import BITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

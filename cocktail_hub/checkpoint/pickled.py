@@ -17,18 +17,19 @@ from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
-from cocktail_hub.checkpoint.closing import Closing
-from cocktail_hub.checkpoint.files import LocalFiles, Stamp
-from cocktail_hub.checkpoint.open_files import too_many_files
-from cocktail_hub.checkpoint.spec import TensorSpec, safetensors_dtype
+from cocktail_hub.checkpoint.files import FileState, LocalFiles
+from cocktail_hub.checkpoint.tensor_spec import TensorSpec
 from cocktail_hub.errors import CheckpointError, CocktailError, SourceError
+from cocktail_hub.methods.dtypes import safetensors_dtype
+from cocktail_hub.storage.closing import Closing
+from cocktail_hub.storage.open_files import too_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from cocktail_hub.checkpoint.files import RepoFiles
-    from cocktail_hub.checkpoint.layout import Layout
+    from cocktail_hub.checkpoint.tensor_spec import WeightFiles
 
 READ_AHEAD = 1 << 18
 """Bytes fetched per request while reading a header."""
@@ -62,13 +63,13 @@ def read_pickle_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:
     return {name: _spec(tensor, files.name) for name, tensor in tensors.items()}
 
 
-class PickledSource(Closing):
+class PickledReader(Closing):
     """The tensors of `.bin` files, memory-mapped, whichever device they were saved from.
 
-    Implements `TensorSource` and `WatchedSource`.
+    Implements `TensorReader` and `WatchedReader`.
     """
 
-    def __init__(self, layout: Layout, root: Path) -> None:
+    def __init__(self, layout: WeightFiles, root: Path) -> None:
         """Map the files of a layout of format `pickle` that lie under `root`.
 
         Raises:
@@ -80,7 +81,7 @@ class PickledSource(Closing):
         """The ingredient, for messages."""
         self.specs = layout.specs
         """Tensor -> shape and dtype."""
-        self._stamps: dict[Path, Stamp | None] = {}
+        self._stamps: dict[Path, FileState | None] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         for file in layout.weight_files:
             path = files.path(file)
@@ -92,7 +93,7 @@ class PickledSource(Closing):
             raise self._changed(next(iter(layout.weight_files)), "was checked")
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
-        """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorSource.read`)."""
+        """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorReader.read`)."""
         self.check_unchanged()  # reading beyond the end of a mapped file that was cut short would kill the process
         out.copy_(_flat_slice(self._tensors[tensor], start, stop))
 
@@ -284,9 +285,9 @@ def _flat_slice(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
     return tensor[first:last].reshape(-1)[start - first * row : stop - first * row]
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _stamp(path: Path) -> FileState | None:
     """What changes when a file is written to or replaced; `None` once it is gone."""
     try:
-        return Stamp.of(path.stat())
+        return FileState.of(path.stat())
     except OSError:
         return None

@@ -7,18 +7,20 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from cocktail_hub.cli.cache import cache
-from cocktail_hub.cli.demo import demo
+from cocktail_hub.cli.demo_command import demo
 from cocktail_hub.cli.recipes import check, mix, push, score
 from cocktail_hub.cli.verify import verify
 from cocktail_hub.errors import CocktailError
 from cocktail_hub.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 EXIT_INTERRUPTED = 130
 PATIENCE = 3.0

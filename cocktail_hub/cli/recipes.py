@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,11 @@ from cocktail_hub.cli.output import say, show_json, size, table
 from cocktail_hub.errors import CocktailError
 
 if TYPE_CHECKING:
-    from cocktail_hub.options import MixOptions
+    from collections.abc import Callable, Collection
+
+    from cocktail_hub.compat.preview import Preview
+    from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.pipeline import Mix
-    from cocktail_hub.preview import Preview
 
 
 class Bytes(click.ParamType[int]):
@@ -25,7 +26,7 @@ class Bytes(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Turn a text into bytes."""
-        from cocktail_hub.options import parse_size
+        from cocktail_hub.merge.options import parse_size
 
         try:
             return parse_size(value, param.name or "size" if param else "size")
@@ -83,10 +84,10 @@ def taking(*, without: Collection[str] = ()) -> Callable[[Callable[..., Any]], C
 
 def read_options(given: dict[str, Any], *, force: bool = False) -> tuple[MixOptions, bool]:
     """Turn the options of a command line into those of the library; also tells whether JSON is wanted."""
-    from cocktail_hub.hub import HubOptions
-    from cocktail_hub.options import MixOptions
+    from cocktail_hub.hub import Hub
+    from cocktail_hub.merge.options import MixOptions
 
-    hub = HubOptions(token=given["token"], cache_dir=given["cache_dir"], local_files_only=given["local_files_only"])
+    hub = Hub(token=given["token"], cache_dir=given["cache_dir"], local_files_only=given["local_files_only"])
     making = {name: given[name] for name in (*_MERGING, "engine", "trust_remote_code") if name in given}
     return MixOptions(hub=hub, force=force, replace=force, **making), given["as_json"]
 
@@ -158,7 +159,7 @@ Examples:
 @taking()
 def push(recipe: str, repo_id: str, as_: Any, private: bool | None, to_branch: str | None, **given: Any) -> None:
     """Publish the mix of RECIPE, or RECIPE itself, to REPO_ID in one commit, and print where it is."""
-    from cocktail_hub.publishing import publish
+    from cocktail_hub.pipeline import publish
 
     options, as_json = read_options(given)
     info = publish(
@@ -194,8 +195,8 @@ Examples:
 @taking(without=_MERGING)
 def score(recipe: str, output: Path | None, **given: Any) -> None:
     """Compute the shares of RECIPE from a few examples, and print them."""
+    from cocktail_hub.pipeline import score as compute
     from cocktail_hub.recipe import dump_yaml
-    from cocktail_hub.scoring import score as compute
 
     options, as_json = read_options(given)
     if output is not None and not output.absolute().parent.is_dir():
@@ -226,7 +227,7 @@ def _temperature(text: str | None) -> float | str | None:
 
 
 def _preview(recipe: str, revision: str | None, options: MixOptions) -> Preview:
-    from cocktail_hub.preview import check as look
+    from cocktail_hub.pipeline import check as look
 
     return look(recipe, revision=revision, options=options)
 

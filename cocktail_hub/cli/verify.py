@@ -29,7 +29,7 @@ Exit code: 0 the same, 1 different, 3 it could not be checked."""
 @taking(without=("max_shard_size",))
 def verify(source: str, **given: Any) -> None:
     """Make the mix in SOURCE again from its ingredients, and compare the weights byte for byte."""
-    from cocktail_hub.verification import verify as compare
+    from cocktail_hub.pipeline import verify as compare
 
     try:
         options, as_json = read_options(given)

@@ -24,7 +24,7 @@ def explained(model: str, revision: str | None = None) -> Iterator[None]:
     except CocktailError:
         raise
     except Exception as error:
-        from cocktail_hub.hub.failures import in_words
+        from cocktail_hub.hub.errors import in_words
 
         told = in_words(error, model, revision)
         if told is None:

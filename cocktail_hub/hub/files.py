@@ -28,22 +28,6 @@ ROOT_CONFIGS = ("config.json", "adapter_config.json", "modules.json")
 """Files that tell what a model is; every model has at least one of them."""
 
 
-def pin(model: str, revision: str | None, options: HubOptions, *, repo_type: str | None = None) -> str:
-    """The 40-hex commit that `revision` of a repo points to; without the Hub, what it last pointed to.
-
-    Raises:
-        SourceError: no such repo or revision, no access, or not cached and the Hub is out of reach.
-    """
-    with explained(model, revision):
-        return options.api.resolve_revision(
-            model,
-            revision=revision,
-            repo_type=repo_type,
-            cache_dir=options.cache_dir,
-            local_files_only=options.local_files_only,
-        ).resolved
-
-
 class HubFiles:
     """A Hub repo at a commit, as `RepoFiles`: everything that can be known before its weights are downloaded."""
 

@@ -18,8 +18,8 @@ from cocktail_hub.hub.explained import explained
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from cocktail_hub.checkpoint.positional import PositionalFile
     from cocktail_hub.hub.files import HubFiles
+    from cocktail_hub.storage.positional_file import PositionalFile
 
 PART_BYTES = 64 << 20
 """Largest request: small enough to share out among connections, large enough for the round trip not to matter."""
@@ -38,7 +38,7 @@ _PARTIAL = 206
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class ByteRange:
     """Neighbouring bytes of a file on the Hub, and where they go."""
 
     files: HubFiles
@@ -53,8 +53,8 @@ class Stretch:
     """Where the first byte goes in the local file."""
 
 
-def fetch_stretches(
-    stretches: Sequence[Stretch], target: PositionalFile, *, on_progress: Callable[[int], object] | None = None
+def fetch_ranges(
+    stretches: Sequence[ByteRange], target: PositionalFile, *, on_progress: Callable[[int], object] | None = None
 ) -> None:
     """Write parts of files on the Hub into one local file.
 
@@ -79,9 +79,9 @@ def fetch_stretches(
             raise
 
 
-def _parts(stretch: Stretch) -> Iterator[Stretch]:
+def _parts(stretch: ByteRange) -> Iterator[ByteRange]:
     for start in range(stretch.start, stretch.stop, PART_BYTES):
-        yield Stretch(
+        yield ByteRange(
             files=stretch.files,
             path=stretch.path,
             start=start,
@@ -99,7 +99,7 @@ class _Fetcher:
         self._target, self._report = target, report
         self._lock = threading.Lock()
 
-    def fetch(self, part: Stretch) -> None:
+    def fetch(self, part: ByteRange) -> None:
         """Bring all bytes of one part."""
         done, tries, length = 0, 0, part.stop - part.start
         while done < length and not self.stopped.is_set():
@@ -111,7 +111,7 @@ class _Fetcher:
                     _give_up(part, done, failure)
                 self.stopped.wait(_seconds(tries, failure))
 
-    def _take(self, part: Stretch, done: int) -> tuple[int, HTTPError | None]:
+    def _take(self, part: ByteRange, done: int) -> tuple[int, HTTPError | None]:
         """Make one request; returns the bytes that came, and what ended them early if it may pass."""
         came, length = 0, part.stop - part.start - done
         try:
@@ -138,7 +138,7 @@ class _Fetcher:
 
 
 @contextmanager
-def _opened(part: Stretch, done: int) -> Iterator[Iterator[bytes]]:
+def _opened(part: ByteRange, done: int) -> Iterator[Iterator[bytes]]:
     """The answer to a request for what is left of a part, piece by piece."""
     if part.files.options.offline:
         with explained(part.files.model, part.files.commit):
@@ -159,7 +159,7 @@ def _opened(part: Stretch, done: int) -> Iterator[Iterator[bytes]]:
         yield response.iter_bytes(_PIECE)
 
 
-def _give_up(part: Stretch, done: int, failure: HTTPError | None) -> None:
+def _give_up(part: ByteRange, done: int, failure: HTTPError | None) -> None:
     with explained(part.files.model, part.files.commit):
         if failure is not None:
             raise failure

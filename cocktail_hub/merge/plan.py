@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import huggingface_hub
 
 from cocktail_hub.checkpoint.header import render_header
-from cocktail_hub.checkpoint.spec import EXACT, MIXABLE, TensorSpec, itemsize, mixable_dtype
+from cocktail_hub.checkpoint.tensor_spec import TensorSpec
 from cocktail_hub.errors import CheckpointError, IncompatibleError, RecipeError, did_you_mean
-from cocktail_hub.merge.budget import Budget
-from cocktail_hub.method_table import METHOD_TABLE, arithmetic_weights, linear_weights
+from cocktail_hub.merge.engine.budget import Budget
+from cocktail_hub.methods.dtypes import EXACT, MIXABLE, itemsize, mixable_dtype
+from cocktail_hub.methods.spec import METHOD_TABLE, arithmetic_weights, linear_weights
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from cocktail_hub.method_table import MethodSpec
+    from cocktail_hub.methods.spec import MethodSpec
     from cocktail_hub.recipe import LayerRule
 
 FORMAT_VERSION = 2
@@ -36,7 +37,7 @@ METADATA = {"format": "pt"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Component:
+class ComponentInput:
     """A folder of the checkpoint that has weights: the model itself, or a module of sentence-transformers."""
 
     folder: str = ""
@@ -202,7 +203,7 @@ def _plain(tensor: TensorPlan) -> dict[str, Any]:
 
 
 def plan_merge(
-    components: Sequence[Component],
+    components: Sequence[ComponentInput],
     *,
     method: str = "linear",
     weights: Sequence[float],
@@ -267,7 +268,7 @@ class _Planner:
     rules: tuple[tuple[re.Pattern[str], tuple[float, ...]], ...]
     dtype: str | None
 
-    def tensors(self, component: Component) -> list[TensorPlan]:
+    def tensors(self, component: ComponentInput) -> list[TensorPlan]:
         """Plan every tensor of a component: in the order of the first ingredient, then what only others have."""
         given = len(component.specs) - self.spec.needs_base
         for weights in (self.weights, *(weights for _, weights in self.rules)):
@@ -278,7 +279,7 @@ class _Planner:
         planned = (self._tensor(name, component, first) for name in names)
         return [tensor for tensor in planned if tensor is not None]
 
-    def _tensor(self, name: str, component: Component, first: Mapping[str, TensorSpec]) -> TensorPlan | None:
+    def _tensor(self, name: str, component: ComponentInput, first: Mapping[str, TensorSpec]) -> TensorPlan | None:
         holders = tuple(index for index, specs in enumerate(component.specs) if name in specs)
         specs = [component.specs[index][name] for index in holders]
         kinds = {"mix" if spec.dtype in MIXABLE else "same" for spec in specs}
@@ -337,7 +338,7 @@ def _not_mixable(name: str, model: str, dtype: str) -> CheckpointError:
     )
 
 
-def _missing(name: str, component: Component, index: int, holders: Iterable[int]) -> IncompatibleError:
+def _missing(name: str, component: ComponentInput, index: int, holders: Iterable[int]) -> IncompatibleError:
     model, other = component.models[index], component.models[next(iter(holders))]
     return IncompatibleError(
         f"Cannot mix '{model}': it has no tensor '{name}', which '{other}' has.\n"
@@ -348,7 +349,9 @@ def _missing(name: str, component: Component, index: int, holders: Iterable[int]
     )
 
 
-def _require_equal(name: str, component: Component, holders: Sequence[int], what: Literal["shape", "dtype"]) -> None:
+def _require_equal(
+    name: str, component: ComponentInput, holders: Sequence[int], what: Literal["shape", "dtype"]
+) -> None:
     other = holders[0]
     expected = getattr(component.specs[other][name], what)
     for index in holders[1:]:
@@ -367,7 +370,7 @@ def _require_equal(name: str, component: Component, holders: Sequence[int], what
 
 
 def _plan_component(
-    index: int, component: Component, tensors: Sequence[TensorPlan], max_shard_size: int | str
+    index: int, component: ComponentInput, tensors: Sequence[TensorPlan], max_shard_size: int | str
 ) -> tuple[ComponentPlan, list[ShardPlan]]:
     by_name = {tensor.name: tensor for tensor in tensors}
     try:

@@ -1,10 +1,16 @@
 """Recipes: what goes into a mix, in which shares, mixed how. No network, no torch."""
 
-from cocktail_hub.recipe.ingredient import COMMIT, Anchor, Ingredient, Pin, is_local, is_path
-from cocktail_hub.recipe.layers import LayerRule
-from cocktail_hub.recipe.reading import SUFFIXES, dump_yaml, parse_recipe, read_recipe, recipe_from_mapping
+from cocktail_hub.recipe.files import (
+    SUFFIXES,
+    dump_yaml,
+    parse_recipe,
+    read_recipe,
+    recipe_from_mapping,
+)
 from cocktail_hub.recipe.recipe import DTYPES, SCHEMA, TASKS, Recipe
+from cocktail_hub.recipe.reference import COMMIT, Anchor, Ingredient, ModelReference, is_local, is_path
 from cocktail_hub.recipe.resolved import MERGE_FORMAT, ResolvedRecipe, as_resolved, canonical_json
+from cocktail_hub.recipe.tensor_rules import LayerRule
 from cocktail_hub.recipe.weighting import Weighting
 
 __all__ = [
@@ -17,7 +23,7 @@ __all__ = [
     "Anchor",
     "Ingredient",
     "LayerRule",
-    "Pin",
+    "ModelReference",
     "Recipe",
     "ResolvedRecipe",
     "Weighting",

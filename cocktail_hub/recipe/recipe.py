@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checkpoint.policy import MissingPolicy
 from cocktail_hub.errors import RecipeError
-from cocktail_hub.method_table import METHOD_TABLE, MethodSpec
-from cocktail_hub.recipe.ingredient import Anchor, Ingredient, Pin
-from cocktail_hub.recipe.layers import LayerRule, check_sum
-from cocktail_hub.recipe.values import as_choice, as_json, as_list, as_mapping, as_whole, plain, reject_unknown
+from cocktail_hub.methods.spec import METHOD_TABLE, MethodSpec
+from cocktail_hub.recipe.missing import MissingPolicy
+from cocktail_hub.recipe.reference import Anchor, Ingredient, ModelReference
+from cocktail_hub.recipe.tensor_rules import LayerRule, check_sum
+from cocktail_hub.recipe.validation import (
+    as_choice,
+    as_json,
+    as_list,
+    as_mapping,
+    as_whole,
+    plain,
+    reject_unknown,
+)
 from cocktail_hub.recipe.weighting import Weighting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -75,7 +82,7 @@ class Recipe:
     """Hub task of the mix, e.g. `text-generation`. `None`: the ingredients' architecture says."""
     method: str = "linear"
     """Merge method (docs/methods.md)."""
-    base: Pin | None = None
+    base: ModelReference | None = None
     """The model that task vectors are taken from, for the methods that use them."""
     weighting: Weighting | None = None
     """How to compute the weights, where the ingredients give none."""
@@ -121,14 +128,14 @@ class Recipe:
         return METHOD_TABLE[self.method]
 
     @property
-    def pins(self) -> tuple[Pin, ...]:
+    def references(self) -> tuple[ModelReference, ...]:
         """Every model that goes in: ingredients, then base, then anchor."""
-        return (*self.ingredients, *(pin for pin in (self.base, self.anchor) if pin))
+        return (*self.ingredients, *(reference for reference in (self.base, self.anchor) if reference))
 
     @property
-    def all_pins(self) -> tuple[Pin, ...]:
+    def all_references(self) -> tuple[ModelReference, ...]:
         """The same, each adapter followed by the model that it adapts."""
-        return tuple(inner for pin in self.pins for inner in _with_base(pin))
+        return tuple(inner for reference in self.references for inner in _with_base(reference))
 
     def _check_kinds(self) -> None:
         if as_whole(self.schema, "schema", low=0) != SCHEMA:
@@ -147,7 +154,9 @@ class Recipe:
         as_choice(self.dtype, "dtype", DTYPES)
         as_whole(self.seed, "seed", low=0)
         for key in ("config", "tokenizer"):
-            as_choice(getattr(self, key), key, ["first", *dict.fromkeys(pin.model for pin in self.pins)])
+            as_choice(
+                getattr(self, key), key, ["first", *dict.fromkeys(reference.model for reference in self.references)]
+            )
 
     def _check_method(self) -> None:
         if self.spec.needs_base and self.base is None:
@@ -170,7 +179,7 @@ class Recipe:
         self.spec.check_parameters(self.parameters)
 
     def _check_duplicates(self) -> None:
-        seen = [(pin.model, pin.revision, pin.digest) for pin in self.ingredients]
+        seen = [(reference.model, reference.revision, reference.digest) for reference in self.ingredients]
         if len(set(seen)) == 1:
             return  # a model mixed with itself is itself: a harmless first try, and LM_Cocktail's own example
         for index, key in enumerate(seen):
@@ -250,10 +259,10 @@ class Recipe:
         return cls(**given)
 
 
-def _with_base(pin: Pin) -> Iterator[Pin]:
-    yield pin
-    if pin.base is not None:
-        yield from _with_base(pin.base)
+def _with_base(reference: ModelReference) -> Iterator[ModelReference]:
+    yield reference
+    if reference.base is not None:
+        yield from _with_base(reference.base)
 
 
 def _read_ingredients(value: Any, key: str) -> tuple[Ingredient, ...]:
@@ -277,7 +286,7 @@ def _read_missing(value: Any, key: str) -> Any:
 
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "ingredients": _read_ingredients,
-    "base": Pin.from_value,
+    "base": ModelReference.from_value,
     "weighting": lambda value, _: Weighting.from_value(value),
     "anchor": Anchor.from_value,
     "parameters": _read_mapping,
@@ -302,6 +311,6 @@ def _says_something(key: str, value: Any) -> bool:
 
 
 def _shown(value: Any) -> Any:
-    if isinstance(value, (Pin, Weighting, LayerRule)):
+    if isinstance(value, (ModelReference, Weighting, LayerRule)):
         return value.to_dict()
     return [_shown(inner) for inner in value] if isinstance(value, tuple) else plain(value)

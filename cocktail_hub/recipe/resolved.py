@@ -27,10 +27,10 @@ class ResolvedRecipe(Recipe):
 
     def __post_init__(self) -> None:
         Recipe.__post_init__(self)
-        for pin in self.all_pins:
-            if not pin.pinned:
+        for reference in self.all_references:
+            if not reference.pinned:
                 raise RecipeError(
-                    f"'{pin.label}' is not pinned to a commit or a content digest, so the recipe is not resolved."
+                    f"'{reference.label}' is not pinned to a commit or a content digest, so the recipe is not resolved."
                 )
         if self.weights is None or self.anchor is not None:
             raise RecipeError("The weights are still to be computed, so the recipe is not resolved.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from cocktail_hub.errors import RecipeError
-from cocktail_hub.recipe.values import (
+from cocktail_hub.recipe.validation import (
     as_choice,
     as_flag,
     as_json,

@@ -14,8 +14,9 @@ from safetensors.torch import save
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.header import MAX_HEADER_BYTES, parse_header, read_header, render_header
-from cocktail_hub.checkpoint.spec import BITS, TensorSpec
+from cocktail_hub.checkpoint.tensor_spec import TensorSpec
 from cocktail_hub.errors import CheckpointError
+from cocktail_hub.methods.dtypes import BITS
 
 if TYPE_CHECKING:
     from pathlib import Path

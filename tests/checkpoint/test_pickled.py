@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.layout import Layout, read_layout
-from cocktail_hub.checkpoint.pickled import READ_AHEAD, PickledSource, read_pickle_specs
-from cocktail_hub.checkpoint.source import open_source
-from cocktail_hub.checkpoint.spec import TensorSpec
+from cocktail_hub.checkpoint.pickled import READ_AHEAD, PickledReader, read_pickle_specs
+from cocktail_hub.checkpoint.reader import open_weights
+from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
+from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError, CocktailError, SourceError
 
 FILE = "pytorch_model.bin"
@@ -41,7 +41,7 @@ def save(root, content, **kwargs):
 
 def opened(files):
     specs = read_pickle_specs(files, FILE)
-    layout = Layout(
+    layout = WeightFiles(
         name=files.name,
         folder="",
         format="pickle",
@@ -49,7 +49,7 @@ def opened(files):
         specs=specs,
         file_of=dict.fromkeys(specs, FILE),
     )
-    return PickledSource(layout, files.root)
+    return PickledReader(layout, files.root)
 
 
 def read_all(source, name, dtype):
@@ -167,13 +167,13 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 def test_no_damage_whatever_is_more_than_a_refusal_in_words(tmp_path, state):
     files = save(tmp_path, state)
     whole, specs = (tmp_path / FILE).read_bytes(), read_pickle_specs(files, FILE)
-    layout = Layout(name="m", folder="", format="pickle", weight_files=(FILE,), specs=specs, file_of={})
+    layout = WeightFiles(name="m", folder="", format="pickle", weight_files=(FILE,), specs=specs, file_of={})
     for seed in range(500):
         (tmp_path / FILE).unlink()  # another file, rather than new content of one that may be mapped
         (tmp_path / FILE).write_bytes(damaged(whole, random.Random(seed)))
         with contextlib.suppress(CocktailError):
             read_pickle_specs(Counted(tmp_path), FILE)
-        with contextlib.suppress(CocktailError), PickledSource(layout, tmp_path) as source:
+        with contextlib.suppress(CocktailError), PickledReader(layout, tmp_path) as source:
             for name in specs:
                 read_all(source, name, state[name].dtype)
 
@@ -248,8 +248,9 @@ def test_a_file_that_changed_after_the_check_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="has changed since it was opened"):
         layout.check_unchanged()
     with pytest.raises(CheckpointError, match="has changed since it was checked"):
-        PickledSource(
-            Layout(name="m", folder="", format="pickle", weight_files=(FILE,), specs=layout.specs, file_of={}), tmp_path
+        PickledReader(
+            WeightFiles(name="m", folder="", format="pickle", weight_files=(FILE,), specs=layout.specs, file_of={}),
+            tmp_path,
         )
 
 
@@ -265,8 +266,9 @@ def test_a_missing_shard_is_a_source_error(tmp_path):
     source = opened(save(tmp_path, {"weight": torch.ones(2)}))
     (tmp_path / FILE).unlink()
     with pytest.raises(SourceError, match=FILE):
-        PickledSource(
-            Layout(name="m", folder="", format="pickle", weight_files=(FILE,), specs=source.specs, file_of={}), tmp_path
+        PickledReader(
+            WeightFiles(name="m", folder="", format="pickle", weight_files=(FILE,), specs=source.specs, file_of={}),
+            tmp_path,
         )
     with pytest.raises(CheckpointError, match="has changed"):
         source.check_unchanged()
@@ -292,9 +294,9 @@ def test_a_sharded_bin_checkpoint_is_one_layout(tmp_path):
     torch.save({"b": state["b"]}, tmp_path / "pytorch_model-00002-of-00002.bin")
     weight_map = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
     (tmp_path / f"{FILE}.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    layout = read_layout(LocalFiles(tmp_path))
+    layout = read_weight_files(LocalFiles(tmp_path))
     assert (layout.format, dict(layout.file_of)) == ("pickle", weight_map)
-    with open_source(layout, tmp_path) as source:
+    with open_weights(layout, tmp_path) as source:
         for name, tensor in state.items():
             assert torch.equal(read_all(source, name, torch.float32), tensor)
 

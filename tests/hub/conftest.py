@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from cocktail_hub.hub import HubOptions, files, publishing
+from cocktail_hub.hub import Hub, files
+from cocktail_hub.hub import commit as publishing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,8 +29,8 @@ def api(token: str) -> HfApi:
 
 
 @pytest.fixture
-def options(token: str) -> HubOptions:
-    return HubOptions(token=token)
+def options(token: str) -> Hub:
+    return Hub(token=token)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cocktail_hub.errors import RecipeError
-from cocktail_hub.recipe import Anchor, Ingredient, LayerRule, Pin, Recipe, Weighting
+from cocktail_hub.recipe import Anchor, Ingredient, LayerRule, ModelReference, Recipe, Weighting
 
 A = {"model": "org/a", "weight": 0.75}
 B = {"model": "org/b", "weight": 0.25}
@@ -154,7 +154,7 @@ def test_weights_of_task_vectors_need_not_sum_to_one() -> None:
 def test_one_ingredient_with_an_anchor_is_a_mix_of_two() -> None:
     recipe = Recipe.from_dict({"ingredients": ["org/a"], "weighting": UNIFORM, "anchor": "org/base@v1"})
     assert recipe.anchor == Anchor(model="org/base", revision="v1", share=0.5)
-    assert [pin.label for pin in recipe.pins] == ["org/a", "org/base@v1"]
+    assert [pin.label for pin in recipe.references] == ["org/a", "org/base@v1"]
 
 
 def test_null_means_the_default() -> None:
@@ -262,8 +262,8 @@ def test_all_pins_lists_each_adapter_with_its_base() -> None:
             ],
         }
     )
-    assert [pin.label for pin in recipe.pins] == ["org/lora", "org/b", "org/base"]
-    assert [pin.label for pin in recipe.all_pins] == ["org/lora", "org/x@v2", "org/b", "org/base"]
+    assert [pin.label for pin in recipe.references] == ["org/lora", "org/b", "org/base"]
+    assert [pin.label for pin in recipe.all_references] == ["org/lora", "org/x@v2", "org/b", "org/base"]
 
 
 def test_the_classes_say_what_they_are_made_of() -> None:
@@ -273,7 +273,8 @@ def test_the_classes_say_what_they_are_made_of() -> None:
     rule = LayerRule(match="x", weights=[1, 0])  # type: ignore[arg-type]
     assert rule.weights == (1.0, 0.0)
     assert (
-        type(Recipe.from_dict({**TIES, "base": Ingredient(model="org/z", weight=1), "ingredients": [A, B]}).base) is Pin
+        type(Recipe.from_dict({**TIES, "base": Ingredient(model="org/z", weight=1), "ingredients": [A, B]}).base)
+        is ModelReference
     )
 
 

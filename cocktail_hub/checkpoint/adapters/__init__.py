@@ -1,0 +1,1 @@
+"""PEFT adapters (LoRA, rsLoRA, DoRA) read as whole models."""

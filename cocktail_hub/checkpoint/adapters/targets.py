@@ -1,0 +1,198 @@
+"""Where an adapter's modules are in its base: PEFT names them as in the model's class, files may differ."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.checkpoint.conversion.name_patterns import unwrapped
+from cocktail_hub.errors import CheckpointError, IncompatibleError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cocktail_hub.checkpoint.adapters.config import AdapterConfig
+    from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel, NameMap
+    from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
+
+_MAPPINGS = {
+    "CAUSAL_LM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "FEATURE_EXTRACTION": "MODEL_MAPPING_NAMES",
+    "QUESTION_ANS": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    "SEQ_2_SEQ_LM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+}
+"""PEFT's task -> transformers' table of model types and the classes for it."""
+_OFTEN_TIED = re.compile(r"embed|wte|shared|head|decoder\.|output|predictions|vocab_projector")
+_TWO_LABELS = ("LABEL_0", "LABEL_1")
+"""What transformers takes a config without labels to have."""
+_LABELS = re.compile(r"(^|\.)(classifier|score|out_proj|qa_outputs)\.weight$")
+
+
+class Places:
+    """The base of an adapter, seen through the class that the adapter was trained on."""
+
+    def __init__(self, base: WeightFiles, config: Mapping[str, Any], adapter: AdapterConfig, *, name: str) -> None:
+        self._base, self._config, self._adapter, self._name = base, config, adapter, name
+        self._raw_of = unwrapped(base.specs)
+        self._added: set[str] = set()
+        self._own_class = next(iter(config.get("architectures") or ()), None)
+        self._uses_class = False
+
+    def find(self, module: str, leaf: str, *, new: bool) -> str:
+        """Name of a module's tensor in the base's files.
+
+        Args:
+            module: the module's name in the class that the adapter was trained on.
+            leaf: `weight` or `bias`.
+            new: whether the adapter brings the whole tensor, so that the base may lack it (a head).
+
+        Raises:
+            CheckpointError: there is no such tensor in the base.
+            IncompatibleError: names differ and transformers does not know the model.
+        """
+        name = f"{module}.{leaf}"
+        if name in self._raw_of:
+            return self._raw_of[name]
+        self._uses_class = True
+        for target in (name, *self._model.name_map([name]).renamed):  # as now, or as in older versions of transformers
+            if target in self._map.renamed:
+                return self._map.renamed[target]
+        if new and name in self._model.names and name not in self._map.groups:
+            self._added.add(name)
+            return name
+        raise CheckpointError(
+            f"The adapter '{self._name}' changes '{name}', which its base '{self._base.name}' does not have as one "
+            "tensor.\nLeft out, the result would not be what was trained.\n"
+            "Check that its base and revision are the right ones, or merge it with PEFT (`merge_and_unload`) and mix "
+            "that.",
+            model=self._name,
+        )
+
+    def is_second_name(self, name: str) -> bool:
+        """Whether the base has this tensor under another name alone, as the head that is its embeddings."""
+        return name not in self._raw_of and self._model.is_second_name(name)
+
+    def is_first_name(self, name: str) -> bool:
+        """Whether the base has this tensor under no other name."""
+        return not self._model.tied(self._target_of.get(name, name)) & self._map.renamed.keys()
+
+    def refuse_tied(self, name: str) -> None:
+        """Raise IncompatibleError if the base has this tensor in two places and the adapter would change only one."""
+        if not _OFTEN_TIED.search(name) or self._config.get("tie_word_embeddings") is False:
+            return
+        target = self._target_of.get(name, name)
+        tied = sorted(self._model.tied(target))
+        if tied:
+            raise IncompatibleError(
+                f"The adapter '{self._name}' changes '{name}', which its base '{self._base.name}' shares with "
+                f"'{tied[0]}' (`tie_word_embeddings`).\n"
+                "What was trained may need two tensors where the base has one.\n"
+                "Merge it with PEFT (`merge_and_unload`), save with `tie_word_embeddings=False`, and mix that.",
+                model=self._name,
+                tensor=name,
+            )
+
+    @property
+    def known(self) -> bool:
+        """Whether transformers itself has the model, so that it can be asked."""
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+        return self._config.get("model_type") in CONFIG_MAPPING_NAMES
+
+    def is_transposed(self, name: str) -> bool:
+        """Whether a matrix of the base is stored as (in, out)."""
+        return self._model.is_transposed(self._target_of.get(name, name))
+
+    def without_place(self) -> list[str]:
+        """Tensors of the base that the adapter's class does not have: heads of another task.
+
+        Raises:
+            IncompatibleError: the class has a tensor that neither the base nor the adapter holds.
+        """
+        if not self._uses_class or self._class == self._own_class:
+            return []
+        held = self._map.renamed.keys() | self._map.groups.keys() | self._added
+        lacking = sorted(
+            name
+            for name in self._model.names - held
+            if not self._model.spares(name) and not self._model.tied(name) & held
+        )
+        if lacking:
+            raise IncompatibleError(
+                f"The adapter '{self._name}' was trained on {self._class}, whose '{lacking[0]}' is neither in its base "
+                f"'{self._base.name}' nor in the adapter.\n"
+                "PEFT started it at random, so what was trained cannot be made again.\n"
+                "Merge it with PEFT (`merge_and_unload`) where it was trained, and mix that.",
+                model=self._name,
+                tensor=lacking[0],
+            )
+        return list(self._map.unknown)
+
+    def config_for(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, Any]:
+        """config.json of the base, with the adapter's vocabulary, class and number of labels where they differ."""
+        config = self._with_vocabulary(specs)
+        if not self._uses_class or self._class == self._own_class:
+            return config
+        config = {**config, "architectures": [self._class]}
+        heads = [specs[name].shape[0] for name in sorted(self._added) if _LABELS.search(name)]
+        if heads and len(config.get("id2label") or _TWO_LABELS) != heads[-1]:
+            config["id2label"] = {str(i): f"LABEL_{i}" for i in range(heads[-1])}
+            config["label2id"] = {label: int(i) for i, label in config["id2label"].items()}
+            config.pop("num_labels", None)
+        return config
+
+    def _with_vocabulary(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, Any]:
+        """config.json of the base, with the number of tokens that the adapter brings embeddings for."""
+        known = ((old, specs.get(name, old)) for name, old in self._base.specs.items() if old.shape)
+        grown = {old.shape[0]: new.shape[0] for old, new in known if new.shape[0] != old.shape[0]}
+        for place in ("", "text_config"):
+            part = self._config.get(place, {}) if place else self._config
+            if part.get("vocab_size") in grown:
+                part = {**part, "vocab_size": grown[part["vocab_size"]]}
+                return {**self._config, place: part} if place else part
+        return self._config
+
+    @cached_property
+    def _class(self) -> str | None:
+        """The class that the adapter was trained on, as far as it says; else the base's own."""
+        if self._adapter.base_class:
+            self._refuse_other_model(self._adapter.base_class)
+            return self._adapter.base_class
+        table = _MAPPINGS.get(self._adapter.task_type or "")
+        if table is None:
+            return self._own_class
+        from transformers.models.auto import modeling_auto
+
+        found = getattr(modeling_auto, table).get(self._config.get("model_type"))
+        return (found[0] if isinstance(found, (tuple, list)) else found) or self._own_class
+
+    def _refuse_other_model(self, trained_on: str) -> None:
+        import transformers
+
+        config_class = getattr(getattr(transformers, trained_on, None), "config_class", None)
+        if config_class is not None and config_class.model_type != self._config.get("model_type"):
+            raise CheckpointError(
+                f"The adapter '{self._name}' was trained on a {trained_on}, but its base '{self._base.name}' is a "
+                f"{self._own_class or self._config.get('model_type')}.\n"
+                "It has no place there.\nGive the base that it was trained on.",
+                model=self._name,
+            )
+
+    @cached_property
+    def _model(self) -> CanonicalModel:
+        from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel
+
+        config = {**self._config, "architectures": [self._class]} if self._class else self._config
+        return CanonicalModel(config, name=self._base.name)
+
+    @cached_property
+    def _map(self) -> NameMap:
+        return self._model.name_map(self._raw_of).in_file(self._raw_of)
+
+    @cached_property
+    def _target_of(self) -> dict[str, str]:
+        """Name in the file -> name in the model."""
+        return {raw: target for target, raw in self._map.renamed.items()}

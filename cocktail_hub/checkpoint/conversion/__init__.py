@@ -1,0 +1,1 @@
+"""Differently named and differently cut checkpoints under one model's names."""

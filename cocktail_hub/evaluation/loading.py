@@ -1,0 +1,157 @@
+"""Load the folder of a mix with the library it belongs to: transformers or sentence-transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.model_files import read_config, read_json, read_modules
+from cocktail_hub.compat.task import ModelKind, model_kind
+from cocktail_hub.errors import RecipeError, SourceError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+SPEECH_CLASS = "AutoModelForSpeechSeq2Seq"
+AUTO_CLASS_OF_TASK = {
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "text-ranking": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "fill-mask": "AutoModelForMaskedLM",
+    "feature-extraction": "AutoModel",
+    "sentence-similarity": "AutoModel",
+    "image-classification": "AutoModelForImageClassification",
+    "image-feature-extraction": "AutoModel",
+    "image-text-to-text": "AutoModelForImageTextToText",
+    "automatic-speech-recognition": SPEECH_CLASS,
+    "audio-classification": "AutoModelForAudioClassification",
+    "zero-shot-image-classification": "AutoModel",
+}
+"""Hub task -> the class of transformers that loads a model for it."""
+
+
+def folder_kind(folder: Path, task: str | None = None) -> ModelKind:
+    """Tell what the model in a folder is, from its files."""
+    files = LocalFiles(folder)
+    modules = read_modules(files)
+    name = "config_sentence_transformers.json"
+    embedder = read_json(files, name) if name in files.sizes else {}
+    main = str(modules[0]["path"]) if modules else ""
+    return model_kind(read_config(files, main), modules, embedder, task)
+
+
+def model_class(folder: Path, task: str | None = None) -> Any:
+    """The class that loads a folder: what its config names, or transformers' class for `task`.
+
+    Raises:
+        RecipeError: `task` is unknown.
+    """
+    import transformers
+
+    config = read_config(LocalFiles(folder), _main(folder))
+    kind = folder_kind(folder)
+    if task is not None:
+        return narrowed(getattr(transformers, auto_class_name(task)), kind.architecture)
+    own = getattr(transformers, kind.architecture, None) if kind.architecture else None
+    return own or getattr(transformers, _auto_class_of(config, kind))
+
+
+def auto_class_name(task: str) -> str:
+    """Name of the class of transformers that loads a model for a Hub task.
+
+    Raises:
+        RecipeError: the task is unknown.
+    """
+    if task not in AUTO_CLASS_OF_TASK:
+        raise RecipeError(f"Unknown `task` {task!r}. {did_you_mean(task, AUTO_CLASS_OF_TASK)}")
+    return AUTO_CLASS_OF_TASK[task]
+
+
+def narrowed(auto_class: Any, architecture: str) -> Any:
+    """The auto class itself, but for two kinds of models that it does not fit.
+
+    `AutoModel` of an encoder alone (T5) would add a decoder of random weights; speech is written by a head (CTC), too.
+    """
+    import transformers
+
+    if auto_class.__name__ == SPEECH_CLASS and architecture.endswith("ForCTC"):
+        return transformers.AutoModelForCTC
+    if auto_class.__name__ == "AutoModel" and architecture.endswith("EncoderModel"):
+        return getattr(transformers, architecture, auto_class)
+    return auto_class
+
+
+def _auto_class_of(config: Mapping[str, Any], kind: ModelKind) -> str:
+    """Auto class of an architecture that transformers itself lacks: what the repo's code says, or by the name's end."""
+    named = config.get("auto_map")
+    remote = named.items() if isinstance(named, dict) else ()
+    fits = (auto for auto, code in remote if str(code).endswith(f".{kind.architecture}"))
+    return next(fits, AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel"))
+
+
+def load_model(folder: Path, task: str | None = None, *model_args: Any, **kwargs: Any) -> Any:
+    """Load the folder of a mix as an ordinary transformers model, with the arguments of its `from_pretrained`."""
+    own = model_folder(folder)
+    return model_class(folder, task).from_pretrained(str(own), *model_args, **kwargs)
+
+
+def model_folder(folder: Path, part: str = "") -> Path:
+    """The folder that transformers loads.
+
+    Raises:
+        SourceError: there is no transformers model, or more than one (static embeddings, a Router).
+    """
+    found = main_folder(folder, part)
+    if not read_config(LocalFiles(found)).get("model_type"):
+        raise SourceError(
+            f"The mix in '{folder}' is not one model of transformers (no `model_type` in config.json).\n"
+            "It can be loaded by sentence-transformers alone.\n"
+            "Use `SentenceTransformer(recipe)`, or `mix(recipe).load_sentence_transformer()`."
+        )
+    return found
+
+
+def keywords_for(labels: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of a `from_pretrained` with the labels of the recipe, unless the caller says what the labels are."""
+    decided = any(keywords.get(key) is not None for key in ("num_labels", "id2label", "config"))
+    return {**({} if decided else labels), **keywords}
+
+
+def main_folder(folder: Path, part: str = "") -> Path:
+    """Where the transformer of a mix lies: the folder itself but for old sentence-transformers layouts.
+
+    Args:
+        folder: of the mix.
+        part: subfolder that the caller asks for; counts if the mix has a transformer there.
+    """
+    return folder / (part if part and (folder / part / "config.json").is_file() else _main(folder))
+
+
+def _main(folder: Path) -> str:
+    return next((str(module["path"]) for module in read_modules(LocalFiles(folder))), "")
+
+
+def load_sentence_transformer(folder: Path, **kwargs: Any) -> Any:
+    """Load the folder of a mix with the class of sentence-transformers that it was saved by."""
+    import sentence_transformers
+
+    name = folder_kind(folder).sentence_transformers or "SentenceTransformer"
+    return getattr(sentence_transformers, name)(str(folder), **kwargs)
+
+
+def config_of(values: Mapping[str, Any]) -> Any:
+    """The values of a config.json as a config of transformers."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
+
+
+def load_cross_encoder(folder: Path, **kwargs: Any) -> Any:
+    """Load the folder of a mix as a reranker."""
+    from sentence_transformers import CrossEncoder
+
+    return CrossEncoder(str(folder), **kwargs)

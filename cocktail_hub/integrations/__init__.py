@@ -1,0 +1,1 @@
+"""transformers, sentence-transformers, and LM_Cocktail's API."""

@@ -1,0 +1,176 @@
+"""CocktailConfig: a recipe as a transformers config, so that a repo with nothing but a recipe is a model repo."""
+# No `from __future__ import annotations` here: transformers checks the types of fields only if they are real types.
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from cocktail_hub.errors import RecipeError
+from cocktail_hub.recipe import Recipe
+
+_NOT_OVERRIDES = ("return_unused_kwargs", "_from_auto", "name_or_path", "recipe")
+_FORWARDED = {
+    "attn_implementation": "_attn_implementation",
+    "chunk_size_feed_forward": "chunk_size_feed_forward",
+    "dtype": "dtype",
+    "experts_implementation": "_experts_implementation",
+    "output_attentions": "output_attentions",
+    "output_hidden_states": "output_hidden_states",
+    "problem_type": "problem_type",
+    "return_dict": "return_dict",
+}
+"""Keyword -> attribute of any config that says how a model is loaded or run; set on a recipe, it is for the mix."""
+_RECIPE_KEYS = tuple(f.name for f in fields(Recipe))
+
+
+@strict
+class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is not typed
+    """A recipe as a config.
+
+    Give the recipe in short, or whole:
+
+        CocktailConfig(ingredients=["BAAI/bge-base-en-v1.5", "Shitao/bge-hotpotqa"], weights=[0.5, 0.5])
+        CocktailConfig(recipe={"ingredients": [...], "weighting": {...}})
+
+    Args:
+        ingredients: two or more Hub ids or local folders, or mappings as in a recipe.
+        weights: a share per ingredient; they sum to 1. Leave out with a `weighting`.
+        recipe: the whole recipe, as in `docs/recipe.md`; instead of the two above.
+        **kwargs: other keys of a recipe (`method`, `weighting`, `base`, ...), or fields of any config (`id2label`,
+            ...).
+
+    Raises:
+        RecipeError: the recipe is wrong; says which key and what is accepted.
+    """
+
+    model_type = "cocktail"
+
+    recipe: dict[str, Any] | None = None
+    """The recipe. The one key that is ours, so that nothing collides with transformers' own."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Put a recipe given in short into `recipe`, and refuse one that is wrong."""
+        self._overrides: dict[str, Any] = {}
+        if "ingredients" in kwargs or "weights" in kwargs:
+            self.recipe = self._spelled_out(kwargs)
+        if self.recipe is not None:  # transformers makes an empty one to learn the defaults
+            self.recipe = Recipe.from_dict(self.recipe).to_dict()
+        super().__post_init__(**kwargs)
+
+    def _spelled_out(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The recipe that was given in short. Takes its keys out of the keywords."""
+        if self.recipe is not None:
+            raise RecipeError("Give either `recipe`, or `ingredients` and `weights`, not both.")
+        short = {key: kwargs.pop(key) for key in _RECIPE_KEYS if key in kwargs}
+        weights = kwargs.pop("weights", None)
+        for key in kwargs:
+            if near := difflib.get_close_matches(key, _RECIPE_KEYS, n=1, cutoff=0.8):
+                raise RecipeError(f"Unknown key '{key}'. Did you mean '{near[0]}'?")
+        if (dtype := vars(self).get("dtype")) is not None:  # a field of every config, and a key of the recipe
+            short["dtype"], self.dtype = str(dtype).removeprefix("torch."), None
+        return short if weights is None else short | {"ingredients": _weighed(short.get("ingredients"), weights)}
+
+    @property
+    def ingredients(self) -> list[str]:
+        """Hub ids or folders of the ingredients, in recipe order."""
+        return [ingredient.model for ingredient in self.to_recipe().ingredients]
+
+    @property
+    def weights(self) -> list[float] | None:
+        """A share per ingredient; `None` while they are still to be computed."""
+        weights = self.to_recipe().weights
+        return None if weights is None else list(weights)
+
+    def to_recipe(self) -> Recipe:
+        """The recipe as a value.
+
+        Raises:
+            RecipeError: the config holds none.
+        """
+        if self.recipe is None:
+            raise RecipeError("This CocktailConfig is empty. Give `ingredients` and `weights`, or a `recipe`.")
+        return Recipe.from_dict(self.recipe)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, **kwargs: Any) -> "CocktailConfig":
+        """Wrap a recipe; `kwargs` are fields of any config, e.g. `architectures`."""
+        return cls(recipe=recipe.to_dict(), **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """Read a recipe repo; remember where from, as `AutoConfig` does: one from the Hub may do less."""
+        kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
+        revision, folder = kwargs.get("revision"), kwargs.get("subfolder") or ""
+        found = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        config: Any = found[0] if isinstance(found, tuple) else found
+        config._recipe_revision, config._recipe_folder = revision, folder  # noqa: SLF001 - attributes of ours
+        return found
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read a config; remember the keywords that it absorbs, because they are meant for the mix.
+
+        `AutoModel.from_pretrained(recipe, attn_implementation="eager")` hands every keyword to the config first,
+        and what the config takes never reaches the model.
+        """
+        wanted = kwargs.pop("return_unused_kwargs", False)
+        given = dict(kwargs)  # the next line takes the absorbed ones out of its own
+        config, unused = super().from_dict(dict(config_dict), return_unused_kwargs=True, **kwargs)
+        taken = {key: value for key, value in given.items() if key not in unused and key not in _NOT_OVERRIDES}
+        vars(config)["_overrides"] = taken
+        return (config, unused) if wanted else config
+
+    def take_overrides(self) -> dict[str, Any]:
+        """The keywords that this config absorbed on their way to the model, and what was set on it since."""
+        plain = CocktailConfig()
+        absorbed = {key: value for key, value in self._overrides.items() if key != "num_labels"}
+        for key, attribute in _FORWARDED.items():
+            value = getattr(self, attribute)
+            if key in absorbed or value != getattr(plain, attribute):
+                absorbed[key] = value
+        named = any(label != f"LABEL_{number}" for number, label in (self.id2label or {}).items())
+        if not named and ("num_labels" in self._overrides or self.num_labels != plain.num_labels):
+            absorbed["num_labels"] = self.num_labels
+        return absorbed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that belongs into config.json."""
+        shown: dict[str, Any] = super().to_dict()
+        for own in ("_overrides", "_recipe_revision", "_recipe_folder"):
+            shown.pop(own, None)
+        return shown
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write config.json. With `push_to_hub=True` the recipe is published, too, to `repo_id`."""
+        super().save_pretrained(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Publish the recipe as a repo: pinned, with tokenizer files and card, in one commit.
+
+        Takes the keywords of `cocktail_hub.publishing` (`private`, `revision`, `create_pr`, `commit_message`, `token`).
+
+        Returns:
+            huggingface_hub's `CommitInfo`.
+        """
+        from cocktail_hub.pipeline import publish
+
+        return publish(self, repo_id, **{"as_": "recipe", **kwargs})
+
+
+def _weighed(ingredients: Any, weights: Sequence[float]) -> list[Mapping[str, Any]]:
+    """`ingredients` and `weights` side by side -> ingredients with their weights."""
+    listed = list(ingredients or ())
+    if len(listed) != len(weights):
+        raise RecipeError(
+            f"`weights` has {len(weights)} numbers for {len(listed)} `ingredients`. Give one per ingredient."
+        )
+    named = [dict(i) if isinstance(i, dict) else {"model": i} for i in listed]
+    return [i | {"weight": w} for i, w in zip(named, weights, strict=True)]

@@ -1,0 +1,1 @@
+"""Compute one chunk of one tensor, with numpy or torch."""

@@ -1,0 +1,119 @@
+"""Refuse a mix that is not a finite number where its models are: say which model, tensor and element it comes from."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.methods.dtypes import BITS, HALVES, TORCH_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from cocktail_hub.checkpoint.reader import ElementRange
+    from cocktail_hub.merge.kernels.buffers import Buffers
+    from cocktail_hub.merge.kernels.job import ShardJob
+    from cocktail_hub.merge.plan import TensorPlan
+
+_SLACK = 1e-6
+"""What the weights of an average may add up to above 1, by rounding."""
+
+
+def check_finite(
+    bench: Buffers,
+    job: ShardJob,
+    tensor: TensorPlan,
+    pieces: Sequence[ElementRange],
+    *,
+    total: Any,
+    out: Any,
+    bounded: bool,
+) -> None:
+    """Make sure that a result is as finite as the models are.
+
+    NaN is kept where all models have the same one; elsewhere it would spoil the mix. So would a result that is infinite
+    where no model is.
+
+    Args:
+        bench: where `total` and `out` are; the input's buffer is used again.
+        job: whose models are read.
+        tensor: what the pieces are like.
+        pieces: of which `total` is made, one after the other.
+        total: the sum before rounding, 1-D.
+        out: the result; NaN in it is brought to the same bits everywhere.
+        bounded: whether no result can be larger than the largest input (see `is_bounded`).
+
+    Raises:
+        IncompatibleError: a model holds NaN where others do not, infinities cancel, or a result is too large.
+    """
+
+    def inputs() -> Iterator[Any]:
+        return bench.inputs(job, tensor, pieces, len(total))
+
+    def refused(refusal: Callable[..., IncompatibleError], index: int) -> IncompatibleError:
+        values = [bench.steps.value(array, index) for array in inputs()]
+        models = [job.models[model] for model in tensor.models]
+        return refusal(*_place(pieces, index), values, models, tensor.dtype)
+
+    if (index := bench.steps.canonicalize_nan(total, out, inputs)) is not None:
+        raise refused(_not_a_number, index)
+    if not bounded and (index := bench.steps.first_overflow(out, inputs)) is not None:
+        raise refused(_too_large, index)
+
+
+def is_bounded(tensor: TensorPlan) -> bool:
+    """Tell whether a sum is an average, whose results fit into a type that its inputs fit into."""
+    average = sum(map(abs, tensor.weights)) <= 1.0 + _SLACK
+    return average and all(_range(dtype) <= _range(tensor.dtype) for dtype in tensor.dtypes)
+
+
+def _range(dtype: str) -> int:
+    """Rank of a float by its largest number: float16, bfloat16, float32, float64."""
+    return BITS[dtype] - (dtype == "F16") if dtype in HALVES else BITS[dtype]
+
+
+def _place(pieces: Sequence[ElementRange], index: int) -> tuple[str, int]:
+    """Return the name of a tensor and the index in it, flattened."""
+    for name, start, stop in pieces:
+        if index < stop - start:
+            return name, start + index
+        index -= stop - start
+    raise IndexError(index)
+
+
+def _too_large(name: str, index: int, values: Sequence[float], models: Sequence[str], dtype: str) -> IncompatibleError:
+    return IncompatibleError(
+        f"'{name}' cannot be mixed: element {index:,} (counted from 0) is {_held(values, models)}, "
+        f"and the mix of it is too large for {TORCH_NAMES[dtype]}.\n"
+        "It would be infinite, and a model with an infinite number answers nothing of use.\n"
+        "Choose a `dtype` of more range (`bfloat16` or `float32`, not `float16`), or smaller weights or `lambda`.",
+        tensor=name,
+    )
+
+
+def _held(values: Sequence[float], models: Sequence[str]) -> str:
+    return ", ".join(f"{value} in '{model}'" for model, value in zip(models, values, strict=True))
+
+
+def _not_a_number(
+    name: str, index: int, values: Sequence[float], models: Sequence[str], dtype: str
+) -> IncompatibleError:
+    if all(map(math.isfinite, values)):  # too large on the way
+        return _too_large(name, index, values, models, dtype)
+    broken = next((model for model, value in zip(models, values, strict=True) if value != value), None)  # noqa: PLR0124
+    if broken is not None:
+        return IncompatibleError(
+            f"'{name}' of '{broken}' holds NaN, which is not a number (element {index:,}, counted from 0).\n"
+            "Every mix with it has NaN there, too, and a model with NaN answers nothing of use. Most often training "
+            "diverged.\n"
+            f"Remove '{broken}', or take a checkpoint of it from before that.",
+            model=broken,
+            tensor=name,
+        )
+    return IncompatibleError(
+        f"'{name}' cannot be mixed: element {index:,} (counted from 0) is {_held(values, models)}.\n"
+        "Infinities that cancel are not a number, and a model with NaN answers nothing of use.\n"
+        "Remove the model that should not have an infinite number there.",
+        tensor=name,
+    )

@@ -1,0 +1,1 @@
+"""Model cards, recipe repos, and one commit on the Hub."""

@@ -1,0 +1,87 @@
+"""`verify`: make a published mix again from its ingredients, and compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.errors import RecipeError, SourceError
+from cocktail_hub.hub import HubFiles
+from cocktail_hub.recipe import as_resolved
+from cocktail_hub.storage.hashing import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cocktail_hub.checkpoint.files import RepoFiles
+    from cocktail_hub.resolve.source import RecipeSource
+
+WEIGHTS = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What became of a comparison."""
+
+    name: str
+    """The repo or folder that was verified."""
+    digest: str
+    """Digest of the recipe that it says it was made by."""
+    expected: Mapping[str, str]
+    """Weight file -> sha256 when made again from the ingredients."""
+    found: Mapping[str, str]
+    """Weight file -> sha256 of what was published."""
+
+    @property
+    def same(self) -> bool:
+        """Whether every weight file is, byte for byte, what the recipe gives."""
+        return dict(self.expected) == dict(self.found)
+
+    @property
+    def differences(self) -> list[str]:
+        """What differs, a line per file."""
+        lines = []
+        for path in sorted(self.expected.keys() | self.found.keys()):
+            mine, theirs = self.expected.get(path), self.found.get(path)
+            if mine is None:
+                lines.append(f"{path} does not come from the recipe")
+            elif theirs is None:
+                lines.append(f"{path} is missing")
+            elif mine != theirs:
+                lines.append(f"{path} has sha256 {theirs[:16]}..., the recipe gives {mine[:16]}...")
+        return lines
+
+
+def require_merged(source: RecipeSource) -> RepoFiles:
+    """Return the files of merged weights whose recipe is resolved.
+
+    Raises:
+        RecipeError: there are no merged weights, or their recipe is not resolved.
+    """
+    if not source.merged or source.files is None:
+        raise RecipeError(
+            f"'{source.name}' has no merged weights, so there is nothing to verify.\n"
+            "A recipe repo is mixed where it is loaded.\nName a repo or folder that was published as weights."
+        )
+    try:
+        as_resolved(source.recipe)
+    except RecipeError as error:
+        raise RecipeError(
+            f"The recipe of '{source.name}' is not resolved, so it does not say what these weights are made of.\n"
+            f"{error}"
+        ) from error
+    return source.files
+
+
+def weight_hashes(files: RepoFiles | Path) -> dict[str, str]:
+    """Return weight file -> sha256, as recorded by the Hub or computed from a folder."""
+    if isinstance(files, Path):
+        files = LocalFiles(files)
+    paths = [path for path in files.sizes if path.endswith(WEIGHTS)]
+    if isinstance(files, HubFiles):
+        return files.hashes(paths)
+    if isinstance(files, LocalFiles):
+        return {path: sha256_of(files.path(path)) for path in paths}
+    raise SourceError(f"The weights of '{files.name}' cannot be compared.")

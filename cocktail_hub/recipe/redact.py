@@ -1,0 +1,98 @@
+"""Take out of a recipe, and out of a text, what belongs to the user's machine only."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
+
+from cocktail_hub.recipe import ModelReference, Recipe, Weighting
+
+ReferenceT = TypeVar("ReferenceT", bound=ModelReference)
+RecipeT = TypeVar("RecipeT", bound=Recipe)
+_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{30,}")
+_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+_HOME = re.compile(r"(?<![\w./~-])(?:/home/|/Users/|[A-Za-z]:[\\/]+Users[\\/]+)[^\\/\s\"'`]+")
+
+
+def public_recipe(recipe: RecipeT) -> RecipeT:
+    """The recipe as it may be shown to anyone: local folders by their last name, no paths, no tokens.
+
+    It describes the same mix: the digest of a resolved recipe stays as it is.
+    """
+    names = local_names(recipe)
+    evidence = None if recipe.evidence is None else _clean(recipe.evidence, names)
+    return replace(
+        recipe,
+        ingredients=tuple(_renamed(ingredient, names) for ingredient in recipe.ingredients),
+        base=_renamed(recipe.base, names) if recipe.base else None,
+        anchor=_renamed(recipe.anchor, names) if recipe.anchor else None,
+        weighting=_with_public_examples(recipe.weighting, names),
+        config=names.get(recipe.config, recipe.config),
+        tokenizer=names.get(recipe.tokenizer, recipe.tokenizer),
+        evidence=evidence,
+    )
+
+
+def local_names(recipe: Recipe) -> dict[str, str]:
+    """Local folder as the recipe has it -> `./` and its last name, made unique by a number."""
+    names: dict[str, str] = {}
+    for reference in recipe.all_references:
+        if reference.digest is not None and reference.model not in names:
+            last = wanted = last_name(reference.model)
+            count = 1
+            while f"./{last}" in names.values():
+                count += 1
+                last = f"{wanted}-{count}"
+            names[reference.model] = f"./{last}"
+    return names
+
+
+def scrub(text: str) -> str:
+    """The text without tokens, logins in addresses, and home folders."""
+    text = _LOGIN.sub("", _TOKEN.sub(r"\1_***", text))
+    home = os.path.expanduser("~")  # noqa: PTH111 - stays "~" where there is no home, instead of raising
+    if len(Path(home).parts) > 1:
+        text = re.sub(rf"(?<![\w./~-]){re.escape(home)}(?![\w-])", "~", text)
+    return _HOME.sub("~", text)
+
+
+def last_name(path: str) -> str:
+    r"""Last part of a path of any system: `model` of `/data/model/` and of `C:\data\model`."""
+    parts = [part for part in re.split(r"[\\/]", path) if part not in ("", ".", "..", "~")]
+    name = parts[-1] if parts else Path(path).expanduser().resolve().name
+    return name or "model"
+
+
+def _renamed(reference: ReferenceT, names: Mapping[str, str]) -> ReferenceT:
+    base = _renamed(reference.base, names) if reference.base else None
+    return replace(
+        reference, model=names[reference.model] if reference.digest is not None else reference.model, base=base
+    )
+
+
+def _with_public_examples(weighting: Weighting | None, names: Mapping[str, str]) -> Weighting | None:
+    if weighting is None or not isinstance(weighting.examples, str):
+        return weighting
+    return replace(weighting, examples=_clean(weighting.examples, names))
+
+
+def _clean(value: Any, names: Mapping[str, str]) -> Any:
+    """The same JSON value; texts that are a local model or an absolute path become a name."""
+    if isinstance(value, Mapping):
+        return {names.get(key, key): _clean(inner, names) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(inner, names) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if value in names:
+        return names[value]
+    if PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~"):
+        return last_name(value)
+    for path, name in sorted(names.items(), key=lambda item: -len(item[0])):
+        if len(path) > 2:  # noqa: PLR2004 - `.` and `..` stand in every text
+            value = value.replace(path, name)
+    return scrub(value)

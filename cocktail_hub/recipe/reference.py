@@ -1,0 +1,166 @@
+"""One checkpoint of a mix: which model, at which revision, in which share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.errors import RecipeError
+from cocktail_hub.recipe.validation import as_mapping, as_number, as_text, reject_unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import Self
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A full git commit hash, which is what a resolved revision is."""
+CONTENT_DIGEST = re.compile(r"xxh128:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
+"""Digest over the files of a local folder: `resolve` writes the first kind and holds a folder to either."""
+LARGEST_WEIGHT = 1e6
+"""Weights beyond this are a slip, and their sums would overflow."""
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def is_path(model: str) -> bool:
+    """Whether `model` is written as a path, whatever exists: `./name`, `../name`, `~/name`, `/name`, `C:name`."""
+    return model.startswith((".", "~", "/")) or PureWindowsPath(model).drive != "" or "\\" in model
+
+
+def is_local(model: str) -> bool:
+    """Whether `model` names a folder rather than a Hub repo: it is written as a path, or there is such a folder."""
+    return is_path(model) or Path(model).is_dir()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelReference:
+    """A model at a revision: what is asked for, and, once resolved, what it points to.
+
+    Raises:
+        RecipeError: a value is of the wrong kind, or the values do not go together.
+    """
+
+    model: str
+    """Hub id (`org/name`) or local folder."""
+    revision: str | None = None
+    """Branch, tag or commit; `None` is the default branch. A 40-hex commit once resolved. Hub ids only."""
+    requested: str | None = None
+    """What `revision` was before it was resolved. Written by `resolve`."""
+    digest: str | None = None
+    """`xxh128:...` over the files of a local folder. Written by `resolve`; early recipes have `sha256:...`."""
+    base: ModelReference | None = None
+    """The model that a PEFT adapter adapts. Written by `resolve`; may be given where the adapter names none."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", as_text(self.model, "model"))
+        for key in ("revision", "requested", "digest"):
+            if getattr(self, key) is not None:
+                object.__setattr__(self, key, as_text(getattr(self, key), f"{key} of '{self.model}'"))
+        if self.base is not None:
+            object.__setattr__(self, "base", ModelReference.from_value(self.base, f"base of '{self.model}'"))
+        if self.digest is not None and not CONTENT_DIGEST.fullmatch(self.digest):
+            raise RecipeError(
+                f"`digest` of '{self.model}' must be 'xxh128:' and 32 hex digits, or 'sha256:' and 64, "
+                f"got {self.digest!r}."
+            )
+        if not self.local and not _HUB_ID.fullmatch(self.model):
+            raise RecipeError(
+                f"`model` must be a Hub id such as 'org/name' or a local folder, got {self.model!r}.\n"
+                "Write a local folder as './name' or as an absolute path; give a branch or commit as `revision`."
+            )
+        if self.local and self.revision is not None:
+            raise RecipeError(
+                f"'{self.model}' is a local folder, but has the `revision` '{self.revision}'.\n"
+                "Only models on the Hub have revisions.\nRemove it, or write the Hub id of the model."
+            )
+
+    @property
+    def local(self) -> bool:
+        """Whether this is a folder of this machine. With a revision, `org/name` is a repo, whatever folders exist."""
+        by_name = is_local(self.model) if self.revision is None else is_path(self.model)
+        return by_name or self.digest is not None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether this names exact content: a commit, or the digest of a folder."""
+        exact = self.digest is not None or bool(self.revision and COMMIT.fullmatch(self.revision))
+        return exact and (self.base is None or self.base.pinned)
+
+    @property
+    def label(self) -> str:
+        """Name for messages: `org/name`, or `org/name@revision` where one was asked for."""
+        asked = self.requested or self.revision
+        if not asked or asked == "main":
+            return self.model
+        return f"{self.model}@{asked[:12] if COMMIT.fullmatch(asked) else asked}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys that say something, in the order in which people read them."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown = {key: value for key, value in values.items() if value is not None}
+        return shown | ({"base": self.base.to_dict()} if self.base else {})
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the content: the commit of a repo or the digest of a folder, not how it was asked for."""
+        exact = {"digest": self.digest} if self.digest else {"model": self.model, "revision": self.revision}
+        return exact | ({"base": self.base.identity()} if self.base else {})
+
+    @classmethod
+    def from_value(cls, value: Any, key: str) -> Self:
+        """Read `org/name`, `org/name@revision`, or a mapping with the keys of this class.
+
+        Raises:
+            RecipeError: a key is unknown or missing, or a value is of the wrong kind.
+        """
+        if type(value) is cls:
+            return value
+        if isinstance(value, ModelReference):
+            return cls(**{f.name: getattr(value, f.name) for f in fields(ModelReference)})
+        if isinstance(value, str):
+            as_text(value, key)
+            return cls(**_split_revision(value))
+        data = dict(as_mapping(value, key))
+        reject_unknown(data, [f.name for f in fields(cls)], f"`{key}`")
+        if "model" not in data:
+            raise RecipeError(f"`{key}` has no `model`. Give a Hub id such as 'org/name', or a local folder.")
+        if isinstance(data["model"], str) and data.get("revision") is None:
+            data |= _split_revision(data["model"])
+        if data.get("base") is not None:
+            data["base"] = ModelReference.from_value(data["base"], f"{key}.base")
+        return cls(**{name: inner for name, inner in data.items() if inner is not None or name == "model"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingredient(ModelReference):
+    """One checkpoint in the mix."""
+
+    weight: float | None = None
+    """Share of the mix, dimensionless. `None`: computed by the recipe's `weighting`."""
+
+    def __post_init__(self) -> None:
+        ModelReference.__post_init__(self)
+        if self.weight is not None:
+            weight = as_number(self.weight, f"weight of '{self.model}'", low=-LARGEST_WEIGHT, high=LARGEST_WEIGHT)
+            object.__setattr__(self, "weight", weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchor(ModelReference):
+    """The model that LM-Cocktail holds on to: `share * anchor + (1 - share) * sum of the others`."""
+
+    share: float = 0.5
+    """Share of the anchor in the whole mix, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        ModelReference.__post_init__(self)
+        object.__setattr__(self, "share", as_number(self.share, "anchor.share", low=0.0, high=1.0))
+
+
+def _split_revision(text: str) -> Mapping[str, Any]:
+    """`org/name@revision` -> both parts; a local path is taken as it stands."""
+    if is_local(text) or "@" not in text:
+        return {"model": text}
+    model, _, revision = text.partition("@")
+    return {"model": model, "revision": revision}

@@ -1,0 +1,1 @@
+"""This machine's disk: cache, locks, atomic writes, hashes, free space."""

@@ -1,0 +1,222 @@
+"""Ingredients of every kind, from the Hub to a folder that loads: cut differently, pickled, adapters, quantised."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import models
+import peft
+import pytest
+import torch
+import transformers as hf
+from huggingface_hub import HfApi
+from safetensors.torch import load_file
+
+from cocktail_hub import MixOptions, Recipe, check, mix
+from cocktail_hub.compat.check import check_models
+from cocktail_hub.errors import CheckpointError, IncompatibleError
+from cocktail_hub.hub import Hub
+from cocktail_hub.merge.materialize import materialize
+from cocktail_hub.resolve.resolve import resolve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cocktail_hub.testing import LoopbackHub
+
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),  # what peft says as it saves
+]
+
+WEIGHTS = {"pytorch_model": "model.safetensors", "adapter_model": "adapter_model.safetensors"}
+"""Stem of a `.bin` file -> the file of the same content."""
+
+
+def push(folder: Path, name: str) -> str:
+    api = HfApi(token=models.TOKEN)
+    api.create_repo(f"acme/{name}", exist_ok=True)
+    api.upload_folder(repo_id=f"acme/{name}", folder_path=folder)
+    return f"acme/{name}"
+
+
+def halves(*names: str, **keys: Any) -> dict[str, Any]:
+    return {"ingredients": [{"model": name, "weight": 0.5} for name in names], **keys}
+
+
+def qwen2_moe(seed: int) -> hf.PreTrainedModel:
+    torch.manual_seed(seed)
+    config = hf.Qwen2MoeConfig(
+        vocab_size=20,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
+    return hf.Qwen2MoeForCausalLM(config)
+
+
+def loads_as_the_mean(path: Path, one: hf.PreTrainedModel, two: hf.PreTrainedModel) -> None:
+    loaded, info = type(one).from_pretrained(path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    states = one.state_dict(), two.state_dict()
+    for name, tensor in loaded.state_dict().items():
+        torch.testing.assert_close(tensor, (states[0][name] + states[1][name]) / 2, rtol=1e-6, atol=1e-7)
+
+
+def test_experts_one_by_one_mix_with_fused_ones(hub: LoopbackHub, tmp_path: Path) -> None:
+    one, two = qwen2_moe(0), qwen2_moe(1)
+    one.save_pretrained(tmp_path / "one")
+    two.save_pretrained(tmp_path / "two", save_original_format=False)
+    mixed = mix(halves(push(tmp_path / "one", "moe-parts"), push(tmp_path / "two", "moe-fused")))
+    assert load_file(mixed.path / "model.safetensors").keys() == load_file(tmp_path / "one/model.safetensors").keys()
+    loads_as_the_mean(mixed.path, one, two)
+
+
+def test_a_pickled_checkpoint_is_checked_by_ranges_alone(hub: LoopbackHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    one, two = models.bert(), models.bert()
+    one.save_pretrained(tmp_path / "one")
+    two.save_pretrained(tmp_path / "two")
+    state = load_file(tmp_path / "two/model.safetensors") | {"pooler.padding": torch.zeros(3_000_000)}
+    (tmp_path / "two/model.safetensors").unlink()
+    torch.save(state, tmp_path / "two/pytorch_model.bin")
+    names = push(tmp_path / "one", "bert-safe"), push(tmp_path / "two", "bert-pickled")
+    hub.clear_requests()
+    with pytest.raises(IncompatibleError, match=r"it has 'pooler\.padding', which 'acme/bert-safe' lacks"):
+        mix(halves(*names))
+    assert hub.sent() < 2_000_000
+    mixed = mix(halves(*names, missing={r"pooler\.padding": "drop"}))
+    loads_as_the_mean(mixed.path, one, two)
+
+
+def adapter(base: str, name: str, root: Path, seed: int) -> hf.PreTrainedModel:
+    """Push a LoRA adapter with a head of three labels; return what PEFT merges it into."""
+    torch.manual_seed(seed)
+    model = hf.BertForSequenceClassification.from_pretrained(base, num_labels=3)
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], modules_to_save=["classifier"])
+    adapted = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    adapted.peft_config["default"].base_model_name_or_path = base
+    adapted.save_pretrained(root / name)
+    push(root / name, name)
+    return adapted.merge_and_unload(safe_merge=True)
+
+
+def repickled(folder: Path, stem: str, device: str) -> None:
+    """Turn the weights of a folder into a `.bin` file that was saved from a device."""
+    state = load_file(folder / WEIGHTS[stem])
+    (folder / WEIGHTS[stem]).unlink()
+    with models.saved_from(device):
+        torch.save(state, folder / f"{stem}.bin")
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps", "xpu:0", "npu:0"])
+@pytest.mark.parametrize("low_disk", [False, True])
+def test_what_was_pickled_from_another_device_mixes_as_if_from_the_cpu(
+    hub: LoopbackHub, tmp_path: Path, device: str, low_disk: bool
+) -> None:
+    torch.manual_seed(0)
+    one, two = models.bert(), models.bert()
+    one.save_pretrained(tmp_path / "one")
+    two.save_pretrained(tmp_path / "two")
+    repickled(tmp_path / "two", "pytorch_model", device)
+    here = mix(halves(str(tmp_path / "one"), str(tmp_path / "two")), options=MixOptions(low_disk=low_disk))
+    loads_as_the_mean(here.path, one, two)
+    names = (push(tmp_path / kind, f"{kind}-{device[:3]}-{low_disk}".lower()) for kind in ("one", "two"))
+    loads_as_the_mean(mix(halves(*names), options=MixOptions(low_disk=low_disk)).path, one, two)
+
+
+def test_adapters_on_one_base_mix_as_what_peft_merges_them_into(hub: LoopbackHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models.bert().save_pretrained(tmp_path / "base")
+    models.words_tokenizer().save_pretrained(tmp_path / "base")
+    base = push(tmp_path / "base", "adapted-base")
+    merged = [adapter(base, f"adapter-{seed}", tmp_path, seed) for seed in (1, 2)]
+    mixed = mix(halves("acme/adapter-1", "acme/adapter-2"))
+    loads_as_the_mean(mixed.path, *merged)
+    config = json.loads((mixed.path / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert len(config["id2label"]) == 3
+    assert [ingredient.base.model for ingredient in mixed.recipe.ingredients if ingredient.base] == [base, base]
+    assert (mixed.path / "tokenizer.json").is_file()
+
+
+def test_an_adapter_that_was_pickled_from_another_device_mixes_all_the_same(hub: LoopbackHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models.bert().save_pretrained(tmp_path / "base")
+    base = push(tmp_path / "base", "device-base")
+    merged = [adapter(base, f"device-adapter-{seed}", tmp_path, seed) for seed in (1, 2)]
+    folders = [tmp_path / f"device-adapter-{seed}" for seed in (1, 2)]
+    for folder in folders:
+        repickled(folder, "adapter_model", "cuda:0")
+    loads_as_the_mean(mix(halves(*map(str, folders))).path, *merged)
+
+
+def test_an_adapter_is_scored_with_the_class_that_it_was_trained_with(hub: LoopbackHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models.bert().save_pretrained(tmp_path / "base")
+    models.words_tokenizer().save_pretrained(tmp_path / "base")
+    base = push(tmp_path / "base", "scored-base")
+    adapter(base, "scored-adapter", tmp_path, 1)
+    pinned = resolve(Recipe.from_dict(halves("acme/scored-adapter", "acme/scored-adapter")), Hub())
+    checked = check_models(pinned, Hub())
+    (tmp_path / "scratch").mkdir()
+    folder = materialize(checked.models[0], 0, checked.components, tmp_path / "scratch")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert len(config["id2label"]) == 3
+    _, info = hf.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+
+
+def test_a_look_ahead_counts_what_adapters_adapt_once(hub: LoopbackHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models.bert().save_pretrained(tmp_path / "base")
+    models.words_tokenizer().save_pretrained(tmp_path / "base")
+    base = push(tmp_path / "base", "counted-base")
+    for seed in (1, 2):
+        adapter(base, f"counted-{seed}", tmp_path, seed)
+    found = check(halves("acme/counted-1", "acme/counted-2"), cache_dir=tmp_path / "empty")
+    whole = (tmp_path / "base" / "model.safetensors").stat().st_size
+    assert whole < found.to_download < 2 * whole
+    assert found.peak_disk == found.to_download + found.output_bytes
+    assert all(model.nbytes > whole for model in found.models)
+
+
+def test_an_adapter_mixes_with_the_whole_model(hub: LoopbackHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models.bert().save_pretrained(tmp_path / "base")
+    base = push(tmp_path / "base", "whole-base")
+    merged = adapter(base, "whole-adapter", tmp_path, 1)
+    torch.manual_seed(3)
+    whole = models.bert("BertForSequenceClassification", num_labels=3)
+    whole.save_pretrained(tmp_path / "whole")
+    mixed = mix(halves(push(tmp_path / "whole", "whole-model"), "acme/whole-adapter"))
+    loads_as_the_mean(mixed.path, whole, merged)
+
+
+def test_a_quantised_ingredient_is_refused_before_its_weights_come(hub: LoopbackHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for name in ("plain", "packed"):
+        models.bert().save_pretrained(tmp_path / name)
+    config = json.loads((tmp_path / "packed/config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (tmp_path / "packed/config.json").write_text(json.dumps(config))
+    names = push(tmp_path / "plain", "plain"), push(tmp_path / "packed", "packed")
+    hub.clear_requests()
+    with pytest.raises(CheckpointError, match=r"'acme/packed'.* is quantised with gptq \(4 bits\)"):
+        mix(halves(*names))
+    assert hub.sent(r"GET .*safetensors") == 0

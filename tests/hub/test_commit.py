@@ -1,0 +1,413 @@
+"""Publish: one commit or none, whatever happens on the way."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from huggingface_hub.utils import get_session
+
+from cocktail_hub.errors import PublishError, RecipeError
+from cocktail_hub.hub import Hub, Publication
+from cocktail_hub.hub import commit as publishing
+from cocktail_hub.hub.commit import publish_files
+from cocktail_hub.testing import LoopbackHub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from huggingface_hub import HfApi
+
+pytestmark = pytest.mark.whole
+
+CARD = "---\nlicense: mit\n---\n# Mix\n"
+
+
+def weights(repo: str) -> bytes:
+    """A body that no other test has sent: the Hub takes each only once."""
+    return bytes(range(256)) * 10 + repo.encode()
+
+
+def publication(repo: str, **changes: Any) -> Publication:
+    files: dict[str, Path | bytes] = {"config.json": b"{}", "model.safetensors": weights(repo)}
+    return Publication(**{"repo_id": repo, "files": files, "readme": lambda _: CARD, "message": "Mix"} | changes)
+
+
+def commits(hub: LoopbackHub) -> list[int]:
+    """Status of every commit that was asked for."""
+    return [r.status for r in hub.requests if r.method == "POST" and "/commit/" in r.path]
+
+
+def content(api: HfApi, repo: str, path: str, revision: str | None = None) -> bytes:
+    return Path(api.hf_hub_download(repo, path, revision=revision)).read_bytes()
+
+
+# -- one commit ----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_repo_gets_everything_in_one_commit(
+    name: str, options: Hub, hub: LoopbackHub, api: HfApi, tmp_path: Path
+) -> None:
+    (tmp_path / "w").write_bytes(weights(name))
+    files: dict[str, Path | bytes] = {
+        "config.json": b"{}",
+        "1_Pooling/config.json": b"[]",
+        "model.safetensors": tmp_path / "w",
+    }
+    info = publish_files(publication(name, files=files, private=True), options)
+    assert commits(hub) == [200]
+    assert api.repo_info(name).private
+    assert api.repo_info(name).sha == info.oid
+    assert [commit.title for commit in api.list_repo_commits(name)] == ["Mix", "initial commit"]
+    assert content(api, name, "model.safetensors") == weights(name)
+    assert content(api, name, "1_Pooling/config.json") == b"[]"
+    assert content(api, name, "README.md").decode() == CARD
+
+
+def test_doing_it_again_makes_no_commit_and_sends_nothing(name: str, options: Hub, hub: LoopbackHub) -> None:
+    first = publish_files(publication(name), options)
+    hub.clear_requests()
+    second = publish_files(publication(name), options)
+    assert second.oid == first.oid
+    assert commits(hub) == []
+    assert [request for request in hub.requests if request.method == "PUT"] == []
+
+
+def test_a_branch_is_made_where_it_is_not_there(name: str, options: Hub, hub: LoopbackHub, api: HfApi) -> None:
+    publish_files(publication(name, revision="dev/x"), options)
+    publish_files(publication(name, revision="dev/x", files={"config.json": b"[]"}), options)
+    assert commits(hub) == [200, 200]
+    assert content(api, name, "config.json", "dev/x") == b"[]"
+    assert api.list_repo_files(name) == [".gitattributes"]
+
+
+def test_a_pull_request_leaves_the_branch_alone(
+    model: tuple[str, str], options: Hub, hub: LoopbackHub, api: HfApi
+) -> None:
+    repo, commit = model
+    hub.clear_requests()
+    info = publish_files(publication(repo, create_pr=True), options)
+    assert commits(hub) == [200]
+    assert info.pr_num == 1
+    assert api.repo_info(repo).sha == commit
+    assert content(api, repo, "model.safetensors", "refs/pr/1") == weights(repo)
+
+
+def test_anybody_may_open_a_pull_request(model: tuple[str, str], api: HfApi) -> None:
+    repo, _ = model
+    info = publish_files(publication(repo, create_pr=True), Hub(token="hf_bob"))
+    assert api.get_discussion_details(repo, info.pr_num or 0).author == "bob"
+
+
+def test_a_pull_request_can_be_added_to(model: tuple[str, str], options: Hub, api: HfApi) -> None:
+    repo, _ = model
+    publish_files(publication(repo, create_pr=True), options)
+    publish_files(publication(repo, revision="refs/pr/1", files={"config.json": b"[]"}), options)
+    assert content(api, repo, "config.json", "refs/pr/1") == b"[]"
+
+
+def test_a_pull_request_against_a_branch_is_refused_before_anything_is_sent(name: str) -> None:
+    with pytest.raises(PublishError, match="A pull request goes to the default branch, not to 'dev'"):
+        publication(name, create_pr=True, revision="dev")
+
+
+def test_the_card_cannot_come_from_two_places(name: str) -> None:
+    with pytest.raises(PublishError, match=r"'README.md' is written from `readme`"):
+        publication(name, files={"README.md": b""})
+
+
+# -- what was there before -----------------------------------------------------------------------------------------
+
+
+def test_the_card_that_is_there_is_handed_over_with_its_line_ends(
+    name: str, push: Callable[..., str], options: Hub, api: HfApi
+) -> None:
+    old = b"---\r\nlicense: mit\r\n---\r\n# Mine\r\n"
+    push(name, {"README.md": old})
+    seen: list[str | None] = []
+
+    def merged(existing: str | None) -> str:
+        seen.append(existing)
+        return f"{existing}Ours\r\n"
+
+    publish_files(publication(name, readme=merged), options)
+    assert seen == [old.decode()]
+    assert content(api, name, "README.md") == old + b"Ours\r\n"
+
+
+def test_a_repo_without_a_card_has_none_to_hand_over(name: str, options: Hub) -> None:
+    seen: list[str | None] = []
+    publish_files(publication(name, readme=lambda existing: seen.append(existing) or CARD), options)
+    assert seen == [None]
+
+
+def test_a_card_that_is_no_text_is_not_clobbered(name: str, options: Hub, api: HfApi) -> None:
+    api.create_repo(name)
+    latin = "Gr\xfc\xdfe".encode("latin-1")
+    commit_past_the_client(api, name, "README.md", latin)
+    with pytest.raises(PublishError, match=rf"(?s)The README.md of '{name}' is not UTF-8.*Save it as UTF-8"):
+        publish_files(publication(name), options)
+    assert content(api, name, "README.md") == latin
+
+
+def commit_past_the_client(api: HfApi, repo: str, path: str, body: bytes) -> None:
+    """As git would: the client sends no README that is not UTF-8."""
+    file = {"path": path, "content": base64.b64encode(body).decode(), "encoding": "base64"}
+    lines = [{"key": "header", "value": {"summary": "Add"}}, {"key": "file", "value": file}]
+    headers = {"authorization": f"Bearer {api.token}", "content-type": "application/x-ndjson"}
+    answer = get_session().post(
+        f"{api.endpoint}/api/models/{repo}/commit/main",
+        headers=headers,
+        content="".join(json.dumps(line) + "\n" for line in lines).encode(),
+    )
+    assert answer.status_code == 200
+
+
+def test_an_error_of_whoever_writes_the_card_passes_as_it_is(name: str, options: Hub, hub: LoopbackHub) -> None:
+    def fail(_: str | None) -> str:
+        raise RecipeError("mine")
+
+    with pytest.raises(RecipeError, match=r"^mine$"):
+        publish_files(publication(name, readme=fail), options)
+    assert commits(hub) == []
+
+
+def test_weights_that_an_earlier_publication_left_are_removed_and_nothing_else(
+    name: str, push: Callable[..., str], options: Hub, api: HfApi
+) -> None:
+    ours = {
+        "model-00001-of-00002.safetensors": b"1",
+        "model-00002-of-00002.safetensors": b"2",
+        "model.safetensors.index.json": b"{}",
+        "2_Dense/model.safetensors": b"3",
+        "recipe.json": b"{}",
+    }
+    theirs = {
+        "pytorch_model.bin": b"4",
+        "original/model.safetensors": b"5",
+        "onnx/model.safetensors": b"6",
+        "my-model.safetensors": b"7",
+        "notes/recipe.json": b"8",
+        "vocab.txt": b"9",
+    }
+    push(name, ours | theirs)
+    publish_files(publication(name), options)
+    assert set(api.list_repo_files(name)) == {
+        *theirs,
+        "model.safetensors",
+        "config.json",
+        "README.md",
+        ".gitattributes",
+    }
+
+
+# -- in trouble ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"status": 500}, {"status": 409}])
+def test_a_busy_hub_is_asked_again(name: str, options: Hub, hub: LoopbackHub, fault: dict[str, int]) -> None:
+    hub.fail("POST .*/commit/", times=3, **fault)  # type: ignore[arg-type]
+    publish_files(publication(name), options)
+    assert commits(hub) == [fault["status"]] * 3 + [200]
+
+
+@pytest.mark.parametrize(
+    "match", ["POST /api/repos/create", "GET /api/models/alice/hub", "POST /api/validate-yaml", "POST .*/branch/"]
+)
+def test_every_step_before_the_commit_is_tried_again(name: str, options: Hub, hub: LoopbackHub, match: str) -> None:
+    hub.fail(match, status=503, times=2)
+    publish_files(publication(name, revision="dev"), options)
+    assert commits(hub) == [200]
+
+
+def test_weights_are_not_sent_twice(name: str, options: Hub, hub: LoopbackHub) -> None:
+    if hub.xet:
+        pytest.skip("weights are put to the Hub over plain LFS only")
+    hub.fail("POST .*/commit/", status=503, times=2)
+    publish_files(publication(name), options)
+    assert len([request for request in hub.requests if request.method == "PUT"]) == 1
+
+
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(
+    name: str, options: Hub, hub: LoopbackHub, api: HfApi
+) -> None:
+    hub.fail("POST .*/commit/", cut_after=0)
+    info = publish_files(publication(name), options)
+    assert [commit.title for commit in api.list_repo_commits(name)] == ["Mix", "initial commit"]
+    assert info.oid == api.repo_info(name).sha
+
+
+def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(
+    model: tuple[str, str], options: Hub, hub: LoopbackHub, api: HfApi
+) -> None:
+    repo, _ = model
+    hub.fail("POST .*/commit/", cut_after=0)
+    info = publish_files(publication(repo, create_pr=True), options)
+    assert (info.pr_num, info.pr_revision) == (1, "refs/pr/1")
+    assert info.oid == api.repo_info(repo, revision="refs/pr/1").sha
+    assert [discussion.num for discussion in api.get_repo_discussions(repo)] == [1]
+
+
+def test_a_second_pull_request_is_opened_when_it_is_asked_for(model: tuple[str, str], options: Hub, api: HfApi) -> None:
+    repo, _ = model
+    numbers = [publish_files(publication(repo, create_pr=True), options).pr_num for _ in range(2)]
+    assert numbers == [1, 2]
+
+
+def test_somebody_elses_commit_in_between_is_built_upon(
+    name: str, push: Callable[..., str], options: Hub, hub: LoopbackHub, api: HfApi
+) -> None:
+    """The other commit changes a file that was just seen to be as it should; it must not be taken for unchanged."""
+    push(name, {"config.json": b"{}"})
+    asked = []
+
+    def readme(existing: str | None) -> str:
+        if not asked:
+            push(name, {"config.json": b"changed", "README.md": CARD.encode() + b"theirs"})
+        asked.append(existing)
+        return (existing or CARD) + "ours"
+
+    hub.clear_requests()
+    publish_files(publication(name, readme=readme), options)
+    assert commits(hub) == [200, 412, 200]
+    assert asked == [None, CARD + "theirs"]
+    assert content(api, name, "config.json") == b"{}"
+    assert content(api, name, "README.md").decode() == CARD + "theirsours"
+
+
+def test_an_upload_that_breaks_off_is_tried_again(
+    name: str, options: Hub, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hub.xet:
+        pytest.skip("weights are put to the Hub over plain LFS only")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    hub.fail("PUT /_lfs/", status=503, times=7)  # more often than the client itself tries
+    publish_files(publication(name), options)
+    assert [request.status for request in hub.requests if request.method == "PUT"] == [503] * 7 + [200]
+    assert commits(hub) == [200]
+
+
+def test_a_hub_that_stays_down_is_told_and_nothing_is_half_done(
+    model: tuple[str, str], options: Hub, hub: LoopbackHub, api: HfApi
+) -> None:
+    repo, commit = model
+    hub.clear_requests()
+    hub.fail("POST .*/commit/", status=503, times=100)
+    with pytest.raises(PublishError) as caught:
+        publish_files(publication(repo), options)
+    assert str(caught.value).startswith(f"The Hub refused 5 times to take '{repo}': Server error '503 Service Unavai")
+    assert str(caught.value).endswith(
+        "The repo has all of it or none.\n"
+        "The Hub or the connection is in trouble. Try again: what was uploaded is not sent twice."
+    )
+    assert commits(hub) == [503] * 5
+    assert api.repo_info(repo).sha == commit
+    hub.clear_faults()
+    publish_files(publication(repo), options)
+    assert commits(hub) == [503] * 5 + [200]
+
+
+def test_the_hub_says_how_long_to_wait(
+    name: str, options: Hub, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fail("POST .*/commit/", status=429, headers={"Retry-After": "17"})
+    waits: list[float] = []
+    monkeypatch.setattr(publishing.time, "sleep", waits.append)
+    publish_files(publication(name), options)
+    assert waits == [17.0]
+
+
+def test_the_waits_grow_and_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "FIRST_WAIT", 1.0)
+    assert [publishing._wait(ConnectionError(), attempt) for attempt in (1, 2, 3, 4, 20)] == [1.0, 2.0, 4.0, 8.0, 60.0]
+
+
+@pytest.mark.parametrize("other", [False, "hf_bob", "hf_reader", "hf_nobody"])
+def test_without_the_right_to_write_it_says_how_to_get_it(
+    model: tuple[str, str], hub: LoopbackHub, api: HfApi, other: str | bool
+) -> None:
+    repo, commit = model
+    hub.clear_requests()
+    with pytest.raises(PublishError) as caught:
+        publish_files(publication(repo), Hub(token=other))
+    assert str(caught.value).startswith(f"The Hub refused to take '{repo}': ")
+    assert str(caught.value).endswith(
+        "Nothing in the repo was changed.\n"
+        "To write to it, log in with `hf auth login`, or pass `token=` of an account that may."
+    )
+    assert "hf_" not in str(caught.value)
+    assert api.repo_info(repo).sha == commit
+
+
+def test_metadata_that_the_hub_refuses_is_shown(name: str, options: Hub, hub: LoopbackHub) -> None:
+    bad = "---\nlicense: [1, 2\n---\n"
+    with pytest.raises(
+        PublishError, match=r"(?s)Invalid metadata in README.md.*Check the repo id, the branch and the card"
+    ):
+        publish_files(publication(name, readme=lambda _: bad), options)
+    assert commits(hub) == []
+
+
+def test_a_name_that_is_no_repo_id_is_told_at_once(options: Hub, hub: LoopbackHub) -> None:
+    with pytest.raises(PublishError, match=r"(?s)The Hub refused to take 'a/b/c': Repo id must be.*Check the repo id"):
+        publish_files(publication("a/b/c"), options)
+    assert hub.requests == []
+
+
+def test_offline_nothing_is_tried(name: str, hub: LoopbackHub, token: str) -> None:
+    with pytest.raises(PublishError, match=rf"'{name}' cannot be published offline"):
+        publish_files(publication(name), Hub(token=token, local_files_only=True))
+    assert hub.requests == []
+
+
+# -- Xet -----------------------------------------------------------------------------------------------------------
+
+OVER_XET = """
+    import sys
+    from pathlib import Path
+    from huggingface_hub import HfApi, constants
+    from cocktail_hub.hub import Hub, HubFiles, Publication, commit as publishing
+    from cocktail_hub.hub.commit import publish_files
+
+    assert not constants.HF_HUB_DISABLE_XET
+    publishing.FIRST_WAIT = 0.01
+    weights = bytes(range(256)) * 5000
+    Path(sys.argv[1]).write_bytes(weights)
+    options = Hub(token="hf_alice")
+    publication = Publication(
+        repo_id="alice/xet",
+        files={"model.safetensors": Path(sys.argv[1]), "config.json": b"{}"},
+        readme=lambda _: "---\\nlicense: mit\\n---\\n",
+        message="Mix",
+    )
+    first = publish_files(publication, options)
+    second = publish_files(publication, options)
+    print(first.oid == second.oid, [c.title for c in HfApi(token="hf_alice").list_repo_commits("alice/xet")])
+    files = HubFiles("alice/xet", options.resolve("alice/xet", None), options)
+    print(files.read_range("model.safetensors", 300, 304), files.sizes["model.safetensors"])
+    print((files.download(["model.safetensors"]) / "model.safetensors").read_bytes() == weights)
+"""
+
+
+def test_it_is_the_same_over_xet(tmp_path: Path) -> None:
+    with LoopbackHub(xet=True) as hub:
+        hub.add_user("alice", token="hf_alice")
+        hub.fail("POST .*/commit/", status=503, times=1)
+        environment = os.environ | hub.environment(tmp_path / "home")
+        command = [sys.executable, "-c", textwrap.dedent(OVER_XET), str(tmp_path / "weights")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [
+            "True ['Mix', 'initial commit']",
+            "b',-./' 1280000",
+            "True",
+        ]
+        assert commits(hub) == [503, 200]
+        assert [request for request in hub.requests if "/xorbs/" in request.path], "the weights came over Xet"

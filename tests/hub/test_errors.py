@@ -1,0 +1,151 @@
+"""What the Hub's refusals mean: every message says what is wrong, why it matters and how to fix it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import httpx2
+import pytest
+from huggingface_hub import errors
+
+from cocktail_hub.errors import CheckpointError, CocktailError, DiskSpaceError, SourceError
+from cocktail_hub.hub.errors import first_line, status_of
+from cocktail_hub.hub.explained import explained
+
+
+def answer(status: int) -> httpx2.Response:
+    return httpx2.Response(status, request=httpx2.Request("GET", "http://hub/x"))
+
+
+def told(error: Exception, kind: type[CocktailError] = SourceError) -> str:
+    with pytest.raises(kind) as caught, explained("org/a", "v1"):
+        raise error
+    assert caught.value.__cause__ is error
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "starts", "ends"),
+    [
+        (
+            errors.GatedRepoError("no", response=answer(403)),
+            "'org/a' is gated, and this account has no access to it.\nIts files cannot be downloaded until its authors",
+            "Ask for access on its page on the Hub, then log in with `hf auth login`, or pass `token=`.",
+        ),
+        (
+            errors.RepositoryNotFoundError("no", response=answer(404)),
+            "'org/a' is not on the Hub, or it is private and the token in use cannot see it.\nNothing can be",
+            "for a local folder write './a'.",
+        ),
+        (
+            errors.RevisionNotFoundError("no", response=answer(404)),
+            "'org/a' has no revision 'v1'.\nA revision is a branch, a tag or a commit.",
+            "Check its spelling, or leave `revision` out for the default branch.",
+        ),
+        (
+            errors.RemoteEntryNotFoundError("404: config.json", response=answer(404)),
+            "'org/a' lacks a file that is needed: 404: config.json",
+            "config.json",
+        ),
+        (
+            errors.DisabledRepoError("no", response=answer(403)),
+            "The Hub has disabled 'org/a'.\nNothing can be downloaded from it.",
+            "Choose another model.",
+        ),
+        (
+            errors.HfHubHTTPError("401 bad", response=answer(401)),
+            "The Hub does not accept the access token that was sent for 'org/a': 401 bad\nIt may have expired",
+            "To get another one, log in with `hf auth login`, or pass `token=`.",
+        ),
+        (
+            errors.HfHubHTTPError("403 no", response=answer(403)),
+            "The access token in use may not read 'org/a': 403 no\nNothing can be downloaded from it.",
+            "or log in with `hf auth login`, or pass `token=` of another account.",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            "The Hub cache cannot be written while 'org/a' is downloaded: [Errno 13] Permission denied\nWhat is not",
+            "to a folder that you may write to.",
+        ),
+        (
+            errors.HfHubHTTPError("\n\n503 busy\nmore", response=answer(503)),
+            "The Hub refused a request about 'org/a': 503 busy\nNothing was changed or lost.",
+            "Try again in a while; if it stays, look at https://status.huggingface.co.",
+        ),
+        (
+            errors.LocalEntryNotFoundError("not cached"),
+            "'org/a' at revision 'v1' is not in the local cache, and the Hub could not be asked.\nWorking offline",
+            "Go online once, or check the connection. (not cached)",
+        ),
+        (
+            errors.OfflineModeIsEnabled("offline"),
+            "'org/a' at revision 'v1' is not in the local cache, and the Hub could not be asked.",
+            "(offline)",
+        ),
+        (
+            errors.RevisionResolutionError("no ref"),
+            "'org/a' at revision 'v1' is not in the local cache, and the Hub could not be asked.",
+            "(no ref)",
+        ),
+        (
+            errors.HFValidationError("Repo id must be"),
+            "'org/a' is neither a local folder nor a Hub id: Repo id must be\nNothing can be read from it.",
+            "Write 'org/name' for a repo on the Hub, './name' for a folder.",
+        ),
+        (
+            httpx2.ConnectError("refused"),
+            "The connection to the Hub broke while reading 'org/a': refused\nFiles that came whole are kept.",
+            "Try again.",
+        ),
+        (ConnectionError("Network error: 404"), "The connection to the Hub broke while reading 'org/a'", "Try again."),
+        (RuntimeError("xet"), "The connection to the Hub broke while reading 'org/a': xet", "Try again."),
+        (
+            OSError("Consistency check failed: file should be of size 3"),
+            "The connection to the Hub broke while reading 'org/a': Consistency check failed",
+            "Try again.",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_every_failure_is_put_into_words(error: Exception, starts: str, ends: str) -> None:
+    message = told(error)
+    assert message.startswith(starts)
+    assert message.endswith(ends)
+
+
+def test_a_full_disk_says_where_there_may_be_room() -> None:
+    message = told(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), DiskSpaceError)
+    assert message.startswith("The disk became full while 'org/a' was downloaded: [Errno 28]")
+    assert message.endswith("Free some space, or set HF_HOME to a folder on a larger disk.")
+
+
+def test_a_refusal_behind_a_missing_cache_entry_is_what_counts() -> None:
+    """The client looks into the cache when the Hub refuses, and then reports the cache."""
+    hidden = errors.LocalEntryNotFoundError("not cached")
+    hidden.__cause__ = errors.GatedRepoError("no", response=answer(403))
+    assert told(hidden).startswith("'org/a' is gated")
+    down = errors.LocalEntryNotFoundError("not cached")
+    down.__cause__ = errors.HfHubHTTPError("503", response=answer(503))
+    assert told(down).startswith("'org/a' at revision 'v1' is not in the local cache")
+
+
+def test_errors_of_our_own_pass_as_they_are() -> None:
+    for error in (SourceError("mine"), CheckpointError("mine")):
+        with pytest.raises(type(error), match=r"^mine$"), explained("org/a"):
+            raise error
+
+
+def test_errors_that_are_nobodys_fault_but_ours_pass_as_they_are() -> None:
+    with pytest.raises(KeyError), explained("org/a"):
+        raise KeyError("bug")
+
+
+def test_the_first_line_is_the_first_that_says_something() -> None:
+    assert first_line(ValueError("\n  \n  one\ntwo")) == "one"
+    assert first_line(ValueError("")) == "ValueError"
+
+
+def test_only_an_answer_has_a_status() -> None:
+    assert status_of(errors.HfHubHTTPError("x", response=answer(418))) == 418
+    assert status_of(ConnectionError()) is None

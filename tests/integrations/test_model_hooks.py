@@ -1,0 +1,202 @@
+"""A model that was loaded from a recipe publishes itself with recipe and card, as long as it is that mix."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import transformers
+from huggingface_hub import HfApi, ModelCard
+from models import ORG, TOKEN, assert_holds, expected, published, push_recipe
+
+from cocktail_hub import AutoCocktailModel
+from cocktail_hub.errors import PublishError, SourceError
+from cocktail_hub.storage.cache import Cache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.whole
+
+RECIPE = f"{ORG}/attached-recipe"
+CLASSIFIER = f"{ORG}/attached-classifier-recipe"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def repos() -> None:
+    """A recipe repo of the BERT pair, and one of classifiers."""
+    push_recipe("bert", RECIPE)
+    push_recipe("classifier", CLASSIFIER)
+
+
+def files(repo_id: str) -> set[str]:
+    return set(HfApi(token=TOKEN).list_repo_files(repo_id)) - {".gitattributes"}
+
+
+def test_a_loaded_model_is_published_whole_in_one_commit() -> None:
+    model = AutoCocktailModel.from_pretrained(RECIPE)
+    info = model.push_to_hub(f"{ORG}/attached-whole", token=TOKEN)
+    assert files(f"{ORG}/attached-whole") >= {"README.md", "recipe.json", "model.safetensors", "tokenizer.json"}
+    assert len(HfApi().list_repo_commits(f"{ORG}/attached-whole")) == 2
+    assert info.oid == HfApi().repo_info(f"{ORG}/attached-whole").sha
+    assert_holds(transformers.AutoModel.from_pretrained(f"{ORG}/attached-whole"), expected("bert"))
+
+
+def test_a_model_of_an_auto_class_is_published_likewise() -> None:
+    model = transformers.AutoModel.from_pretrained(RECIPE)
+    model.push_to_hub(f"{ORG}/attached-auto", as_="both", token=TOKEN)
+    assert "recipe.json" in files(f"{ORG}/attached-auto")
+
+
+def test_a_loaded_model_can_be_published_as_a_recipe() -> None:
+    AutoCocktailModel.from_pretrained(RECIPE).push_to_hub(f"{ORG}/attached-small", as_="recipe", token=TOKEN)
+    assert "model.safetensors" not in files(f"{ORG}/attached-small")
+
+
+def test_a_merged_repo_is_published_again_with_its_recipe() -> None:
+    AutoCocktailModel.from_pretrained(RECIPE).push_to_hub(f"{ORG}/attached-first", token=TOKEN)
+    AutoCocktailModel.from_pretrained(f"{ORG}/attached-first").push_to_hub(f"{ORG}/attached-second", token=TOKEN)
+    assert files(f"{ORG}/attached-first") == files(f"{ORG}/attached-second")
+
+
+def step(model: Any) -> None:
+    """One step of training."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.tensor([[2, 6, 3]])).last_hidden_state.sum().backward()
+    optimizer.step()
+
+
+def edit(model: Any) -> None:
+    """A change that torch does not count."""
+    model.pooler.dense.weight.data.mul_(2)
+
+
+def relabel(model: Any) -> None:
+    """A change of the config."""
+    model.config.id2label = {0: "other"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [step, edit, relabel, lambda model: model.half(), lambda model: model.resize_token_embeddings(30)],
+    ids=["training", "data", "config", "half", "resized"],
+)
+def test_a_changed_model_is_pushed_without_the_recipe(
+    change: Callable[[Any], Any], caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    model = AutoCocktailModel.from_pretrained(RECIPE)
+    change(model)
+    with pytest.raises(PublishError, match="The model has changed since it was mixed"):
+        model.push_to_hub(f"{ORG}/attached-changed", as_="recipe", token=TOKEN)
+    repo_id = f"{ORG}/attached-{request.node.callspec.id}"
+    with caplog.at_level(logging.WARNING, logger="cocktail_hub.integrations.model_hooks"):
+        model.push_to_hub(repo_id, token=TOKEN)
+    assert "pushed without the recipe" in caplog.text
+    assert "recipe.json" not in files(repo_id)
+    assert not hasattr(transformers.AutoConfig.from_pretrained(repo_id), "cocktail")
+    assert "cocktail-hub" not in (ModelCard.load(repo_id).data.tags or [])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model: model.train(),
+        lambda model: model(torch.tensor([[2, 6, 3]])),
+        lambda model: model.to("cpu"),
+        lambda model: model.requires_grad_(False),
+        lambda model: model.set_attn_implementation("eager"),
+    ],
+    ids=["train", "forward", "to", "requires_grad", "attention"],
+)
+def test_a_model_that_was_only_used_is_still_the_mix(use: Callable[[Any], Any]) -> None:
+    model = AutoCocktailModel.from_pretrained(RECIPE)
+    use(model)
+    model.push_to_hub(f"{ORG}/attached-used", token=TOKEN)
+    assert "recipe.json" in files(f"{ORG}/attached-used")
+
+
+def test_a_trained_model_pushed_over_its_mix_takes_the_recipe_away() -> None:
+    repo_id = f"{ORG}/attached-over"
+    AutoCocktailModel.from_pretrained(RECIPE).push_to_hub(repo_id, token=TOKEN)
+    model = AutoCocktailModel.from_pretrained(repo_id)
+    step(model)
+    model.push_to_hub(repo_id, token=TOKEN)
+    assert "recipe.json" not in files(repo_id)
+    card = ModelCard.load(repo_id)
+    assert "cocktail_hub" not in card.content
+    assert card.data.base_model is None
+    assert "cocktail-hub" not in (card.data.tags or [])
+    with pytest.raises(SourceError, match="is no recipe"):
+        AutoCocktailModel.from_pretrained(repo_id)
+    assert_holds(transformers.AutoModel.from_pretrained(repo_id), model.state_dict())
+
+
+def test_a_trained_model_is_saved_without_the_recipe(tmp_path: Path) -> None:
+    model = AutoCocktailModel.from_pretrained(RECIPE)
+    model.save_pretrained(tmp_path / "mix")
+    assert "cocktail" in json.loads((tmp_path / "mix" / "config.json").read_text())
+    step(model)
+    model.save_pretrained(tmp_path / "trained")
+    assert "cocktail" not in json.loads((tmp_path / "trained" / "config.json").read_text())
+
+
+def test_a_model_that_was_moved_is_still_the_mix() -> None:
+    """`Module.to` another device puts new tensors in the place of buffers, and new data into parameters."""
+    model = AutoCocktailModel.from_pretrained(published("llama").recipe)
+    model._apply(lambda tensor: tensor.clone())
+    model.model.rotary_emb.inv_freq.copy_(model.model.rotary_emb.inv_freq * 1.0)
+    model.push_to_hub(f"{ORG}/attached-moved", token=TOKEN)
+    assert "recipe.json" in files(f"{ORG}/attached-moved")
+
+
+def test_a_model_with_a_new_head_is_not_the_mix() -> None:
+    model = AutoCocktailModel.from_pretrained(CLASSIFIER, num_labels=4, ignore_mismatched_sizes=True)
+    assert not hasattr(model.config, "cocktail")
+    model.push_to_hub(f"{ORG}/attached-head", token=TOKEN)
+    assert "recipe.json" not in files(f"{ORG}/attached-head")
+    masked = AutoCocktailModel.from_pretrained(RECIPE, task="fill-mask")
+    assert not hasattr(masked.config, "cocktail")
+
+
+def test_a_model_without_its_head_still_publishes_the_whole_mix() -> None:
+    model = transformers.AutoModel.from_pretrained(CLASSIFIER)
+    model.push_to_hub(f"{ORG}/attached-headless", token=TOKEN)
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(f"{ORG}/attached-headless")
+    assert_holds(again, expected("classifier"))
+
+
+def test_a_mix_that_left_the_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path))
+    model = AutoCocktailModel.from_pretrained(RECIPE)
+    Cache().prune(max_bytes=0)
+    model.push_to_hub(f"{ORG}/attached-pruned", token=TOKEN)
+    unkept = AutoCocktailModel.from_pretrained(published("bert").recipe, cache=False)
+    unkept.push_to_hub(f"{ORG}/attached-unkept", token=TOKEN)
+    for repo_id in (f"{ORG}/attached-pruned", f"{ORG}/attached-unkept"):
+        assert_holds(transformers.AutoModel.from_pretrained(repo_id), expected("bert"))
+
+
+def test_a_model_can_be_copied_saved_and_pickled(tmp_path: Path) -> None:
+    model = AutoCocktailModel.from_pretrained(RECIPE)
+    assert_holds(copy.deepcopy(model), expected("bert"))
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    assert_holds(torch.load(buffer, weights_only=False), expected("bert"))
+    model.save_pretrained(tmp_path)
+    again = transformers.AutoModel.from_pretrained(tmp_path)
+    assert_holds(again, expected("bert"))
+    assert again.config.cocktail["digest"] == model.config.cocktail["digest"]
+
+
+def test_a_model_may_be_loaded_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = AutoCocktailModel.from_pretrained(RECIPE)
+    model.push_to_hub(f"{ORG}/attached-inference", token=TOKEN)
+    assert "recipe.json" in files(f"{ORG}/attached-inference")

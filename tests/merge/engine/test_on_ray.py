@@ -1,0 +1,441 @@
+"""Merging and scoring on a real local Ray of two workers: the same bytes, whoever dies."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import transformers
+from merge_helpers import component, save_all
+from models import SHARES, TOKEN, fill, published, root, text_tokenizer
+
+from cocktail_hub import mix, publish, score
+from cocktail_hub.checkpoint.files import FileState, LocalFiles
+from cocktail_hub.checkpoint.reader import open_weights
+from cocktail_hub.checkpoint.weight_files import read_weight_files
+from cocktail_hub.errors import CheckpointError, DiskSpaceError, MergeError, MissingExtraError
+from cocktail_hub.evaluation.on_ray import _demand
+from cocktail_hub.evaluation.settings import ScoringSettings
+from cocktail_hub.hub import Hub
+from cocktail_hub.merge.engine.budget import COUNTING_BYTES, SEARCH_BYTES
+from cocktail_hub.merge.engine.execute import execute
+from cocktail_hub.merge.engine.on_ray import ATTEMPTS, ShardTask, execute_on_ray
+from cocktail_hub.merge.engine.ray_cluster import KNOCK_SECONDS, Cluster, Demand, _call, joined
+from cocktail_hub.merge.inputs import ShardInputs
+from cocktail_hub.merge.options import MixOptions
+from cocktail_hub.merge.plan import plan_merge
+from cocktail_hub.merge.run import plan_mix
+from cocktail_hub.pipeline import check_and_weigh, prepare
+from cocktail_hub.resolve.source import load_recipe_source
+from cocktail_hub.storage.cache import JOURNAL
+from cocktail_hub.storage.hashing import sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cocktail_hub.checkpoint.reader import TensorReader
+    from cocktail_hub.merge.plan import MergePlan, ShardPlan
+    from cocktail_hub.testing import LoopbackHub
+
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Ray of two workers, which this process is connected to."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    module = pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
+    module.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 << 20,
+        log_to_driver=False,
+        logging_level="ERROR",
+        configure_logging=False,
+    )
+    module.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
+    yield module
+    module.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    module.shutdown()
+
+
+@pytest.fixture(scope="module")
+def recipe() -> dict[str, Any]:
+    """Two local models of 32 MB."""
+    config = transformers.LlamaConfig(
+        vocab_size=2000,
+        hidden_size=512,
+        intermediate_size=1024,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+    )
+    folders = [root() / f"ray-{letter}" for letter in "ab"]
+    for seed, folder in enumerate(folders):
+        fill(transformers.LlamaForCausalLM(config).bfloat16(), seed).save_pretrained(folder)
+        text_tokenizer().save_pretrained(folder)
+    return {"ingredients": [{"model": str(f), "weight": w} for f, w in zip(folders, SHARES, strict=True)]}
+
+
+@pytest.fixture
+def planned(recipe: dict[str, Any], tmp_path: Path) -> tuple[MergePlan, ShardInputs]:
+    """A plan of seven files, and what they are made from."""
+    options = MixOptions(max_shard_size="5MB")
+    origin = load_recipe_source(recipe, options.hub)
+    checked, _ = check_and_weigh(prepare(origin, options))
+    inputs = ShardInputs(components=checked.components, models=checked.models, scratch=tmp_path / "windows")
+    return plan_mix(checked, options.max_shard_size), inputs
+
+
+class Assassin(threading.Thread):
+    """Kills the first worker that begins a shard after `spared` others have begun one."""
+
+    def __init__(self, folder: Path, spared: int) -> None:
+        super().__init__()
+        self._folder, self._spared = folder, spared
+        self.seen: dict[str, str] = {}
+        self.killed = 0
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            for attempt in (self._folder / ATTEMPTS).glob("*-*"):
+                if attempt.name not in self.seen:
+                    self.seen[attempt.name] = attempt.name
+                    if len(self.seen) > self._spared and not self.killed:
+                        self.killed = int(attempt.name.partition("-")[0])
+                        os.kill(self.killed, signal.SIGKILL)
+            time.sleep(0.0005)
+
+
+# before the tests with `ray`, which these would connect to
+
+
+OWN_CLUSTER = """
+    from cocktail_hub import cluster
+    from cocktail_hub.cli import main
+
+    own, connect = [], cluster._connect
+    cluster._connect = lambda ray: own.append(connect(ray)) or own[-1]
+    try:
+        main()
+    finally:
+        import ray
+
+        assert own == [True] and not ray.is_initialized()
+"""
+
+
+@pytest.mark.slow
+def test_the_command_line_starts_a_cluster_of_its_own_and_stops_it(recipe: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
+    code = textwrap.dedent(OWN_CLUSTER)
+    lines = ["ingredients:", *(f"  - {{model: '{i['model']}', weight: {i['weight']}}}" for i in recipe["ingredients"])]
+    (tmp_path / "recipe.yaml").write_text("\n".join(lines))
+    command = [sys.executable, "-c", code, "mix", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*command, "--engine", "ray", "--max-shard-size", "10MB"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "out")), done.stderr
+    here = mix(recipe, output=tmp_path / "here", options=MixOptions(max_shard_size="10MB", force=True))
+    for path in here.path.glob("*.safetensors"):
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_after_the_death_of_the_program_the_next_one_goes_on(recipe: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    run = "import sys; from cocktail_hub.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", run, "mix", "recipe.json", "-o", "out", "--engine", "ray", "--threads", "1"]
+    command += ["--max-shard-size", "2MB"]
+    driver = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    noted: list[str] = []
+    while len(noted) < 2:
+        assert driver.poll() is None
+        time.sleep(0.001)
+        for journal in tmp_path.glob(f".out.*.partial/{JOURNAL}"):
+            noted = list(json.loads(journal.read_text())["finished"])
+    driver.kill()
+    driver.wait()
+    (stage,) = tmp_path.glob(".out.*.partial")
+    noted = list(json.loads((stage / JOURNAL).read_text())["finished"])
+    kept = {name: (stage / name).stat().st_ino for name in noted}
+    assert len(kept) >= 2
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    assert {name: (out / name).stat().st_ino for name in kept} == kept
+    here = mix(recipe, output=tmp_path / "here", options=MixOptions(max_shard_size="2MB", force=True)).path
+    assert names(out) == names(here)
+    for path in here.glob("*.safetensors"):
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert [path.name for path in tmp_path.glob(".out*")] == []
+
+
+# with a cluster of this process
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_bytes_are_those_of_threads(
+    ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
+) -> None:
+    plan, inputs = planned
+    assert len(plan.shards) == 7
+    out = tmp_path / "ray"
+    out.mkdir()
+    assassin = Assassin(out, spared=3)
+    assassin.start()
+    moved: list[int] = []
+    try:
+        report = execute_on_ray(plan, inputs, out, threads=1, on_progress=moved.append)
+    finally:
+        assassin.over.set()
+        assassin.join()
+    assert assassin.killed
+    assert len(assassin.seen) > len(plan.shards)  # a shard was begun again
+    assert sum(moved) == plan.output_bytes
+    assert report.threads == 2
+    expected = execute(plan, inputs, tmp_path / "threads")
+    assert report.digests == expected.digests
+    assert report.bytes_read == expected.bytes_read == plan.input_bytes
+    assert names(out) == names(tmp_path / "threads")
+    for path in names(out):
+        assert (out / path).read_bytes() == (tmp_path / "threads" / path).read_bytes()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def test_what_a_method_reads_twice_is_counted_twice(ray: Any, tmp_path: Path) -> None:
+    memory = (1 << 18) + 2 * SEARCH_BYTES + COUNTING_BYTES
+    folders = save_all(tmp_path, [{"x": torch.randn(3600, 120).bfloat16()} for _ in range(3)])
+    plan = plan_merge([component(folders)], weights=[1.0, 1.0], method="ties", parameters={"density": 0.3})
+    report = execute_on_ray(plan, Folders(folders), tmp_path / "out", threads=1, max_memory=memory)
+    here = execute(plan, Folders(folders), tmp_path / "here", threads=1, max_memory=memory)
+    assert report.bytes_read == here.bytes_read > 2 * plan.input_bytes
+
+
+class Folders:
+    """Models in folders, opened for a shard; a worker can do so, too."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        self.folders = folders
+
+    @contextmanager
+    def opened(self, shard: ShardPlan) -> Iterator[list[TensorReader]]:
+        with ExitStack() as stack:
+            layouts = [(read_weight_files(LocalFiles(folder)), folder) for folder in self.folders]
+            yield [stack.enter_context(open_weights(layout, folder)) for layout, folder in layouts]
+
+
+class Stop(Exception):  # noqa: N818 - not an error
+    """Ends a run from outside."""
+
+
+def test_finished_shards_are_not_made_again(ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path) -> None:
+    plan, inputs = planned
+    calls: list[int] = []
+
+    def stop_after_three(count: int) -> None:
+        calls.append(count)
+        if len(calls) == 4:  # the first call tells what an earlier run has finished
+            raise Stop
+
+    with pytest.raises(Stop):
+        execute_on_ray(plan, inputs, tmp_path / "out", threads=1, on_progress=stop_after_three)
+    report = execute_on_ray(plan, inputs, tmp_path / "out", threads=1)
+    assert report.bytes_written == plan.output_bytes - sum(calls)
+    assert report.digests == execute(plan, inputs, tmp_path / "threads").digests
+
+
+def test_what_one_engine_began_the_other_finishes(
+    ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
+) -> None:
+    plan, inputs = planned
+    calls: list[int] = []
+
+    def stop(count: int) -> None:
+        calls.append(count)
+        if sum(calls) > plan.output_bytes / 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        execute(plan, inputs, tmp_path / "out", on_progress=stop)
+    report = execute_on_ray(plan, inputs, tmp_path / "out")
+    assert 0 < report.bytes_written < plan.output_bytes
+    assert report.digests == execute(plan, inputs, tmp_path / "threads").digests
+
+
+def test_mixing_and_publishing_take_the_engine_as_an_option(
+    ray: Any, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cocktail"))
+    recipe = published("llama").recipe
+    options = {"hub": Hub(token=TOKEN, cache_dir=tmp_path / "hub"), "max_shard_size": 10_000}
+    low = mix(recipe, output=tmp_path / "low", options=MixOptions(engine="ray", low_disk=True, **options))
+    publish(recipe, "alice/on-ray", options=MixOptions(engine="ray", low_disk=True, **options))
+    whole = mix(recipe, output=tmp_path / "whole", options=MixOptions(engine="ray", **options))
+    here = mix(recipe, output=tmp_path / "here", options=MixOptions(force=True, **options))
+    for path in here.path.iterdir():
+        assert (low.path / path.name).read_bytes() == path.read_bytes() == (whole.path / path.name).read_bytes()
+    assert ray.is_initialized()
+    pushed = Hub(token=TOKEN).api.get_paths_info("alice/on-ray", sorted(low.report["merged"].digests))
+    assert {file.path: file.lfs.sha256 for file in pushed} == {
+        file.path: sha256_of(low.path / file.path) for file in pushed
+    }
+
+
+def test_ingredients_are_scored_on_workers_with_the_same_losses(
+    ray: Any, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = [{"input": "the cat", "output": "sat on the mat"}, {"input": "a dog", "output": "ran in the park"}]
+    recipe = {
+        "ingredients": [{"model": entry["model"]} for entry in published("llama").recipe["ingredients"]],
+        "weighting": {"rule": "softmax", "examples": examples},
+    }
+    found = {}
+    for engine in ("ray", "threads"):
+        monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / engine))  # no losses from the other one
+        found[engine] = score(recipe, options=MixOptions(engine=engine))
+    assert [losses.mean for losses in found["ray"].losses] == pytest.approx(
+        [losses.mean for losses in found["threads"].losses], rel=1e-6
+    )
+    assert found["ray"].recipe.weights == pytest.approx(found["threads"].recipe.weights, rel=1e-5)
+
+
+@pytest.mark.parametrize(("device", "cards", "gpus"), [("auto", 2, 1), ("cuda", 1, 1), ("auto", 0, 0), ("cpu", 2, 0)])
+def test_an_ingredient_is_scored_on_a_card_where_there_are_any(device: str, cards: int, gpus: int) -> None:
+    resources = {"CPU": 4.0, "GPU": float(cards)}
+    found = SimpleNamespace(
+        nodes=lambda: [{"Alive": True, "Resources": resources}], cluster_resources=lambda: resources
+    )
+    demand = _demand(Cluster(found, own=False), ScoringSettings(task="decoder", device=device))
+    assert demand == Demand(cpus=4, gpus=gpus)
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_an_error_of_a_task_is_raised_as_it_is_and_not_tried_again(
+    ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
+) -> None:
+    plan, inputs = planned
+    files = inputs.models[0].body.files
+    assert isinstance(files, LocalFiles)
+    files._stamps["model.safetensors"] = FileState(1, 2, 3, 4)
+    with pytest.raises(CheckpointError, match="changed while it was being mixed") as caught:
+        execute_on_ray(plan, inputs, tmp_path / "out")
+    assert caught.value.model == plan.components[0].models[0]
+    assert not (tmp_path / "out" / ATTEMPTS).exists()
+
+
+def _die(shared: None, item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _divide(shared: int, item: int) -> float:
+    return shared / item
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_each_time_ends_in_words(ray: Any) -> None:
+    with joined() as cluster, pytest.raises(MergeError, match="died 4 times over the same task"):
+        list(cluster.run(_die, None, [0], Demand()))
+
+
+def test_an_unexpected_error_of_a_worker_ends_in_words(ray: Any) -> None:
+    with joined() as cluster, pytest.raises(MergeError, match=r"failed: ZeroDivisionError\('division by zero'\)"):
+        list(cluster.run(_divide, 1, [0], Demand()))
+
+
+def test_results_come_with_their_index(ray: Any) -> None:
+    with joined() as cluster:
+        assert sorted(cluster.run(_divide, 6, [1, 2, 3], Demand())) == [(0, 6.0), (1, 3.0), (2, 2.0)]
+        assert cluster.at_once(Demand(cpus=1)) == 2
+        assert cluster.cpus_per_task(4) == 2
+
+
+def test_more_threads_than_a_node_has_are_refused(
+    ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
+) -> None:
+    plan, inputs = planned
+    with pytest.raises(MergeError, match="3 threads per task, but a node of the Ray cluster has 2 processors"):
+        execute_on_ray(plan, inputs, tmp_path / "out", threads=3)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
+def test_a_cluster_that_is_not_there_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
+    with socket.socket() as bound:  # but nobody listens
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", address.format(port=bound.getsockname()[1]))
+        monkeypatch.setattr("ray.is_initialized", lambda: False)
+        started = time.monotonic()
+        with pytest.raises(MergeError, match=r"RAY_ADDRESS=.* cannot be reached"), joined():
+            pass
+    assert time.monotonic() - started < 2 * KNOCK_SECONDS
+
+
+def test_a_cluster_without_graphics_cards_is_told_at_once(
+    ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
+) -> None:
+    plan, inputs = planned
+    with pytest.raises(MergeError, match="no node of the Ray cluster has a graphics card"):
+        execute_on_ray(plan, inputs, tmp_path / "out", device="cuda")
+
+
+def test_a_node_that_does_not_see_the_folder_says_so(planned: tuple[MergePlan, ShardInputs], tmp_path: Path) -> None:
+    plan, inputs = planned
+    task = ShardTask(plan=plan, inputs=inputs, folder=tmp_path / "elsewhere", threads=1, max_memory=None, device="cpu")
+    with pytest.raises(MergeError, match="does not see the output folder"):
+        task.make(0)
+
+
+def test_a_disk_that_runs_full_on_a_worker_is_called_so(
+    planned: tuple[MergePlan, ShardInputs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plan, inputs = planned
+    (tmp_path / ATTEMPTS).mkdir()
+    task = ShardTask(plan=plan, inputs=inputs, folder=tmp_path, threads=1, max_memory=None, device="cpu")
+    monkeypatch.setattr(ShardInputs, "opened", full)
+    with pytest.raises(DiskSpaceError, match=f"The disk of '{tmp_path}' has"):
+        task.make(0)
+
+
+def test_without_ray_the_extra_is_named(
+    planned: tuple[MergePlan, ShardInputs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "cocktail-hub\[ray\]"'):
+        execute_on_ray(*planned, tmp_path / "out")
+
+
+def test_a_worker_of_another_version_is_refused() -> None:
+    with pytest.raises(MergeError, match=r"0\.0\.1"):
+        _call("0.0.1", _divide, 1, 1)

@@ -1,0 +1,203 @@
+"""Two memories: what a GPU needs is tried on the CPU by making them two there. And two libraries: numpy and torch."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from merge_helpers import digests, mix, model, plan, save, save_all
+
+from cocktail_hub.errors import MergeError
+from cocktail_hub.merge.engine import backends as bench_module
+from cocktail_hub.merge.engine.backends import make_benches
+from cocktail_hub.merge.kernels.buffers import ALIGNMENT, Buffers
+from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
+from cocktail_hub.methods.dtypes import itemsize
+from cocktail_hub.methods.linear import METHODS
+
+KINDS = [Buffers, TorchBuffers]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_buffers_lie_side_by_side_and_are_aligned(kind: type[Buffers]) -> None:
+    bench = kind(1 << 16)
+    buffers = [("BF16", 1), ("BF16", 2), ("F32", 1), ("F64", 1)]
+    size = bench.fitting(buffers)
+    assert size % ALIGNMENT == 0
+    slots = bench.slots(buffers, size)
+    assert [slot.dtype for slot in slots] == [dtype for dtype, _ in buffers]
+    assert [slot.start for slot in slots] == [0, 2 * size, 6 * size, 10 * size]
+    assert [slot.nbytes for slot in slots] == [size * times * itemsize(dtype) for dtype, times in buffers]
+    assert 18 * size <= 1 << 16
+    assert all(bench.host(slot).ctypes.data % ALIGNMENT == 0 for slot in slots)
+    assert [len(bench.array(slot)) for slot in slots] == [size, 2 * size, size, size]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_buffers_begin_in_the_same_place_whatever_their_length(kind: type[Buffers]) -> None:
+    bench = kind(1 << 16)
+    first, again = (bench.slots([("F32", 1), ("F32", 1)], count) for count in (100, 7))
+    assert [a.start for a in first] == [b.start for b in again]
+    assert [len(bench.array(slot)) for slot in again] == [7, 7]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_are_computed_in_the_memory_that_files_are_read_to(kind: type[Buffers]) -> None:
+    bench = kind(1 << 10)
+    (slot,) = bench.slots([("F32", 1)], 2)
+    bench.host(slot)[:] = np.frombuffer(np.array([1.5, -2.0], np.float32).tobytes(), np.uint8)
+    assert bench.array(slot).tolist() == [1.5, -2.0]
+
+
+class TwoMemories(TorchBuffers):
+    """Computes in other memory than it reads to and writes from."""
+
+    def __init__(self, arena: int, device: str = "cpu") -> None:
+        super().__init__(arena, device)
+        self._remote = True
+        self._work = torch.empty(arena, dtype=torch.uint8)
+
+    def _stream(self) -> Any:
+        return contextlib.nullcontext()
+
+
+def three(tmp_path: Path, dtype: torch.dtype) -> tuple[list[Path], dict[str, dict[str, Any]]]:
+    """Three models with numbers of every kind, and for each method a way to mix them."""
+    models = [model(seed, dtype) | {"wide": torch.randn(500, 500).to(dtype)} for seed in range(3)]
+    odd, none = torch.tensor([3e38, 0.0, -0.0, 1e-40]), torch.tensor([math.nan, math.inf, -math.inf])
+    for index, tensors in enumerate(models):
+        tensors["embed"][index, : len(odd)] = odd.roll(index)
+        tensors["embed"][7, : len(none)] = none
+    models[2]["embed"][8, 0] = math.inf
+    weights = {"linear": [0.2, 0.3, 0.5], "ties": [0.6, 0.4], "task_arithmetic": [0.6, 0.4]}
+    return save_all(tmp_path, models), {name: {"method": name, "weights": weights[name]} for name in METHODS}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_two_memories_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, dtype: torch.dtype
+) -> None:
+    folders, options = three(tmp_path, dtype)
+    mix(folders, tmp_path / "one", **options[method])
+    monkeypatch.setattr("cocktail_hub.merge.kernels.torch_buffers.TorchBuffers", TwoMemories)
+    mix(folders, tmp_path / "two", **options[method])
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_numpy_gives_the_same_bytes_as_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, dtype: torch.dtype
+) -> None:
+    folders, options = three(tmp_path, dtype)
+    mix(folders, tmp_path / "torch", **options[method])
+    used = []
+    monkeypatch.setattr(bench_module, "_wants_torch", lambda _: used.append(1))
+    mix(folders, tmp_path / "numpy", **options[method], threads=2)
+    assert used
+    assert digests(tmp_path / "torch") == digests(tmp_path / "numpy")
+
+
+def test_the_same_model_twice_is_that_model_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+    folder = save(tmp_path / "m", {"every": every})
+    monkeypatch.setattr(bench_module, "_wants_torch", lambda _: False)
+    mix([folder, folder], tmp_path / "out", weights=[0.3, 0.7])
+    assert digests(tmp_path / "out")["model.safetensors"] == digests(folder)["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "options", "torch_free"),
+    [
+        (("bfloat16", "bfloat16"), {}, True),
+        (("float32", "float64"), {}, True),
+        (("float32", "float32"), {"dtype": "float64"}, True),
+        (("float16", "float16"), {}, False),
+        (("bfloat16", "float32"), {}, False),
+        (("float32", "float32"), {"dtype": "bfloat16"}, False),
+        (("float16", "float16"), {"weights": [1.0, 0.0]}, True),
+        (("bfloat16", "bfloat16"), {"method": "ties", "weights": [1.0]}, True),
+        (("float16", "float16"), {"method": "ties", "weights": [1.0]}, False),
+    ],
+)
+def test_torch_is_loaded_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtypes: tuple[str, str], options: dict[str, Any], torch_free: bool
+) -> None:
+    folders = save_all(tmp_path, [model(i, getattr(torch, dtype)) for i, dtype in enumerate(dtypes)])
+    made = plan(folders, **{"weights": [0.5, 0.5], **options})
+    monkeypatch.delitem(sys.modules, "torch")
+    assert (type(make_benches(made, 1, None, "cpu")[0]) is Buffers) == torch_free
+
+
+def test_torch_is_used_where_it_is_there(tmp_path: Path) -> None:
+    made = plan(save_all(tmp_path, [model(0), model(1)]), weights=[0.5, 0.5])
+    assert type(make_benches(made, 1, None, "cpu")[0]) is TorchBuffers
+
+
+def test_torch_is_used_where_numbers_near_zero_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = plan(save_all(tmp_path, [model(0), model(1)]), weights=[0.5, 0.5])
+    torch.set_flush_denormal(True)
+    try:
+        monkeypatch.delitem(sys.modules, "torch")
+        assert type(make_benches(made, 1, None, "cpu")[0]) is TorchBuffers
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_a_device_without_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 MiB.\\nmore")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(
+        MergeError, match=r"'cuda' ran out of memory: CUDA out of memory.*\n.*shards are kept.\nUse fewer threads"
+    ):
+        TorchBuffers(1 << 10, "cuda")
+    monkeypatch.undo()
+    bench = TorchBuffers(1 << 10)
+    with pytest.raises(MergeError, match="ran out of memory"), bench.at_work():
+        raise torch.OutOfMemoryError("no more")
+
+
+TORCH_FREE = """
+    import sys
+    from cocktail_hub import mix
+    path = mix(sys.argv[1], output=sys.argv[2]).path
+    assert not {"torch", "transformers", "sentence_transformers"} & sys.modules.keys()
+"""
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.whole
+def test_an_ordinary_mix_needs_no_torch(tmp_path: Path, method: str) -> None:
+    *folders, base = save_all(tmp_path, [model(0), model(1), model(2)])
+    for folder in (*folders, base):
+        (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    lines = [f"method: {method}", "ingredients:", *(f"  - {{model: {folder}, weight: 0.5}}" for folder in folders)]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("\n".join([*lines, *([] if method == "linear" else [f"base: {base}"])]))
+    arguments = [sys.executable, "-c", textwrap.dedent(TORCH_FREE), str(recipe), str(tmp_path / "out")]
+    subprocess.run(arguments, check=True)
+    mixed = folders if method == "linear" else [base, *folders]
+    mix(mixed, tmp_path / "here", weights=[0.5, 0.5], method=method)
+    assert digests(tmp_path / "out")["model.safetensors"] == digests(tmp_path / "here")["model.safetensors"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_gpu_gives_the_same_bytes(tmp_path: Path, method: str, dtype: torch.dtype) -> None:
+    folders, options = three(tmp_path, dtype)
+    mix(folders, tmp_path / "cpu", **options[method])
+    mix(folders, tmp_path / "cuda", **options[method], device="cuda", threads=2)
+    assert digests(tmp_path / "cpu") == digests(tmp_path / "cuda")

@@ -1,0 +1,181 @@
+"""Where a mix may be put, and what is done with what lies there already."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import models
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cocktail_hub import MixOptions, mix
+from cocktail_hub.errors import CacheError
+from cocktail_hub.merge.engine.journal import working_files
+from cocktail_hub.merge.output_folder import OutputFolder, copy_out
+from cocktail_hub.merge.run import plan_mix
+from cocktail_hub.pipeline import check_and_weigh, prepare
+from cocktail_hub.resolve.source import load_recipe_source
+from cocktail_hub.storage.cache import MANIFEST, Cache
+
+if TYPE_CHECKING:
+    from cocktail_hub.merge.plan import MergePlan
+    from cocktail_hub.recipe import ResolvedRecipe
+
+pytestmark = pytest.mark.whole
+
+
+def recipe_of(weights: tuple[float, float] = (0.7, 0.3)) -> dict[str, object]:
+    folders = models.pair("bert").folders
+    return {"ingredients": [{"model": str(f), "weight": w} for f, w in zip(folders, weights, strict=True)]}
+
+
+def place_of(output: Path, cache: Path | None = None, **options: Any) -> tuple[OutputFolder, ResolvedRecipe, MergePlan]:
+    """A place, and the recipe and plan of the mix for it."""
+    chosen = MixOptions(**options)
+    origin = load_recipe_source(recipe_of(), chosen.hub)
+    checked, resolved = check_and_weigh(prepare(origin, chosen))
+    return OutputFolder(options=chosen, output=output, cache=Cache(cache)), resolved, plan_mix(checked)
+
+
+@pytest.fixture
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_folder_that_one_works_in_is_refused_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(CacheError) as caught:
+        mix(recipe_of(), output=".")
+    assert str(caught.value) == (
+        "'.' is the folder that you work in.\n"
+        "A mix is made beside its folder and takes its place in one step, which is not possible there.\n"
+        "Name a folder inside of it: 'mix'."
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    assert mix(recipe_of(), output="mix").path == Path("mix")
+
+
+def test_where_a_disk_is_mounted_no_mix_can_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "disk")
+    with pytest.raises(
+        CacheError, match=r"disk' is where a disk is mounted\.(?s:.*)Name a folder inside of it: '.*mix'"
+    ):
+        mix(recipe_of(), output=tmp_path / "disk")
+    with pytest.raises(CacheError, match="is where a disk is mounted"):
+        mix(recipe_of()).save_pretrained(tmp_path / "disk")
+    assert list((tmp_path / "disk").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_to_an_empty_folder_stays_a_link(tmp_path: Path, fresh_cache: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    made = mix(recipe_of(), output=tmp_path / "link")
+    assert made.path == tmp_path / "link"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "away" / "model.safetensors").is_file()
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["away"]
+    assert mix(recipe_of(), output=tmp_path / "link").report["cached"]
+
+
+def test_one_folder_has_one_lock_however_it_is_spelled(tmp_path: Path, fresh_cache: Path) -> None:
+    mix(recipe_of(), output=tmp_path / "out")
+    mix(recipe_of(), output=tmp_path / "there" / ".." / "out")
+    assert len(list((fresh_cache / "locks").glob("folder-*.lock"))) == 1
+
+
+def test_files_of_another_plan_in_the_working_folder_are_no_part_of_the_mix(tmp_path: Path, fresh_cache: Path) -> None:
+    place, resolved, plan = place_of(tmp_path / "out")
+    stage = place.stage_path(resolved)
+    (stage / "old").mkdir(parents=True)
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "old/code.py", "config.json"):
+        (stage / name).write_text("of an earlier version")
+    kept = working_files(plan)
+    assert kept == {".cocktail-merge.json", "model.safetensors", "model.safetensors.incomplete"}
+    (stage / "model.safetensors.incomplete").write_bytes(b"half")
+    with place.stage(resolved, kept):
+        assert [path.name for path in stage.rglob("*")] == ["model.safetensors.incomplete"]
+    made = mix(recipe_of(), output=tmp_path / "out")
+    assert "model-00001-of-00002.safetensors" not in json.loads((made.path / MANIFEST).read_text())["files"]
+
+
+def test_a_mix_with_the_models_code_is_given_to_those_who_trust_it_alone(fresh_cache: Path) -> None:
+    trusting = MixOptions(trust_remote_code=True)
+    first = mix(recipe_of(), options=trusting)
+    second = mix(recipe_of())
+    assert not second.report["cached"]
+    assert first.path != second.path
+    assert first.recipe.digest == second.recipe.digest
+    assert mix(recipe_of(), options=trusting).report["cached"]
+    assert mix(recipe_of()).report["cached"]
+
+
+def test_what_killed_runs_of_trusting_callers_left_is_tidied_as_well(tmp_path: Path, fresh_cache: Path) -> None:
+    place, resolved, _ = place_of(tmp_path / "out", trust_remote_code=True)
+    left = place.stage_path(resolved)
+    left.mkdir()
+    mix(recipe_of(), output=tmp_path / "out")
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("content", ['{"schema": 9}', "not JSON", "[]"])
+def test_an_earlier_mix_whose_recipe_cannot_be_read_can_be_replaced(tmp_path: Path, content: str) -> None:
+    out = mix(recipe_of(), output=tmp_path / "out").path
+    (out / "recipe.json").write_text(content)
+    with pytest.raises(CacheError, match="exists and is not empty"):
+        mix(recipe_of(), output=out)
+    mix(recipe_of(), output=out, options=MixOptions(replace=True))
+    assert json.loads((out / "recipe.json").read_text())["schema"] == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes mean something else there")
+def test_a_copy_from_a_cache_that_is_read_only_can_be_written(tmp_path: Path, fresh_cache: Path) -> None:
+    made = mix(recipe_of())
+    for path in (made.path, *made.path.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    out = copy_out(made.path, tmp_path / "out")
+    assert all(path.stat().st_mode & stat.S_IWUSR for path in (out, *out.rglob("*")))
+    before, after = (load_file(folder / "model.safetensors") for folder in (made.path, out))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert Cache().find(made.recipe.digest) is not None
+
+
+def test_users_of_other_caches_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    (one, resolved, _), (again, *_), (other, *_) = (
+        place_of(tmp_path / "out", tmp_path / name) for name in ("one", "one", "other")
+    )
+    assert one.stage_path(resolved) == again.stage_path(resolved)
+    assert one.stage_path(resolved) != other.stage_path(resolved)
+
+
+def test_what_users_of_other_caches_work_on_is_not_tidied(tmp_path: Path) -> None:
+    other, resolved, _ = place_of(tmp_path / "out", tmp_path / "other")
+    with other.stage(resolved, set()) as work:
+        (work / "model.safetensors.incomplete").write_bytes(b"half")
+        copy = tmp_path / f".out.{other.cache.identity}.partial"
+        copy.mkdir()
+        mix(recipe_of(), output=tmp_path / "out")
+        assert [path.name for path in work.iterdir()] == ["model.safetensors.incomplete"]
+        assert copy.is_dir()
+
+
+def test_of_two_caches_the_second_finds_its_output_taken(tmp_path: Path) -> None:
+    """Both made it at once; whoever is second leaves the first one's mix as it is."""
+    other, resolved, _ = place_of(tmp_path / "out", tmp_path / "other")
+    with other.stage(resolved, set()) as work:
+        (work / "model.safetensors").write_bytes(b"of the other")
+    made = mix(recipe_of(), output=tmp_path / "out")
+    before = (made.path / "model.safetensors").read_bytes()
+    with pytest.raises(CacheError, match="exists and is not empty"):
+        other.finish(resolved, {})
+    assert (made.path / "model.safetensors").read_bytes() == before

@@ -1,0 +1,226 @@
+"""Which ingredient gives which small file of a mix, and what config.json says of the rest."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import transformers
+from models import SHARES, TOKEN, WEIGHTS, assert_holds, expected, pair, push, save, words_tokenizer
+
+from cocktail_hub import (
+    AutoCocktailModel,
+    Mix,
+    MixOptions,
+    mix,
+    publish,
+)
+from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.hub import Hub
+from cocktail_hub.recipe import Recipe
+from cocktail_hub.version import VERSION
+
+if TYPE_CHECKING:
+    from cocktail_hub.testing import LoopbackHub
+
+pytestmark = pytest.mark.whole
+
+
+def copies(tmp_path: Path, family: str = "bert") -> tuple[Path, Path]:
+    """Two models whose small files a test may change."""
+    first, second = (tmp_path / name for name in ("first", "second"))
+    for source, target in zip(pair(family).folders, (first, second), strict=True):
+        shutil.copytree(source, target)
+    return first, second
+
+
+def mixed(first: Path, second: Path, **keys: Any) -> Mix:
+    models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
+    return mix({"ingredients": models, **keys})
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps((read(path) if path.exists() else {}) | values))
+
+
+def test_everything_comes_from_the_first_ingredient(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    for folder in (first, second):
+        (folder / "NOTICE.txt").write_text(folder.name)
+        (folder / "preprocessor_config.json").write_text(json.dumps({"from": folder.name}))
+    change(second / "config.json", hidden_dropout_prob=0.5)
+    made = mixed(first, second)
+    assert (made.path / "NOTICE.txt").read_text() == "first"
+    assert read(made.path / "preprocessor_config.json") == {"from": "first"}
+    assert read(made.path / "config.json")["hidden_dropout_prob"] == 0.1
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (made.path / name).read_bytes() == (first / name).read_bytes()
+
+
+def test_config_comes_from_whom_the_recipe_names(tmp_path: Path) -> None:
+    first, second = copies(tmp_path, "llama")
+    change(second / "config.json", rope_theta=5.0, rms_norm_eps=1e-3)
+    change(second / "generation_config.json", max_new_tokens=11)
+    change(second / "tokenizer_config.json", model_max_length=5)
+    made = mixed(first, second, config=str(second))
+    assert read(made.path / "config.json")["rms_norm_eps"] == 1e-3
+    assert read(made.path / "generation_config.json")["max_new_tokens"] == 11
+    assert read(made.path / "tokenizer_config.json")["model_max_length"] == 64
+
+
+def test_tokenizer_comes_whole_from_whom_the_recipe_names(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    (first / "vocab.txt").write_text("only the first has this file")
+    change(second / "tokenizer_config.json", model_max_length=5)
+    (second / "chat_template.jinja").write_text("template of the second")
+    (second / "additional_chat_templates").mkdir()
+    (second / "additional_chat_templates" / "tool.jinja").write_text("another of the second")
+    made = mixed(first, second, tokenizer=str(second))
+    assert read(made.path / "tokenizer_config.json")["model_max_length"] == 5
+    assert not (made.path / "vocab.txt").exists()
+    assert (made.path / "chat_template.jinja").read_text() == "template of the second"
+    assert (made.path / "additional_chat_templates" / "tool.jinja").read_text() == "another of the second"
+
+
+def test_small_files_move_between_old_and_new_layouts(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    (first / "0_Transformer").mkdir()
+    for path in [path for path in first.iterdir() if path.is_file()]:
+        path.rename(first / "0_Transformer" / path.name)
+    types = (
+        ("0_Transformer", "sentence_transformers.models.Transformer"),
+        ("1_Pooling", "sentence_transformers.models.Pooling"),
+    )
+    modules = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(types)]
+    (first / "modules.json").write_text(json.dumps(modules))
+    (first / "1_Pooling").mkdir()
+    (first / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16}))
+    change(second / "config.json", hidden_dropout_prob=0.5)
+    change(second / "tokenizer_config.json", model_max_length=5)
+    made = mixed(first, second, config=str(second), tokenizer=str(second))
+    assert read(made.path / "0_Transformer" / "config.json")["hidden_dropout_prob"] == 0.5
+    assert read(made.path / "0_Transformer" / "tokenizer_config.json")["model_max_length"] == 5
+    assert read(made.path / "1_Pooling" / "config.json") == {"word_embedding_dimension": 16}
+    assert not (made.path / "config.json").exists()
+    assert (made.path / "0_Transformer" / WEIGHTS).exists()
+
+
+def test_the_config_says_what_the_model_is_made_of(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    change(first / "config.json", _name_or_path="/home/me/model")
+    made = mixed(first, second)
+    config = read(made.path / "config.json")
+    assert "_name_or_path" not in config
+    assert config["cocktail"]["version"] == VERSION
+    assert config["cocktail"]["digest"] == made.recipe.digest
+    assert [i["model"] for i in config["cocktail"]["recipe"]["ingredients"]] == ["./first", "./second"]
+    assert str(tmp_path) not in (made.path / "config.json").read_text()
+    assert transformers.AutoConfig.from_pretrained(made.path).cocktail == config["cocktail"]
+
+
+def test_the_recipe_beside_it_makes_the_mix_again(tmp_path: Path) -> None:
+    made = mixed(*copies(tmp_path))
+    recipe = Recipe.from_dict(read(made.path / "recipe.json"))
+    assert mix(recipe).report["cached"] is True
+    assert mix(recipe).path == made.path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_dtype_of_the_recipe_is_that_of_the_config(dtype: str, tmp_path: Path) -> None:
+    made = mixed(*copies(tmp_path), dtype=dtype)
+    config = read(made.path / "config.json")
+    assert config["dtype"] == dtype
+    assert "torch_dtype" not in config
+    assert transformers.AutoModel.from_pretrained(made.path).dtype == getattr(torch, dtype)
+
+
+def test_the_dtype_stays_the_first_ingredient_s_whoever_gives_the_config(tmp_path: Path) -> None:
+    first, second = save("llama-bf16", 1, tmp_path / "first"), save("llama", 2, tmp_path / "second")
+    assert read(second / "config.json")["dtype"] == "float32"
+    made = mixed(first, second, config=str(second))
+    assert read(made.path / "config.json")["dtype"] == "bfloat16"
+    assert made.load().dtype == torch.bfloat16
+
+
+def test_code_of_the_ingredients_is_left_behind_and_nothing_points_to_it(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    (first / "modeling_own.py").write_text("raise RuntimeError")
+    change(first / "config.json", auto_map={"AutoModel": "modeling_own.OwnModel"})
+    made = mixed(first, second)
+    assert not (made.path / "modeling_own.py").exists()
+    assert "auto_map" not in read(made.path / "config.json")
+    assert type(transformers.AutoModel.from_pretrained(made.path, trust_remote_code=True)) is transformers.BertModel
+
+
+OWN_CODE = """
+from transformers import BertConfig, BertModel
+
+class OwnConfig(BertConfig):
+    model_type = "own-bert"
+
+class OwnModel(BertModel):
+    config_class = OwnConfig
+"""
+
+
+def test_code_that_a_model_needs_goes_along_where_it_is_trusted(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    for folder in (first, second):
+        (folder / "modeling_own.py").write_text(OWN_CODE)
+        auto_map = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+        change(folder / "config.json", model_type="own-bert", architectures=["OwnModel"], auto_map=auto_map)
+    with pytest.raises(IncompatibleError, match=r"pass `trust_remote_code=True`"):
+        mixed(first, second)
+    models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
+    model = AutoCocktailModel.from_pretrained({"ingredients": models}, trust_remote_code=True)
+    assert type(model).__name__ == "OwnModel"
+    assert_holds(model, expected("bert"))
+
+
+def test_code_is_fetched_from_the_hub_where_it_is_trusted(hub: LoopbackHub, tmp_path: Path) -> None:
+    """For scoring, and with a published mix, too."""
+    names = []
+    for number, folder in enumerate(copies(tmp_path)):
+        (folder / "modeling_own.py").write_text(OWN_CODE)
+        auto_map = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+        change(folder / "config.json", model_type="own-bert", architectures=["OwnModel"], auto_map=auto_map)
+        names.append(f"acme/own-{number}")
+        push(folder, names[-1])
+    trusting = MixOptions(trust_remote_code=True, hub=Hub(token=TOKEN, cache_dir=tmp_path / "hub"))
+    examples = [{"query": "the cat", "pos": ["the mat"], "neg": ["a dog"]}, {"query": "a", "pos": ["b"], "neg": ["c"]}]
+    recipe = {"ingredients": names, "weighting": {"examples": examples}, "task": "feature-extraction"}
+    publish(recipe, "alice/own-mix", options=trusting)
+    model = AutoCocktailModel.from_pretrained("alice/own-mix", trust_remote_code=True, cache_dir=tmp_path / "other")
+    assert type(model).__name__ == "OwnModel"
+
+
+def test_what_belongs_to_training_or_other_formats_is_left_behind(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    for name in ("trainer_state.json", "optimizer.pt", "training_args.bin", "tf_model.h5", "README.md", "events.out"):
+        (first / name).write_text("{}")
+    (first / "onnx").mkdir()
+    (first / "onnx" / "config.json").write_text("{}")
+    made = mixed(first, second)
+    found = {path.relative_to(made.path).as_posix() for path in made.path.rglob("*") if path.is_file()}
+    assert found == {
+        ".cocktail.json",
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "recipe.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert (made.path / "README.md").read_text() != "{}"
+    assert (
+        words_tokenizer()("the")["input_ids"]
+        == transformers.AutoTokenizer.from_pretrained(made.path)("the")["input_ids"]
+    )

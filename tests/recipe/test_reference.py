@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cocktail_hub.errors import RecipeError
+from cocktail_hub.recipe import Anchor, Ingredient, ModelReference, is_local, is_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+DIGEST = "sha256:" + "ab" * 32
+
+
+@pytest.mark.parametrize("model", ["./m", "../m", ".", "~/m", "/data/m", "C:\\m", "C:/m", "sub\\m"])
+def test_a_path_is_local_whether_it_exists_or_not(model: str) -> None:
+    assert is_path(model)
+    assert is_local(model)
+    assert ModelReference(model=model).local
+
+
+@pytest.mark.parametrize("model", ["org/name", "gpt2", "org/name.v1", "Org-1/name_2"])
+def test_a_hub_id_is_no_path(model: str) -> None:
+    assert not is_path(model)
+    assert not is_local(model)
+    assert not ModelReference(model=model).local
+
+
+def test_a_hub_id_that_is_a_folder_here_is_local_unless_it_has_a_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pinned recipe means the same wherever it is read."""
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert ModelReference(model="org/name").local
+    assert not ModelReference(model="org/name", revision=COMMIT).local
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("org/name", {"model": "org/name"}),
+        ("org/name@v1", {"model": "org/name", "revision": "v1"}),
+        ("org/name@refs/pr/1", {"model": "org/name", "revision": "refs/pr/1"}),
+        ({"model": "org/name@v1"}, {"model": "org/name", "revision": "v1"}),
+        ({"model": "org/name@v1", "revision": None}, {"model": "org/name", "revision": "v1"}),
+        ("./at@home", {"model": "./at@home"}),
+        ({"model": "org/a", "base": "org/b@v2"}, {"model": "org/a", "base": {"model": "org/b", "revision": "v2"}}),
+    ],
+)
+def test_a_model_is_named_in_short_or_by_a_mapping(value: Any, expected: dict[str, Any]) -> None:
+    assert ModelReference.from_value(value, "base").to_dict() == expected
+
+
+def test_two_revisions_of_one_ingredient_are_refused() -> None:
+    with pytest.raises(RecipeError, match="must be a Hub id such as 'org/name' or a local folder, got 'org/a@v1'"):
+        ModelReference.from_value({"model": "org/a@v1", "revision": "v2"}, "base")
+
+
+def test_a_digest_makes_a_folder_of_any_name() -> None:
+    assert ModelReference(model="org/gone", digest=DIGEST).local
+
+
+def test_a_folder_with_a_digest_has_no_revision() -> None:
+    with pytest.raises(RecipeError, match="'org/a' is a local folder, but has the `revision` 'main'"):
+        ModelReference(model="org/a", revision="main", digest=DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("pin", "pinned"),
+    [
+        (ModelReference(model="org/a"), False),
+        (ModelReference(model="org/a", revision="main"), False),
+        (ModelReference(model="org/a", revision=COMMIT[:12]), False),
+        (ModelReference(model="org/a", revision=COMMIT.upper()), False),
+        (ModelReference(model="org/a", revision=COMMIT), True),
+        (ModelReference(model="./a"), False),
+        (ModelReference(model="./a", digest=DIGEST), True),
+        (ModelReference(model="org/a", revision=COMMIT, base=ModelReference(model="org/b", revision="main")), False),
+        (ModelReference(model="org/a", revision=COMMIT, base=ModelReference(model="org/b", revision=COMMIT)), True),
+    ],
+)
+def test_only_a_whole_commit_or_a_digest_pins(pin: ModelReference, pinned: bool) -> None:
+    assert pin.pinned is pinned
+
+
+@pytest.mark.parametrize(
+    ("pin", "label"),
+    [
+        (ModelReference(model="org/a"), "org/a"),
+        (ModelReference(model="org/a", revision="main"), "org/a"),
+        (ModelReference(model="org/a", revision="release-2026-01-31"), "org/a@release-2026-01-31"),
+        (ModelReference(model="org/a", revision=COMMIT), "org/a@0123456789ab"),
+        (ModelReference(model="org/a", revision=COMMIT, requested="v1"), "org/a@v1"),
+        (ModelReference(model="org/a", revision=COMMIT, requested="main"), "org/a"),
+    ],
+)
+def test_the_label_is_what_people_asked_for(pin: ModelReference, label: str) -> None:
+    assert pin.label == label
+
+
+def test_the_identity_knows_commits_and_digests_but_no_names_of_branches_or_folders() -> None:
+    repo = ModelReference(model="org/a", revision=COMMIT, requested="v1")
+    assert repo.identity() == {"model": "org/a", "revision": COMMIT}
+    folder = ModelReference(model="/home/me/a", digest=DIGEST, base=repo)
+    assert folder.identity() == {"digest": DIGEST, "base": {"model": "org/a", "revision": COMMIT}}
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, "half", None, float("nan")])
+def test_the_share_of_an_anchor_is_a_number_from_0_to_1(share: Any) -> None:
+    with pytest.raises(RecipeError, match=re.escape("`anchor.share` must be ")):
+        Anchor(model="org/a", share=share)
+
+
+def test_numbers_of_other_libraries_become_floats() -> None:
+    numpy = pytest.importorskip("numpy")
+    weight = Ingredient(model="org/a", weight=numpy.float32(0.5)).weight
+    assert type(weight) is float
+    assert weight == 0.5

@@ -1,0 +1,709 @@
+"""Resolve: every model pinned, every nested recipe put in place, nothing asked twice."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi
+
+from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.errors import IncompatibleError, RecipeError, SourceError
+from cocktail_hub.hub import Hub
+from cocktail_hub.recipe import Ingredient, ModelReference, Recipe, as_resolved
+from cocktail_hub.resolve import folder_digest as digests
+from cocktail_hub.resolve.resolve import (
+    ResolvedModel,
+    folder_digest,
+    local_root,
+    locate,
+    resolve,
+    with_weights,
+)
+from cocktail_hub.storage.cache import Cache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cocktail_hub.testing import LoopbackHub
+
+pytestmark = pytest.mark.whole
+
+_NUMBERS = itertools.count()
+PLAIN: dict[str, bytes] = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights"}
+
+
+@pytest.fixture
+def options(token: str) -> Hub:
+    return Hub(token=token)
+
+
+@pytest.fixture
+def api(token: str) -> HfApi:
+    return HfApi(token=token)
+
+
+@pytest.fixture
+def push(api: HfApi) -> Callable[..., str]:
+    """Make a repo, by default one that looks like a model; returns its id."""
+
+    def commit(files: dict[str, bytes] | None = None, *, repo: str | None = None) -> str:
+        repo = repo or f"alice/resolve-{next(_NUMBERS)}"
+        api.create_repo(repo, exist_ok=True)
+        contents = PLAIN | {"tag.txt": repo.encode()} if files is None else files
+        api.create_commit(repo, [CommitOperationAdd(p, c) for p, c in contents.items()], commit_message="Add")
+        return repo
+
+    return commit
+
+
+def head(api: HfApi, repo: str) -> str:
+    return str(api.repo_info(repo).sha)
+
+
+def folder(path: Path, files: dict[str, bytes] | None = None) -> Path:
+    for name, content in (files or PLAIN).items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+    return path
+
+
+def mix(*models: Any, **keys: Any) -> Recipe:
+    """A recipe of models with given or equal shares."""
+    entries = [m if isinstance(m, dict) else {"model": str(m)} for m in models]
+    weights = keys.pop("weights", None) or [1 / len(entries)] * len(entries)
+    weighted = [entry | {"weight": w} for entry, w in zip(entries, weights, strict=True)]
+    return Recipe.from_dict({"ingredients": weighted if "weighting" not in keys else entries} | keys)
+
+
+def recipe_config(*models: Any, **keys: Any) -> bytes:
+    return json.dumps({"model_type": "cocktail", "recipe": mix(*models, **keys).to_dict()}).encode()
+
+
+def shares(recipe: Recipe) -> dict[str, float]:
+    assert recipe.weights is not None
+    return dict(zip([i.model for i in recipe.ingredients], recipe.weights, strict=True))
+
+
+# -- models on the Hub ---------------------------------------------------------------------------------------------
+
+
+def test_a_branch_becomes_a_commit_and_is_remembered(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    a, b = push(), push()
+    api.create_tag(b, tag="v1")
+    api.create_commit(b, [CommitOperationAdd("more.txt", b"x")], commit_message="x")
+    resolved = resolve(mix(a, f"{b}@v1"), options)
+    first, second = resolved.ingredients
+    assert (first.revision, first.requested) == (head(api, a), "main")
+    assert (second.revision, second.requested) == (api.list_repo_commits(b)[1].commit_id, "v1")
+    assert as_resolved(resolved).digest
+
+
+def test_a_branch_that_moved_is_another_mix(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    a, b = push(), push()
+    before = as_resolved(resolve(mix(a, b), options))
+    api.create_commit(a, [CommitOperationAdd("config.json", b'{"model_type": "bert", "x": 1}')], commit_message="x")
+    after = as_resolved(resolve(mix(a, b), options))
+    assert after.ingredients[0].revision == head(api, a) != before.ingredients[0].revision
+    assert after.digest != before.digest
+
+
+def test_what_was_resolved_before_is_not_asked_for(push: Callable[..., str], options: Hub, hub: LoopbackHub) -> None:
+    adapter = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}
+    recipe = mix(push(), {"model": push(adapter), "base": push()})
+    resolved = resolve(recipe, options)
+    hub.clear_requests()
+    assert resolve(resolved, options) == resolved
+    assert hub.requests == []
+
+
+def test_no_weights_are_read(push: Callable[..., str], options: Hub, hub: LoopbackHub) -> None:
+    recipe = mix(push(), push())
+    hub.clear_requests()
+    resolve(recipe, options)
+    assert hub.sent("GET /_cdn/") == 0
+
+
+def test_a_commit_that_is_written_out_is_kept(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    a, b = push(), push()
+    commit = head(api, a)
+    first = resolve(mix(f"{a}@{commit}", b), options).ingredients[0]
+    assert (first.revision, first.requested) == (commit, commit)
+
+
+def test_many_models_are_looked_up_side_by_side_and_stay_in_order(push: Callable[..., str], options: Hub) -> None:
+    repos = [push() for _ in range(20)]
+    assert [i.model for i in resolve(mix(*repos), options).ingredients] == repos
+
+
+def test_base_and_anchor_are_pinned_too(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    a, b, c = push(), push(), push()
+    resolved = resolve(mix(a, b, method="ties", base=c), options)
+    assert resolved.base == ModelReference(model=c, revision=head(api, c), requested="main")
+    opened = resolve(mix(a, b, weighting={"rule": "uniform"}, anchor=c), options)
+    assert opened.anchor is not None
+    assert opened.anchor.revision == head(api, c)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("alice/none", "'alice/none' is not on the Hub"),
+        ("./none", r"There is no folder '\./?none'|There is no folder 'none'"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(push: Callable[..., str], options: Hub, model: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        resolve(mix(push(), model), options)
+
+
+def test_two_names_of_one_commit_among_others_are_told(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    a, b = push(), push()
+    api.create_tag(a, tag="v1")
+    with pytest.raises(RecipeError, match=rf"Ingredient '{a}@v1' is listed twice \(positions 0 and 1\)"):
+        resolve(mix(a, f"{a}@v1", b), options)
+
+
+def test_a_repo_and_a_folder_of_the_same_name_are_told_apart(
+    push: Callable[..., str], options: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = push(), push()
+    folder(tmp_path / a)
+    resolved = resolve(mix(a, b), options)
+    monkeypatch.chdir(tmp_path)
+    assert resolve(resolved, options) == resolved
+    assert not isinstance(locate(resolved.ingredients[0], options).files, LocalFiles)
+    assert resolve(mix(a, b), options).ingredients[0].digest
+
+
+# -- folders -------------------------------------------------------------------------------------------------------
+
+
+def located(path: Path) -> ResolvedModel:
+    return ResolvedModel(reference=ModelReference(model=str(path)), files=LocalFiles(path))
+
+
+def test_a_folder_becomes_a_digest(tmp_path: Path, options: Hub) -> None:
+    a, b = folder(tmp_path / "a"), folder(tmp_path / "b", PLAIN | {"model.safetensors": b"other"})
+    first, second = resolve(mix(a, b), options).ingredients
+    assert first.digest == folder_digest(located(a))
+    assert first.digest != second.digest
+    assert (first.revision, first.requested) == (None, None)
+    assert local_root(locate(first, options)) == a
+
+
+def test_the_digest_is_that_of_content_and_names(tmp_path: Path) -> None:
+    a, b = folder(tmp_path / "a"), folder(tmp_path / "b")
+    os.utime(b / "model.safetensors", (1, 1))
+    assert folder_digest(located(a)) == folder_digest(located(b))
+    (b / "README.md").write_text("not part of the model")
+    (b / "onnx").mkdir()
+    (b / "onnx" / "model.onnx").write_text("x")
+    assert folder_digest(located(a)) == folder_digest(located(b))
+    (b / "vocab.txt").write_text("a")
+    assert folder_digest(located(a)) != folder_digest(located(b))
+    (a / "words.txt").write_text("a")
+    assert folder_digest(located(a)) != folder_digest(located(b))
+
+
+def test_the_digest_stays_what_it_is_from_release_to_release(tmp_path: Path) -> None:
+    """Resolved recipes of local folders hold it."""
+    assert folder_digest(located(folder(tmp_path / "a"))) == ("xxh128:2a8f729f1b65f319b14cfdf12a5906bb")
+    assert folder_digest(located(tmp_path / "a"), "sha256") == (
+        "sha256:8b605824cb4b3d5cf0399ccec1084d4fe6a83a390fbf01fb66307126c9f79bed"
+    )
+
+
+def test_code_of_a_model_is_part_of_it(tmp_path: Path) -> None:
+    path = folder(tmp_path / "a")
+    before = folder_digest(located(path))
+    (path / "modeling_x.py").write_text("x = 1")
+    assert folder_digest(located(path)) != before
+
+
+def test_a_folder_that_changed_since_is_refused(tmp_path: Path, options: Hub) -> None:
+    resolved = resolve(mix(folder(tmp_path / "a"), folder(tmp_path / "b", PLAIN | {"x.txt": b"b"})), options)
+    assert resolve(resolved, options) == resolved
+    (tmp_path / "a" / "model.safetensors").write_bytes(b"WEIGHTS")
+    for act in (lambda: resolve(resolved, options), lambda: locate(resolved.ingredients[0], options)):
+        with pytest.raises(
+            IncompatibleError, match=r"(?s)The folder '.*a' has changed since the recipe was resolved"
+        ) as e:
+            act()
+        assert e.value.model == str(tmp_path / "a")
+
+
+def test_a_folder_is_held_to_a_sha256_that_the_recipe_gives(tmp_path: Path, options: Hub) -> None:
+    a, b = folder(tmp_path / "a"), folder(tmp_path / "b", PLAIN | {"x.txt": b"b"})
+    given = {"model": str(a), "digest": folder_digest(located(a), "sha256")}
+    assert resolve(mix(given, b), options).ingredients[0].digest == given["digest"]
+    (a / "model.safetensors").write_bytes(b"WEIGHTS")
+    with pytest.raises(IncompatibleError, match=r"its digest is sha256:.*, the recipe says sha256:"):
+        resolve(mix(given, b), options)
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file whose digest is worth noting, in a cache of its own."""
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "large.bin"
+    path.write_bytes(b"x" * digests.WORTH_NOTING)
+    return path
+
+
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let enough time pass."""
+    later = time.time() + 100
+    monkeypatch.setattr(digests.time, "time", lambda: later)
+
+
+def digest_without_reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    def refuse(*_: Any) -> str:
+        raise AssertionError("the file was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(digests, "hash_of", refuse)
+        return digests._known_digest(path, "xxh128")
+
+
+def test_a_large_file_is_read_once(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch)
+    first = digests._known_digest(large, "xxh128")
+    assert digest_without_reading(large, monkeypatch) == first
+
+
+def test_a_file_that_was_just_written_is_read_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two changes within one tick of the disk's clock would look the same."""
+    digests._known_digest(large, "xxh128")
+    with pytest.raises(AssertionError, match="the file was read"):
+        digest_without_reading(large, monkeypatch)
+
+
+def test_a_change_that_hides_its_time_is_noticed(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch)
+    status = large.stat()
+    before = digests._known_digest(large, "xxh128")
+    time.sleep(0.02)  # the clock of the disk ticks
+    large.write_bytes(b"y" * digests.WORTH_NOTING)
+    os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert digests._known_digest(large, "xxh128") != before
+
+
+def test_notes_of_both_kinds_of_digest_stand_side_by_side(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch)
+    first, second = digests._known_digest(large, "xxh128"), digests._known_digest(large, "sha256")
+    assert (len(first), len(second)) == (32, 64)
+    assert digest_without_reading(large, monkeypatch) == first
+
+
+def test_a_damaged_note_is_made_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch)
+    before = digests._known_digest(large, "xxh128")
+    (note,) = (Cache().root / "digests").iterdir()
+    note.write_bytes(b"\xff")
+    assert digests._known_digest(large, "xxh128") == before
+    assert digest_without_reading(large, monkeypatch) == before
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    large: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settle(monkeypatch)
+    (tmp_path / "cache").write_text("a file where the folder would be")
+    assert digests._known_digest(large, "xxh128") == digests._known_digest(large, "xxh128")
+
+
+@pytest.mark.parametrize("content", [b"\0" * 32, b"", b"z" * 32])
+def test_a_note_that_a_crash_has_spoilt_is_made_again(
+    content: bytes, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(monkeypatch)
+    before = digests._known_digest(large, "xxh128")
+    (note,) = (Cache().root / "digests").iterdir()
+    note.write_bytes(content)
+    assert digests._known_digest(large, "xxh128") == before
+    assert note.read_text() == before
+
+
+def test_a_file_that_changed_shortly_before_it_was_read_is_read_again(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the reading took."""
+    moments = iter([large.stat().st_mtime + 1, large.stat().st_mtime + 100])
+    with monkeypatch.context() as patched:
+        patched.setattr(digests.time, "time", lambda: next(moments))
+        digests._known_digest(large, "xxh128")
+    assert not (Cache().root / "digests").exists()
+
+
+def test_where_no_time_tells_a_change_every_file_is_read(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    settle(monkeypatch)
+    monkeypatch.setattr(digests, "TIMES_TELL", False)
+    digests._known_digest(large, "xxh128")
+    with pytest.raises(AssertionError, match="the file was read"):
+        digest_without_reading(large, monkeypatch)
+
+
+def test_old_notes_are_forgotten(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(monkeypatch)
+    digests._known_digest(large, "xxh128")
+    assert digests.prune_notes() == 0
+    assert digests.prune_notes(older_than=50) == 1
+    assert list((Cache().root / "digests").iterdir()) == []
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = folder(tmp_path / "a")
+    files = LocalFiles(path, name="a")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(SourceError, match=r"Cannot read 'model\.safetensors' of 'a': No such file.*\n.*digest"):
+        digests.digest_of(files, files.sizes)
+
+
+def test_a_repo_has_no_digest(push: Callable[..., str], options: Hub) -> None:
+    pinned = resolve(mix(push(), push()), options).ingredients[0]
+    with pytest.raises(TypeError, match="Only local folders have a content digest"):
+        folder_digest(locate(pinned, options))
+
+
+# -- adapters ------------------------------------------------------------------------------------------------------
+
+
+def adapter_files(base: str | None, revision: str | None = None) -> dict[str, bytes]:
+    config = {"base_model_name_or_path": base, "revision": revision, "peft_type": "LORA"}
+    return {"adapter_config.json": json.dumps(config).encode(), "adapter_model.safetensors": b"x"}
+
+
+def test_an_adapter_gets_the_base_that_it_names(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    base = push()
+    first = resolve(mix(push(adapter_files(base)), push()), options).ingredients[0]
+    assert first.base == ModelReference(model=base, revision=head(api, base), requested="main")
+
+
+def test_the_revision_that_an_adapter_names_counts(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    base = push()
+    api.create_tag(base, tag="v1")
+    commit = head(api, base)
+    api.create_commit(base, [CommitOperationAdd("more.txt", b"x")], commit_message="x")
+    first = resolve(mix(push(adapter_files(base, "v1")), push()), options).ingredients[0]
+    assert first.base == ModelReference(model=base, revision=commit, requested="v1")
+
+
+def test_the_recipe_may_name_another_base(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    base = push()
+    entry = {"model": push(adapter_files("org/gone")), "base": base}
+    first = resolve(mix(entry, push()), options).ingredients[0]
+    assert first.base == ModelReference(model=base, revision=head(api, base), requested="main")
+
+
+def test_a_local_adapter_may_name_a_local_base(tmp_path: Path, options: Hub, push: Callable[..., str]) -> None:
+    base = folder(tmp_path / "base")
+    adapter = folder(tmp_path / "lora", adapter_files(str(base)))
+    first = resolve(mix(adapter, push()), options).ingredients[0]
+    assert first.base is not None
+    assert first.base.digest == folder_digest(located(base))
+    assert resolve(mix(adapter, push()), options).ingredients[0] == first
+
+
+def test_an_adapter_whose_base_is_gone_says_whose_it_is(push: Callable[..., str], options: Hub) -> None:
+    repo = push(adapter_files("org/gone"))
+    with pytest.raises(SourceError) as caught:
+        resolve(mix(repo, push()), options)
+    first, *rest, last = str(caught.value).splitlines()
+    assert first == (
+        f"'{repo}' is an adapter of 'org/gone', as its adapter_config.json (`base_model_name_or_path`) says, which "
+        "cannot be read:"
+    )
+    assert "'org/gone'" in rest[0]
+    assert (
+        last == f"If that model is elsewhere, name it in the recipe: `- {{model: {repo}, base: {{model: org/name}}}}`."
+    )
+
+
+def test_a_local_adapter_whose_base_is_gone_says_whose_it_is(
+    tmp_path: Path, options: Hub, push: Callable[..., str]
+) -> None:
+    adapter = folder(tmp_path / "lora", adapter_files(str(tmp_path / "gone")))
+    with pytest.raises(
+        SourceError, match=r"(?s)/lora' is an adapter of '.*/gone', as its adapter_config.json \(`base_"
+    ):
+        resolve(mix(adapter, push()), options)
+
+
+def test_a_base_of_the_recipe_that_is_gone_is_told_with_its_adapter(push: Callable[..., str], options: Hub) -> None:
+    repo = push(adapter_files(push()))
+    with pytest.raises(SourceError, match=rf"^'{repo}' is an adapter of 'org/gone', as the recipe \(`base`\) says"):
+        resolve(mix({"model": repo, "base": "org/gone"}, push()), options)
+
+
+def test_an_adapter_of_nothing_says_how_to_give_it(push: Callable[..., str], options: Hub) -> None:
+    repo = push(adapter_files(None))
+    with pytest.raises(SourceError, match=rf"(?s)'{repo}' is an adapter that does not say.*\- {{model: {repo}, base:"):
+        resolve(mix(repo, push()), options)
+
+
+@pytest.mark.parametrize("base", ["/home/author/llama", "../llama", "~/llama"])
+def test_an_adapter_from_the_hub_reaches_into_no_folder(push: Callable[..., str], options: Hub, base: str) -> None:
+    with pytest.raises(SourceError, match=r"(?s)is an adapter of the folder '.*llama' on its author's machine"):
+        resolve(mix(push(adapter_files(base)), push()), options)
+
+
+def test_an_adapter_from_the_hub_means_the_repo_even_if_a_folder_has_its_name(
+    push: Callable[..., str], options: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: HfApi
+) -> None:
+    base = push()
+    folder(tmp_path / base)
+    monkeypatch.chdir(tmp_path)
+    first = resolve(mix(push(adapter_files(base)), push()), options).ingredients[0]
+    assert first.base == ModelReference(model=base, revision=head(api, base), requested="main")
+
+
+def test_an_adapter_of_an_adapter_is_refused(push: Callable[..., str], options: Hub) -> None:
+    inner = push(adapter_files("org/gone"))
+    with pytest.raises(IncompatibleError, match=rf"is an adapter of '{inner}', which is itself an adapter"):
+        resolve(mix(push(adapter_files(inner)), push()), options)
+
+
+def test_an_adapter_of_itself_is_refused(push: Callable[..., str], options: Hub) -> None:
+    repo = f"alice/resolve-{next(_NUMBERS)}"
+    push(adapter_files(repo), repo=repo)
+    with pytest.raises(IncompatibleError, match="which is itself an adapter"):
+        resolve(mix(repo, push()), options)
+
+
+def test_a_base_for_a_whole_model_is_refused(push: Callable[..., str], options: Hub) -> None:
+    with pytest.raises(RecipeError, match="has a `base` in the recipe, but it is a whole model and no adapter"):
+        resolve(mix({"model": push(), "base": push()}, push()), options)
+
+
+# -- recipes inside recipes ----------------------------------------------------------------------------------------
+
+
+def test_a_nested_recipe_is_put_in_place_with_its_shares(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    a, b, c = push(), push(), push()
+    inner = push({"config.json": recipe_config(a, b, weights=[0.75, 0.25])})
+    resolved = resolve(mix(inner, c, weights=[0.5, 0.5]), options)
+    assert [(i.model, i.weight) for i in resolved.ingredients] == [(a, 0.375), (b, 0.125), (c, 0.5)]
+    assert [i.revision for i in resolved.ingredients] == [head(api, repo) for repo in (a, b, c)]
+    assert as_resolved(resolved) == as_resolved(resolve(resolved, options))
+
+
+def test_a_model_in_both_gets_the_sum(push: Callable[..., str], options: Hub) -> None:
+    a, b = push(), push()
+    inner = push({"config.json": recipe_config(a, b, weights=[0.75, 0.25])})
+    assert shares(resolve(mix(inner, a, weights=[0.5, 0.5]), options)) == {a: 0.875, b: 0.125}
+
+
+def test_recipes_nest_as_deep_as_they_like(push: Callable[..., str], options: Hub) -> None:
+    models = [push() for _ in range(12)]
+    nested = models[0]
+    for model in models[1:]:
+        nested = push({"config.json": recipe_config(nested, model, weights=[0.5, 0.5])})
+    found = resolve(mix(nested, models[0], weights=[0.5, 0.5]), options)
+    assert shares(found)[models[0]] == 0.5 + 0.5**12
+    assert len(found.ingredients) == 12
+
+
+def test_a_recipe_that_comes_to_one_model_is_that_model_mixed_with_itself(
+    push: Callable[..., str], options: Hub
+) -> None:
+    a = push()
+    inner = push({"config.json": recipe_config(a, a, weights=[0.5, 0.5])})
+    resolved = resolve(mix(inner, a, weights=[0.5, 0.5]), options)
+    assert [(i.model, i.weight) for i in resolved.ingredients] == [(a, 0.25), (a, 0.25), (a, 0.5)]
+
+
+def test_nested_shares_that_miss_one_by_a_little_do_not_add_up_their_errors(
+    push: Callable[..., str], options: Hub
+) -> None:
+    a, b, c = push(), push(), push()
+    inner = push({"config.json": recipe_config(a, b, weights=[0.5, 0.5000009])})
+    resolved = resolve(mix(inner, c, weights=[0.5, 0.5000009]), options)
+    assert resolved.weights is not None
+    assert sum(resolved.weights) == pytest.approx(1.0000009, abs=1e-12)
+
+
+def test_local_recipes_are_put_in_place_folders_and_files(tmp_path: Path, options: Hub) -> None:
+    folder(tmp_path / "in" / "a")
+    folder(tmp_path / "in" / "b", PLAIN | {"x.txt": b"b"})
+    c = folder(tmp_path / "c", PLAIN | {"x.txt": b"c"})
+    (tmp_path / "in" / "config.json").write_bytes(recipe_config("./a", "./b", weights=[0.5, 0.5]))
+    (tmp_path / "in" / "recipe.yaml").write_text(
+        "ingredients:\n- {model: ./a, weight: 0.5}\n- {model: b, weight: 0.5}\n"
+    )
+    expected = {str(tmp_path / "in" / "a"): 0.25, str(tmp_path / "in" / "b"): 0.25, str(c): 0.5}
+    assert shares(resolve(mix(tmp_path / "in", c), options)) == expected
+    assert shares(resolve(mix(tmp_path / "in" / "recipe.yaml", c), options)) == expected
+
+
+def test_a_nested_recipe_from_the_hub_reaches_into_no_folder(push: Callable[..., str], options: Hub) -> None:
+    inner = push({"config.json": recipe_config("/home/me/a", "org/b")})
+    with pytest.raises(RecipeError, match=rf"The recipe '{inner}' names the local folder '/home/me/a'"):
+        resolve(mix(inner, push()), options)
+
+
+def test_a_merged_repo_is_a_model_whatever_it_was_made_of(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    merged = push(PLAIN | {"recipe.json": b"{}"})
+    assert resolve(mix(merged, push()), options).ingredients[0].revision == head(api, merged)
+
+
+def test_recipes_that_go_round_in_a_circle_are_refused_at_the_first_turn(
+    push: Callable[..., str], options: Hub, hub: LoopbackHub
+) -> None:
+    one, two = (f"alice/resolve-{next(_NUMBERS)}" for _ in range(2))
+    push({"config.json": recipe_config(two, push())}, repo=one)
+    push({"config.json": recipe_config(one, push())}, repo=two)
+    hub.clear_requests()
+    with pytest.raises(RecipeError, match=rf"The recipe '{one}' stands inside itself: {one} -> {two} -> {one}\."):
+        resolve(mix(one, push()), options)
+    assert (
+        len([r for r in hub.requests if r.path.startswith(f"/api/models/{one}?") or r.path == f"/api/models/{one}"])
+        <= 2
+    )
+
+
+def test_a_local_recipe_inside_itself_is_refused(tmp_path: Path, options: Hub, push: Callable[..., str]) -> None:
+    (tmp_path / "config.json").write_bytes(recipe_config(".", "org/b"))
+    with pytest.raises(RecipeError, match=r"stands inside itself"):
+        resolve(mix(tmp_path, push()), options)
+
+
+def test_the_same_recipe_twice_side_by_side_is_no_circle(push: Callable[..., str], options: Hub) -> None:
+    a, b = push(), push()
+    inner = push({"config.json": recipe_config(a, b, weights=[0.5, 0.5])})
+    other = push({"config.json": recipe_config(inner, a, weights=[0.5, 0.5])})
+    assert shares(resolve(mix(inner, other, weights=[0.5, 0.5]), options)) == {a: 0.625, b: 0.375}
+
+
+@pytest.mark.parametrize(
+    ("inner_keys", "outer_keys"),
+    [
+        ({"method": "task_arithmetic", "base": "org/base"}, {}),
+        ({"layers": [{"match": ".*", "weights": [1.0, 0.0]}]}, {}),
+        ({"weighting": {"rule": "uniform"}}, {}),
+        ({"missing": {"head": "drop"}}, {}),
+        ({}, {"method": "task_arithmetic", "base": "BASE"}),
+        ({}, {"layers": [{"match": ".*", "weights": [1.0, 0.0]}]}),
+        ({}, {"weighting": {"rule": "uniform"}}),
+    ],
+)
+def test_only_linear_recipes_with_shares_can_be_put_in_place(
+    push: Callable[..., str], options: Hub, inner_keys: dict[str, Any], outer_keys: dict[str, Any]
+) -> None:
+    base = push()
+    named = {key: base if value in ("BASE", "org/base") else value for key, value in inner_keys.items()}
+    inner = push({"config.json": recipe_config(push(), push(), **named)})
+    outer = {key: base if value == "BASE" else value for key, value in outer_keys.items()}
+    with pytest.raises(RecipeError) as caught:
+        resolve(mix(inner, push(), **outer), options)
+    assert str(caught.value) == (
+        f"Ingredient '{inner}' is itself a recipe that cannot be put in place.\n"
+        "That takes linear mixes with given weights, without `layers` and with one and the same `missing`.\n"
+        f"Mix it first (`cocktail mix {inner} -o FOLDER`) and name the folder."
+    )
+
+
+@pytest.mark.parametrize("key", ["base", "anchor"])
+def test_a_recipe_can_be_neither_base_nor_anchor(push: Callable[..., str], options: Hub, key: str) -> None:
+    inner = push({"config.json": recipe_config(push(), push())})
+    keys = {"method": "ties", "base": inner} if key == "base" else {"anchor": inner}
+    with pytest.raises(RecipeError, match=rf"(?s)`{key}` names '{inner}', which is itself a recipe.*Mix it first"):
+        resolve(mix(push(), push(), **keys), options)
+
+
+def test_config_and_tokenizer_come_from_where_the_nested_recipe_takes_them(
+    push: Callable[..., str], options: Hub
+) -> None:
+    a, b, c = push(), push(), push()
+    inner = push({"config.json": recipe_config(a, b, tokenizer=b, dtype="bfloat16")})
+    first = resolve(mix(inner, c), options)
+    assert (first.config, first.tokenizer, first.dtype) == (a, b, "bfloat16")
+    named = resolve(mix(c, inner, config=inner, tokenizer=inner), options)
+    assert (named.config, named.tokenizer, named.dtype) == (a, b, "auto")
+    other = resolve(mix(inner, c, config=c, tokenizer=c, dtype="float32"), options)
+    assert (other.config, other.tokenizer, other.dtype) == (c, c, "float32")
+    last = resolve(mix(c, inner), options)
+    assert (last.config, last.tokenizer) == (c, c)
+
+
+# -- the anchor ----------------------------------------------------------------------------------------------------
+
+
+def test_the_anchor_is_added_in_front(push: Callable[..., str], options: Hub) -> None:
+    a, b, c = push(), push(), push()
+    resolved = resolve(mix(a, b, weights=[0.75, 0.25], anchor={"model": c, "share": 0.5}), options)
+    assert [(i.model, i.weight) for i in resolved.ingredients] == [(c, 0.5), (a, 0.375), (b, 0.125)]
+    assert resolved.anchor is None
+    assert resolved.to_dict()["evidence"] == {"anchor": {"model": c, "share": 0.5}}
+    assert as_resolved(resolved).digest
+
+
+def test_an_anchor_among_the_ingredients_gets_the_sum(push: Callable[..., str], options: Hub) -> None:
+    a, b = push(), push()
+    resolved = resolve(mix(a, b, weights=[0.75, 0.25], anchor={"model": b, "share": 0.5}), options)
+    assert [(i.model, i.weight) for i in resolved.ingredients] == [(b, 0.625), (a, 0.375)]
+
+
+def test_an_anchor_on_itself_is_a_model_mixed_with_itself(push: Callable[..., str], options: Hub) -> None:
+    a = push()
+    resolved = resolve(mix(a, anchor={"model": a, "share": 0.25}), options)
+    assert [(i.model, i.weight) for i in resolved.ingredients] == [(a, 0.25), (a, 0.75)]
+
+
+def test_an_anchor_gives_config_and_tokenizer_even_before_a_nested_recipe(
+    push: Callable[..., str], options: Hub
+) -> None:
+    a, b, c = push(), push(), push()
+    inner = push({"config.json": recipe_config(a, b, weights=[0.5, 0.5], dtype="float32")})
+    resolved = resolve(mix(inner, b, weights=[0.5, 0.5], anchor={"model": c, "share": 0.5}), options)
+    assert resolved.ingredients[0].model == c
+    assert (resolved.config, resolved.tokenizer, resolved.dtype) == ("first", "first", "auto")
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_an_anchor_may_be_all_or_nothing(push: Callable[..., str], options: Hub, share: float) -> None:
+    a, b, c = push(), push(), push()
+    resolved = resolve(mix(a, b, anchor={"model": c, "share": share}), options)
+    assert resolved.weights == (share, (1 - share) / 2, (1 - share) / 2)
+
+
+def test_an_anchor_waits_for_weights_that_are_still_open(push: Callable[..., str], options: Hub) -> None:
+    a, b, c = push(), push(), push()
+    opened = resolve(mix(a, b, weighting={"rule": "uniform"}, anchor=c), options)
+    assert opened.weights is None
+    assert opened.anchor is not None
+    weighed = with_weights(opened, [0.75, 0.25], {"rule": "softmax"})
+    assert [(i.model, i.weight) for i in weighed.ingredients] == [(c, 0.5), (a, 0.375), (b, 0.125)]
+    assert weighed.to_dict()["evidence"] == {"rule": "softmax", "anchor": {"model": c, "share": 0.5}}
+    assert weighed.weighting is None
+    assert as_resolved(weighed).digest
+
+
+def test_the_base_of_an_adapter_as_anchor_is_kept(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    base, a = push(), push()
+    adapter = push(adapter_files(base))
+    first = resolve(mix(a, anchor=adapter), options).ingredients[0]
+    assert first == Ingredient(
+        model=adapter,
+        revision=head(api, adapter),
+        requested="main",
+        base=ModelReference(model=base, revision=head(api, base), requested="main"),
+        weight=0.5,
+    )
+
+
+def test_resolving_loads_no_torch_and_no_transformers() -> None:
+    code = """
+import sys, cocktail_hub.resolve.resolve
+print(sorted({"torch", "transformers", "numpy"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

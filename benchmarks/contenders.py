@@ -42,7 +42,7 @@ class ShardJob:
     """Folder for files of the run: recipes, caches, environments."""
 
     @property
-    def share(self) -> float:
+    def weight(self) -> float:
         """The weight of every ingredient."""
         return 1 / len(self.models)
 
@@ -89,7 +89,7 @@ def _cocktail(method: str, *, base: bool = False) -> Callable[[ShardJob], list[s
     def command(job: ShardJob) -> list[str]:
         recipe = {
             "method": method,
-            "ingredients": [{"model": str(path), "weight": job.share} for path in job.models],
+            "ingredients": [{"model": str(path), "weight": job.weight} for path in job.models],
             **({"base": str(job.base)} if base else {}),
         }
         return [sys.executable, "-m", "cocktail_hub.cli", "mix", _written(job, recipe), "-o", str(job.output)]
@@ -103,7 +103,7 @@ def _mergekit(method: str, *, base: bool = False) -> Callable[[ShardJob], list[s
     def command(job: ShardJob) -> list[str]:
         config = {
             "merge_method": method,
-            "models": [{"model": str(path), "parameters": {"weight": job.share}} for path in job.models],
+            "models": [{"model": str(path), "parameters": {"weight": job.weight}} for path in job.models],
             **({"base_model": str(job.base), "parameters": {"density": 0.2}} if base else {}),
         }
         if method == "slerp":
@@ -121,7 +121,7 @@ def _mergekit_command(job: ShardJob, config: dict[str, object]) -> list[str]:
 def _lm_cocktail(function: str) -> Callable[[ShardJob], list[str]]:
     def command(job: ShardJob) -> list[str]:
         kind = "encoder" if job.case.embedder else "decoder"
-        arguments = ([str(path) for path in job.models], kind, [job.share] * len(job.models), str(job.output))
+        arguments = ([str(path) for path in job.models], kind, [job.weight] * len(job.models), str(job.output))
         code = f"from LM_Cocktail import {function}; {function}{arguments!r}"
         return [str(interpreter(job.work, "lm-cocktail")), "-c", code]
 
@@ -129,7 +129,7 @@ def _lm_cocktail(function: str) -> Callable[[ShardJob], list[str]]:
 
 
 def _sentence_transformers(job: ShardJob) -> list[str]:
-    models, weights = [str(path) for path in job.models], [job.share] * len(job.models)
+    models, weights = [str(path) for path in job.models], [job.weight] * len(job.models)
     code = (
         "from sentence_transformers import SentenceTransformer; "
         f"SentenceTransformer.merge({models!r}, method='linear', parameters={{'weight': {weights!r}}})"

@@ -39,7 +39,7 @@ def distances(
     Args:
         results: the tensors of each mix; `ours` among them.
         parts: the tensors of the models that were mixed.
-        weights: a share per model.
+        weights: a weight per model.
     """
     found = {name: Distance() for name in results}
     for key, mine in results["ours"].items():

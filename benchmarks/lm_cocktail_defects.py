@@ -110,11 +110,11 @@ def _of_kinds(paths: dict[str, list[str]]) -> list[Defect]:
             "a T5ForConditionalGeneration",
             _raised,
         ),
-        _with_data("a reranker with examples", reranker | {"example_data": PASSAGES}, "shares"),
+        _with_data("a reranker with examples", reranker | {"example_data": PASSAGES}, "weights"),
         _with_data(
             "an encoder-decoder with examples, spelt `example_data`",
             t5 | {"example_data": ANSWERS},
-            "shares",
+            "weights",
             keeps_spelling=True,
         ),
     ]
@@ -125,24 +125,24 @@ def _of_scoring(paths: dict[str, list[str]]) -> list[Defect]:
     decoder = {"model_names_or_paths": paths["decoder-unpadded"], "model_type": "decoder"}
     long = [PASSAGES[0] | {"query": LONG}, *PASSAGES[1:]]
     return [
-        _with_data("fewer negatives than `neg_number` (7)", encoder | {"example_data": PASSAGES}, "shares"),
+        _with_data("fewer negatives than `neg_number` (7)", encoder | {"example_data": PASSAGES}, "weights"),
         _with_data(
-            "one of several negatives, twice", encoder | {"example_data": PASSAGES, "neg_number": 1}, "shares", times=2
+            "one of several negatives, twice", encoder | {"example_data": PASSAGES, "neg_number": 1}, "weights", times=2
         ),
         _with_data(
             "a text longer than the model has positions, `max_input_length` left at 2048",
             encoder | {"example_data": long, "neg_number": 3},
-            "shares",
+            "weights",
         ),
         _with_data(
             "a decoder without a pad token",
             decoder | {"example_data": ANSWERS, "max_input_length": 64},
-            "shares",
+            "weights",
         ),
         _with_data(
             "`example_data`, as the README spells it",
             decoder | {"model_names_or_paths": paths["decoder"], "example_data": ANSWERS, "max_input_length": 64},
-            "shares",
+            "weights",
             keeps_spelling=True,
         ),
     ]
@@ -153,9 +153,9 @@ def _with_data(
 ) -> Defect:
     def ours() -> str:
         found = [mix_models_with_data(**arguments).config.cocktail["recipe"] for _ in range(times)]
-        shares = [[f"{i['weight']:.6f}" for i in recipe["ingredients"]] for recipe in found]
-        words = f"shares {' / '.join(shares[0])}"
-        return words if times == 1 else f"{words} {'both times' if shares[0] == shares[1] else 'and others'}"
+        weights = [[f"{i['weight']:.6f}" for i in recipe["ingredients"]] for recipe in found]
+        words = f"weights {' / '.join(weights[0])}"
+        return words if times == 1 else f"{words} {'both times' if weights[0] == weights[1] else 'and others'}"
 
     def seen(runs: Sequence[dict[str, Any]]) -> str:
         if raised := _raised(runs):

@@ -1,4 +1,4 @@
-"""Compares cocktail_hub with the original LM_Cocktail on the same models: merged weights, losses, shares, and defects.
+"""Compares cocktail_hub with the original LM_Cocktail on the same models: merged tensors, losses, mixing weights, defects.
 
     python benchmarks/parity_lm_cocktail.py -o docs/parity.md
     python benchmarks/parity_lm_cocktail.py --models decoder=./base,./tuned --models encoder=./a,./b,./c
@@ -50,7 +50,7 @@ class Case:
 
     @property
     def weights(self) -> list[float]:
-        """Shares for the mix with given weights."""
+        """Mixing weights for the mix with given weights."""
         count = len(self.folders)
         return WEIGHTS.get(count) or [1.0 / count] * count
 
@@ -212,7 +212,7 @@ def _real_cases(original: Original, work: Path) -> list[Case]:
     ]
 
 
-# -- weights, losses, shares -----------------------------------------------------------------------------------------
+# -- merged tensors, losses, mixing weights ---------------------------------------------------------------------------
 
 
 def _compare_cases(cases: Sequence[Case], original: Original, report: Report) -> None:
@@ -287,19 +287,19 @@ def _compare_losses(case: Case, theirs: dict[str, Any], report: Report) -> None:
 
     mixed = mix_models_with_data(case.paths, case.kind, case.examples, **_data_arguments(case))
     recipe = mixed.config.cocktail["recipe"]
-    shares = [ingredient["weight"] for ingredient in recipe["ingredients"]]
+    weights = [ingredient["weight"] for ingredient in recipe["ingredients"]]
     losses = [row["loss"] for row in recipe["evidence"]["ingredients"]]
-    ours = [case.name, " / ".join(f"{loss:.6f}" for loss in losses), " / ".join(f"{share:.6f}" for share in shares)]
+    ours = [case.name, " / ".join(f"{loss:.6f}" for loss in losses), " / ".join(f"{weight:.6f}" for weight in weights)]
     if not theirs["losses"]:
         report.losses.append([*ours, f"`{_short(theirs['error'])}`", "", ""])
         return
     away = max(abs(a - b) / abs(b) for a, b in zip(losses, theirs["losses"], strict=True))
-    their_shares = _softmax(theirs["losses"])
-    gap = max(abs(a - b) for a, b in zip(shares, their_shares, strict=True))
+    their_weights = _softmax(theirs["losses"])
+    gap = max(abs(a - b) for a, b in zip(weights, their_weights, strict=True))
     note = "" if theirs.get("dtype", "float32") == "float32" else f" (it computes in {theirs['dtype']})"
     if not note:
         note = report.expect(away <= LOSS_TOLERANCE, f"{case.name}: losses differ by {away:.2e}")
-        note += report.expect(gap <= LOSS_TOLERANCE, f"{case.name}: shares differ by {gap:.2e}")
+        note += report.expect(gap <= LOSS_TOLERANCE, f"{case.name}: weights differ by {gap:.2e}")
     report.losses.append([*ours, " / ".join(f"{x:.6f}" for x in theirs["losses"]), f"{away:.1e}{note}", f"{gap:.1e}"])
 
 

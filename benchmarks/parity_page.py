@@ -22,7 +22,7 @@ best that a rounded number can do. *Off* is the part of the values for which the
 value of the original may be nearer than ours; the script checks every one. In a 16-bit mix up to one in a thousand may
 be off, where the exact sum lies almost halfway between two numbers.
 """
-_LOSSES = """## Losses and shares
+_LOSSES = """## Losses and weights
 
 `mix_models_with_data` with temperature 5, batches of 2, and as many negatives as the examples have, so that none is
 drawn. Losses in nats. Ours are float32 whatever the checkpoint is; they must be within 1e-4 of the original's where it
@@ -58,7 +58,9 @@ def page(
         ),
         "",
         _LOSSES,
-        _table(["models", "our losses", "our shares", "its losses", "losses apart (relative)", "shares apart"], losses),
+        _table(
+            ["models", "our losses", "our weights", "its losses", "losses apart (relative)", "weights apart"], losses
+        ),
         "",
         _DEFECTS,
         _table(["what is asked", "LM_Cocktail", "cocktail_hub"], defects),

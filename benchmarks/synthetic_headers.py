@@ -204,7 +204,7 @@ def _write_sparse(path: Path, specs: dict[str, TensorSpec]) -> None:
 
 
 def write_recipe(folder: Path, model: str, count: int, *, shard_bytes: int = SHARD_BYTES) -> tuple[Path, int]:
-    """Write `count` ingredients and a recipe of equal shares; returns its path and the parameters of one model."""
+    """Write `count` ingredients and a recipe of equal weights; returns its path and the parameters of one model."""
     parameters = 0
     lines = ["schema: 1", "ingredients:"]
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Compares cocktail_hub with the original LM_Cocktail on the same models: merged tensors, losses, mixing weights, defects.
+"""Compares cocktail_hub with the original LM_Cocktail on the same models: merged tensors, losses, weights, defects.
 
     python benchmarks/parity_lm_cocktail.py -o docs/parity.md
     python benchmarks/parity_lm_cocktail.py --models decoder=./base,./tuned --models encoder=./a,./b,./c

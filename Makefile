@@ -76,11 +76,12 @@ wheel:
 	@rm -rf dist $(WHEEL_VENV)
 	@$(call make_venv,$(WHEEL_VENV))
 	@$(WHEEL_VENV)/bin/python $(PIP_INSTALL) -c constraints.txt build
-	@$(WHEEL_VENV)/bin/python -m build --outdir dist .
+	@$(WHEEL_VENV)/bin/python -m build --quiet --outdir dist .
 	@$(PYTHON) -m venv --clear $(WHEEL_VENV)
 	@echo "Installing the wheel into $(WHEEL_VENV)."
 	@$(WHEEL_VENV)/bin/python $(PIP_INSTALL) -c constraints.txt dist/*.whl
 	@cd $(WHEEL_VENV) && bin/cocktail --help > /dev/null && bin/cocktail --version && bin/python -c "import cocktail_hub"
+	@rm -rf $(WHEEL_VENV)
 
 clean:
 	rm -rf $(VENV) $(LOWEST_VENV) $(WHEEL_VENV) demo-output build dist *.egg-info .coverage .coverage.* htmlcov

@@ -1,18 +1,23 @@
 # make demo   the whole loop on two real models, in about a minute once installed
-# make test   everything that is checked: style, types, all tests, the Hub tests again over Xet
+# make test   everything that is checked: style, types, all tests with their coverage, the Hub tests again over Xet
 # make check  the quick part of it, for every change
+# make wheel  build the sdist and the wheel, and run the command from the wheel in an empty virtual environment
 # make bench  time and memory against mergekit, LM_Cocktail, sentence-transformers and a plain copy (BENCH_ARGS)
 # make docs   write docs/cli.md anew from the commands' own help
 # make lowest the tests on the lowest versions that pyproject.toml accepts
+# make coverage  lines that the last `make test` did not run, file by file
 #
 # demo and test install what they need into $(VENV). Variables: PYTHON, VENV, JOBS, PYTEST_ARGS.
+# For a selection of the tests, turn the coverage floor off: make test COVERAGE= PYTEST_ARGS="-k adapters"
 
 PYTHON ?= python3
 VENV ?= .venv
 LOWEST_VENV ?= .venv-lowest
+WHEEL_VENV ?= .venv-wheel
 LOWEST_TORCH ?= 2.13.0
 JOBS ?= 2
 PYTEST_ARGS ?=
+COVERAGE ?= --cov --cov-report=
 BENCH_WORK ?= build/bench
 BENCH_ARGS ?= --sizes 0.1B embedder --ingredients 2 4 10 --dtypes bfloat16 float32
 
@@ -27,7 +32,7 @@ PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 export OMP_NUM_THREADS ?= $(if $(filter 0,$(JOBS)),,1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types docs format bench lowest clean
+.PHONY: help demo test check coverage lint types docs format bench lowest wheel clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -36,15 +41,19 @@ demo: $(VENV)/.demo
 	@env -u OMP_NUM_THREADS $(BIN)/cocktail demo --output demo-output
 
 test: $(VENV)/.test lint types
-	$(PYTEST) tests
+	$(PYTEST) $(COVERAGE) tests
 	COCKTAIL_TEST_XET=1 $(PYTEST) $(XET_TESTS)
 
 check: $(VENV)/.test lint types
 	$(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz" tests
 
+coverage: $(VENV)/.test
+	@$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=0
+
 lint: $(VENV)/.test
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/codespell
 
 types: $(VENV)/.test
 	@$(BIN)/python -m mypy
@@ -62,8 +71,21 @@ bench: $(VENV)/.test
 lowest: $(LOWEST_VENV)/.test
 	$(LOWEST_VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -W default -m "not slow and not real" $(PYTEST_ARGS) tests
 
+# The wheel is built from the sdist, and tried from a folder where Python cannot import the checkout instead.
+wheel:
+	@rm -rf dist $(WHEEL_VENV)
+	@$(call make_venv,$(WHEEL_VENV))
+	@$(WHEEL_VENV)/bin/python $(PIP_INSTALL) -c constraints.txt build
+	@$(WHEEL_VENV)/bin/python -m build --quiet --outdir dist .
+	@$(PYTHON) -m venv --clear $(WHEEL_VENV)
+	@echo "Installing the wheel into $(WHEEL_VENV)."
+	@$(WHEEL_VENV)/bin/python $(PIP_INSTALL) -c constraints.txt dist/*.whl
+	@cd $(WHEEL_VENV) && bin/cocktail --help > /dev/null && bin/cocktail --version && bin/python -c "import cocktail_hub"
+	@rm -rf $(WHEEL_VENV)
+
 clean:
-	rm -rf $(VENV) $(LOWEST_VENV) demo-output build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST_VENV) $(WHEEL_VENV) demo-output build dist *.egg-info .coverage .coverage.* htmlcov
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Installing. A stamp tells what a virtual environment has; it is out of date when the versions change.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from cocktail_hub.compat import CompatibilityReport
-    from cocktail_hub.compat.components import Model
+    from cocktail_hub.compat.check import Model
     from cocktail_hub.recipe import ResolvedRecipe
     from cocktail_hub.resolve.resolve import ResolvedModel
 

@@ -164,7 +164,8 @@ def test_a_device_that_is_not_there_is_refused(llama, device):
 
 def test_rules_examples_and_the_scorer_load_no_torch():
     code = (
-        "import sys; from cocktail_hub.evaluation import examples, scorer, losses_cache, settings;from cocktail_hub.search import report, softmax;"
+        "import sys; from cocktail_hub.evaluation import examples, scorer, losses_cache, settings;"
+        "from cocktail_hub.search import report, softmax;"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -23,7 +23,8 @@ from cocktail_hub.recipe import (
     dump_yaml,
     parse_recipe,
 )
-from cocktail_hub.recipe.recipe import DTYPES, TASKS
+from cocktail_hub.recipe.recipe import DTYPES
+from cocktail_hub.recipe.task import TASKS
 
 C1, C2, C3 = ("1" * 40, "2" * 40, "3" * 40)
 D1, D2 = ("sha256:" + "d" * 64, "sha256:" + "e" * 64)
@@ -215,7 +216,7 @@ def recipes(draw: st.DrawFn) -> ResolvedRecipe:
     rules = st.fixed_dictionaries({"match": TEXTS.map("x{}".format).map(re.escape), "weights": st.just(weights)})
     return ResolvedRecipe(
         ingredients=tuple(replace(entry, weight=w) for entry, w in zip(entries, weights, strict=True)),
-        task=draw(st.none() | st.sampled_from(TASKS)),
+        task=draw(st.none() | st.sampled_from(list(TASKS))),
         layers=draw(st.lists(rules, max_size=2)),  # type: ignore[arg-type]
         missing=draw(st.dictionaries(TEXTS.map(re.escape), st.sampled_from(["first", "drop"]), max_size=3)),
         dtype=draw(st.sampled_from(DTYPES)),

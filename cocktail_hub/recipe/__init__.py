@@ -1,4 +1,4 @@
-"""Recipes: what goes into a mix, in which shares, mixed how. No network, no torch."""
+"""Recipes: which models to mix, with which weights, by which method. No network, no torch."""
 
 from cocktail_hub.recipe.files import (
     SUFFIXES,

@@ -93,7 +93,7 @@ def load_recipe_source(source: Any, hub: Hub, *, revision: str | None = None, su
     if is_local(name):
         if not path.is_dir():
             raise SourceError(
-                f"There is no recipe at '{name}'.\n"
+                f"There is not a recipe at '{name}'.\n"
                 "A recipe is a YAML or JSON file, a folder with a recipe's config.json, or a repo on the Hub.\n"
                 "Check the path; for a Hub repo write 'org/name' without a leading './'."
             )
@@ -159,11 +159,11 @@ def _no_recipe(files: RepoFiles, config: Mapping[str, Any]) -> SourceError:
         what, loader = f"an ordinary {architecture}", f"transformers.{architecture} or AutoModel"
     else:
         return SourceError(
-            f"'{files.name}' is no recipe: it has neither config.json nor recipe.json.\nThere is nothing to mix.\n"
+            f"'{files.name}' is not a recipe: it has neither config.json nor recipe.json.\nThere is nothing to mix.\n"
             "Check its name, or the `subfolder` of the recipe."
         )
     return SourceError(
-        f"'{files.name}' is no recipe: it is {what}.\nThere is nothing to mix.\n"
+        f"'{files.name}' is not a recipe: it is {what}.\nThere is nothing to mix.\n"
         f"To load it, use {loader}; to mix it, name it in a recipe."
     )
 

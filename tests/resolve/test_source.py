@@ -126,7 +126,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, options: Hub) -> None
 
 
 def test_a_folder_that_is_not_there_is_named(options: Hub) -> None:
-    with pytest.raises(SourceError, match=r"(?s)There is no recipe at '\./none'\..*write 'org/name' without a leading"):
+    with pytest.raises(
+        SourceError, match=r"(?s)There is not a recipe at '\./none'\..*write 'org/name' without a leading"
+    ):
         load_recipe_source("./none", options)
 
 
@@ -197,11 +199,11 @@ def test_a_merged_folder_has_weights_and_the_recipe_of_them(tmp_path: Path, opti
         (
             {"config.json": {"model_type": "bert", "architectures": ["BertModel"]}},
             (
-                "is no recipe: it is an ordinary BertModel.\nThere is nothing to mix.\n"
+                "is not a recipe: it is an ordinary BertModel.\nThere is nothing to mix.\n"
                 "To load it, use transformers.BertModel or AutoModel; to mix it, name it in a recipe."
             ),
         ),
-        ({"config.json": {"model_type": "bert"}}, "is no recipe: it is an ordinary model."),
+        ({"config.json": {"model_type": "bert"}}, "is not a recipe: it is an ordinary model."),
         (
             {"modules.json": [], "config.json": {"architectures": ["BertModel"]}},
             (
@@ -216,7 +218,7 @@ def test_a_merged_folder_has_weights_and_the_recipe_of_them(tmp_path: Path, opti
         (
             {"README.md": b"x"},
             (
-                "is no recipe: it has neither config.json nor recipe.json.\nThere is nothing to mix.\n"
+                "is not a recipe: it has neither config.json nor recipe.json.\nThere is nothing to mix.\n"
                 "Check its name, or the `subfolder` of the recipe."
             ),
         ),
@@ -259,7 +261,7 @@ def test_an_older_revision_of_a_recipe_is_another_recipe(push: Callable[..., str
     first = HfApi(token=token).repo_info(repo).sha
     HfApi(token=token).create_commit(repo, [CommitOperationAdd("config.json", b"{}")], commit_message="x")
     assert load_recipe_source(repo, options, revision=first).recipe == RECIPE_OF_TWO
-    with pytest.raises(SourceError, match="is no recipe"):
+    with pytest.raises(SourceError, match="is not a recipe"):
         load_recipe_source(repo, options)
 
 
@@ -270,7 +272,9 @@ def test_a_recipe_in_a_subfolder_of_a_repo(push: Callable[..., str], options: Hu
 
 def test_a_plain_model_on_the_hub_names_the_class_to_use(push: Callable[..., str], options: Hub) -> None:
     repo = push({"config.json": {"model_type": "bert", "architectures": ["BertForMaskedLM"]}})
-    with pytest.raises(SourceError, match=rf"(?s)'{repo}' is no recipe: it is an ordinary BertForMaskedLM.*AutoModel"):
+    with pytest.raises(
+        SourceError, match=rf"(?s)'{repo}' is not a recipe: it is an ordinary BertForMaskedLM.*AutoModel"
+    ):
         load_recipe_source(repo, options)
 
 

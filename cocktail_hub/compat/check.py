@@ -19,8 +19,7 @@ from cocktail_hub.compat.config import (
     model_kind,
     module_differences,
     require_same_family,
-    require_same_heads,
-    require_same_labels,
+    require_same_rows,
 )
 from cocktail_hub.compat.vocabulary import Vocabulary, compare, find_vocabulary
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
@@ -222,8 +221,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     folders = models[first].home.model_files.weight_folders
     components = tuple(_read_component(folder, models, first, recipe.missing) for folder in folders)
     _refuse_unused_rules(recipe.layers, components)
-    require_same_heads(names, configs)
-    require_same_labels(names, configs)
+    require_same_rows(names, configs)
     models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
         replace(model, config=mapping.layout.config) if isinstance(mapping.layout, AdaptedWeights) else model
         for model, mapping in zip(models, components[0].mappings, strict=True)

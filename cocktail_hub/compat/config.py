@@ -95,40 +95,29 @@ def require_same_family(names: Sequence[str], configs: Sequence[Mapping[str, Any
             )
 
 
-def require_same_heads(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse ingredients whose tensors have equal shapes but are split into different numbers of attention heads.
+def require_same_rows(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse ingredients whose tensors have equal shapes, but whose rows belong to different heads or labels.
 
     Raises:
-        IncompatibleError: names the key and both numbers.
+        IncompatibleError: names the key with both numbers of attention heads, or a label with both of its positions.
     """
-    expected = _heads(configs[0])
+    heads, labels = _heads(configs[0]), _labels(configs[0])
     for name, config in zip(names[1:], configs[1:], strict=True):
         for key, count in _heads(config).items():
-            if expected.get(key, count) != count:
+            if heads.get(key, count) != count:
                 raise IncompatibleError(
-                    f"Cannot mix '{name}' with '{names[0]}': `{key}` is {count!r}, but {expected[key]!r} in "
-                    f"'{names[0]}'.\n"
+                    f"Cannot mix '{name}' with '{names[0]}': `{key}` is {count!r}, but {heads[key]!r} "
+                    f"in '{names[0]}'.\n"
                     "The same rows of a weight belong to different heads, so their average is meaningless.\n"
                     f"Remove '{name}' from `ingredients`, or choose a model fine-tuned from the same base.",
                     model=name,
                 )
-
-
-def require_same_labels(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse classifiers that have the same labels in different orders.
-
-    Raises:
-        IncompatibleError: names a label and both of its positions.
-    """
-    expected = _labels(configs[0])
-    for name, config in zip(names[1:], configs[1:], strict=True):
         found = _labels(config)
-        moved = [label for label in expected if found.get(label, expected[label]) != expected[label]]
-        if moved and found.keys() == expected.keys():
-            label = moved[0]
+        moved = next((label for label in labels if found.get(label, labels[label]) != labels[label]), None)
+        if moved is not None and found.keys() == labels.keys():
             raise IncompatibleError(
-                f"Cannot mix '{name}' with '{names[0]}': `id2label` has {label!r} as {found[label]}, but as "
-                f"{expected[label]} in '{names[0]}'.\n"
+                f"Cannot mix '{name}' with '{names[0]}': `id2label` has {moved!r} as {found[moved]}, but as "
+                f"{labels[moved]} in '{names[0]}'.\n"
                 "The same row of the head belongs to different labels, so their average is meaningless.\n"
                 f"Remove '{name}' from `ingredients`, or save it again with its labels and head in the same order.",
                 model=name,

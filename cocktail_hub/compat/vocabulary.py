@@ -67,12 +67,7 @@ class Vocabulary:
 
 
 def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
-    """Find `tokenizer.json`, or else an older vocabulary file.
-
-    Args:
-        files: the repository.
-        folder: the transformer's folder in it, '' for the root.
-    """
+    """Find `tokenizer.json`, or else an older vocabulary file, in the transformer's folder."""
     for name in (_FAST_FILE, *_SLOW_FILES):
         path = str(PurePosixPath(folder, name))
         if path in files.sizes:

@@ -14,12 +14,9 @@ ENGINES = ("threads", "ray")
 """What can run a merge: threads of this machine, or a Ray cluster."""
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-}
+_UNITS = {"": 1, "B": 1}
+for _power, _prefix in enumerate("KMGT", start=1):
+    _UNITS |= {f"{_prefix}B": 1000**_power, f"{_prefix}IB": 1024**_power}
 
 
 def parse_size(size: int | str, key: str = "max_shard_size") -> int:

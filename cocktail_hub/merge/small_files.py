@@ -35,12 +35,8 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
     """Copy the small files of the ingredients into the folder of the mix.
 
     Config and tokenizer come from the ingredients that the recipe names, everything else from the first. An adapter has
-    its own tokenizer and modules, if it has any; licence and code are those of the model that it adapts.
-
-    Args:
-        report: the models, and which of them gives config and tokenizer.
-        folder: where to write.
-        code: whether to copy the models' own Python files, too.
+    its own tokenizer and modules, if it has any; licence and code are those of the model that it adapts. With
+    `code`, the Python files of the first are copied, too.
     """
     first = report.models[report.first]
     copied = [(first.body, path) for path in (first.body.model_files.code if code else ())]

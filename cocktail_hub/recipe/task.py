@@ -14,7 +14,7 @@ SPEECH_CLASS: Final = "AutoModelForSpeechSeq2Seq"
 _SEQ2SEQ = ("ForConditionalGeneration", "MTModel", "EncoderDecoderModel")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """One row of the table of tasks."""
 
@@ -24,75 +24,52 @@ class Task:
     """Class of transformers that loads a model for it."""
     processor: str = "AutoTokenizer"
     """Class of transformers that prepares the inputs."""
-    scored_as: ScoredAs | None = None
-    """How its models are scored; `None`: they cannot be."""
     endings: tuple[str, ...] = ()
     """Ends of the class names of its models."""
     model_types: frozenset[str] = frozenset()
     """`model_type`s of its models, where the class name alone does not decide."""
+    scored_as: ScoredAs | None = None
+    """How its models are scored; `None`: they cannot be."""
 
 
 # fmt: off
+# transformers has the model types in a module whose import loads torch
+_TEXT = frozenset({
+    "t5", "mt5", "umt5", "longt5", "t5gemma", "t5gemma2", "switch_transformers", "bart", "mbart", "plbart", "led",
+    "mvp", "pegasus", "pegasus_x", "bigbird_pegasus", "marian", "m2m_100", "nllb-moe", "blenderbot",
+    "blenderbot-small", "fsmt", "prophetnet", "encoder-decoder",
+})
+_SPEECH = frozenset({
+    "whisper", "speech_to_text", "speech-encoder-decoder", "moonshine", "moonshine_streaming", "cohere_asr",
+    "granite_speech", "granite_speech_plus", "kyutai_speech_to_text", "qwen3_asr", "voxtral", "voxtral_realtime",
+    "vibevoice_asr", "canary",
+})
+_VISION = frozenset({
+    "vit", "deit", "beit", "swin", "swinv2", "convnext", "convnextv2", "dinov2", "dinov2_with_registers",
+    "dinov3_vit", "dinov3_convnext", "hiera", "siglip_vision_model", "siglip2_vision_model", "clip_vision_model",
+    "resnet", "mobilenet_v2", "efficientnet", "levit", "pvt",
+})
+_CLASSIFIER = "AutoModelForSequenceClassification"
 _TASKS = (
-    Task(
-        name="text-generation", auto_class="AutoModelForCausalLM", scored_as="decoder",
-        endings=("ForCausalLM", "LMHeadModel"),
-    ),
-    Task(
-        name="text2text-generation", auto_class="AutoModelForSeq2SeqLM", scored_as="encoder-decoder", endings=_SEQ2SEQ,
-        # transformers has these in a table whose import loads torch
-        model_types=frozenset({
-            "t5", "mt5", "umt5", "longt5", "t5gemma", "t5gemma2", "switch_transformers", "bart", "mbart", "plbart",
-            "led", "mvp", "pegasus", "pegasus_x", "bigbird_pegasus", "marian", "m2m_100", "nllb-moe", "blenderbot",
-            "blenderbot-small", "fsmt", "prophetnet", "encoder-decoder",
-        }),
-    ),
-    Task(name="sentence-similarity", scored_as="encoder"),
-    Task(name="feature-extraction", scored_as="encoder"),
-    Task(name="text-ranking", auto_class="AutoModelForSequenceClassification", scored_as="reranker"),
-    Task(
-        name="text-classification", auto_class="AutoModelForSequenceClassification",
-        endings=("ForSequenceClassification",),
-    ),
-    Task(
-        name="token-classification", auto_class="AutoModelForTokenClassification",
-        endings=("ForTokenClassification",),
-    ),
-    Task(name="question-answering", auto_class="AutoModelForQuestionAnswering", endings=("ForQuestionAnswering",)),
-    Task(name="fill-mask", auto_class="AutoModelForMaskedLM", endings=("ForMaskedLM",)),
-    Task(
-        name="image-classification", auto_class="AutoModelForImageClassification", processor="AutoImageProcessor",
-        endings=("ForImageClassification",),
-    ),
-    Task(
-        name="image-feature-extraction", processor="AutoImageProcessor",
-        model_types=frozenset({
-            "vit", "deit", "beit", "swin", "swinv2", "convnext", "convnextv2", "dinov2", "dinov2_with_registers",
-            "dinov3_vit", "dinov3_convnext", "hiera", "siglip_vision_model", "siglip2_vision_model",
-            "clip_vision_model", "resnet", "mobilenet_v2", "efficientnet", "levit", "pvt",
-        }),
-    ),
-    Task(
-        name="image-text-to-text", auto_class="AutoModelForImageTextToText", processor="AutoProcessor",
-        endings=_SEQ2SEQ,
-    ),
-    Task(
-        name="automatic-speech-recognition", auto_class=SPEECH_CLASS, processor="AutoProcessor",
-        endings=("ForSpeechSeq2Seq", "ForCTC", *_SEQ2SEQ),
-        model_types=frozenset({
-            "whisper", "speech_to_text", "speech-encoder-decoder", "moonshine", "moonshine_streaming", "cohere_asr",
-            "granite_speech", "granite_speech_plus", "kyutai_speech_to_text", "qwen3_asr", "voxtral",
-            "voxtral_realtime", "vibevoice_asr", "canary",
-        }),
-    ),
-    Task(
-        name="audio-classification", auto_class="AutoModelForAudioClassification", processor="AutoFeatureExtractor",
-        endings=("ForAudioClassification",),
-    ),
-    Task(
-        name="zero-shot-image-classification", processor="AutoProcessor",
-        model_types=frozenset({"clip", "siglip", "siglip2"}),
-    ),
+    Task("text-generation", "AutoModelForCausalLM", endings=("ForCausalLM", "LMHeadModel"), scored_as="decoder"),
+    Task("text2text-generation", "AutoModelForSeq2SeqLM", endings=_SEQ2SEQ, model_types=_TEXT,
+         scored_as="encoder-decoder"),
+    Task("sentence-similarity", scored_as="encoder"),
+    Task("feature-extraction", scored_as="encoder"),
+    Task("text-ranking", _CLASSIFIER, scored_as="reranker"),
+    Task("text-classification", _CLASSIFIER, endings=("ForSequenceClassification",)),
+    Task("token-classification", "AutoModelForTokenClassification", endings=("ForTokenClassification",)),
+    Task("question-answering", "AutoModelForQuestionAnswering", endings=("ForQuestionAnswering",)),
+    Task("fill-mask", "AutoModelForMaskedLM", endings=("ForMaskedLM",)),
+    Task("image-classification", "AutoModelForImageClassification", "AutoImageProcessor", ("ForImageClassification",)),
+    Task("image-feature-extraction", "AutoModel", "AutoImageProcessor", model_types=_VISION),
+    Task("image-text-to-text", "AutoModelForImageTextToText", "AutoProcessor", _SEQ2SEQ),
+    Task("automatic-speech-recognition", SPEECH_CLASS, "AutoProcessor", ("ForSpeechSeq2Seq", "ForCTC", *_SEQ2SEQ),
+         _SPEECH),
+    Task("audio-classification", "AutoModelForAudioClassification", "AutoFeatureExtractor",
+         ("ForAudioClassification",)),
+    Task("zero-shot-image-classification", "AutoModel", "AutoProcessor",
+         model_types=frozenset({"clip", "siglip", "siglip2"})),
 )
 # fmt: on
 TASKS: Final[Mapping[str, Task]] = {task.name: task for task in _TASKS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from cocktail_hub.errors import RecipeError
@@ -104,10 +105,6 @@ def _read_examples(value: Any, key: str) -> Examples | None:
     return tuple(as_json(as_mapping(row, f"{key}[{i}]"), f"{key}[{i}]") for i, row in enumerate(listed)) or None
 
 
-def _read_columns(value: Any, key: str) -> Any:
-    return as_json({name: as_text(column, f"{key}.{name}") for name, column in as_mapping(value, key).items()}, key)
-
-
 def _read_temperature(value: Any, key: str) -> float | str:
     if value == "auto":
         return "auto"
@@ -120,24 +117,18 @@ def _read_temperature(value: Any, key: str) -> float | str:
     return temperature
 
 
-def _read_count(value: Any, key: str) -> int:
-    return as_whole(value, key, low=1)
-
-
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
-    "rule": lambda value, key: as_choice(value, key, RULES),
+    **dict.fromkeys(("revision", "split"), as_text),
+    **dict.fromkeys(("chat_template", "normalize"), as_flag),
+    **dict.fromkeys(("max_length", "negatives", "batch_size"), partial(as_whole, low=1)),
+    "rule": partial(as_choice, choices=RULES),
     "examples": _read_examples,
-    "revision": as_text,
-    "split": as_text,
-    "columns": _read_columns,
+    "columns": lambda value, key: as_json(
+        {k: as_text(v, f"{key}.{k}") for k, v in as_mapping(value, key).items()}, key
+    ),
     "temperature": _read_temperature,
-    "seed": lambda value, key: as_whole(value, key, low=0),
-    "max_length": _read_count,
-    "negatives": _read_count,
-    "batch_size": _read_count,
-    "chat_template": as_flag,
-    "pooling": lambda value, key: as_choice(value, key, POOLINGS),
-    "normalize": as_flag,
-    "dtype": lambda value, key: as_choice(value, key, DTYPES),
+    "seed": partial(as_whole, low=0),
+    "pooling": partial(as_choice, choices=POOLINGS),
+    "dtype": partial(as_choice, choices=DTYPES),
 }
 """Key -> what reads its value; `None` is the default of the keys that have no other."""

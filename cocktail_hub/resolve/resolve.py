@@ -329,14 +329,7 @@ def _add_anchor(recipe: Recipe) -> Recipe:
 
 
 def folder_digest(opened: ResolvedModel, kind: str = QUICK) -> str:
-    """Digest over the names and contents of the files that a mix needs from a local folder.
-
-    Args:
-        opened: a local model.
-        kind: a key of `HASHES`; early recipes have `sha256`.
-
-    Returns:
-        `<kind>:<hex digits>`.
+    """`<kind>:<hex digits>` over the names and contents of the files that a mix needs from a local folder.
 
     Raises:
         SourceError: a file is gone, cannot be read, or is a link that leaves the folder.

@@ -196,16 +196,6 @@ def refuse_local(recipe: Recipe, name: str) -> None:
             )
 
 
-def require_own_folders(source: RecipeSource) -> None:
-    """Refuse to mix a recipe from the Hub that names local folders, which that of a merged repo may do.
-
-    Raises:
-        RecipeError: names the folder.
-    """
-    if source.commit:
-        refuse_local(source.recipe, source.name)
-
-
 def absolutize_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Resolve relative paths of models and examples against the folder of the recipe."""
     if recipe.weighting and isinstance(recipe.weighting.examples, str):

@@ -15,8 +15,7 @@ from cocktail_hub.compat.config import (
     model_kind,
     module_differences,
     require_same_family,
-    require_same_heads,
-    require_same_labels,
+    require_same_rows,
 )
 from cocktail_hub.errors import IncompatibleError
 
@@ -88,32 +87,32 @@ def test_a_model_without_a_config_is_left_to_the_comparison_of_tensors() -> None
 def test_another_number_of_heads_is_refused_though_shapes_are_the_same() -> None:
     words = "Cannot mix 'b' with 'a': `num_attention_heads` is 4, but 2 in 'a'."
     with pytest.raises(IncompatibleError, match=re.escape(words)) as caught:
-        require_same_heads(["a", "b"], [BERT | {"num_attention_heads": 2}, BERT | {"num_attention_heads": 4}])
+        require_same_rows(["a", "b"], [BERT | {"num_attention_heads": 2}, BERT | {"num_attention_heads": 4}])
     assert caught.value.model == "b"
 
 
 def test_another_number_of_heads_in_a_nested_config_is_refused() -> None:
     configs = [{"text_config": {"num_heads": 2}, "decoder": {"n_head": heads}} for heads in (1, 2)]
     with pytest.raises(IncompatibleError, match=re.escape("`decoder.n_head` is 2, but 1 in 'a'")):
-        require_same_heads(["a", "b"], configs)
+        require_same_rows(["a", "b"], configs)
 
 
 def test_a_number_of_heads_that_one_config_leaves_to_its_default_is_not_compared() -> None:
-    require_same_heads(["a", "b"], [{"num_heads": None}, {"num_heads": 2, "n_head": 2}])
+    require_same_rows(["a", "b"], [{"num_heads": None}, {"num_heads": 2, "n_head": 2}])
 
 
 def test_the_same_labels_in_another_order_are_refused() -> None:
     configs = [BERT | {"id2label": {"0": "NEG", "1": "POS"}}, BERT | {"id2label": {"0": "POS", "1": "NEG"}}]
     words = "Cannot mix 'b' with 'a': `id2label` has 'NEG' as 1, but as 0 in 'a'."
     with pytest.raises(IncompatibleError, match=re.escape(words)) as caught:
-        require_same_labels(["a", "b"], configs)
+        require_same_rows(["a", "b"], configs)
     assert caught.value.model == "b"
 
 
 def test_different_labels_are_reported() -> None:
     one, other = ({"id2label": {"0": name, "1": "POS"}} for name in ("NEG", "BAD"))
-    require_same_labels(["a", "b"], [one, other])
-    require_same_labels(["a", "b"], [one, {}])
+    require_same_rows(["a", "b"], [one, other])
+    require_same_rows(["a", "b"], [one, {}])
     assert differences(["a", "b"], [one, one]) == []
     assert differences(["a", "b"], [one, {}]) == []
     assert differences(["a", "b"], [one, other]) == [

@@ -11,8 +11,6 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.validation import as_mapping, as_number, as_text, reject_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from typing_extensions import Self
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -118,15 +116,13 @@ class ModelReference:
             return value
         if isinstance(value, ModelReference):
             return cls(**{f.name: getattr(value, f.name) for f in fields(ModelReference)})
-        if isinstance(value, str):
-            as_text(value, key)
-            return cls(**_split_revision(value))
-        data = dict(as_mapping(value, key))
+        data: dict[str, Any] = {"model": value} if isinstance(value, str) else dict(as_mapping(value, key))
         reject_unknown(data, [f.name for f in fields(cls)], f"`{key}`")
         if "model" not in data:
             raise RecipeError(f"`{key}` has no `model`. Give a Hub id such as 'org/name', or a local folder.")
-        if isinstance(data["model"], str) and data.get("revision") is None:
-            data |= _split_revision(data["model"])
+        model = data["model"]
+        if isinstance(model, str) and "@" in model and data.get("revision") is None and not is_local(model):
+            data["model"], _, data["revision"] = model.partition("@")
         if data.get("base") is not None:
             data["base"] = ModelReference.from_value(data["base"], f"{key}.base")
         return cls(**{name: inner for name, inner in data.items() if inner is not None or name == "model"})
@@ -156,11 +152,3 @@ class Anchor(ModelReference):
     def __post_init__(self) -> None:
         ModelReference.__post_init__(self)
         object.__setattr__(self, "share", as_number(self.share, "anchor.share", low=0.0, high=1.0))
-
-
-def _split_revision(text: str) -> Mapping[str, Any]:
-    """`org/name@revision` -> both parts; a local path may contain an @."""
-    if is_local(text) or "@" not in text:
-        return {"model": text}
-    model, _, revision = text.partition("@")
-    return {"model": model, "revision": revision}

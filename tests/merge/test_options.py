@@ -1,4 +1,4 @@
-"""What a mix can be asked for: refused at once, in words, where it makes no sense or cannot be done here."""
+"""Options of a mix: refused at once where they make no sense or cannot be met on this machine."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_resolving_changes_nothing_but_the_class() -> None:
 
 
 def test_the_digest_stays_what_it_is_from_release_to_release() -> None:
-    """Whoever changes this number makes every cached mix anew: raise MERGE_FORMAT, and say why."""
+    """A change of this digest invalidates every cached mix: raise MERGE_FORMAT, and say why."""
     assert resolved().digest == "89efa67697ec27774fae2f9c64bfc7373f69c2b971f48f58de0ecbd380ac8a54"
 
 

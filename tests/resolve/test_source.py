@@ -161,7 +161,7 @@ def test_relative_paths_start_at_the_folder_of_the_recipe(
 def test_a_folder_of_the_same_name_elsewhere_is_not_meant(
     tmp_path: Path, options: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`org/a` of the recipe is a repo: the folder of that name lies where the program was started, not here."""
+    """`org/a` of the recipe is a repo: the folder of that name is in the working directory, not beside the recipe."""
     (tmp_path / "started" / "org" / "a").mkdir(parents=True)
     write(tmp_path / "here", {"recipe.json": RECIPE})
     monkeypatch.chdir(tmp_path / "started")

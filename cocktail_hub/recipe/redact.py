@@ -86,7 +86,7 @@ def _clean(value: Any, names: Mapping[str, str]) -> Any:
     if value in names:
         return names[value]
     if PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~"):
-        return last_name(value)
+        return scrub(last_name(value))
     for path, name in sorted(names.items(), key=lambda item: -len(item[0])):
         if len(path) > 2:  # noqa: PLR2004 - `.` and `..` occur in any text
             value = value.replace(path, name)

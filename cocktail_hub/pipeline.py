@@ -26,7 +26,7 @@ from cocktail_hub.publishing.provenance import gather_facts, write_card
 from cocktail_hub.publishing.verify import Verification, require_merged, weight_hashes
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve.resolve import resolve, with_weights
-from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, require_own_folders
+from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -146,7 +146,8 @@ def prepare(
     options = options or MixOptions()
     if not isinstance(source, RecipeSource):
         source = load_recipe_source(source, options.hub, revision=revision, subfolder=subfolder)
-    require_own_folders(source)
+    if source.commit:  # a merged repo on the Hub may name folders, but cannot be mixed from them
+        refuse_local(source.recipe, source.name)
     recipe = resolve(source.recipe, options.hub, digests=digests)
     prepared = Prepared(source=source, recipe=recipe, options=options)
     if not recall or options.force or recipe.weights is not None or recipe.weighting is None:

@@ -233,7 +233,7 @@ def test_layers_that_match_nothing_are_refused_with_a_name_that_is_there(tmp_pat
         mix(recipe_of(list(models.pair("bert").folders), layers=layers), output=tmp_path / "out")
     assert str(caught.value) == (
         "`layers[1]` matches 'pooler.weights', but the mix has no tensor of such a name.\n"
-        "Its weights would be silently without effect. A pattern is a regular expression over the whole name, such as "
+        "Its weights would be silently ignored. A pattern is a regular expression over the whole name, such as "
         "'encoder\\.layer\\.0\\..*'.\n"
         "Correct or remove it; a tensor here is called 'pooler.dense.weight'."
     )

@@ -44,7 +44,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_four_models_of_8b_are_checked_by_their_headers_alone(
     tmp_path: Path, synthetic: ModuleType, read: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cocktail_hub.resolve.resolve.digest_of", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr("cocktail_hub.resolve.resolve.folder_digest", lambda *_: pytest.fail("the weights were read"))
     recipe, parameters = synthetic.write_recipe(tmp_path, "llama-8b", 4)
     assert parameters == 8_030_261_248
     on_disk = sum(512 * path.stat().st_blocks for path in tmp_path.rglob("*"))

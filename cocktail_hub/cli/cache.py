@@ -10,7 +10,7 @@ import click
 from cocktail_hub.cli.output import say, show_json, size, table
 from cocktail_hub.cli.recipes import Bytes
 from cocktail_hub.errors import CacheError
-from cocktail_hub.resolve.folder_digest import prune_notes
+from cocktail_hub.resolve.resolve import prune_notes
 from cocktail_hub.storage.cache import Cache, CachedMix
 
 _DAY = 86_400

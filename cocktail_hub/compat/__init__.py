@@ -1,7 +1,6 @@
 """Can these models be mixed? Answered before any weights are downloaded."""
 
-from cocktail_hub.compat.check import CompatibilityReport, check_models
-from cocktail_hub.compat.components import Component, Model, Roots
-from cocktail_hub.compat.task import ModelKind
+from cocktail_hub.compat.check import CompatibilityReport, Component, Model, Roots, check_models
+from cocktail_hub.compat.config import ModelKind
 
 __all__ = ["CompatibilityReport", "Component", "Model", "ModelKind", "Roots", "check_models"]

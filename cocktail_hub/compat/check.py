@@ -2,41 +2,156 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
+from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights, adapt, read_adapter
+from cocktail_hub.checkpoint.conversion.align import align
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.model_files import read_config, read_json, read_modules
+from cocktail_hub.checkpoint.model_files import MODULES, read_config, read_modules
 from cocktail_hub.checkpoint.quantized import refuse_quantized
-from cocktail_hub.compat.components import Component, Model, read_part, refuse_idle_layers
+from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.compat.config import (
+    ModelKind,
     differences,
+    model_kind,
     module_differences,
     require_same_family,
-    require_same_heads,
-    require_same_labels,
+    require_same_rows,
 )
-from cocktail_hub.compat.task import ModelKind, model_kind
-from cocktail_hub.compat.vocabulary import (
-    Vocabulary,
-    VocabularyFile,
-    compare,
-    find_vocabulary,
-    parse_vocabulary,
-)
-from cocktail_hub.errors import IncompatibleError
-from cocktail_hub.resolve.resolve import ResolvedModel, locate, with_weights
+from cocktail_hub.compat.vocabulary import Vocabulary, compare, find_vocabulary
+from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
+from cocktail_hub.resolve.resolve import ResolvedModel, open_model, with_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from cocktail_hub.checkpoint.conversion.tensor_mapping import TensorMapping
+    from cocktail_hub.checkpoint.reader import TensorReader
+    from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
     from cocktail_hub.hub import Hub
-    from cocktail_hub.recipe import ModelReference, Recipe
+    from cocktail_hub.recipe import LayerRule, ModelReference, Recipe
 
-EMBEDDER_CONFIG = "config_sentence_transformers.json"
+_NOTES = {
+    "renamed": "have different names there and were matched",
+    "converted": "are laid out differently there and were converted",
+    "unread": "are never read by a model of this class and were not mixed",
+    "dropped": "were left out, as the recipe says",
+    "taken": "are missing there and come from the first ingredient alone, as the recipe says",
+}
+"""Kind of note -> the end of its sentence. Tied tensors and rebuilt buffers change nothing, so they have none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model that goes into the mix, with the files behind it."""
+
+    located: ResolvedModel
+    """The ingredient or base as the recipe names it: a whole model or an adapter."""
+    body: ResolvedModel
+    """The whole model: the same, or the one that the adapter adapts."""
+    config: Mapping[str, Any]
+    """config.json of the body; for an adapter, with the class and labels that it was trained with."""
+
+    @property
+    def name(self) -> str:
+        """Name for messages."""
+        return self.located.files.name
+
+    @property
+    def adapted(self) -> bool:
+        """Whether it is an adapter on a body."""
+        return self.located is not self.body
+
+    @property
+    def home(self) -> ResolvedModel:
+        """The repo whose sentence-transformers modules count: the adapter's where it lists some, or the body's."""
+        return self.located if self.adapted and MODULES in self.located.files.sizes else self.body
+
+    @property
+    def main(self) -> str:
+        """Folder of the transformer, according to the modules."""
+        return self.home.model_files.main
+
+    def holder(self, mapping: TensorMapping) -> ResolvedModel:
+        """Where the whole tensors behind a mapping are: the body for the transformer, the home for other modules."""
+        return self.body if isinstance(mapping.layout, AdaptedWeights) else self.home
+
+    def config_in(self, folder: str) -> Mapping[str, Any]:
+        """config.json of the transformer or of another module."""
+        return self.config if folder == self.main else read_config(self.home.files, folder)
+
+    def read_weights(self, folder: str) -> WeightFiles | AdaptedWeights:
+        """Read the headers of the weights in one folder, '' or that of a module; an adapter is applied to its body.
+
+        Raises:
+            CheckpointError: a file is damaged or quantised, or an adapter is of a kind that cannot be mixed.
+        """
+        in_main = folder == self.main
+        files, inner = (self.body.files, self.body.model_files.main) if in_main else (self.home.files, folder)
+        weights = read_weight_files(files, inner)
+        refuse_quantized(files, inner, self.config if in_main else {}, weights.specs)
+        return adapt(weights, self.config, read_adapter(self.located.files)) if in_main and self.adapted else weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roots:
+    """The folders with the files of one model on this machine."""
+
+    body: Path
+    """Folder of the whole model."""
+    adapter: Path | None = None
+    """Folder of the adapter on it."""
+    home: Path | None = None
+    """Folder with the weights of its other modules, where that is not the body's."""
+
+    def open(self, mapping: TensorMapping) -> TensorReader:
+        """Open the weights behind a mapping."""
+        if isinstance(mapping.layout, AdaptedWeights):
+            return mapping.open(self.body, self.adapter)
+        return mapping.open(self.home or self.body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A folder of the checkpoint with weights, and the mapping of each model's tensors to those of the mix."""
+
+    folder: str
+    """Posix path of the folder in the mix, '' for its root."""
+    mappings: tuple[TensorMapping, ...]
+    """One for each model, in the order of `CompatibilityReport.models`."""
+
+    @property
+    def specs(self) -> tuple[Mapping[str, TensorSpec], ...]:
+        """Tensor -> shape and dtype, for each model."""
+        return tuple(mapping.specs for mapping in self.mappings)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was renamed, converted, taken from elsewhere or left out: a sentence for each model and kind."""
+        notes = []
+        for mapping in self.mappings:
+            by_kind: dict[str, list[str]] = {}
+            for note in mapping.notes:
+                by_kind.setdefault(note.what, []).append(note.source or note.tensor)
+            notes += [
+                f"'{mapping.name}': {len(tensors)} tensor(s) {_NOTES[what]} (e.g. '{tensors[0]}')."
+                for what, tensors in by_kind.items()
+                if what in _NOTES
+            ]
+        return tuple(notes)
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """Tensors that some models lack and that the recipe takes from the first ingredient alone."""
+        return tuple(dict.fromkeys(name for mapping in self.mappings for name in sorted(mapping.absent)))
+
+    def open(self, roots: Sequence[Roots]) -> list[TensorReader]:
+        """Open every model's weights in this folder."""
+        return [root.open(mapping) for mapping, root in zip(self.mappings, roots, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +165,11 @@ class CompatibilityReport:
     components: tuple[Component, ...]
     """Folders with weights, the transformer's first."""
     kind: ModelKind
-    """What the mix is."""
+    """What kind of model the mix is."""
     config: Mapping[str, Any]
     """config.json of the ingredient that gives it."""
     notes: tuple[str, ...]
-    """Differences that do not spoil the mix but that people should know of, a sentence each."""
+    """Differences that do not spoil the mix but are worth knowing, a sentence each."""
 
     @property
     def first(self) -> int:
@@ -67,20 +182,20 @@ class CompatibilityReport:
         return self.first if name == "first" else [model.located.reference.model for model in self.models].index(name)
 
     def require_unchanged(self) -> None:
-        """Refuse to go on when files of a local model are not those that its digest was made from.
+        """Refuse to go on if a file of a local model changed after its digest was taken.
 
         Raises:
-            CheckpointError: one was written to, replaced or removed since.
+            CheckpointError: a file was written to, replaced or removed.
         """
-        for place in dict.fromkeys(place for model in self.models for place in (model.located, model.body)):
-            if isinstance(place.files, LocalFiles):
-                place.files.require_unchanged((*place.model_files.needed, *place.model_files.code))
+        for opened in dict.fromkeys(opened for model in self.models for opened in (model.located, model.body)):
+            if isinstance(opened.files, LocalFiles):
+                opened.files.require_unchanged((*opened.model_files.needed, *opened.model_files.code))
 
 
 def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -> CompatibilityReport:
-    """Compare the models of a pinned recipe by everything that comes before their weights.
+    """Compare the models of a pinned recipe by everything but their weights.
 
-    Open weights do not matter here: equal ones stand in for them in the report's recipe.
+    Open weights do not matter here: the report's recipe has equal ones.
 
     Raises:
         RecipeError: a rule of `layers` matches no tensor, or a pattern of `missing` none that is missing.
@@ -94,56 +209,51 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     references: tuple[ModelReference, ...] = (*((recipe.base,) if recipe.base else ()), *recipe.ingredients)
     first = len(references) - len(recipe.ingredients)
     with ThreadPoolExecutor(len(references)) as pool:
-        models = tuple(pool.map(lambda reference: _read_model(reference, hub), references))
+        models = tuple(pool.map(lambda reference: _open(reference, hub), references))
     names, configs = [model.name for model in models], [model.config for model in models]
     require_same_family(names, configs)
     for model in models:
-        _refuse_remote_code(model, trust_remote_code=trust_remote_code)
+        if not trust_remote_code:
+            _refuse_remote_code(model)
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     modules = [read_modules(model.home.files) for model in models]
     notes = [*differences(names, configs), *_compare_vocabularies(models), *module_differences(names, modules)]
     folders = models[first].home.model_files.weight_folders
-    components = tuple(read_part(folder, models, first, recipe.missing) for folder in folders)
-    refuse_idle_layers(recipe.layers, components)
-    require_same_heads(names, configs)
-    require_same_labels(names, configs)
-    models = tuple(_as_adapted(model, mapping) for model, mapping in zip(models, components[0].mappings, strict=True))
-    configs = [model.config for model in models]
+    components = tuple(_read_component(folder, models, first, recipe.missing) for folder in folders)
+    _refuse_unused_rules(recipe.layers, components)
+    require_same_rows(names, configs)
+    models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
+        replace(model, config=mapping.layout.config) if isinstance(mapping.layout, AdaptedWeights) else model
+        for model, mapping in zip(models, components[0].mappings, strict=True)
+    )
     report = CompatibilityReport(
         recipe=recipe,
         models=models,
         components=components,
-        kind=model_kind(configs[first], modules[first], _embedder_config(models[first].home), recipe.task),
-        config=configs[first],
+        kind=model_kind(models[first].home.files, models[first].config, recipe.task),
+        config=models[first].config,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
-    return replace(report, config=configs[report.donor("config")])
+    return replace(report, config=models[report.donor("config")].config)
 
 
-def _read_model(reference: ModelReference, hub: Hub) -> Model:
-    located = locate(reference, hub)
-    body = located
+def _open(reference: ModelReference, hub: Hub) -> Model:
+    located = body = open_model(reference, hub)
     if located.model_files.adapter:
         if reference.base is None:
             raise IncompatibleError(
                 f"'{reference.label}' is an adapter whose base was not resolved.", model=reference.model
             )
-        body = locate(reference.base, hub)
+        body = open_model(reference.base, hub)
     return Model(located=located, body=body, config=read_config(body.files, body.model_files.main))
 
 
-def _as_adapted(model: Model, mapping: TensorMapping) -> Model:
-    """A model with the class and labels that its adapter was trained with, now that its tensors are known."""
-    return replace(model, config=mapping.layout.config) if isinstance(mapping.layout, AdaptedWeights) else model
+def _refuse_remote_code(model: Model) -> None:
+    if "auto_map" not in model.config:
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-
-def _embedder_config(model: ResolvedModel) -> Mapping[str, Any]:
-    found = read_json(model.files, EMBEDDER_CONFIG) if EMBEDDER_CONFIG in model.files.sizes else {}
-    return found if isinstance(found, dict) else {}
-
-
-def _refuse_remote_code(model: Model, *, trust_remote_code: bool) -> None:
-    if "auto_map" in model.config and not trust_remote_code and _needs_code(model.config):
+    if model.config.get("model_type") not in CONFIG_MAPPING_NAMES:  # many repos keep an `auto_map` no longer needed
         raise IncompatibleError(
             f"'{model.name}' is loaded by Python code from its own repo (`auto_map` in config.json).\n"
             "Loading the mix would run that code on this machine.\n"
@@ -152,25 +262,44 @@ def _refuse_remote_code(model: Model, *, trust_remote_code: bool) -> None:
         )
 
 
-def _needs_code(config: Mapping[str, Any]) -> bool:
-    """Whether transformers itself lacks the class; many repos keep an `auto_map` that is no longer needed."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    return config.get("model_type") not in CONFIG_MAPPING_NAMES
-
-
 def _compare_vocabularies(models: Sequence[Model]) -> list[str]:
     """Compare each vocabulary with the first, one at a time, so that memory does not grow with their number."""
-    first, notes = _vocabulary_file(models[0]), list[str]()
-    known: Vocabulary | None = None
-    for file in map(_vocabulary_file, models[1:]):
-        if not file.says_the_same_as(first):
-            known = known or parse_vocabulary(first)
-            notes += compare(known, parse_vocabulary(file))
-    return notes
+
+    def vocabulary(model: Model) -> Vocabulary:  # an adapter may have a tokenizer of its own
+        own = find_vocabulary(model.located.files, model.located.model_files.main)
+        return own if own.path or not model.adapted else find_vocabulary(model.body.files, model.body.model_files.main)
+
+    first = vocabulary(models[0])
+    return [note for model in models[1:] for note in compare(first, vocabulary(model))]
 
 
-def _vocabulary_file(model: Model) -> VocabularyFile:
-    """The vocabulary of a model; an adapter may bring a tokenizer of its own."""
-    own = find_vocabulary(model.located.files, model.located.model_files.main)
-    return own if own.path or not model.adapted else find_vocabulary(model.body.files, model.body.model_files.main)
+def _read_component(folder: str, models: Sequence[Model], first: int, missing: Mapping[str, str]) -> Component:
+    """Map every model's tensors in one folder of the first ingredient to that one's names, from headers alone."""
+    main = folder == models[first].main
+    order = [first, *(index for index in range(len(models)) if index != first)]
+    for model in models:
+        if not main and folder not in model.home.model_files.weight_folders:
+            raise IncompatibleError(
+                f"Cannot mix '{model.name}': it has no weights in '{folder}', a module of '{models[first].name}'.\n"
+                "Every module of the mix needs weights from all ingredients.\n"
+                f"List '{model.name}' first, which leaves that module out, or choose a model with the same modules.",
+                model=model.name,
+            )
+    weights = [models[index].read_weights(models[index].main if main else folder) for index in order]
+    configs = [models[index].config if main else {} for index in order]
+    mappings = dict(zip(order, align(weights, configs, missing=missing if main else {}), strict=True))
+    return Component(folder=folder, mappings=tuple(mappings[index] for index in range(len(models))))
+
+
+def _refuse_unused_rules(layers: Sequence[LayerRule], components: Sequence[Component]) -> None:
+    """Raise RecipeError if a rule of `layers` matches no tensor: its pattern is most likely misspelt."""
+    names = dict.fromkeys(name for component in components for specs in component.specs for name in specs)
+    for index, rule in enumerate(layers):
+        pattern = re.compile(rule.match)
+        if not any(pattern.fullmatch(name) for name in names):
+            raise RecipeError(
+                f"`layers[{index}]` matches {rule.match!r}, but the mix has no tensor of such a name.\n"
+                "Its weights would be silently ignored. A pattern is a regular expression over the whole name, such as "
+                "'encoder\\.layer\\.0\\..*'.\n"
+                f"Correct or remove it; a tensor here is called '{nearest(rule.match, names) or next(iter(names))}'."
+            )

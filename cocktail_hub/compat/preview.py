@@ -13,25 +13,25 @@ class ModelPreview:
     model: str
     """Hub id or folder."""
     revision: str | None
-    """Commit; `None` for a local folder, whose content is not read for this."""
+    """Commit; `None` for a local folder, whose content is not hashed for a preview."""
     weight: float | None
-    """Share; `None` where it is still to be computed, or for the base of task vectors."""
+    """`None` where it is still to be computed, and for the base of task vectors."""
     nbytes: int
     """Bytes of the files that the mix needs."""
     to_download: int
-    """Bytes of them that are not on this machine yet."""
+    """Bytes of those files that are not on this machine yet."""
     license: str | None
-    """Licence that its card names."""
+    """Licence named by its card."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What a mix would take and give."""
+    """What a mix would take, and what would come out."""
 
     method: str
     """Merge method."""
     architecture: str
-    """Class of the result."""
+    """Class name of the result."""
     task: str
     """Hub task of the result."""
     models: tuple[ModelPreview, ...]
@@ -43,25 +43,25 @@ class Preview:
     files: tuple[str, ...]
     """The result's weight files."""
     input_bytes: int
-    """Bytes of weights that the merge reads, from all models together."""
+    """Bytes of weights that the merge reads from all models together."""
     largest_file: int
     """Bytes of the largest of the result's weight files."""
     largest_input: int
-    """Bytes of all models together that one weight file is made from, at most."""
+    """Most bytes that one weight file is made from, all models together."""
     to_download: int
-    """Bytes of the models, and of what adapters adapt, that are not on this machine yet."""
+    """Bytes of all models, adapted ones included, that are not on this machine yet."""
     peak_disk: int
-    """Bytes that `mix` adds to the disk at most, as the options say: downloads and result; with `low_disk`, the result
-    and what one of its files is made from. Publishing with `low_disk` has one file of the result at a time."""
+    """Most bytes that `mix` adds to the disk under these options: downloads and the result. With `low_disk`: the
+    result and the inputs of one of its files; publishing with `low_disk` keeps one file of the result at a time."""
     peak_memory: int
-    """Bytes of the merge's buffers, whatever the size of the models."""
+    """Bytes of the merge's buffers; does not depend on the size of the models."""
     license: str | None
     """Licence of the result, as far as it follows from the ingredients'."""
     license_note: str
-    """What people should know of the licences."""
+    """What users should know about the licences."""
     notes: tuple[str, ...]
-    """Differences between the ingredients that people should know of."""
+    """Differences between the ingredients that are worth knowing."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values."""
+        """All fields as JSON values."""
         return asdict(self)

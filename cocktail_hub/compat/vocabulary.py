@@ -1,11 +1,12 @@
-"""Do two tokenizers give the same token to the same number? Known from their files, without loading them."""
+"""Do two tokenizers give each token the same id? Compared from their files, without loading them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cocktail_hub.errors import IncompatibleError
 
@@ -21,146 +22,95 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The tokens of a tokenizer, as far as its files say."""
-
-    name: str
-    """The ingredient, for messages."""
-    tokens: Mapping[int, str]
-    """Token of each number: the model's own vocabulary."""
-    added: Mapping[int, str]
-    """Token of each number: special and other added tokens."""
-    source: str
-    """The file that it was read from; empty when there is none."""
-    digest: bytes = b""
-    """Content of a file that cannot be taken apart (sentencepiece): equal or not."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VocabularyFile:
-    """The file that a tokenizer's tokens are read from."""
+    """The vocabulary of a tokenizer, as one of its files has it."""
 
     name: str
     """The ingredient, for messages."""
     path: str
-    """Where it lies in the repository; empty when there is none."""
+    """Path of the file in the repository; empty when there is none."""
     text: bytes
-    """Its content."""
+    """Content of the file."""
 
-    def says_the_same_as(self, other: VocabularyFile) -> bool:
-        """Whether the tokens are known to be equal without reading them: fine-tuning seldom touches the tokenizer."""
-        return PurePosixPath(self.path).name == PurePosixPath(other.path).name and self.text == other.text
+    @cached_property
+    def tokens(self) -> tuple[Mapping[int, str], Mapping[int, str]] | None:
+        """The model's own tokens and the added ones (special tokens among them), by id.
+
+        `None` where the file cannot be taken apart: sentencepiece, or a vocabulary for each of several languages.
+
+        Raises:
+            IncompatibleError: the file is damaged.
+        """
+        file = PurePosixPath(self.path)
+        if file.suffix == ".txt":  # only a newline ends a token, which may contain any other line break
+            lines = self.text.decode("utf-8", errors="replace").replace("\r\n", "\n").removesuffix("\n").split("\n")
+            return dict(enumerate(lines)), {}
+        if file.suffix != ".json":
+            return None
+        try:
+            data = json.loads(self.text)
+            if file.name == _FAST_FILE:
+                vocab, listed = data["model"].get("vocab") or {}, data.get("added_tokens") or ()
+            else:
+                vocab, listed = data, ()
+            if file.name != _FAST_FILE and any(isinstance(number, dict) for number in vocab.values()):
+                return None
+            added = {int(token["id"]): str(token["content"]) for token in listed}
+            # a unigram model lists pairs of token and score
+            pairs = vocab.items() if isinstance(vocab, dict) else ((entry[0], n) for n, entry in enumerate(vocab))
+            return {int(n): str(token) for token, n in pairs if int(n) not in added}, added
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise IncompatibleError(
+                f"'{self.path}' of '{self.name}' is damaged: {error!r}.\n"
+                "Without it the vocabularies cannot be compared.\nDownload or save the tokenizer again.",
+                model=self.name,
+            ) from error
 
 
-def find_vocabulary(files: RepoFiles, folder: str = "") -> VocabularyFile:
-    """Find `tokenizer.json`, or an older vocabulary file.
-
-    Args:
-        files: the repository.
-        folder: where the transformer's files lie in it, '' for the root.
-    """
+def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
+    """Find `tokenizer.json`, or else an older vocabulary file, in the transformer's folder."""
     for name in (_FAST_FILE, *_SLOW_FILES):
         path = str(PurePosixPath(folder, name))
         if path in files.sizes:
-            return VocabularyFile(name=files.name, path=path, text=files.read(path))
-    return VocabularyFile(name=files.name, path="", text=b"")
-
-
-def parse_vocabulary(file: VocabularyFile) -> Vocabulary:
-    """Read the tokens. Raises IncompatibleError: the file is damaged."""
-    if not file.path:
-        return Vocabulary(name=file.name, tokens={}, added={}, source="")
-    parse = _parse_fast if PurePosixPath(file.path).name == _FAST_FILE else _parse_slow
-    return parse(file.name, file.text, file.path)
+            return Vocabulary(name=files.name, path=path, text=files.read(path))
+    return Vocabulary(name=files.name, path="", text=b"")
 
 
 def compare(first: Vocabulary, other: Vocabulary) -> list[str]:
-    """Refuse vocabularies that give a number to different tokens.
+    """Refuse vocabularies that give the same id to different tokens.
 
     Returns:
-        Differences that do not spoil the mix but that people should know of, a sentence each.
+        One sentence for each difference that does not spoil the mix but is worth knowing.
 
     Raises:
-        IncompatibleError: the same number means different tokens.
+        IncompatibleError: an id belongs to different tokens, or a file is damaged.
     """
-    if not first.source or not other.source:
-        lacking = first.name if not first.source else other.name
-        return [f"'{lacking}' has no tokenizer files, so its vocabulary could not be compared."]
-    if first.digest or other.digest:
-        same_kind = PurePosixPath(first.source).name == PurePosixPath(other.source).name
-        if same_kind and first.digest != other.digest:
-            raise _different(first, other, f"their '{PurePosixPath(first.source).name}' differ")
-        return [] if same_kind else [_not_compared(first, other)]
-    moved = [n for n, token in first.tokens.items() if other.tokens.get(n, other.added.get(n, token)) != token]
-    if moved:
-        shown = ", ".join(
-            f"{n} is {first.tokens[n]!r} and {other.tokens.get(n, other.added.get(n))!r}" for n in moved[:_SHOWN]
-        )
-        raise _different(first, other, f"{len(moved)} numbers mean different tokens ({shown})")
-    return _notes(first, other)
-
-
-def _notes(first: Vocabulary, other: Vocabulary) -> list[str]:
-    mine, theirs = {**first.tokens, **first.added}, {**other.tokens, **other.added}
-    renamed = [n for n in first.added if theirs.get(n, first.added[n]) != first.added[n]]
-    extra = [n for n in theirs if n not in mine]
-    lacking = [n for n in mine if n not in theirs]
+    same_file = PurePosixPath(first.path).name == PurePosixPath(other.path).name
+    if same_file and first.text == other.text:  # fine-tuning seldom changes the tokenizer
+        return []
+    if not first.path or not other.path:
+        lacking = other if first.path else first
+        return [f"'{lacking.name}' has no tokenizer files, so its vocabulary could not be compared."]
+    if first.tokens is None or other.tokens is None:
+        if same_file:
+            raise _different(first, other, f"their '{PurePosixPath(first.path).name}' differ")
+        files = f"'{first.name}' ({first.path}) and '{other.name}' ({other.path})"
+        return [f"The vocabularies of {files} have different formats and were not compared."]
+    tokens, added = first.tokens
+    mine, theirs = {**tokens, **added}, {**other.tokens[0], **other.tokens[1]}
+    if moved := [n for n, token in tokens.items() if theirs.get(n, token) != token]:
+        shown = ", ".join(f"{n} is {mine[n]!r} and {theirs[n]!r}" for n in moved[:_SHOWN])
+        raise _different(first, other, f"{len(moved)} ids belong to different tokens ({shown})")
     notes = []
-    if renamed:
+    if renamed := [n for n, token in added.items() if theirs.get(n, token) != token]:
         shown = ", ".join(f"{n}: {mine[n]!r} / {theirs[n]!r}" for n in renamed[:_SHOWN])
-        notes.append(f"'{other.name}' has other names for {len(renamed)} added tokens ({shown}).")
-    if extra:
+        notes.append(f"'{other.name}' has different names for {len(renamed)} added tokens ({shown}).")
+    if extra := [n for n in theirs if n not in mine]:
         shown = ", ".join(repr(theirs[n]) for n in extra[:_SHOWN])
         notes.append(f"'{other.name}' has {len(extra)} tokens that the tokenizer of the mix lacks ({shown}).")
-    if lacking:
-        shown = ", ".join(repr(mine[n]) for n in lacking[:_SHOWN])
-        notes.append(f"'{other.name}' lacks {len(lacking)} tokens of the mix ({shown}); it never learnt them.")
+    if missing := [n for n in mine if n not in theirs]:
+        shown = ", ".join(repr(mine[n]) for n in missing[:_SHOWN])
+        notes.append(f"'{other.name}' lacks {len(missing)} tokens of the mix ({shown}); it never learnt them.")
     return notes
-
-
-def _parse_fast(name: str, text: bytes, path: str) -> Vocabulary:
-    try:
-        data: dict[str, Any] = json.loads(text)
-        vocab = data["model"].get("vocab") or {}
-        pairs = vocab.items() if isinstance(vocab, dict) else ((entry[0], n) for n, entry in enumerate(vocab))
-        added = {int(token["id"]): str(token["content"]) for token in data.get("added_tokens") or ()}
-        tokens = {int(n): str(token) for token, n in pairs}
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise _damaged(name, path, error) from error
-    return Vocabulary(name=name, tokens={n: t for n, t in tokens.items() if n not in added}, added=added, source=path)
-
-
-def _parse_slow(name: str, text: bytes, path: str) -> Vocabulary:
-    if path.endswith(".txt"):  # a token may hold any other kind of line end
-        lines = text.decode("utf-8", errors="replace").replace("\r\n", "\n").removesuffix("\n").split("\n")
-        return Vocabulary(name=name, tokens=dict(enumerate(lines)), added={}, source=path)
-    if path.endswith(".json") and (tokens := _numbered(name, text, path)) is not None:
-        return Vocabulary(name=name, tokens=tokens, added={}, source=path)
-    return Vocabulary(name=name, tokens={}, added={}, source=path, digest=text)
-
-
-def _numbered(name: str, text: bytes, path: str) -> dict[int, str] | None:
-    """Number -> token; `None` where there is a mapping for each of several languages."""
-    try:
-        found = json.loads(text)
-        nested = any(isinstance(number, dict) for number in found.values())
-        return None if nested else {int(number): token for token, number in found.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise _damaged(name, path, error) from error
-
-
-def _damaged(name: str, path: str, error: Exception) -> IncompatibleError:
-    return IncompatibleError(
-        f"'{path}' of '{name}' is damaged: {error!r}.\n"
-        "Whether the vocabularies agree cannot be known.\nDownload or save the tokenizer again.",
-        model=name,
-    )
-
-
-def _not_compared(first: Vocabulary, other: Vocabulary) -> str:
-    return (
-        f"The vocabularies of '{first.name}' ({first.source}) and '{other.name}' ({other.source}) are written in "
-        "different ways and were not compared."
-    )
 
 
 def _different(first: Vocabulary, other: Vocabulary, what: str) -> IncompatibleError:

@@ -5,43 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.model_files import read_config, read_json, read_modules
-from cocktail_hub.compat.task import ModelKind, model_kind
+from cocktail_hub.checkpoint.model_files import read_config, read_modules
+from cocktail_hub.compat.config import ModelKind, model_kind
 from cocktail_hub.errors import RecipeError, SourceError, did_you_mean
+from cocktail_hub.recipe.task import SPEECH_CLASS, TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SPEECH_CLASS = "AutoModelForSpeechSeq2Seq"
-AUTO_CLASS_OF_TASK = {
-    "text-generation": "AutoModelForCausalLM",
-    "text2text-generation": "AutoModelForSeq2SeqLM",
-    "text-classification": "AutoModelForSequenceClassification",
-    "text-ranking": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "fill-mask": "AutoModelForMaskedLM",
-    "feature-extraction": "AutoModel",
-    "sentence-similarity": "AutoModel",
-    "image-classification": "AutoModelForImageClassification",
-    "image-feature-extraction": "AutoModel",
-    "image-text-to-text": "AutoModelForImageTextToText",
-    "automatic-speech-recognition": SPEECH_CLASS,
-    "audio-classification": "AutoModelForAudioClassification",
-    "zero-shot-image-classification": "AutoModel",
-}
-"""Hub task -> the class of transformers that loads a model for it."""
-
 
 def folder_kind(folder: Path, task: str | None = None) -> ModelKind:
     """Tell what the model in a folder is, from its files."""
     files = LocalFiles(folder)
-    modules = read_modules(files)
-    name = "config_sentence_transformers.json"
-    embedder = read_json(files, name) if name in files.sizes else {}
-    main = str(modules[0]["path"]) if modules else ""
-    return model_kind(read_config(files, main), modules, embedder, task)
+    return model_kind(files, read_config(files, _main(folder)), task)
 
 
 def model_class(folder: Path, task: str | None = None) -> Any:
@@ -66,9 +43,9 @@ def auto_class_name(task: str) -> str:
     Raises:
         RecipeError: the task is unknown.
     """
-    if task not in AUTO_CLASS_OF_TASK:
-        raise RecipeError(f"Unknown `task` {task!r}. {did_you_mean(task, AUTO_CLASS_OF_TASK)}")
-    return AUTO_CLASS_OF_TASK[task]
+    if task not in TASKS:
+        raise RecipeError(f"Unknown `task` {task!r}. {did_you_mean(task, TASKS)}")
+    return TASKS[task].auto_class
 
 
 def narrowed(auto_class: Any, architecture: str) -> Any:
@@ -90,7 +67,7 @@ def _auto_class_of(config: Mapping[str, Any], kind: ModelKind) -> str:
     named = config.get("auto_map")
     remote = named.items() if isinstance(named, dict) else ()
     fits = (auto for auto, code in remote if str(code).endswith(f".{kind.architecture}"))
-    return next(fits, AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel"))
+    return next(fits, TASKS[kind.task].auto_class)
 
 
 def load_model(folder: Path, task: str | None = None, *model_args: Any, **kwargs: Any) -> Any:

@@ -9,29 +9,21 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
 from cocktail_hub.errors import ScoringError, did_you_mean
+from cocktail_hub.recipe.task import TASKS as HUB_TASKS
+from cocktail_hub.recipe.task import ScoredAs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Kind = Literal["decoder", "encoder", "reranker", "encoder-decoder"]
+Kind = ScoredAs
 """The four kinds of model that can be scored, by LM-Cocktail's names."""
 Pooling = Literal["cls", "mean", "max", "lasttoken"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 TASKS: Mapping[str, Kind] = MappingProxyType(
-    {
-        "decoder": "decoder",
-        "text-generation": "decoder",
-        "encoder": "encoder",
-        "sentence-similarity": "encoder",
-        "feature-extraction": "encoder",
-        "reranker": "reranker",
-        "text-ranking": "reranker",
-        "encoder-decoder": "encoder-decoder",
-        "text2text-generation": "encoder-decoder",
-        "summarization": "encoder-decoder",
-        "translation": "encoder-decoder",
-    }
+    {task.name: task.scored_as for task in HUB_TASKS.values() if task.scored_as}
+    | {kind: kind for kind in get_args(Kind)}
+    | {"summarization": "encoder-decoder", "translation": "encoder-decoder"}
 )
 """Names of tasks, the Hub's and LM-Cocktail's -> the kind of model that does it."""
 

@@ -10,10 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cocktail_hub.checkpoint.model_files import MODULES, read_config
-from cocktail_hub.compat.task import TEXT_TO_TEXT
 from cocktail_hub.errors import RecipeError, did_you_mean
 from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.merge.options import MixOptions
@@ -21,7 +20,8 @@ from cocktail_hub.merge.output_folder import require_own
 from cocktail_hub.merge.small_files import write_json
 from cocktail_hub.pipeline import Mix, mix, prepare, weigh_prepared
 from cocktail_hub.recipe import Ingredient, Recipe, Weighting
-from cocktail_hub.resolve.resolve import locate, resolve
+from cocktail_hub.recipe.task import TASKS, ScoredAs
+from cocktail_hub.resolve.resolve import open_model, resolve
 from cocktail_hub.search.report import table_of
 from cocktail_hub.storage.cache import MANIFEST, CachedMix, write_manifest
 from cocktail_hub.storage.hashing import QUICK
@@ -29,16 +29,13 @@ from cocktail_hub.storage.hashing import QUICK
 logger = logging.getLogger(__name__)
 
 TASK_OF_MODEL_TYPE = {
-    "decoder": "text-generation",
-    "encoder": "sentence-similarity",
-    "reranker": "text-ranking",
-    "encoder-decoder": "text2text-generation",
+    kind: next(task.name for task in TASKS.values() if task.scored_as == kind) for kind in get_args(ScoredAs)
 }
 """The original's `model_type` -> Hub task."""
 ARCHITECTURES = {
-    "decoder": ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"),
-    "reranker": ("ForSequenceClassification", "ForCausalLM"),
-    "encoder-decoder": ("ForConditionalGeneration", "EncoderDecoderModel"),
+    "decoder": (*TASKS["text-generation"].endings, "ForConditionalGeneration"),
+    "reranker": (*TASKS["text-classification"].endings, "ForCausalLM"),
+    "encoder-decoder": TASKS["text2text-generation"].endings,
 }
 """`model_type` -> what the names of its classes end in; any other class would get a head of random numbers."""
 MODULE_FILES = (MODULES, "1_Pooling/config.json", "config_sentence_transformers.json")
@@ -215,11 +212,11 @@ def _require_class(pinned: Recipe, model_type: str) -> str:
 
 
 def _class_of(ingredient: Ingredient, model_type: str) -> str:
-    located = locate(ingredient.base or ingredient, MixOptions().hub)
+    located = open_model(ingredient.base or ingredient, MixOptions().hub)
     config = read_config(located.files, located.model_files.main)
     architecture = str((config.get("architectures") or [""])[0])
     endings = ARCHITECTURES.get(model_type, ("",))
-    two_parts = config.get("model_type") in TEXT_TO_TEXT
+    two_parts = config.get("model_type") in TASKS["text2text-generation"].model_types
     if architecture and (not architecture.endswith(endings) or (model_type == "decoder" and two_parts)):
         raise RecipeError(
             f"'{ingredient.label}' is a {architecture}, which is no {model_type}.\n"

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cocktail_hub.compat.components import Roots
+from cocktail_hub.compat.check import Roots
 from cocktail_hub.hub import HubFiles, download_all
-from cocktail_hub.resolve.resolve import local_root
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cocktail_hub.compat.components import Model
+    from cocktail_hub.compat.check import Model
     from cocktail_hub.resolve.resolve import ResolvedModel
 
 CARD = "README.md"
@@ -54,7 +53,7 @@ def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
     found = {place: folder for (place, _, _), folder in zip(wanted, folders, strict=True)}
 
     def root(place: ResolvedModel) -> Path:
-        return found.get(place) or local_root(place)
+        return found.get(place) or place.root
 
     return [
         Roots(

@@ -22,7 +22,6 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.reader import SafetensorsReader, open_weights
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.merge.partial_inputs import Headers, Shelf, needed_tensors, own_weight_files, tied_tensors
-from cocktail_hub.resolve.resolve import local_root
 from cocktail_hub.storage.disk_space import require_free_space
 from cocktail_hub.storage.positional_file import PositionalFile
 
@@ -224,7 +223,7 @@ def _root(located: ResolvedModel, layout: WeightFiles) -> Path:
     """The folder that holds whole weight files, downloaded if need be."""
     if isinstance(located.files, HubFiles):
         return located.files.download(layout.weight_files)
-    return local_root(located)
+    return located.root
 
 
 def _prefix() -> str:

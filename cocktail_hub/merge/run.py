@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from cocktail_hub.compat import CompatibilityReport
-    from cocktail_hub.compat.components import Component
+    from cocktail_hub.compat.check import Component
     from cocktail_hub.merge.engine.execute import MergeReport
     from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.merge.plan import MergePlan, ShardPlan

@@ -1,4 +1,4 @@
-"""Everything in the folder of a mix but its weights: config, tokenizer, processor, modules, recipe."""
+"""All files of a mix but its weights: config, tokenizer, processor, modules, recipe."""
 
 from __future__ import annotations
 
@@ -13,143 +13,103 @@ from cocktail_hub.resolve.source import RECIPE_FILE
 from cocktail_hub.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from cocktail_hub.compat import CompatibilityReport
-    from cocktail_hub.compat.components import Model
     from cocktail_hub.recipe import ResolvedRecipe
     from cocktail_hub.resolve.resolve import ResolvedModel
 
 CONFIG_FILES = ("config.json", "generation_config.json")
 """Files that go with the config, in the transformer's folder; modules have a config.json of their own."""
+# fmt: off
 TOKENIZER_FILES = (
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "*.codes",
-    "*.tokenizer",
-    "*_vocab.json",
-    "dict.txt",
-    "emoji.json",
-    "byte_maps.json",
-    "word_*.json",
-    "tekken.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.model",
-    "*.spm",
-    "*.tiktoken",
-    "*.bpe",
-    "chat_template*",
-    "normalizer.json",
-    "*processor_config.json",
+    "tokenizer*", "vocab*", "merges.txt", "*.codes", "*.tokenizer", "*_vocab.json", "dict.txt", "emoji.json",
+    "byte_maps.json", "word_*.json", "tekken.json", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm",
+    "*.tiktoken", "*.bpe", "chat_template*", "normalizer.json", "*processor_config.json",
 )
-"""Names of files that go with the tokenizer or processor."""
+# fmt: on
+"""Name patterns of the files that go with the tokenizer or processor."""
 
 
 def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -> None:
-    """Copy the small files of the ingredients that give them into the folder of the mix.
+    """Copy the small files of the ingredients into the folder of the mix.
 
-    Args:
-        report: the models and which of them gives config and tokenizer.
-        folder: where to write.
-        code: whether to take the models' own Python files along.
+    Config and tokenizer come from the ingredients that the recipe names, everything else from the first. An adapter has
+    its own tokenizer and modules, if it has any; licence and code are those of the model that it adapts. With
+    `code`, the Python files of the first are copied, too.
     """
     first = report.models[report.first]
-    for owner, path in _rest(first, code=code):
-        _write(folder / path, owner.files.read(path))
+    copied = [(first.body, path) for path in (first.body.model_files.code if code else ())]
+    if first.home is not first.body:
+        top = (path for path in _carried(first.body, "rest") if "/" not in path)
+        copied += [(first.body, path) for path in top if any(fnmatchcase(path, pattern) for pattern in NOTICES)]
+    copied += [(first.home, path) for path in _carried(first.home, "rest")]
+    for giver, path in copied:
+        write_file(folder / path, giver.files.read(path))
     for group in ("config", "tokenizer"):
-        owner = _giver(report, group)
-        for path in _paths(owner, group):
-            _write(folder / moved(path, owner.model_files.main, first.main), owner.files.read(path))
+        donor = report.models[report.donor(group)]
+        own = group == "tokenizer" and any(_carried(donor.located, group))
+        giver = donor.located if own else donor.body
+        for path in _carried(giver, group):
+            write_file(folder / relocated(path, giver.model_files.main, first.main), giver.files.read(path))
 
 
 def write_recipe(
     resolved: ResolvedRecipe, report: CompatibilityReport, folder: Path, max_shard_size: int | str
 ) -> None:
-    """Write `recipe.json`, and say in config.json what the model was made of and into which files it was cut.
+    """Write `recipe.json`, and add the recipe and `max_shard_size` to config.json.
 
-    A config.json is copied by whoever saves the model, so the recipe in it is without the paths of this machine.
+    Whoever saves the loaded model again copies config.json, so the recipe in it has no paths of this machine.
     """
     write_json(folder / RECIPE_FILE, resolved.to_dict())
-    path = folder / report.models[report.first].main / "config.json"
+    first, donor = report.models[report.first], report.models[report.donor("config")]
+    path = folder / first.main / "config.json"
     if not path.is_file():
         return
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    donor = report.models[report.donor("config")]
     if donor.adapted:
         config |= donor.config
     config.pop("_name_or_path", None)
     if not any(path.parent.glob("*.py")):
-        config.pop("auto_map", None)  # it names code that is not there; transformers has the class itself
+        config.pop("auto_map", None)  # it names code that was not copied; transformers has the class itself
+    if resolved.dtype != "auto" or donor is not first:
+        config.pop("torch_dtype", None)
+        dtype = first.config.get("dtype", first.config.get("torch_dtype"))
+        if resolved.dtype != "auto":
+            dtype = resolved.dtype
+        config |= {"dtype": dtype} if dtype else {}
     made_of = {
         "version": VERSION,
         "digest": resolved.digest,
         "max_shard_size": max_shard_size,
         "recipe": public_recipe(resolved).to_dict(),
     }
-    write_json(path, config | _dtype(resolved, report, config) | {"cocktail": made_of})
+    write_json(path, config | {"cocktail": made_of})
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON as the Hub's own libraries do."""
-    _write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write JSON in the style of the Hub's own libraries."""
+    write_file(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _dtype(resolved: ResolvedRecipe, report: CompatibilityReport, config: dict[str, Any]) -> dict[str, Any]:
-    """`dtype` of the config: what the recipe says, or the first ingredient's, whoever gives the rest of the config."""
-    if resolved.dtype != "auto":
-        dtype: Any = resolved.dtype
-    elif report.donor("config") != report.first:
-        first: Mapping[str, Any] = report.models[report.first].config
-        dtype = first.get("dtype", first.get("torch_dtype"))
-    else:
-        return {}
-    config.pop("torch_dtype", None)
-    return {"dtype": dtype} if dtype else {}
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, and create its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
-def _rest(first: Model, *, code: bool) -> Iterator[tuple[ResolvedModel, str]]:
-    """Files of the first ingredient that go with neither config nor tokenizer, and whose they are.
-
-    An adapter with modules of its own gives its own, but the licence and the code are those of the model it adapts.
-    """
-    if first.home is not first.body:
-        notices = (path for path in _paths(first.body, "rest") if _is_notice(path))
-        yield from ((first.body, path) for path in notices)
-    yield from ((first.home, path) for path in _paths(first.home, "rest"))
-    yield from ((first.body, path) for path in (first.body.model_files.code if code else ()))
-
-
-def _is_notice(path: str) -> bool:
-    return "/" not in path and any(fnmatchcase(path, pattern) for pattern in NOTICES)
-
-
-def _giver(report: CompatibilityReport, group: str) -> ResolvedModel:
-    """Who gives the files: the ingredient itself before the model that it adapts."""
-    model = report.models[report.donor(group)]
-    own = group == "tokenizer" and any(_paths(model.located, group))
-    return model.located if own else model.body
-
-
-def _paths(owner: ResolvedModel, group: str) -> Iterator[str]:
-    return (path for path in owner.model_files.carried if _group(path, owner.model_files.main) == group)
-
-
-def _group(path: str, main: str) -> str:
-    """Whose file it is, by name: `config`, `tokenizer`, or `rest`, which always comes from the first ingredient."""
-    name, parent = PurePosixPath(path).name, PurePosixPath(path).parent
-    if parent.name.endswith("chat_templates") or any(fnmatchcase(name, pattern) for pattern in TOKENIZER_FILES):
-        return "tokenizer"
-    return "config" if name in CONFIG_FILES and parent == PurePosixPath(main) else "rest"
-
-
-def moved(path: str, source: str, target: str) -> PurePosixPath:
-    """Where a file of the transformer's folder goes: old layouts have it in `0_Transformer`, new ones in the root."""
+def relocated(path: str, source: str, target: str) -> PurePosixPath:
+    """Path in the mix of a file in a transformer's folder: `0_Transformer` in old layouts, the root in new ones."""
     inside = PurePosixPath(path).is_relative_to(source)
     return PurePosixPath(target, PurePosixPath(path).relative_to(source)) if inside else PurePosixPath(path)
 
 
-def _write(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+def _carried(model: ResolvedModel, group: str) -> Iterator[str]:
+    """Small files of a model that belong to a group, by name: `config`, `tokenizer`, or `rest`."""
+    for path in model.model_files.carried:
+        name, parent = PurePosixPath(path).name, PurePosixPath(path).parent
+        found = "config" if name in CONFIG_FILES and parent == PurePosixPath(model.model_files.main) else "rest"
+        if parent.name.endswith("chat_templates") or any(fnmatchcase(name, pattern) for pattern in TOKENIZER_FILES):
+            found = "tokenizer"
+        if found == group:
+            yield path

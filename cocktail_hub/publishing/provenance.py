@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.weight_files import read_weight_files
-from cocktail_hub.evaluation.loading import AUTO_CLASS_OF_TASK
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.methods.dtypes import MIXABLE, TORCH_NAMES
 from cocktail_hub.publishing.card import (
@@ -21,7 +20,8 @@ from cocktail_hub.publishing.card import (
     read_metadata,
     render_text,
 )
-from cocktail_hub.resolve.resolve import locate
+from cocktail_hub.recipe.task import TASKS
+from cocktail_hub.resolve.resolve import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -34,15 +34,6 @@ if TYPE_CHECKING:
 
 PACKAGES = ("cocktail-hub", "transformers", "sentence-transformers", "huggingface_hub", "safetensors", "torch")
 """Packages whose versions a card names."""
-PROCESSOR_OF_TASK = {
-    "image-classification": "AutoImageProcessor",
-    "image-feature-extraction": "AutoImageProcessor",
-    "audio-classification": "AutoFeatureExtractor",
-    "automatic-speech-recognition": "AutoProcessor",
-    "image-text-to-text": "AutoProcessor",
-    "zero-shot-image-classification": "AutoProcessor",
-}
-"""Hub task -> the class of transformers that prepares the inputs; `AutoTokenizer` for the rest."""
 
 
 def gather_facts(recipe: Recipe, kind: ModelKind, hub: Hub, specs: Iterable[TensorSpec] | None = None) -> CardFacts:
@@ -69,7 +60,7 @@ def gather_facts(recipe: Recipe, kind: ModelKind, hub: Hub, specs: Iterable[Tens
         pipeline_tag=kind.task,
         architecture=kind.architecture or None,
         load_classes=_load_classes(kind),
-        processor=PROCESSOR_OF_TASK.get(kind.task, "AutoTokenizer") if kind.model_type else None,
+        processor=TASKS[kind.task].processor if kind.model_type else None,
         licenses={} if None in cards.values() else {model: license_of(card or {}) for model, card in cards.items()},
         languages={model: languages_of(card or {}) for model, card in cards.items()},
         versions={package: version(package) for package in PACKAGES},
@@ -87,7 +78,7 @@ def _card(reference: ModelReference, hub: Hub) -> Mapping[str, Any] | None:
     """Metadata of a model's card; empty where it has none, `None` where that cannot be known offline."""
     if reference.digest is not None and not Path(reference.model).expanduser().is_dir():
         return {}  # a folder that is gone since it was mixed
-    files = locate(replace(reference, digest=None), hub).files
+    files = open_model(replace(reference, digest=None), hub).files
     if isinstance(files, HubFiles) and hub.offline and files.cached("README.md") is None:
         return None
     return read_metadata(files.read("README.md").decode("utf-8", "replace")) if "README.md" in files.sizes else {}
@@ -101,7 +92,7 @@ def _load_classes(kind: ModelKind) -> tuple[str, ...]:
     if kind.architecture.endswith("ForCTC"):
         return (*own, "AutoModelForCTC")
     alone = kind.architecture.endswith("EncoderModel")
-    return (*own, kind.architecture if alone else AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel"))
+    return (*own, kind.architecture if alone else TASKS[kind.task].auto_class)
 
 
 def planned_specs(plan: MergePlan) -> Iterator[TensorSpec]:

@@ -1,4 +1,4 @@
-"""Recipes: what goes into a mix, in which shares, mixed how. No network, no torch."""
+"""Recipes: which models to mix, with which weights, by which method. No network, no torch."""
 
 from cocktail_hub.recipe.files import (
     SUFFIXES,
@@ -7,9 +7,10 @@ from cocktail_hub.recipe.files import (
     read_recipe,
     recipe_from_mapping,
 )
-from cocktail_hub.recipe.recipe import DTYPES, SCHEMA, TASKS, Recipe
+from cocktail_hub.recipe.recipe import DTYPES, SCHEMA, Recipe
 from cocktail_hub.recipe.reference import COMMIT, Anchor, Ingredient, ModelReference, is_local, is_path
 from cocktail_hub.recipe.resolved import MERGE_FORMAT, ResolvedRecipe, as_resolved, canonical_json
+from cocktail_hub.recipe.task import TASKS
 from cocktail_hub.recipe.tensor_rules import LayerRule
 from cocktail_hub.recipe.weighting import Weighting
 

@@ -13,33 +13,43 @@ from cocktail_hub.errors import RecipeError, SourceError
 from cocktail_hub.recipe.recipe import Recipe
 
 SUFFIXES = (".yaml", ".yml", ".json")
-"""Names of recipe files end in one of these."""
+"""Suffixes of recipe files."""
 LARGEST_FILE = 64 << 20
-"""In bytes. A larger file is no recipe, but weights or data; it is refused before it is read."""
+"""In bytes. A larger file holds weights or data, so it is refused before it is read."""
 MOST_VALUES = 1_000_000
-"""Values in one recipe, inline examples included. References in YAML can stand for any number of them."""
+"""Values in one recipe, inline examples included. A few lines of YAML references can expand to any number of them."""
 _LINE_BREAKS = frozenset("\x85\u2028\u2029")
 _MERGE_KEY = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key written twice; plain YAML would silently keep the last."""
+    """YAML that refuses duplicate keys; plain YAML would silently keep the last."""
 
 
-def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     seen: set[Hashable] = set()
     for key_node, _ in node.value:
-        if key_node.tag == _MERGE_KEY:
-            continue
-        key = loader.construct_object(key_node)
-        if isinstance(key, Hashable) and key in seen:
-            raise _written_twice(key, f" (line {key_node.start_mark.line + 1})")
-        if isinstance(key, Hashable):
+        key = loader.construct_object(key_node) if key_node.tag != _MERGE_KEY else None
+        if key is not None and isinstance(key, Hashable):
+            if key in seen:
+                raise _duplicate(key, f" (line {key_node.start_mark.line + 1})")
             seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_mapping)
+
+
+def _object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _duplicate(next(key for key in keys if keys.count(key) > 1), "")
+    return found
+
+
+def _duplicate(key: Any, where: str) -> RecipeError:
+    return RecipeError(f"Duplicate key '{key}'{where}: only one of its values could count. Remove one.")
 
 
 def parse_recipe(text: str, name: str = "recipe") -> Recipe:
@@ -49,67 +59,44 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
         RecipeError: the text is neither, or not a valid recipe.
     """
     try:
-        return recipe_from_mapping(_bounded(_require_mapping(_load(text), name), name))
+        return recipe_from_mapping(_mapping_in(_load(text), name))
     except RecipeError:
         raise
     except RecursionError as error:
         raise RecipeError(f"'{name}' is nested too deeply to be a recipe.") from error
     except (yaml.YAMLError, ValueError) as error:
+        problem, mark = str(error), getattr(error, "problem_mark", None)
+        if isinstance(error, yaml.MarkedYAMLError) and mark is not None:
+            problem = f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
         raise RecipeError(
-            f"'{name}' is not valid YAML or JSON: {_problem(error)}\n"
-            "Nothing was read of it. See docs/recipe.md for a recipe to start from."
+            f"'{name}' is not valid YAML or JSON: {problem}.\n"
+            "Nothing was read from it. See docs/recipe.md for a recipe to start from."
         ) from error
 
 
-def _problem(error: Exception) -> str:
-    """What is wrong, and where, in one line."""
-    mark = getattr(error, "problem_mark", None)
-    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
-        return f"{error}."
-    return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})."
+def _load(text: str) -> Any:
+    if text.lstrip().startswith("{"):  # YAML would read JSON's `1e-05` as a string
+        try:
+            return json.loads(text, object_pairs_hook=_object_from_pairs)
+        except json.JSONDecodeError:
+            pass  # YAML's `{model: org/name}` begins the same
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
-def _require_mapping(data: Any, name: str) -> Mapping[str, Any]:
-    if isinstance(data, Mapping):
-        return data
-    kind = "empty" if data is None else f"a {type(data).__name__}"
-    raise RecipeError(f"'{name}' must be a mapping with `ingredients`, but it is {kind}.")
-
-
-def _bounded(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Refuse a few lines of references to references that spell out to more than memory holds."""
+def _mapping_in(data: Any, name: str) -> Mapping[str, Any]:
+    """Refuse anything but a mapping, and a few lines of YAML references that expand to more than memory can hold."""
+    if not isinstance(data, Mapping):
+        kind = "empty" if data is None else f"a {type(data).__name__}"
+        raise RecipeError(f"'{name}' must be a mapping with `ingredients`, but it is {kind}.")
     left, count = [data], 0
     while left:
         value = left.pop()
         inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
         count += len(inner)
         if count > MOST_VALUES:
-            raise RecipeError(f"'{name}' spells out to more than {MOST_VALUES:,} values, so it is no recipe.")
+            raise RecipeError(f"'{name}' is not a recipe: it expands to more than {MOST_VALUES:,} values.")
         left.extend(inner)
     return data
-
-
-def _load(text: str) -> Any:
-    """JSON where it is JSON: YAML would take its `1e-05` for a text."""
-    if text.lstrip().startswith("{"):
-        try:
-            return json.loads(text, object_pairs_hook=_object_without_duplicates)
-        except json.JSONDecodeError:
-            pass  # YAML's `{model: org/name}` begins the same
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-
-
-def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _written_twice(key, "")
-        found[key] = value
-    return found
-
-
-def _written_twice(key: Any, where: str) -> RecipeError:
-    return RecipeError(f"Key '{key}' is written twice{where}; only one can count. Remove one.")
 
 
 def recipe_from_mapping(data: Mapping[str, Any]) -> Recipe:
@@ -132,7 +119,7 @@ def recipe_from_mapping(data: Mapping[str, Any]) -> Recipe:
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe file, YAML or JSON by content.
 
-    Local models and example files that it names by a relative path are taken from the current folder.
+    Relative paths of models and example files are relative to the working directory.
 
     Raises:
         SourceError: there is no such file, or it cannot be read.
@@ -144,12 +131,12 @@ def read_recipe(path: str | Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"Cannot read the recipe '{path}': {error}.\nGive a YAML or JSON file.") from error
     if text is None:
-        raise SourceError(f"'{path}' has {size:,} bytes, so it is no recipe.\nGive a YAML or JSON file.")
+        raise SourceError(f"'{path}' is not a recipe: it has {size:,} bytes.\nGive a YAML or JSON file.")
     return parse_recipe(text, name=str(path))
 
 
 def dump_yaml(recipe: Recipe) -> str:
-    """The recipe as YAML that people read and edit; `parse_recipe` reads it back."""
+    """Write the recipe as YAML for people; `parse_recipe` reads it back."""
     text = json.dumps(recipe.to_dict(), ensure_ascii=False)
-    legible = not _LINE_BREAKS.intersection(text)  # those PyYAML writes as they are, but reads as a new line
+    legible = not _LINE_BREAKS.intersection(text)  # PyYAML writes these unescaped, but reads them as line breaks
     return yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=legible, width=100)

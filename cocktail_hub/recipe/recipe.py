@@ -10,6 +10,7 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.methods.spec import METHOD_TABLE, MethodSpec
 from cocktail_hub.recipe.missing import MissingPolicy
 from cocktail_hub.recipe.reference import Anchor, Ingredient, ModelReference
+from cocktail_hub.recipe.task import TASKS
 from cocktail_hub.recipe.tensor_rules import LayerRule, check_sum
 from cocktail_hub.recipe.validation import (
     as_choice,
@@ -32,25 +33,6 @@ SCHEMA = 1
 FEWEST_MODELS = 2
 """A mix of one model is that model."""
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
-TASKS = (
-    "text-generation",
-    "text2text-generation",
-    "sentence-similarity",
-    "feature-extraction",
-    "text-ranking",
-    "text-classification",
-    "token-classification",
-    "question-answering",
-    "fill-mask",
-    "image-classification",
-    "image-feature-extraction",
-    "image-text-to-text",
-    "automatic-speech-recognition",
-    "audio-classification",
-    "zero-shot-image-classification",
-)
-"""Tasks that a recipe may name; where it names none, the ingredients' architecture says."""
-
 
 _ELSEWHERE: Mapping[str, str] = {
     **{f.name: "It belongs under `weighting`." for f in fields(Weighting)},

@@ -1,4 +1,4 @@
-"""Take out of a recipe, and out of a text, what belongs to the user's machine only."""
+"""Remove from a recipe or a text what concerns only the user's machine: local paths, tokens, logins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
-from cocktail_hub.recipe import ModelReference, Recipe, Weighting
+from cocktail_hub.recipe import ModelReference, Recipe
 
 ReferenceT = TypeVar("ReferenceT", bound=ModelReference)
 RecipeT = TypeVar("RecipeT", bound=Recipe)
@@ -19,40 +19,42 @@ _HOME = re.compile(r"(?<![\w./~-])(?:/home/|/Users/|[A-Za-z]:[\\/]+Users[\\/]+)[
 
 
 def public_recipe(recipe: RecipeT) -> RecipeT:
-    """The recipe as it may be shown to anyone: local folders by their last name, no paths, no tokens.
+    """Return the recipe as it may be published: local folders by their last name, no paths, no tokens.
 
-    It describes the same mix: the digest of a resolved recipe stays as it is.
+    It describes the same mix: the digest of a resolved recipe does not change.
     """
     names = local_names(recipe)
-    evidence = None if recipe.evidence is None else _clean(recipe.evidence, names)
+    weighting = recipe.weighting
+    if weighting is not None and isinstance(weighting.examples, str):
+        weighting = replace(weighting, examples=_clean(weighting.examples, names))
     return replace(
         recipe,
         ingredients=tuple(_renamed(ingredient, names) for ingredient in recipe.ingredients),
         base=_renamed(recipe.base, names) if recipe.base else None,
         anchor=_renamed(recipe.anchor, names) if recipe.anchor else None,
-        weighting=_with_public_examples(recipe.weighting, names),
+        weighting=weighting,
         config=names.get(recipe.config, recipe.config),
         tokenizer=names.get(recipe.tokenizer, recipe.tokenizer),
-        evidence=evidence,
+        evidence=None if recipe.evidence is None else _clean(recipe.evidence, names),
     )
 
 
 def local_names(recipe: Recipe) -> dict[str, str]:
-    """Local folder as the recipe has it -> `./` and its last name, made unique by a number."""
+    """Local folder as written in the recipe -> `./` and its last name, numbered where several have the same."""
     names: dict[str, str] = {}
     for reference in recipe.all_references:
         if reference.digest is not None and reference.model not in names:
-            last = wanted = last_name(reference.model)
+            name = last = f"./{last_name(reference.model)}"
             count = 1
-            while f"./{last}" in names.values():
+            while name in names.values():
                 count += 1
-                last = f"{wanted}-{count}"
-            names[reference.model] = f"./{last}"
+                name = f"{last}-{count}"
+            names[reference.model] = name
     return names
 
 
 def scrub(text: str) -> str:
-    """The text without tokens, logins in addresses, and home folders."""
+    """Remove tokens, logins in URLs, and home folders from a text."""
     text = _LOGIN.sub("", _TOKEN.sub(r"\1_***", text))
     home = os.path.expanduser("~")  # noqa: PTH111 - stays "~" where there is no home, instead of raising
     if len(Path(home).parts) > 1:
@@ -69,19 +71,12 @@ def last_name(path: str) -> str:
 
 def _renamed(reference: ReferenceT, names: Mapping[str, str]) -> ReferenceT:
     base = _renamed(reference.base, names) if reference.base else None
-    return replace(
-        reference, model=names[reference.model] if reference.digest is not None else reference.model, base=base
-    )
-
-
-def _with_public_examples(weighting: Weighting | None, names: Mapping[str, str]) -> Weighting | None:
-    if weighting is None or not isinstance(weighting.examples, str):
-        return weighting
-    return replace(weighting, examples=_clean(weighting.examples, names))
+    model = names[reference.model] if reference.digest is not None else reference.model
+    return replace(reference, model=model, base=base)
 
 
 def _clean(value: Any, names: Mapping[str, str]) -> Any:
-    """The same JSON value; texts that are a local model or an absolute path become a name."""
+    """Copy a JSON value; strings that are a local model or an absolute path become a name."""
     if isinstance(value, Mapping):
         return {names.get(key, key): _clean(inner, names) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -91,8 +86,8 @@ def _clean(value: Any, names: Mapping[str, str]) -> Any:
     if value in names:
         return names[value]
     if PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute() or value.startswith("~"):
-        return last_name(value)
+        return scrub(last_name(value))
     for path, name in sorted(names.items(), key=lambda item: -len(item[0])):
-        if len(path) > 2:  # noqa: PLR2004 - `.` and `..` stand in every text
+        if len(path) > 2:  # noqa: PLR2004 - `.` and `..` occur in any text
             value = value.replace(path, name)
     return scrub(value)

@@ -1,4 +1,4 @@
-"""One checkpoint of a mix: which model, at which revision, in which share."""
+"""One checkpoint of a mix: which model, at which revision, with which weight."""
 
 from __future__ import annotations
 
@@ -11,35 +11,33 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.validation import as_mapping, as_number, as_text, reject_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from typing_extensions import Self
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-"""A full git commit hash, which is what a resolved revision is."""
+"""A full git commit hash: the form of a resolved revision."""
 CONTENT_DIGEST = re.compile(r"xxh128:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
-"""Digest over the files of a local folder: `resolve` writes the first kind and holds a folder to either."""
+"""Digest over the files of a local folder: `resolve` writes the first kind and verifies either."""
 LARGEST_WEIGHT = 1e6
-"""Weights beyond this are a slip, and their sums would overflow."""
+"""Weights beyond this are typing errors, and their sums would overflow."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def is_path(model: str) -> bool:
-    """Whether `model` is written as a path, whatever exists: `./name`, `../name`, `~/name`, `/name`, `C:name`."""
+    """Whether `model` is written as a path: `./name`, `../name`, `~/name`, `/name`, `C:name`."""
     return model.startswith((".", "~", "/")) or PureWindowsPath(model).drive != "" or "\\" in model
 
 
 def is_local(model: str) -> bool:
-    """Whether `model` names a folder rather than a Hub repo: it is written as a path, or there is such a folder."""
+    """Whether `model` names a folder rather than a Hub repo: it is written as a path, or such a folder exists."""
     return is_path(model) or Path(model).is_dir()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelReference:
-    """A model at a revision: what is asked for, and, once resolved, what it points to.
+    """A model at a revision: as requested, and once resolved, the exact commit or content.
 
     Raises:
-        RecipeError: a value is of the wrong kind, or the values do not go together.
+        RecipeError: a value is of the wrong kind, or the values contradict each other.
     """
 
     model: str
@@ -90,20 +88,20 @@ class ModelReference:
 
     @property
     def label(self) -> str:
-        """Name for messages: `org/name`, or `org/name@revision` where one was asked for."""
+        """Name for messages: `org/name`, or `org/name@revision` where one was requested."""
         asked = self.requested or self.revision
         if not asked or asked == "main":
             return self.model
         return f"{self.model}@{asked[:12] if COMMIT.fullmatch(asked) else asked}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The keys that say something, in the order in which people read them."""
+        """The keys that have a value, ready for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         shown = {key: value for key, value in values.items() if value is not None}
         return shown | ({"base": self.base.to_dict()} if self.base else {})
 
     def identity(self) -> dict[str, Any]:
-        """What decides the content: the commit of a repo or the digest of a folder, not how it was asked for."""
+        """What determines the content: the commit of a repo or the digest of a folder."""
         exact = {"digest": self.digest} if self.digest else {"model": self.model, "revision": self.revision}
         return exact | ({"base": self.base.identity()} if self.base else {})
 
@@ -118,15 +116,13 @@ class ModelReference:
             return value
         if isinstance(value, ModelReference):
             return cls(**{f.name: getattr(value, f.name) for f in fields(ModelReference)})
-        if isinstance(value, str):
-            as_text(value, key)
-            return cls(**_split_revision(value))
-        data = dict(as_mapping(value, key))
+        data: dict[str, Any] = {"model": value} if isinstance(value, str) else dict(as_mapping(value, key))
         reject_unknown(data, [f.name for f in fields(cls)], f"`{key}`")
         if "model" not in data:
             raise RecipeError(f"`{key}` has no `model`. Give a Hub id such as 'org/name', or a local folder.")
-        if isinstance(data["model"], str) and data.get("revision") is None:
-            data |= _split_revision(data["model"])
+        model = data["model"]
+        if isinstance(model, str) and "@" in model and data.get("revision") is None and not is_local(model):
+            data["model"], _, data["revision"] = model.partition("@")
         if data.get("base") is not None:
             data["base"] = ModelReference.from_value(data["base"], f"{key}.base")
         return cls(**{name: inner for name, inner in data.items() if inner is not None or name == "model"})
@@ -137,7 +133,7 @@ class Ingredient(ModelReference):
     """One checkpoint in the mix."""
 
     weight: float | None = None
-    """Share of the mix, dimensionless. `None`: computed by the recipe's `weighting`."""
+    """Weight in the mix, dimensionless. `None`: computed by the recipe's `weighting`."""
 
     def __post_init__(self) -> None:
         ModelReference.__post_init__(self)
@@ -148,7 +144,7 @@ class Ingredient(ModelReference):
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor(ModelReference):
-    """The model that LM-Cocktail holds on to: `share * anchor + (1 - share) * sum of the others`."""
+    """The model that LM-Cocktail stays close to: `share * anchor + (1 - share) * sum of the others`."""
 
     share: float = 0.5
     """Share of the anchor in the whole mix, in [0, 1]."""
@@ -156,11 +152,3 @@ class Anchor(ModelReference):
     def __post_init__(self) -> None:
         ModelReference.__post_init__(self)
         object.__setattr__(self, "share", as_number(self.share, "anchor.share", low=0.0, high=1.0))
-
-
-def _split_revision(text: str) -> Mapping[str, Any]:
-    """`org/name@revision` -> both parts; a local path is taken as it stands."""
-    if is_local(text) or "@" not in text:
-        return {"model": text}
-    model, _, revision = text.partition("@")
-    return {"model": model, "revision": revision}

@@ -1,4 +1,4 @@
-"""A recipe of which nothing is left open: exact models, a number for every weight."""
+"""A resolved recipe: exact models, a number for every weight."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.recipe import Recipe
 
 MERGE_FORMAT = 4
-"""Raised whenever the same recipe would give other bytes. Part of a recipe's digest, by which mixes are cached, and of
-what computed shares are kept by: both are then made anew."""
+"""Raised whenever the same recipe would give different bytes. It is part of the keys by which mixes and computed
+weights are cached, so both are then made again."""
 _WITHOUT_EFFECT = ("task", "evidence", "base", "ingredients")
-"""Keys that do not decide the bytes, or are told otherwise: models by commit or digest."""
+"""Keys that do not determine the bytes, or enter in another form: models by commit or digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class ResolvedRecipe(Recipe):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the bytes of the mix, and nothing else: no spelling of revisions, no paths, no evidence."""
+        """What determines the bytes of the mix: no names of branches, no paths, no evidence."""
         shared = {key: value for key, value in self.to_dict().items() if key not in _WITHOUT_EFFECT}
         for key in ("config", "tokenizer"):
             shared[key] = self.donor(key)
@@ -65,14 +65,14 @@ class ResolvedRecipe(Recipe):
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the same value is always the same text."""
+    """JSON with sorted keys and no spaces: equal values give equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def as_resolved(recipe: Recipe) -> ResolvedRecipe:
-    """The same recipe, as one of which nothing is left open.
+    """Return the recipe as a `ResolvedRecipe`.
 
     Raises:
-        RecipeError: something is still open.
+        RecipeError: a model is not pinned, or a weight is missing.
     """
     return ResolvedRecipe(**{f.name: getattr(recipe, f.name) for f in fields(recipe)})

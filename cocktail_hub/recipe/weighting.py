@@ -1,9 +1,10 @@
-"""How the shares are computed from a few examples, where a recipe does not give them."""
+"""How weights are computed from a few examples, where a recipe does not give them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from cocktail_hub.errors import RecipeError
@@ -28,14 +29,14 @@ Examples = str | tuple[Mapping[str, Any], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Weighting:
-    """Shares by how well each ingredient does on a few examples (LM-Cocktail, arXiv:2311.13534).
+    """Weights by each ingredient's loss on a few examples (LM-Cocktail, arXiv:2311.13534).
 
     Raises:
         RecipeError: a value is of the wrong kind or out of range.
     """
 
     rule: str = "softmax"
-    """`softmax`: `softmax(-loss / temperature)`. `uniform`: equal shares, no examples needed."""
+    """`softmax`: `softmax(-loss / temperature)`. `uniform`: equal weights, no examples needed."""
     examples: Examples | None = None
     """Path of a JSONL, JSON, CSV or Parquet file, a Hub dataset id, or the examples themselves."""
     revision: str | None = None
@@ -47,13 +48,13 @@ class Weighting:
     temperature: float | str = 5.0
     """In nats, above 0; lower favours the best ingredient. `auto`: from the noise of the losses."""
     seed: int = 0
-    """Seed of the choice of negatives."""
+    """Seed for choosing negatives."""
     max_length: int | None = None
-    """Longest text, in tokens. `None`: what the model takes."""
+    """Longest text, in tokens. `None`: the model's own limit."""
     negatives: int | None = None
-    """How many negatives of each example are used, at most. `None`: all of them."""
+    """Most negatives used per example. `None`: all of them."""
     batch_size: int | None = None
-    """Texts per forward pass; has no effect on the result. `None`: found by itself."""
+    """Texts per forward pass; does not change the result. `None`: chosen automatically."""
     chat_template: bool = False
     """Put prompts into the tokenizer's chat template (decoders)."""
     pooling: str | None = None
@@ -64,51 +65,15 @@ class Weighting:
     """Precision of the forward passes: float32, bfloat16 or float16."""
 
     def __post_init__(self) -> None:
-        as_choice(self.rule, "weighting.rule", RULES)
-        object.__setattr__(self, "examples", self._checked_examples())
-        object.__setattr__(self, "temperature", self._checked_temperature())
-        for key in ("revision", "split"):
-            if getattr(self, key) is not None:
-                as_text(getattr(self, key), f"weighting.{key}")
-        if self.columns is not None:
-            columns = as_mapping(self.columns, "weighting.columns")
-            texts = {key: as_text(column, f"weighting.columns.{key}") for key, column in columns.items()}
-            object.__setattr__(self, "columns", as_json(texts, "weighting.columns"))
-        as_whole(self.seed, "weighting.seed", low=0)
-        for key in ("max_length", "negatives", "batch_size"):
-            if getattr(self, key) is not None:
-                as_whole(getattr(self, key), f"weighting.{key}", low=1)
-        as_flag(self.chat_template, "weighting.chat_template")
-        if self.pooling is not None:
-            as_choice(self.pooling, "weighting.pooling", POOLINGS)
-        if self.normalize is not None:
-            as_flag(self.normalize, "weighting.normalize")
-        as_choice(self.dtype, "weighting.dtype", DTYPES)
-
-    def _checked_examples(self) -> Examples | None:
-        if self.examples is None or self.examples in ("", (), []):
-            if self.rule == "uniform":
-                return None
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None or f.default is not None:
+                object.__setattr__(self, f.name, _READERS[f.name](value, f"weighting.{f.name}"))
+        if self.examples is None and self.rule != "uniform":
             raise RecipeError(
-                "`weighting` has no `examples`.\nThe shares are computed from how well each ingredient does on them.\n"
-                "Give a path, a Hub dataset id or a list, or use `rule: uniform` for equal shares."
+                "`weighting` has no `examples`.\nThe weights are computed from each ingredient's loss on them.\n"
+                "Give a path, a Hub dataset id or a list, or use `rule: uniform` for equal weights."
             )
-        if isinstance(self.examples, str):
-            return as_text(self.examples, "weighting.examples")
-        listed = enumerate(as_list(self.examples, "weighting.examples"))
-        checked = ((as_mapping(example, f"weighting.examples[{i}]"), i) for i, example in listed)
-        return tuple(as_json(example, f"weighting.examples[{i}]") for example, i in checked)
-
-    def _checked_temperature(self) -> float | str:
-        if self.temperature == "auto":
-            return "auto"
-        try:
-            temperature = as_number(self.temperature, "weighting.temperature")
-        except RecipeError as error:
-            raise RecipeError(f"{error} Accepted, too: auto.") from None
-        if temperature <= 0:
-            raise RecipeError(f"`weighting.temperature` must be above 0 nats, got {self.temperature!r}.")
-        return temperature
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as JSON values: read-only mappings cannot be pickled."""
@@ -131,3 +96,39 @@ class Weighting:
         data = as_mapping(value, "weighting")
         reject_unknown(data, [f.name for f in fields(cls)], "`weighting`")
         return cls(**{key: inner for key, inner in data.items() if inner is not None})
+
+
+def _read_examples(value: Any, key: str) -> Examples | None:
+    if isinstance(value, str):
+        return as_text(value, key) if value else None
+    listed = as_list(value, key)
+    return tuple(as_json(as_mapping(row, f"{key}[{i}]"), f"{key}[{i}]") for i, row in enumerate(listed)) or None
+
+
+def _read_temperature(value: Any, key: str) -> float | str:
+    if value == "auto":
+        return "auto"
+    try:
+        temperature = as_number(value, key)
+    except RecipeError as error:
+        raise RecipeError(f"{error} Or write auto.") from None
+    if temperature <= 0:
+        raise RecipeError(f"`{key}` must be above 0 nats, got {value!r}.")
+    return temperature
+
+
+_READERS: Mapping[str, Callable[[Any, str], Any]] = {
+    **dict.fromkeys(("revision", "split"), as_text),
+    **dict.fromkeys(("chat_template", "normalize"), as_flag),
+    **dict.fromkeys(("max_length", "negatives", "batch_size"), partial(as_whole, low=1)),
+    "rule": partial(as_choice, choices=RULES),
+    "examples": _read_examples,
+    "columns": lambda value, key: as_json(
+        {k: as_text(v, f"{key}.{k}") for k, v in as_mapping(value, key).items()}, key
+    ),
+    "temperature": _read_temperature,
+    "seed": partial(as_whole, low=0),
+    "pooling": partial(as_choice, choices=POOLINGS),
+    "dtype": partial(as_choice, choices=DTYPES),
+}
+"""Key -> what reads its value; `None` is the default of the keys that have no other."""

@@ -1,1 +1,1 @@
-"""From a name to exact models: load a recipe, pin its models, put nested recipes in place."""
+"""From a name to exact models: load a recipe, pin its models, inline nested recipes."""

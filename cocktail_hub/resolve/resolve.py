@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +34,9 @@ from cocktail_hub.recipe import (
     read_recipe,
     recipe_from_mapping,
 )
-from cocktail_hub.resolve.folder_digest import digest_of
 from cocktail_hub.resolve.source import absolutize_paths, on_hub
+from cocktail_hub.storage.cache import Cache
+from cocktail_hub.storage.hashing import HASHES, QUICK, hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +47,15 @@ if TYPE_CHECKING:
 ReferenceT = TypeVar("ReferenceT", bound=ModelReference)
 SIDE_BY_SIDE = 16
 """Models that are looked up at the same time."""
+WORTH_NOTING = 1 << 20
+"""Bytes from which on the digest of a file is kept; smaller files are hashed each time."""
+NOTE_AGE = 90 * 86_400.0
+"""Seconds for which a digest is kept at least, used or not."""
+SETTLED_AGE = 2.0
+"""Seconds since the last change of a file after which its timestamps reveal the next one."""
+TIMES_TELL = os.name != "nt"
+"""Whether files have a time of change that no program can set back. Windows has a time of creation instead, so files
+are hashed each time there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +72,14 @@ class ResolvedModel:
         """Which of the files make up the model."""
         return read_model_files(self.files)
 
+    @property
+    def root(self) -> Path:
+        """The folder of a local model."""
+        return Path(self.reference.model).expanduser()
 
-def locate(pinned: ModelReference, hub: Hub) -> ResolvedModel:
-    """Find the files of a pinned model. Nothing is read of a Hub repo yet.
+
+def open_model(pinned: ModelReference, hub: Hub) -> ResolvedModel:
+    """Find the files of a pinned model. Nothing is requested for a Hub repo yet.
 
     Raises:
         SourceError: a local folder is gone.
@@ -65,277 +87,312 @@ def locate(pinned: ModelReference, hub: Hub) -> ResolvedModel:
     """
     if not pinned.local:
         return ResolvedModel(reference=pinned, files=hub.files(pinned.model, pinned.revision or ""))
-    located = ResolvedModel(reference=pinned, files=LocalFiles(_folder(pinned.model), name=pinned.model))
-    if pinned.digest and (found := folder_digest(located, pinned.digest.partition(":")[0])) != pinned.digest:
+    files = LocalFiles(Path(pinned.model).expanduser(), name=pinned.model)
+    opened = ResolvedModel(reference=pinned, files=files)
+    if pinned.digest and (found := folder_digest(opened, pinned.digest.partition(":")[0])) != pinned.digest:
         raise IncompatibleError(
             f"The folder '{pinned.model}' has changed since the recipe was resolved: its digest is {found[:19]}..., "
             f"the recipe says {pinned.digest[:19]}....\nThe mix would not be the one that the recipe describes.\n"
-            "Bring the old files back, or remove `digest` from the recipe to mix what is there now.",
+            "Restore the old files, or remove `digest` from the recipe to mix the new ones.",
             model=pinned.model,
         )
-    return located
-
-
-def local_root(located: ResolvedModel) -> Path:
-    """The folder of a local model."""
-    return _folder(located.reference.model)
-
-
-def folder_digest(located: ResolvedModel, kind: str = "xxh128") -> str:
-    """`xxh128:...` over the names and contents of the files that a mix needs from a local folder; or `sha256:...`.
-
-    Contents are hashed once: the digest of a file is kept as long as its size and its times of change stay.
-    """
-    if not isinstance(located.files, LocalFiles):
-        raise TypeError("Only local folders have a content digest; Hub repos have a commit.")
-    return digest_of(located.files, {*located.model_files.needed, *located.model_files.code}, kind)
+    return opened
 
 
 def resolve(recipe: Recipe, hub: Hub, *, digests: bool = True) -> Recipe:
-    """Pin every model of a recipe, put other recipes in place of their names, and add in the anchor.
+    """Pin every model of a recipe, inline nested recipes, and make the anchor an ingredient.
 
-    Weights that are still to be computed stay open. Nothing but small files is read of Hub repos, and nothing at all
-    of models that were resolved before.
+    Open weights stay open. Only small files of Hub repos are read, and none of models that were resolved before.
 
     Args:
-        recipe: what was asked for.
+        recipe: the recipe as written.
         hub: the Hub to read from.
-        digests: whether local folders get the digest of their content, for which all of it is read. Without, a recipe
-            can be checked and planned, but not mixed.
+        digests: whether to hash local folders, for which all of their files are read. Without, a recipe can be checked
+            and planned, but not mixed.
 
     Raises:
         SourceError: a model cannot be found or accessed.
-        RecipeError: a nested recipe cannot be put in place.
+        RecipeError: a nested recipe cannot be inlined.
         IncompatibleError: a local folder has changed since the recipe was resolved.
     """
-    return _resolve(recipe, hub, inside=(), digests=digests)
+    return _Resolver(hub=hub, digests=digests).resolve(recipe)
 
 
 def with_weights(recipe: Recipe, weights: Sequence[float], evidence: dict[str, object]) -> Recipe:
-    """The recipe with computed weights in place of its `weighting`, and what they came from."""
+    """Return the recipe with computed weights in place of its `weighting`, and the evidence for them."""
     ingredients = tuple(replace(i, weight=w) for i, w in zip(recipe.ingredients, weights, strict=True))
     return _add_anchor(replace(recipe, ingredients=ingredients, weighting=None, evidence=evidence))
 
 
-def _resolve(recipe: Recipe, hub: Hub, *, inside: tuple[ModelReference, ...], digests: bool) -> Recipe:
-    """The same for a recipe that stands inside others, which are named in `inside`, the outermost first."""
-    with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(recipe.references))) as pool:
-        base = pool.submit(_model_only, recipe.base, "base", hub, digests=digests)
-        anchor = pool.submit(_model_only, recipe.anchor, "anchor", hub, digests=digests)
-        parts = list(pool.map(lambda i: _part(i, recipe, hub, inside, digests=digests), recipe.ingredients))
-        recipe = replace(_flat(recipe, parts), base=base.result(), anchor=anchor.result())
-    return _add_anchor(recipe)
+@dataclass(frozen=True, kw_only=True)
+class _Resolver:
+    """Pins models and inlines recipes, at one level of nesting."""
+
+    hub: Hub
+    digests: bool
+    parents: tuple[ModelReference, ...] = ()
+    """The recipes that this one is nested in, the outermost first."""
+
+    def resolve(self, recipe: Recipe) -> Recipe:
+        with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(recipe.references))) as pool:
+            base = pool.submit(self.pin_model, recipe.base, "base")
+            anchor = pool.submit(self.pin_model, recipe.anchor, "anchor")
+            parts = list(pool.map(lambda ingredient: self.inline(ingredient, recipe), recipe.ingredients))
+            return _add_anchor(replace(_flatten(recipe, parts), base=base.result(), anchor=anchor.result()))
+
+    def commit_of(self, reference: ModelReference) -> str | None:
+        """The commit that a Hub repo's revision points to; `None` for a local folder."""
+        return None if reference.local else self.hub.resolve(reference.model, reference.revision)
+
+    def pin_model(self, reference: ReferenceT | None, key: str) -> ReferenceT | None:
+        """Pin the base or the anchor, which cannot be a recipe."""
+        if reference is None or _resolved_before(reference):
+            return reference
+        commit = self.commit_of(reference)
+        if self.nested_recipe(reference, commit) is not None:
+            raise RecipeError(
+                f"`{key}` names '{reference.label}', which is itself a recipe.\nOnly ingredients can be inlined.\n"
+                f"Mix it first (`cocktail mix {reference.model} -o FOLDER`) and name the folder."
+            )
+        return self.pin(reference, commit)
+
+    def pin(self, reference: ReferenceT, commit: str | None) -> ReferenceT:
+        """Pin a model, and the model that it adapts if it is an adapter."""
+        if commit is not None:
+            pinned = replace(reference, revision=commit, requested=reference.requested or reference.revision or "main")
+            opened = open_model(pinned, self.hub)
+        elif self.digests:
+            opened = open_model(reference, self.hub)  # compares a digest that the recipe gives
+            pinned = replace(reference, digest=reference.digest or folder_digest(opened))
+        else:
+            pinned = replace(reference, digest=None)
+            opened = open_model(pinned, self.hub)
+        if opened.model_files.adapter:
+            return replace(pinned, base=self.pin_adapted(opened))
+        if reference.base is not None:
+            raise RecipeError(
+                f"'{reference.label}' has a `base` in the recipe, but it is a whole model and no adapter.\n"
+                "The base would be silently ignored.\nRemove it."
+            )
+        return pinned
+
+    def pin_adapted(self, adapter: ResolvedModel) -> ModelReference:
+        """Pin the model that an adapter adapts: a whole model, not another adapter."""
+        base, label = adapter.reference.base or _base_in_config(adapter), adapter.reference.label
+        if _resolved_before(base):
+            return base
+        try:
+            commit = self.commit_of(base)
+            exact = replace(base, digest=None) if commit is None else replace(base, revision=commit)
+            nested_adapter = open_model(exact, self.hub).model_files.adapter
+        except SourceError as error:
+            named = "the recipe (`base`)" if adapter.reference.base else f"its {ADAPTER_CONFIG} (`{BASE_KEY}`)"
+            raise SourceError(
+                f"'{label}' is an adapter of '{base.label}', according to {named}, which cannot be read:\n{error}\n"
+                f"If that model is elsewhere, name it in the recipe: `{_entry_with_base(adapter)}`."
+            ) from error
+        if nested_adapter:
+            raise IncompatibleError(
+                f"'{label}' is an adapter of '{base.label}', which is itself an adapter.\n"
+                "An adapter can only be added to a whole model.\n"
+                f"Merge '{base.label}' into its base with PEFT (`merge_and_unload`), and name the result as `base`.",
+                model=adapter.reference.model,
+            )
+        return self.pin(base, commit)
+
+    def nested_recipe(self, reference: ModelReference, commit: str | None) -> Recipe | None:
+        """Read the recipe that a reference points to; `None` if it is a model."""
+        path = Path(reference.model).expanduser()
+        if commit is None and path.is_file():
+            return absolutize_paths(read_recipe(path), path.parent)
+        local = commit is None
+        files = LocalFiles(path, name=reference.model) if local else self.hub.files(reference.model, commit or "")
+        config = read_config(files)
+        if config.get("model_type") != "cocktail":
+            return None
+        recipe = recipe_from_mapping(config)
+        return absolutize_paths(recipe, path) if local else on_hub(recipe, reference.model)
+
+    def inline(self, ingredient: Ingredient, recipe: Recipe) -> tuple[tuple[Ingredient, ...], Recipe | None]:
+        """Return the pinned ingredient, or the ingredients of the recipe that it names, and that recipe."""
+        if _resolved_before(ingredient):
+            return (ingredient,), None
+        commit = self.commit_of(ingredient)
+        inner = self.nested_recipe(ingredient, commit)
+        if inner is None:
+            return (self.pin(ingredient, commit),), None
+        name = ingredient.model if commit else str(Path(ingredient.model).expanduser().resolve())
+        here = ModelReference(model=name, revision=commit)
+        if here in self.parents:
+            cycle = " -> ".join(found.model for found in (*self.parents[self.parents.index(here) :], here))
+            raise RecipeError(
+                f"The recipe '{ingredient.label}' contains itself: {cycle}.\nResolving it would never terminate.\n"
+                "Remove it from one of these recipes, or name one of its earlier commits."
+            )
+        inner = replace(self, parents=(*self.parents, here)).resolve(inner)
+        linear = inner.method == recipe.method == "linear" and not inner.layers and not recipe.layers
+        same_policy = not inner.missing or inner.missing == recipe.missing
+        if ingredient.weight is None or inner.weights is None or not linear or not same_policy:
+            raise RecipeError(
+                f"Ingredient '{ingredient.label}' is itself a recipe that cannot be inlined.\n"
+                "Both must be linear mixes with given weights, without `layers` and with the same `missing`.\n"
+                f"Mix it first (`cocktail mix {ingredient.model} -o FOLDER`) and name the folder."
+            )
+        weights = [ingredient.weight * weight for weight in linear_weights(inner.weights)]
+        return tuple(replace(i, weight=w) for i, w in zip(inner.ingredients, weights, strict=True)), inner
 
 
-# -- one model -----------------------------------------------------------------------------------------------------
+def _resolved_before(reference: ModelReference) -> bool:
+    return reference.pinned and reference.requested is not None
 
 
-def _settled(asked: ModelReference) -> bool:
-    """Whether `resolve` has written this pin before: it is taken as it stands."""
-    return asked.pinned and asked.requested is not None
+# -- adapters ------------------------------------------------------------------------------------------------------
+
+BASE_KEY = "base_model_name_or_path"
 
 
-def _commit(asked: ModelReference, hub: Hub) -> str | None:
-    """What a Hub repo's revision points to; `None` for a local folder."""
-    return None if asked.local else hub.resolve(asked.model, asked.revision)
-
-
-def _model_only(asked: ReferenceT | None, key: str, hub: Hub, *, digests: bool) -> ReferenceT | None:
-    """The base or the anchor, with exact content."""
-    if asked is None or _settled(asked):
-        return asked
-    commit = _commit(asked, hub)
-    if _nested(asked, commit, hub) is not None:
-        raise RecipeError(
-            f"`{key}` names '{asked.label}', which is itself a recipe.\nOnly ingredients can be put in place.\n"
-            f"Mix it first (`cocktail mix {asked.model} -o FOLDER`) and name the folder."
-        )
-    return _exact(asked, commit, hub, digests=digests)
-
-
-def _exact(asked: ReferenceT, commit: str | None, hub: Hub, *, digests: bool) -> ReferenceT:
-    """The same model with exact content; an adapter with the exact model that it adapts."""
-    if commit is None and not digests:
-        exact = replace(asked, digest=None)
-        located = locate(exact, hub)
-    elif commit is None:
-        located = locate(asked, hub)  # a digest that is given has to fit
-        exact = replace(asked, digest=asked.digest or folder_digest(located))
-    else:
-        exact = replace(asked, revision=commit, requested=asked.requested or asked.revision or "main")
-        located = ResolvedModel(reference=exact, files=hub.files(asked.model, commit))
-    if located.model_files.adapter:
-        return replace(exact, base=_exact_base(_adapter_base(located), located, hub, digests=digests))
-    if asked.base is not None:
-        raise RecipeError(
-            f"'{asked.label}' has a `base` in the recipe, but it is a whole model and no adapter.\n"
-            "The base would be silently without effect.\nRemove it."
-        )
-    return exact
-
-
-def _exact_base(base: ModelReference, adapter: ResolvedModel, hub: Hub, *, digests: bool) -> ModelReference:
-    """The model that an adapter adapts, with exact content. It is a whole model, and no adapter again."""
-    if _settled(base):
-        return base
-    try:
-        commit = _commit(base, hub)
-        located = locate(replace(base, digest=None) if commit is None else replace(base, revision=commit), hub)
-        whole = not located.model_files.adapter
-    except SourceError as error:
-        raise _without_base(base, adapter, error) from error
-    if not whole:
-        raise IncompatibleError(
-            f"'{adapter.reference.label}' is an adapter of '{base.label}', which is itself an adapter.\n"
-            "An adapter can be added to a whole model only.\n"
-            f"Merge '{base.label}' into its own base with PEFT (`merge_and_unload`), and name the result as `base`.",
-            model=adapter.reference.model,
-        )
-    return _exact(base, commit, hub, digests=digests)
-
-
-def _without_base(base: ModelReference, adapter: ResolvedModel, error: SourceError) -> SourceError:
-    """What cannot be read of a base, with the adapter that needs it."""
-    named = "the recipe (`base`)" if adapter.reference.base else f"its {ADAPTER_CONFIG} (`base_model_name_or_path`)"
-    return SourceError(
-        f"'{adapter.reference.label}' is an adapter of '{base.label}', as {named} says, which cannot be read:\n"
-        f"{error}\n"
-        f"If that model is elsewhere, name it in the recipe: `{_entry(adapter)}`."
-    )
-
-
-def _entry(adapter: ResolvedModel) -> str:
-    """How a recipe names the base of an adapter."""
+def _entry_with_base(adapter: ResolvedModel) -> str:
     return f"- {{model: {adapter.reference.model}, base: {{model: org/name}}}}"
 
 
-def _adapter_base(located: ResolvedModel) -> ModelReference:
-    """The model that an adapter belongs to, as the recipe or else the adapter itself says."""
-    if located.reference.base is not None:
-        return located.reference.base
-    config = read_json(located.files, ADAPTER_CONFIG)
-    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    give = f"Give it in the recipe: `{_entry(located)}`."
+def _base_in_config(adapter: ResolvedModel) -> ModelReference:
+    """The model that an adapter's own config names."""
+    config = read_json(adapter.files, ADAPTER_CONFIG)
+    name = config.get(BASE_KEY) if isinstance(config, dict) else None
     if not name:
         raise SourceError(
-            f"'{located.reference.label}' is an adapter that does not say which model it adapts.\n"
-            f"An adapter is mixed as that model with the adapter's change added.\n{give}"
+            f"'{adapter.reference.label}' is an adapter that does not say which model it adapts.\n"
+            "An adapter is mixed as that model with the adapter's change added.\n"
+            f"Give it in the recipe: `{_entry_with_base(adapter)}`."
         )
-    if located.reference.local:
-        return ModelReference.from_value({"model": str(name), "revision": config.get("revision")}, "base")
-    if is_path(str(name)):
-        raise SourceError(
-            f"'{located.reference.label}' is an adapter of the folder '{name}' on its author's machine.\n"
-            f"A model from the Hub must not reach into the folders of this one.\n{give}"
-        )
-    return ModelReference.from_value({"model": str(name), "revision": config.get("revision") or "main"}, "base")
-
-
-def _folder(model: str) -> Path:
-    return Path(model).expanduser()
+    revision = config.get("revision")
+    if not adapter.reference.local:
+        if is_path(str(name)):
+            raise SourceError(
+                f"'{adapter.reference.label}' is an adapter of the folder '{name}' on its author's machine.\n"
+                "A model from the Hub must not read folders of this machine.\n"
+                f"Give it in the recipe: `{_entry_with_base(adapter)}`."
+            )
+        revision = revision or "main"  # a repo, even where this machine has a folder of that name
+    return ModelReference.from_value({"model": str(name), "revision": revision}, "base")
 
 
 # -- recipes inside recipes ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """What one ingredient becomes: itself, or the ingredients of the recipe that it names."""
-
-    outer: Ingredient
-    ingredients: tuple[Ingredient, ...]
-    inner: Recipe | None = None
-
-    def donor(self, key: str) -> str:
-        """The model that gives `config` or `tokenizer` where this ingredient is to give it."""
-        name: str = "first" if self.inner is None else getattr(self.inner, key)
-        return self.ingredients[0].model if name == "first" else name
-
-
-def _part(outer: Ingredient, recipe: Recipe, hub: Hub, inside: tuple[ModelReference, ...], *, digests: bool) -> _Part:
-    if _settled(outer):
-        return _Part(outer=outer, ingredients=(outer,))
-    commit = _commit(outer, hub)
-    inner = _nested(outer, commit, hub)
-    if inner is None:
-        return _Part(outer=outer, ingredients=(_exact(outer, commit, hub, digests=digests),))
-    here = ModelReference(model=outer.model if commit else str(_folder(outer.model).resolve()), revision=commit)
-    if here in inside:
-        circle = " -> ".join(found.model for found in (*inside[inside.index(here) :], here))
-        raise RecipeError(
-            f"The recipe '{outer.label}' stands inside itself: {circle}.\nIts shares would never come to an end.\n"
-            "Remove it from one of these recipes, or name one of its earlier commits."
-        )
-    inner = _resolve(inner, hub, inside=(*inside, here), digests=digests)
-    _require_linear(outer, inner, recipe)
-    shares = linear_weights(inner.weights or ())
-    flat = (
-        replace(i, weight=(outer.weight or 0.0) * share) for i, share in zip(inner.ingredients, shares, strict=True)
-    )
-    return _Part(outer=outer, ingredients=tuple(flat), inner=inner)
-
-
-def _nested(asked: ModelReference, commit: str | None, hub: Hub) -> Recipe | None:
-    """The recipe that a model's name stands for, if it does."""
-    folder = _folder(asked.model)
-    if commit is None and folder.is_file():
-        return absolutize_paths(read_recipe(folder), folder.parent)
-    files: RepoFiles = LocalFiles(folder, name=asked.model) if commit is None else hub.files(asked.model, commit)
-    config = read_config(files)
-    if config.get("model_type") != "cocktail":
-        return None
-    inner = recipe_from_mapping(config)
-    return absolutize_paths(inner, folder) if commit is None else on_hub(inner, asked.model)
-
-
-def _require_linear(outer: Ingredient, inner: Recipe, recipe: Recipe) -> None:
-    linear = inner.method == recipe.method == "linear" and not inner.layers and not recipe.layers
-    same_policy = not inner.missing or inner.missing == recipe.missing
-    if outer.weight is None or inner.weights is None or not linear or not same_policy:
-        raise RecipeError(
-            f"Ingredient '{outer.label}' is itself a recipe that cannot be put in place.\n"
-            "That takes linear mixes with given weights, without `layers` and with one and the same `missing`.\n"
-            f"Mix it first (`cocktail mix {outer.model} -o FOLDER`) and name the folder."
-        )
-
-
-def _flat(recipe: Recipe, parts: Sequence[_Part]) -> Recipe:
-    """The recipe with all parts in one list; config and tokenizer come from where they came from before."""
-    flat = [ingredient for part in parts for ingredient in part.ingredients]
-    if all(part.inner is None for part in parts):
+def _flatten(recipe: Recipe, parts: Sequence[tuple[tuple[Ingredient, ...], Recipe | None]]) -> Recipe:
+    """Replace each ingredient by its part; config and tokenizer come from the same model as before."""
+    flat = [ingredient for ingredients, _ in parts for ingredient in ingredients]
+    if all(inner is None for _, inner in parts):
         return replace(recipe, ingredients=tuple(flat))
-    named = {part.outer.model: part for part in reversed(parts)}
+    by_name = {outer.model: part for outer, part in reversed(list(zip(recipe.ingredients, parts, strict=True)))}
 
     def donor(key: str) -> str:
         name: str = getattr(recipe, key)
         if name == "first" and recipe.anchor is not None:
-            return name  # the anchor comes to the front
-        part = parts[0] if name == "first" else named.get(name)
-        return part.donor(key) if part else name
+            return name  # the anchor becomes the first ingredient
+        if name != "first" and name not in by_name:
+            return name
+        ingredients, inner = parts[0] if name == "first" else by_name[name]
+        inner_name: str = getattr(inner, key, "first")
+        return ingredients[0].model if inner_name == "first" else inner_name
 
-    inner = parts[0].inner if recipe.anchor is None else None
-    dtype = inner.dtype if inner and recipe.dtype == "auto" else recipe.dtype
+    first = parts[0][1] if recipe.anchor is None else None
+    dtype = first.dtype if first and recipe.dtype == "auto" else recipe.dtype
     return replace(recipe, ingredients=_joined(flat), dtype=dtype, config=donor("config"), tokenizer=donor("tokenizer"))
 
 
 def _joined(ingredients: Sequence[Ingredient]) -> tuple[Ingredient, ...]:
-    """One entry per model: what stands in several of the recipes gets the sum of its shares."""
+    """One entry per model; one that occurs several times gets the sum of its weights."""
     merged: dict[str, Ingredient] = {}
     for ingredient in ingredients:
         key = canonical_json(ingredient.identity())
         before = merged.get(key)
         weight = (before.weight or 0.0) + (ingredient.weight or 0.0) if before else ingredient.weight
         merged[key] = replace(before or ingredient, weight=weight)
-    return tuple(merged.values()) if len(merged) > 1 else tuple(ingredients)  # a model mixed with itself stays that
+    return tuple(merged.values()) if len(merged) > 1 else tuple(ingredients)  # a model mixed with itself stays two
 
 
 def _add_anchor(recipe: Recipe) -> Recipe:
-    """`share * anchor + (1 - share) * sum of the others`, as one linear mix, once the others have weights."""
+    """Make the anchor the first ingredient: `share * anchor + (1 - share) * sum of the others`. Needs their weights."""
     anchor = recipe.anchor
     if anchor is None or recipe.weights is None:
         return recipe
     first = replace(Ingredient.from_value(anchor, "anchor"), weight=anchor.share)
-    shares = linear_weights(recipe.weights)
-    others = [replace(i, weight=(1.0 - anchor.share) * w) for i, w in zip(recipe.ingredients, shares, strict=True)]
+    weights = linear_weights(recipe.weights)
+    others = [replace(i, weight=(1.0 - anchor.share) * w) for i, w in zip(recipe.ingredients, weights, strict=True)]
     evidence = dict(recipe.evidence or {}) | {"anchor": {"model": anchor.model, "share": anchor.share}}
     return replace(recipe, ingredients=_joined([first, *others]), anchor=None, evidence=evidence)
+
+
+# -- digests of local folders --------------------------------------------------------------------------------------
+
+
+def folder_digest(opened: ResolvedModel, kind: str = QUICK) -> str:
+    """`<kind>:<hex digits>` over the names and contents of the files that a mix needs from a local folder.
+
+    Raises:
+        SourceError: a file is gone, cannot be read, or is a link that leaves the folder.
+    """
+    files = opened.files
+    if not isinstance(files, LocalFiles):
+        raise TypeError("Only local folders have a content digest; Hub repos have a commit.")
+
+    def digest(name: str) -> str:
+        path = files.path(name)
+        try:
+            return _file_digest(path, kind)
+        except OSError as error:
+            raise SourceError(
+                f"Cannot read '{name}' of '{files.name}': {error.strerror or error}.\n"
+                "A local folder is identified by a digest of its files, so all of them have to be read.\n"
+                "Check the file's permissions and its disk."
+            ) from error
+
+    names = sorted({*opened.model_files.needed, *opened.model_files.code})
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        hashes = list(pool.map(digest, names))
+    listing = HASHES[kind]()
+    listing.update(json.dumps(list(zip(names, hashes, strict=True)), separators=(",", ":")).encode())
+    return f"{kind}:{listing.hexdigest()}"
+
+
+def _file_digest(path: Path, kind: str) -> str:
+    """Hash a file, or return the digest that was noted when the file was in the same state."""
+    began, before = time.time(), path.stat()
+    if before.st_size < WORTH_NOTING or not TIMES_TELL:
+        return hash_of(path, kind)
+    note = _note_of(path, before, kind)
+    with suppress(OSError, UnicodeDecodeError):
+        known = note.read_text(encoding="ascii")
+        if re.fullmatch("[0-9a-f]+", known) and len(known) == len(HASHES[kind]().hexdigest()):
+            return known  # a crash can leave zeros instead
+    digest = hash_of(path, kind)
+    settled = began - max(before.st_mtime, before.st_ctime) > SETTLED_AGE
+    if settled and _note_of(path, path.stat(), kind) == note:
+        with suppress(OSError):  # without the note, the next call takes longer
+            note.parent.mkdir(parents=True, exist_ok=True)
+            partial = note.with_name(f"{note.name}.{secrets.token_hex(4)}")
+            partial.write_text(digest, encoding="ascii")
+            partial.replace(note)
+    return digest
+
+
+def _note_of(path: Path, status: os.stat_result, kind: str) -> Path:
+    """Path of the note for a file in this state.
+
+    A change of content changes one of the times, unless a program keeps writing through a memory map.
+    """
+    state = (kind, str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return Cache().root / "digests" / hashlib.sha256(repr(state).encode(errors="surrogateescape")).hexdigest()
+
+
+def prune_notes(older_than: float = NOTE_AGE) -> int:
+    """Remove digests that were noted more than `older_than` seconds ago; return how many."""
+    gone = 0
+    with suppress(OSError):  # the folder does not exist, or another process prunes it
+        for note in (Cache().root / "digests").iterdir():
+            if time.time() - note.stat().st_mtime > older_than:
+                note.unlink(missing_ok=True)
+                gone += 1
+    return gone

@@ -94,7 +94,7 @@ def a_model_and_no_recipe(_: Path) -> str:
 
 
 BAD: dict[Callable[[Path], Any], tuple[str, ...]] = {
-    unknown_key: ("Unknown key 'metod' in the recipe. Did you mean 'method'?", "without effect", "Accepted keys: "),
+    unknown_key: ("Unknown key 'metod' in the recipe. Did you mean 'method'?", "silently ignored", "Accepted keys: "),
     sum_of_09: ("sum to 0.9, not to 1", "scales the whole model", "Divide each by 0.9"),
     other_architecture: ("acme/llama-a", "LlamaForCausalLM", "BertModel"),
     other_vocabulary: ("larger", "embeddings.word_embeddings.weight", "22", "21"),
@@ -158,7 +158,7 @@ def test_a_model_is_no_recipe_and_the_class_to_load_it_with_is_named(clean: Path
     published("bert")
     done = CliRunner().invoke(main, ["mix", "acme/bert-a"])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "'acme/bert-a' is no recipe: it is an ordinary BertModel" in done.stderr
+    assert "'acme/bert-a' is not a recipe: it is an ordinary BertModel" in done.stderr
     assert "transformers.BertModel or AutoModel" in done.stderr
     assert left_behind(clean) == []
 

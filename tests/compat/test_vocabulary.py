@@ -1,4 +1,4 @@
-"""Which vocabularies can be mixed, and what is said of the others."""
+"""Which vocabularies can be mixed, and which differences are reported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.compat.vocabulary import Vocabulary, compare, find_vocabulary, parse_vocabulary
+from cocktail_hub.compat.vocabulary import Vocabulary, compare, find_vocabulary
 from cocktail_hub.errors import IncompatibleError
 
 WORDS = {"[PAD]": 0, "the": 1, "fox": 2}
@@ -21,15 +21,13 @@ def write(folder: Path, vocab: object, added: list[tuple[int, str]] = (), **mode
     return LocalFiles(folder, name=folder.name)
 
 
-def read(files: LocalFiles) -> Vocabulary:
-    return parse_vocabulary(find_vocabulary(files))
-
-
 def notes(tmp_path: Path, first: tuple, other: tuple) -> list[str]:
-    return compare(read(write(tmp_path / "base", *first)), read(write(tmp_path / "tuned", *other)))
+    return compare(
+        find_vocabulary(write(tmp_path / "base", *first)), find_vocabulary(write(tmp_path / "tuned", *other))
+    )
 
 
-def test_equal_vocabularies_have_nothing_to_say_even_when_written_in_another_order(tmp_path: Path) -> None:
+def test_equal_vocabularies_have_no_notes_in_whatever_order_they_are_written(tmp_path: Path) -> None:
     assert notes(tmp_path, (WORDS,), (dict(reversed(WORDS.items())),)) == []
 
 
@@ -38,23 +36,23 @@ def test_a_unigram_vocabulary_is_a_list_of_tokens_with_scores(tmp_path: Path) ->
     assert notes(tmp_path, (WORDS,), (listed,)) == []
 
 
-def test_a_number_that_means_another_token_is_refused_and_named(tmp_path: Path) -> None:
-    with pytest.raises(IncompatibleError, match=r"different vocabularies, 1 numbers .*2 is 'fox' and 'cat'") as caught:
+def test_an_id_that_belongs_to_another_token_is_refused_and_named(tmp_path: Path) -> None:
+    with pytest.raises(IncompatibleError, match=r"different vocabularies, 1 ids .*2 is 'fox' and 'cat'") as caught:
         notes(tmp_path, (WORDS,), ({**{k: v for k, v in WORDS.items() if k != "fox"}, "cat": 2},))
     assert caught.value.model == "tuned"
 
 
-def test_a_word_that_became_an_added_token_with_another_text_is_refused(tmp_path: Path) -> None:
+def test_a_token_that_became_an_added_token_with_another_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleError, match="2 is 'fox' and '<x>'"):
         notes(tmp_path, (WORDS,), ({"[PAD]": 0, "the": 1}, [(2, "<x>")]))
 
 
-def test_renamed_added_tokens_are_said_but_not_refused(tmp_path: Path) -> None:
+def test_renamed_added_tokens_are_reported_but_not_refused(tmp_path: Path) -> None:
     found = notes(tmp_path, (WORDS, [(3, "<reserved_0>")]), (WORDS, [(3, "<tool>")]))
-    assert found == ["'tuned' has other names for 1 added tokens (3: '<reserved_0>' / '<tool>')."]
+    assert found == ["'tuned' has different names for 1 added tokens (3: '<reserved_0>' / '<tool>')."]
 
 
-def test_tokens_that_only_one_has_are_said(tmp_path: Path) -> None:
+def test_tokens_that_only_one_has_are_reported(tmp_path: Path) -> None:
     assert notes(tmp_path, (WORDS,), (WORDS, [(3, "<tool>")])) == [
         "'tuned' has 1 tokens that the tokenizer of the mix lacks ('<tool>')."
     ]
@@ -64,19 +62,19 @@ def test_tokens_that_only_one_has_are_said(tmp_path: Path) -> None:
     ]
 
 
-def test_a_model_without_tokenizer_files_is_said(tmp_path: Path) -> None:
+def test_a_model_without_tokenizer_files_is_reported(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
-    bare = read(LocalFiles(tmp_path / "bare", name="bare"))
-    found = compare(read(write(tmp_path / "base", WORDS)), bare)
+    bare = find_vocabulary(LocalFiles(tmp_path / "bare", name="bare"))
+    found = compare(find_vocabulary(write(tmp_path / "base", WORDS)), bare)
     assert found == ["'bare' has no tokenizer files, so its vocabulary could not be compared."]
 
 
 def test_an_old_vocab_txt_is_compared_with_a_fast_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "vocab.txt").write_text("[PAD]\nthe\ndog\n")
-    old = read(LocalFiles(tmp_path / "old", name="old"))
+    old = find_vocabulary(LocalFiles(tmp_path / "old", name="old"))
     with pytest.raises(IncompatibleError, match="2 is 'fox' and 'dog'"):
-        compare(read(write(tmp_path / "base", WORDS)), old)
+        compare(find_vocabulary(write(tmp_path / "base", WORDS)), old)
 
 
 def test_sentencepiece_models_are_equal_or_refused(tmp_path: Path) -> None:
@@ -84,7 +82,7 @@ def test_sentencepiece_models_are_equal_or_refused(tmp_path: Path) -> None:
     for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "spiece.model").write_bytes(content)
-        found.append(read(LocalFiles(tmp_path / name, name=name)))
+        found.append(find_vocabulary(LocalFiles(tmp_path / name, name=name)))
     assert compare(found[0], found[1]) == []
     with pytest.raises(IncompatibleError, match=r"their 'spiece\.model' differ"):
         compare(found[0], found[2])
@@ -94,15 +92,15 @@ def test_sentencepiece_models_are_equal_or_refused(tmp_path: Path) -> None:
 def test_a_damaged_tokenizer_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(IncompatibleError, match=r"'tokenizer\.json' of 'm' is damaged"):
-        read(LocalFiles(tmp_path, name="m"))
+        _ = find_vocabulary(LocalFiles(tmp_path, name="m")).tokens
 
 
-def test_files_of_one_name_with_the_same_bytes_need_not_be_read(tmp_path: Path) -> None:
-    base, copy = (find_vocabulary(write(tmp_path / name, WORDS)) for name in ("base", "copy"))
-    assert copy.says_the_same_as(base)
-    assert not find_vocabulary(write(tmp_path / "spaced", dict(reversed(WORDS.items())))).says_the_same_as(base)
-    (tmp_path / "bare").mkdir()
-    assert not find_vocabulary(LocalFiles(tmp_path / "bare", name="bare")).says_the_same_as(base)
+def test_files_of_one_name_with_the_same_bytes_are_not_parsed(tmp_path: Path) -> None:
+    first, second = (Vocabulary(name=name, path="tokenizer.json", text=b"{") for name in "ab")
+    assert compare(first, second) == []
+    (tmp_path / "one").mkdir()
+    bare = find_vocabulary(LocalFiles(tmp_path / "one"))
+    assert compare(bare, bare) == []
 
 
 def test_a_vocabulary_for_each_of_several_languages_is_compared_as_a_whole(tmp_path: Path) -> None:
@@ -114,11 +112,11 @@ def test_a_vocabulary_for_each_of_several_languages_is_compared_as_a_whole(tmp_p
 
 def test_only_a_newline_ends_a_token(tmp_path: Path) -> None:
     listed = parse_slow(tmp_path / "one", "vocab.txt", "[PAD]\n\u2028\r\nfox\n")
-    assert listed.tokens == {0: "[PAD]", 1: "\u2028", 2: "fox"}
+    assert listed.tokens == ({0: "[PAD]", 1: "\u2028", 2: "fox"}, {})
 
 
 def parse_slow(folder: Path, name: str, content: object) -> Vocabulary:
     folder.mkdir()
     text = content if isinstance(content, str) else json.dumps(content)
     (folder / name).write_bytes(text.encode())
-    return read(LocalFiles(folder, name=folder.name))
+    return find_vocabulary(LocalFiles(folder, name=folder.name))

@@ -139,16 +139,16 @@ def test_a_recipe_of_the_hub_cannot_name_folders_of_this_machine(tmp_path: Path)
 
 
 def test_an_ordinary_model_is_called_one_and_its_class_is_named() -> None:
-    named = f"'{published('bert').ids[0]}' is no recipe: it is an ordinary BertModel"
+    named = f"'{published('bert').ids[0]}' is not a recipe: it is an ordinary BertModel"
     with pytest.raises(SourceError, match=named) as caught:
         AutoCocktailModel.from_pretrained(published("bert").ids[0])
     assert "use transformers.BertModel or AutoModel" in str(caught.value)
-    with pytest.raises(SourceError, match="is no recipe: it is an ordinary BertModel"):
+    with pytest.raises(SourceError, match="is not a recipe: it is an ordinary BertModel"):
         AutoCocktailModel.from_pretrained(pair("bert").folders[0])
 
 
 def test_a_folder_that_is_not_there_is_called_missing() -> None:
-    with pytest.raises(SourceError, match=r"There is no recipe at './nowhere'"):
+    with pytest.raises(SourceError, match=r"There is not a recipe at './nowhere'"):
         AutoCocktailModel.from_pretrained("./nowhere")
 
 

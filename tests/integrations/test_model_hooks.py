@@ -132,7 +132,7 @@ def test_a_trained_model_pushed_over_its_mix_takes_the_recipe_away() -> None:
     assert "cocktail_hub" not in card.content
     assert card.data.base_model is None
     assert "cocktail-hub" not in (card.data.tags or [])
-    with pytest.raises(SourceError, match="is no recipe"):
+    with pytest.raises(SourceError, match="is not a recipe"):
         AutoCocktailModel.from_pretrained(repo_id)
     assert_holds(transformers.AutoModel.from_pretrained(repo_id), model.state_dict())
 

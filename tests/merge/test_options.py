@@ -1,4 +1,4 @@
-"""What a mix can be asked for: refused at once, in words, where it makes no sense or cannot be done here."""
+"""Options of a mix: refused at once where they make no sense or cannot be met on this machine."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_threads_are_a_number_from_1_up(threads: Any) -> None:
     with pytest.raises(RecipeError) as caught:
         MixOptions(threads=threads)
     assert str(caught.value) == (
-        f"`threads` is {threads!r}, which is no number of threads.\nWithout a thread nothing is merged.\n"
+        f"`threads` is {threads!r}, which is not a number of threads.\nWithout a thread nothing is merged.\n"
         "Write 1 or more, or leave it out for one per processor."
     )
 

@@ -37,14 +37,14 @@ def test_yaml_and_json_are_read_alike() -> None:
     assert from_yaml.to_dict()["ingredients"] == list(WRITTEN)
 
 
-def test_a_yaml_mapping_on_one_line_is_no_json() -> None:
+def test_a_yaml_mapping_on_one_line_is_not_mistaken_for_json() -> None:
     assert parse_recipe("{ingredients: [{model: org/a, weight: 0.5}, {model: org/b, weight: 0.5}]}").weights == (
         0.5,
         0.5,
     )
 
 
-def test_json_keeps_small_numbers_that_yaml_would_take_for_texts() -> None:
+def test_json_keeps_small_numbers_that_yaml_would_read_as_strings() -> None:
     text = json.dumps({"ingredients": [{"model": "org/a", "weight": 1e-05}, {"model": "org/b", "weight": 0.99999}]})
     assert "1e-05" in text
     assert parse_recipe(text).weights == (1e-05, 0.99999)
@@ -74,16 +74,16 @@ def test_yaml_may_repeat_itself_by_reference() -> None:
         ("a: !!python/object:os.system x", "'r.yaml' is not valid YAML or JSON: could not determine a constructor"),
         ("a: 2024-99-99", "'r.yaml' is not valid YAML or JSON: month must be in 1..12"),
         ("? [a, b]\n: 3", "'r.yaml' is not valid YAML or JSON: found unhashable key (line 1, column 3)"),
-        ("seed: 1\nseed: 2", "Key 'seed' is written twice (line 2); only one can count. Remove one."),
-        ("ingredients:\n- model: a\n  model: b", "Key 'model' is written twice (line 3); only one can count."),
-        ('{"seed": 1, "seed": 2}', "Key 'seed' is written twice; only one can count. Remove one."),
+        ("seed: 1\nseed: 2", "Duplicate key 'seed' (line 2): only one of its values could count. Remove one."),
+        ("ingredients:\n- model: a\n  model: b", "Duplicate key 'model' (line 3): only one"),
+        ('{"seed": 1, "seed": 2}', "Duplicate key 'seed': only one of its values could count. Remove one."),
         ("ingredients: &a [*a]", "'r.yaml' is not valid YAML or JSON: found unconstructable recursive node"),
-        (BOMB, "'r.yaml' spells out to more than 1,000,000 values, so it is no recipe."),
+        (BOMB, "'r.yaml' is not a recipe: it expands to more than 1,000,000 values."),
         ("[" * 1200, "'r.yaml' is nested too deeply to be a recipe."),
         ("method: linear", "The recipe has no `ingredients`. List two or more models to mix."),
         (
             "ingredients:\n- model: 2024-01-01",
-            "`model` must be a text, got datetime.date(2024, 1, 1) (date). Put it in",
+            "`model` must be a string, got datetime.date(2024, 1, 1) (date). Put it in",
         ),
         (
             "ingredients:\n- {model: org/a, weight: 1e-3}",
@@ -91,12 +91,12 @@ def test_yaml_may_repeat_itself_by_reference() -> None:
         ),
         (
             "ingredients:\n- {model: org/a, revision: 012345}",
-            "`revision of 'org/a'` must be a text, got 5349 (int). Put",
+            "`revision of 'org/a'` must be a string, got 5349 (int). Put",
         ),
         (f"seed: {'9' * 5000}", "'r.yaml' is not valid YAML or JSON: Exceeds the limit"),
     ],
 )
-def test_what_is_no_recipe_says_what_it_is(text: str, words: str) -> None:
+def test_text_that_is_not_a_recipe_is_refused_by_name(text: str, words: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(words)):
         parse_recipe(text, name="r.yaml")
 
@@ -119,12 +119,12 @@ def test_a_file_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) -> Non
         assert read_recipe(path) == parse_recipe(YAML)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"(?s)Cannot read the recipe '.*none\.yaml': .*No such file.*Give a YAML"):
         read_recipe(tmp_path / "none.yaml")
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\x80\xff")
     with pytest.raises(SourceError, match=r"Cannot read the recipe '.*model\.safetensors': 'utf-8' codec can't decode"):
         read_recipe(tmp_path / "model.safetensors")
@@ -133,11 +133,11 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LARGEST_FILE", 10)
     (tmp_path / "weights.bin").write_bytes(b"\x80" * 11)
-    with pytest.raises(SourceError, match=r"'.*weights.bin' has 11 bytes, so it is no recipe"):
+    with pytest.raises(SourceError, match=r"'.*weights.bin' is not a recipe: it has 11 bytes"):
         read_recipe(tmp_path / "weights.bin")
 
 
-def test_yaml_for_people_is_short_and_in_their_order() -> None:
+def test_written_yaml_is_short_and_in_reading_order() -> None:
     assert dump_yaml(parse_recipe(YAML)) == (
         "schema: 1\nmethod: linear\ningredients:\n"
         "- model: org/a\n  weight: 0.75\n- model: org/b\n  revision: v1\n  weight: 0.25\n"

@@ -23,7 +23,8 @@ from cocktail_hub.recipe import (
     dump_yaml,
     parse_recipe,
 )
-from cocktail_hub.recipe.recipe import DTYPES, TASKS
+from cocktail_hub.recipe.recipe import DTYPES
+from cocktail_hub.recipe.task import TASKS
 
 C1, C2, C3 = ("1" * 40, "2" * 40, "3" * 40)
 D1, D2 = ("sha256:" + "d" * 64, "sha256:" + "e" * 64)
@@ -85,7 +86,7 @@ def test_resolving_changes_nothing_but_the_class() -> None:
 
 
 def test_the_digest_stays_what_it_is_from_release_to_release() -> None:
-    """Whoever changes this number makes every cached mix anew: raise MERGE_FORMAT, and say why."""
+    """A change of this digest invalidates every cached mix: raise MERGE_FORMAT, and say why."""
     assert resolved().digest == "89efa67697ec27774fae2f9c64bfc7373f69c2b971f48f58de0ecbd380ac8a54"
 
 
@@ -215,7 +216,7 @@ def recipes(draw: st.DrawFn) -> ResolvedRecipe:
     rules = st.fixed_dictionaries({"match": TEXTS.map("x{}".format).map(re.escape), "weights": st.just(weights)})
     return ResolvedRecipe(
         ingredients=tuple(replace(entry, weight=w) for entry, w in zip(entries, weights, strict=True)),
-        task=draw(st.none() | st.sampled_from(TASKS)),
+        task=draw(st.none() | st.sampled_from(list(TASKS))),
         layers=draw(st.lists(rules, max_size=2)),  # type: ignore[arg-type]
         missing=draw(st.dictionaries(TEXTS.map(re.escape), st.sampled_from(["first", "drop"]), max_size=3)),
         dtype=draw(st.sampled_from(DTYPES)),

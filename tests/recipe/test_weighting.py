@@ -12,7 +12,7 @@ GIVEN = {"examples": "examples.jsonl"}
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rule": "sofmax", **GIVEN}, "`weighting.rule` must be one of softmax, uniform, got 'sofmax' (str). Did you mean"),
-    ({}, "`weighting` has no `examples`.\nThe shares are computed from how well each ingredient does on them."),
+    ({}, "`weighting` has no `examples`.\nThe weights are computed from each ingredient's loss on them."),
     ({"examples": ""}, "`weighting` has no `examples`."),
     ({"examples": []}, "`weighting` has no `examples`."),
     ({"examples": 3}, "`weighting.examples` must be a list, got 3 (int)."),
@@ -20,8 +20,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"examples": [{"input": {1, 2}}]}, "`weighting.examples[0].input` must be a JSON value, got {1, 2} (set)."),
     ({**GIVEN, "temperature": 0}, "`weighting.temperature` must be above 0 nats, got 0."),
     ({**GIVEN, "temperature": -1.0}, "`weighting.temperature` must be above 0 nats, got -1.0."),
-    ({**GIVEN, "temperature": "hot"}, "must be a number, got 'hot' (str). Accepted, too: auto."),
-    ({**GIVEN, "temperature": "1e-1"}, "got '1e-1' (str). Write 0.1, without quotes. Accepted, too: auto."),
+    ({**GIVEN, "temperature": "hot"}, "must be a number, got 'hot' (str). Or write auto."),
+    ({**GIVEN, "temperature": "1e-1"}, "got '1e-1' (str). Write 0.1, without quotes. Or write auto."),
     ({**GIVEN, "temperature": float("inf")}, "`weighting.temperature` must be a finite number, got inf"),
     ({**GIVEN, "seed": -1}, "`weighting.seed` must be at least 0, got -1 (int)."),
     ({**GIVEN, "max_length": 0}, "`weighting.max_length` must be at least 1, got 0 (int)."),
@@ -32,9 +32,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**GIVEN, "pooling": "cles"}, "`weighting.pooling` must be one of cls, mean, max, lasttoken, got 'cles' (str)."),
     ({**GIVEN, "dtype": "float64"}, "`weighting.dtype` must be one of float32, bfloat16, float16, got 'float64'"),
     ({**GIVEN, "columns": ["input"]}, "`weighting.columns` must be a mapping of keys to values, got ['input'] (list)."),
-    ({**GIVEN, "columns": {"input": 3}}, "`weighting.columns.input` must be a text, got 3 (int). Put it in quotes."),
-    ({**GIVEN, "revision": 2}, "`weighting.revision` must be a text, got 2 (int). Put it in quotes."),
-    ({**GIVEN, "split": ""}, "`weighting.split` must be a text, got '' (str)."),
+    ({**GIVEN, "columns": {"input": 3}}, "`weighting.columns.input` must be a string, got 3 (int). Put it in quotes."),
+    ({**GIVEN, "revision": 2}, "`weighting.revision` must be a string, got 2 (int). Put it in quotes."),
+    ({**GIVEN, "split": ""}, "`weighting.split` must be a string, got '' (str)."),
 ]
 
 
@@ -50,11 +50,11 @@ def test_the_defaults_are_those_of_lm_cocktail() -> None:
     assert weighting.to_dict() == {"rule": "softmax", "examples": "examples.jsonl"}
 
 
-def test_equal_shares_need_no_examples() -> None:
+def test_equal_weights_need_no_examples() -> None:
     assert Weighting(rule="uniform").to_dict() == {"rule": "uniform"}
 
 
-def test_the_temperature_may_be_left_to_the_losses() -> None:
+def test_the_temperature_may_be_chosen_from_the_losses() -> None:
     assert Weighting(examples="x.jsonl", temperature="auto").temperature == "auto"
 
 

@@ -1,4 +1,4 @@
-"""Resolve: every model pinned, every nested recipe put in place, nothing asked twice."""
+"""Resolve: every model pinned, every nested recipe inlined, nothing requested twice."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import IncompatibleError, RecipeError, SourceError
 from cocktail_hub.hub import Hub
 from cocktail_hub.recipe import Ingredient, ModelReference, Recipe, as_resolved
-from cocktail_hub.resolve import folder_digest as digests
+from cocktail_hub.resolve import resolve as resolving
 from cocktail_hub.resolve.resolve import (
     ResolvedModel,
     folder_digest,
-    local_root,
-    locate,
+    open_model,
     resolve,
     with_weights,
 )
@@ -76,7 +75,7 @@ def folder(path: Path, files: dict[str, bytes] | None = None) -> Path:
 
 
 def mix(*models: Any, **keys: Any) -> Recipe:
-    """A recipe of models with given or equal shares."""
+    """A recipe of models with given or equal weights."""
     entries = [m if isinstance(m, dict) else {"model": str(m)} for m in models]
     weights = keys.pop("weights", None) or [1 / len(entries)] * len(entries)
     weighted = [entry | {"weight": w} for entry, w in zip(entries, weights, strict=True)]
@@ -87,7 +86,7 @@ def recipe_config(*models: Any, **keys: Any) -> bytes:
     return json.dumps({"model_type": "cocktail", "recipe": mix(*models, **keys).to_dict()}).encode()
 
 
-def shares(recipe: Recipe) -> dict[str, float]:
+def weights(recipe: Recipe) -> dict[str, float]:
     assert recipe.weights is not None
     return dict(zip([i.model for i in recipe.ingredients], recipe.weights, strict=True))
 
@@ -115,7 +114,7 @@ def test_a_branch_that_moved_is_another_mix(push: Callable[..., str], options: H
     assert after.digest != before.digest
 
 
-def test_what_was_resolved_before_is_not_asked_for(push: Callable[..., str], options: Hub, hub: LoopbackHub) -> None:
+def test_a_resolved_recipe_makes_no_requests(push: Callable[..., str], options: Hub, hub: LoopbackHub) -> None:
     adapter = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"}
     recipe = mix(push(), {"model": push(adapter), "base": push()})
     resolved = resolve(recipe, options)
@@ -164,14 +163,14 @@ def test_a_model_that_is_not_there_is_named(push: Callable[..., str], options: H
         resolve(mix(push(), model), options)
 
 
-def test_two_names_of_one_commit_among_others_are_told(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+def test_two_names_of_one_commit_among_others_are_refused(push: Callable[..., str], options: Hub, api: HfApi) -> None:
     a, b = push(), push()
     api.create_tag(a, tag="v1")
     with pytest.raises(RecipeError, match=rf"Ingredient '{a}@v1' is listed twice \(positions 0 and 1\)"):
         resolve(mix(a, f"{a}@v1", b), options)
 
 
-def test_a_repo_and_a_folder_of_the_same_name_are_told_apart(
+def test_a_repo_and_a_folder_of_the_same_name_are_different_models(
     push: Callable[..., str], options: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = push(), push()
@@ -179,60 +178,60 @@ def test_a_repo_and_a_folder_of_the_same_name_are_told_apart(
     resolved = resolve(mix(a, b), options)
     monkeypatch.chdir(tmp_path)
     assert resolve(resolved, options) == resolved
-    assert not isinstance(locate(resolved.ingredients[0], options).files, LocalFiles)
+    assert not isinstance(open_model(resolved.ingredients[0], options).files, LocalFiles)
     assert resolve(mix(a, b), options).ingredients[0].digest
 
 
 # -- folders -------------------------------------------------------------------------------------------------------
 
 
-def located(path: Path) -> ResolvedModel:
+def opened_folder(path: Path) -> ResolvedModel:
     return ResolvedModel(reference=ModelReference(model=str(path)), files=LocalFiles(path))
 
 
 def test_a_folder_becomes_a_digest(tmp_path: Path, options: Hub) -> None:
     a, b = folder(tmp_path / "a"), folder(tmp_path / "b", PLAIN | {"model.safetensors": b"other"})
     first, second = resolve(mix(a, b), options).ingredients
-    assert first.digest == folder_digest(located(a))
+    assert first.digest == folder_digest(opened_folder(a))
     assert first.digest != second.digest
     assert (first.revision, first.requested) == (None, None)
-    assert local_root(locate(first, options)) == a
+    assert open_model(first, options).root == a
 
 
 def test_the_digest_is_that_of_content_and_names(tmp_path: Path) -> None:
     a, b = folder(tmp_path / "a"), folder(tmp_path / "b")
     os.utime(b / "model.safetensors", (1, 1))
-    assert folder_digest(located(a)) == folder_digest(located(b))
+    assert folder_digest(opened_folder(a)) == folder_digest(opened_folder(b))
     (b / "README.md").write_text("not part of the model")
     (b / "onnx").mkdir()
     (b / "onnx" / "model.onnx").write_text("x")
-    assert folder_digest(located(a)) == folder_digest(located(b))
+    assert folder_digest(opened_folder(a)) == folder_digest(opened_folder(b))
     (b / "vocab.txt").write_text("a")
-    assert folder_digest(located(a)) != folder_digest(located(b))
+    assert folder_digest(opened_folder(a)) != folder_digest(opened_folder(b))
     (a / "words.txt").write_text("a")
-    assert folder_digest(located(a)) != folder_digest(located(b))
+    assert folder_digest(opened_folder(a)) != folder_digest(opened_folder(b))
 
 
 def test_the_digest_stays_what_it_is_from_release_to_release(tmp_path: Path) -> None:
     """Resolved recipes of local folders hold it."""
-    assert folder_digest(located(folder(tmp_path / "a"))) == ("xxh128:2a8f729f1b65f319b14cfdf12a5906bb")
-    assert folder_digest(located(tmp_path / "a"), "sha256") == (
+    assert folder_digest(opened_folder(folder(tmp_path / "a"))) == ("xxh128:2a8f729f1b65f319b14cfdf12a5906bb")
+    assert folder_digest(opened_folder(tmp_path / "a"), "sha256") == (
         "sha256:8b605824cb4b3d5cf0399ccec1084d4fe6a83a390fbf01fb66307126c9f79bed"
     )
 
 
 def test_code_of_a_model_is_part_of_it(tmp_path: Path) -> None:
     path = folder(tmp_path / "a")
-    before = folder_digest(located(path))
+    before = folder_digest(opened_folder(path))
     (path / "modeling_x.py").write_text("x = 1")
-    assert folder_digest(located(path)) != before
+    assert folder_digest(opened_folder(path)) != before
 
 
 def test_a_folder_that_changed_since_is_refused(tmp_path: Path, options: Hub) -> None:
     resolved = resolve(mix(folder(tmp_path / "a"), folder(tmp_path / "b", PLAIN | {"x.txt": b"b"})), options)
     assert resolve(resolved, options) == resolved
     (tmp_path / "a" / "model.safetensors").write_bytes(b"WEIGHTS")
-    for act in (lambda: resolve(resolved, options), lambda: locate(resolved.ingredients[0], options)):
+    for act in (lambda: resolve(resolved, options), lambda: open_model(resolved.ingredients[0], options)):
         with pytest.raises(
             IncompatibleError, match=r"(?s)The folder '.*a' has changed since the recipe was resolved"
         ) as e:
@@ -240,9 +239,9 @@ def test_a_folder_that_changed_since_is_refused(tmp_path: Path, options: Hub) ->
         assert e.value.model == str(tmp_path / "a")
 
 
-def test_a_folder_is_held_to_a_sha256_that_the_recipe_gives(tmp_path: Path, options: Hub) -> None:
+def test_a_sha256_that_the_recipe_gives_is_verified(tmp_path: Path, options: Hub) -> None:
     a, b = folder(tmp_path / "a"), folder(tmp_path / "b", PLAIN | {"x.txt": b"b"})
-    given = {"model": str(a), "digest": folder_digest(located(a), "sha256")}
+    given = {"model": str(a), "digest": folder_digest(opened_folder(a), "sha256")}
     assert resolve(mix(given, b), options).ingredients[0].digest == given["digest"]
     (a / "model.safetensors").write_bytes(b"WEIGHTS")
     with pytest.raises(IncompatibleError, match=r"its digest is sha256:.*, the recipe says sha256:"):
@@ -254,14 +253,14 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file whose digest is worth noting, in a cache of its own."""
     monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "large.bin"
-    path.write_bytes(b"x" * digests.WORTH_NOTING)
+    path.write_bytes(b"x" * resolving.WORTH_NOTING)
     return path
 
 
-def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+def wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let enough time pass."""
     later = time.time() + 100
-    monkeypatch.setattr(digests.time, "time", lambda: later)
+    monkeypatch.setattr(resolving.time, "time", lambda: later)
 
 
 def digest_without_reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -269,66 +268,66 @@ def digest_without_reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         raise AssertionError("the file was read")
 
     with monkeypatch.context() as patched:
-        patched.setattr(digests, "hash_of", refuse)
-        return digests._known_digest(path, "xxh128")
+        patched.setattr(resolving, "hash_of", refuse)
+        return resolving._file_digest(path, "xxh128")
 
 
 def test_a_large_file_is_read_once(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(monkeypatch)
-    first = digests._known_digest(large, "xxh128")
+    wait(monkeypatch)
+    first = resolving._file_digest(large, "xxh128")
     assert digest_without_reading(large, monkeypatch) == first
 
 
 def test_a_file_that_was_just_written_is_read_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two changes within one tick of the disk's clock would look the same."""
-    digests._known_digest(large, "xxh128")
+    resolving._file_digest(large, "xxh128")
     with pytest.raises(AssertionError, match="the file was read"):
         digest_without_reading(large, monkeypatch)
 
 
 def test_a_change_that_hides_its_time_is_noticed(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(monkeypatch)
+    wait(monkeypatch)
     status = large.stat()
-    before = digests._known_digest(large, "xxh128")
+    before = resolving._file_digest(large, "xxh128")
     time.sleep(0.02)  # the clock of the disk ticks
-    large.write_bytes(b"y" * digests.WORTH_NOTING)
+    large.write_bytes(b"y" * resolving.WORTH_NOTING)
     os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert digests._known_digest(large, "xxh128") != before
+    assert resolving._file_digest(large, "xxh128") != before
 
 
-def test_notes_of_both_kinds_of_digest_stand_side_by_side(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(monkeypatch)
-    first, second = digests._known_digest(large, "xxh128"), digests._known_digest(large, "sha256")
+def test_both_kinds_of_digest_are_noted(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait(monkeypatch)
+    first, second = resolving._file_digest(large, "xxh128"), resolving._file_digest(large, "sha256")
     assert (len(first), len(second)) == (32, 64)
     assert digest_without_reading(large, monkeypatch) == first
 
 
-def test_a_damaged_note_is_made_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(monkeypatch)
-    before = digests._known_digest(large, "xxh128")
+def test_a_damaged_note_is_written_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait(monkeypatch)
+    before = resolving._file_digest(large, "xxh128")
     (note,) = (Cache().root / "digests").iterdir()
     note.write_bytes(b"\xff")
-    assert digests._known_digest(large, "xxh128") == before
+    assert resolving._file_digest(large, "xxh128") == before
     assert digest_without_reading(large, monkeypatch) == before
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(
     large: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    settle(monkeypatch)
+    wait(monkeypatch)
     (tmp_path / "cache").write_text("a file where the folder would be")
-    assert digests._known_digest(large, "xxh128") == digests._known_digest(large, "xxh128")
+    assert resolving._file_digest(large, "xxh128") == resolving._file_digest(large, "xxh128")
 
 
 @pytest.mark.parametrize("content", [b"\0" * 32, b"", b"z" * 32])
-def test_a_note_that_a_crash_has_spoilt_is_made_again(
+def test_a_note_spoilt_by_a_crash_is_written_again(
     content: bytes, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settle(monkeypatch)
-    before = digests._known_digest(large, "xxh128")
+    wait(monkeypatch)
+    before = resolving._file_digest(large, "xxh128")
     (note,) = (Cache().root / "digests").iterdir()
     note.write_bytes(content)
-    assert digests._known_digest(large, "xxh128") == before
+    assert resolving._file_digest(large, "xxh128") == before
     assert note.read_text() == before
 
 
@@ -338,40 +337,42 @@ def test_a_file_that_changed_shortly_before_it_was_read_is_read_again(
     """However long the reading took."""
     moments = iter([large.stat().st_mtime + 1, large.stat().st_mtime + 100])
     with monkeypatch.context() as patched:
-        patched.setattr(digests.time, "time", lambda: next(moments))
-        digests._known_digest(large, "xxh128")
+        patched.setattr(resolving.time, "time", lambda: next(moments))
+        resolving._file_digest(large, "xxh128")
     assert not (Cache().root / "digests").exists()
 
 
-def test_where_no_time_tells_a_change_every_file_is_read(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_each_time_where_no_timestamp_reveals_a_change(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on Windows."""
-    settle(monkeypatch)
-    monkeypatch.setattr(digests, "TIMES_TELL", False)
-    digests._known_digest(large, "xxh128")
+    wait(monkeypatch)
+    monkeypatch.setattr(resolving, "TIMES_TELL", False)
+    resolving._file_digest(large, "xxh128")
     with pytest.raises(AssertionError, match="the file was read"):
         digest_without_reading(large, monkeypatch)
 
 
-def test_old_notes_are_forgotten(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settle(monkeypatch)
-    digests._known_digest(large, "xxh128")
-    assert digests.prune_notes() == 0
-    assert digests.prune_notes(older_than=50) == 1
+def test_old_notes_are_removed(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait(monkeypatch)
+    resolving._file_digest(large, "xxh128")
+    assert resolving.prune_notes() == 0
+    assert resolving.prune_notes(older_than=50) == 1
     assert list((Cache().root / "digests").iterdir()) == []
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = folder(tmp_path / "a")
-    files = LocalFiles(path, name="a")
+    opened = opened_folder(path)
     (path / "model.safetensors").unlink()
-    with pytest.raises(SourceError, match=r"Cannot read 'model\.safetensors' of 'a': No such file.*\n.*digest"):
-        digests.digest_of(files, files.sizes)
+    with pytest.raises(SourceError, match=r"Cannot read 'model\.safetensors' of '.*a': No such file.*\n.*digest"):
+        folder_digest(opened)
 
 
 def test_a_repo_has_no_digest(push: Callable[..., str], options: Hub) -> None:
     pinned = resolve(mix(push(), push()), options).ingredients[0]
     with pytest.raises(TypeError, match="Only local folders have a content digest"):
-        folder_digest(locate(pinned, options))
+        folder_digest(open_model(pinned, options))
 
 
 # -- adapters ------------------------------------------------------------------------------------------------------
@@ -409,18 +410,18 @@ def test_a_local_adapter_may_name_a_local_base(tmp_path: Path, options: Hub, pus
     adapter = folder(tmp_path / "lora", adapter_files(str(base)))
     first = resolve(mix(adapter, push()), options).ingredients[0]
     assert first.base is not None
-    assert first.base.digest == folder_digest(located(base))
+    assert first.base.digest == folder_digest(opened_folder(base))
     assert resolve(mix(adapter, push()), options).ingredients[0] == first
 
 
-def test_an_adapter_whose_base_is_gone_says_whose_it_is(push: Callable[..., str], options: Hub) -> None:
+def test_an_adapter_whose_base_is_gone_is_named(push: Callable[..., str], options: Hub) -> None:
     repo = push(adapter_files("org/gone"))
     with pytest.raises(SourceError) as caught:
         resolve(mix(repo, push()), options)
     first, *rest, last = str(caught.value).splitlines()
     assert first == (
-        f"'{repo}' is an adapter of 'org/gone', as its adapter_config.json (`base_model_name_or_path`) says, which "
-        "cannot be read:"
+        f"'{repo}' is an adapter of 'org/gone', according to its adapter_config.json (`base_model_name_or_path`), "
+        "which cannot be read:"
     )
     assert "'org/gone'" in rest[0]
     assert (
@@ -428,30 +429,32 @@ def test_an_adapter_whose_base_is_gone_says_whose_it_is(push: Callable[..., str]
     )
 
 
-def test_a_local_adapter_whose_base_is_gone_says_whose_it_is(
-    tmp_path: Path, options: Hub, push: Callable[..., str]
-) -> None:
+def test_a_local_adapter_whose_base_is_gone_is_named(tmp_path: Path, options: Hub, push: Callable[..., str]) -> None:
     adapter = folder(tmp_path / "lora", adapter_files(str(tmp_path / "gone")))
     with pytest.raises(
-        SourceError, match=r"(?s)/lora' is an adapter of '.*/gone', as its adapter_config.json \(`base_"
+        SourceError, match=r"(?s)/lora' is an adapter of '.*/gone', according to its adapter_config.json \(`base_"
     ):
         resolve(mix(adapter, push()), options)
 
 
-def test_a_base_of_the_recipe_that_is_gone_is_told_with_its_adapter(push: Callable[..., str], options: Hub) -> None:
+def test_a_base_given_by_the_recipe_that_is_gone_is_reported_with_its_adapter(
+    push: Callable[..., str], options: Hub
+) -> None:
     repo = push(adapter_files(push()))
-    with pytest.raises(SourceError, match=rf"^'{repo}' is an adapter of 'org/gone', as the recipe \(`base`\) says"):
+    with pytest.raises(
+        SourceError, match=rf"^'{repo}' is an adapter of 'org/gone', according to the recipe \(`base`\)"
+    ):
         resolve(mix({"model": repo, "base": "org/gone"}, push()), options)
 
 
-def test_an_adapter_of_nothing_says_how_to_give_it(push: Callable[..., str], options: Hub) -> None:
+def test_an_adapter_without_a_base_says_how_to_give_one(push: Callable[..., str], options: Hub) -> None:
     repo = push(adapter_files(None))
     with pytest.raises(SourceError, match=rf"(?s)'{repo}' is an adapter that does not say.*\- {{model: {repo}, base:"):
         resolve(mix(repo, push()), options)
 
 
 @pytest.mark.parametrize("base", ["/home/author/llama", "../llama", "~/llama"])
-def test_an_adapter_from_the_hub_reaches_into_no_folder(push: Callable[..., str], options: Hub, base: str) -> None:
+def test_an_adapter_from_the_hub_cannot_name_a_folder(push: Callable[..., str], options: Hub, base: str) -> None:
     with pytest.raises(SourceError, match=r"(?s)is an adapter of the folder '.*llama' on its author's machine"):
         resolve(mix(push(adapter_files(base)), push()), options)
 
@@ -487,7 +490,9 @@ def test_a_base_for_a_whole_model_is_refused(push: Callable[..., str], options: 
 # -- recipes inside recipes ----------------------------------------------------------------------------------------
 
 
-def test_a_nested_recipe_is_put_in_place_with_its_shares(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+def test_a_nested_recipe_is_inlined_with_its_weights_multiplied(
+    push: Callable[..., str], options: Hub, api: HfApi
+) -> None:
     a, b, c = push(), push(), push()
     inner = push({"config.json": recipe_config(a, b, weights=[0.75, 0.25])})
     resolved = resolve(mix(inner, c, weights=[0.5, 0.5]), options)
@@ -499,7 +504,7 @@ def test_a_nested_recipe_is_put_in_place_with_its_shares(push: Callable[..., str
 def test_a_model_in_both_gets_the_sum(push: Callable[..., str], options: Hub) -> None:
     a, b = push(), push()
     inner = push({"config.json": recipe_config(a, b, weights=[0.75, 0.25])})
-    assert shares(resolve(mix(inner, a, weights=[0.5, 0.5]), options)) == {a: 0.875, b: 0.125}
+    assert weights(resolve(mix(inner, a, weights=[0.5, 0.5]), options)) == {a: 0.875, b: 0.125}
 
 
 def test_recipes_nest_as_deep_as_they_like(push: Callable[..., str], options: Hub) -> None:
@@ -508,7 +513,7 @@ def test_recipes_nest_as_deep_as_they_like(push: Callable[..., str], options: Hu
     for model in models[1:]:
         nested = push({"config.json": recipe_config(nested, model, weights=[0.5, 0.5])})
     found = resolve(mix(nested, models[0], weights=[0.5, 0.5]), options)
-    assert shares(found)[models[0]] == 0.5 + 0.5**12
+    assert weights(found)[models[0]] == 0.5 + 0.5**12
     assert len(found.ingredients) == 12
 
 
@@ -521,7 +526,7 @@ def test_a_recipe_that_comes_to_one_model_is_that_model_mixed_with_itself(
     assert [(i.model, i.weight) for i in resolved.ingredients] == [(a, 0.25), (a, 0.25), (a, 0.5)]
 
 
-def test_nested_shares_that_miss_one_by_a_little_do_not_add_up_their_errors(
+def test_nested_weights_that_miss_one_by_a_little_do_not_add_up_their_errors(
     push: Callable[..., str], options: Hub
 ) -> None:
     a, b, c = push(), push(), push()
@@ -531,7 +536,7 @@ def test_nested_shares_that_miss_one_by_a_little_do_not_add_up_their_errors(
     assert sum(resolved.weights) == pytest.approx(1.0000009, abs=1e-12)
 
 
-def test_local_recipes_are_put_in_place_folders_and_files(tmp_path: Path, options: Hub) -> None:
+def test_local_recipes_are_inlined_from_folders_and_files(tmp_path: Path, options: Hub) -> None:
     folder(tmp_path / "in" / "a")
     folder(tmp_path / "in" / "b", PLAIN | {"x.txt": b"b"})
     c = folder(tmp_path / "c", PLAIN | {"x.txt": b"c"})
@@ -540,11 +545,11 @@ def test_local_recipes_are_put_in_place_folders_and_files(tmp_path: Path, option
         "ingredients:\n- {model: ./a, weight: 0.5}\n- {model: b, weight: 0.5}\n"
     )
     expected = {str(tmp_path / "in" / "a"): 0.25, str(tmp_path / "in" / "b"): 0.25, str(c): 0.5}
-    assert shares(resolve(mix(tmp_path / "in", c), options)) == expected
-    assert shares(resolve(mix(tmp_path / "in" / "recipe.yaml", c), options)) == expected
+    assert weights(resolve(mix(tmp_path / "in", c), options)) == expected
+    assert weights(resolve(mix(tmp_path / "in" / "recipe.yaml", c), options)) == expected
 
 
-def test_a_nested_recipe_from_the_hub_reaches_into_no_folder(push: Callable[..., str], options: Hub) -> None:
+def test_a_nested_recipe_from_the_hub_cannot_name_a_folder(push: Callable[..., str], options: Hub) -> None:
     inner = push({"config.json": recipe_config("/home/me/a", "org/b")})
     with pytest.raises(RecipeError, match=rf"The recipe '{inner}' names the local folder '/home/me/a'"):
         resolve(mix(inner, push()), options)
@@ -555,14 +560,14 @@ def test_a_merged_repo_is_a_model_whatever_it_was_made_of(push: Callable[..., st
     assert resolve(mix(merged, push()), options).ingredients[0].revision == head(api, merged)
 
 
-def test_recipes_that_go_round_in_a_circle_are_refused_at_the_first_turn(
+def test_cyclic_recipes_are_refused_in_the_first_round(
     push: Callable[..., str], options: Hub, hub: LoopbackHub
 ) -> None:
     one, two = (f"alice/resolve-{next(_NUMBERS)}" for _ in range(2))
     push({"config.json": recipe_config(two, push())}, repo=one)
     push({"config.json": recipe_config(one, push())}, repo=two)
     hub.clear_requests()
-    with pytest.raises(RecipeError, match=rf"The recipe '{one}' stands inside itself: {one} -> {two} -> {one}\."):
+    with pytest.raises(RecipeError, match=rf"The recipe '{one}' contains itself: {one} -> {two} -> {one}\."):
         resolve(mix(one, push()), options)
     assert (
         len([r for r in hub.requests if r.path.startswith(f"/api/models/{one}?") or r.path == f"/api/models/{one}"])
@@ -572,15 +577,15 @@ def test_recipes_that_go_round_in_a_circle_are_refused_at_the_first_turn(
 
 def test_a_local_recipe_inside_itself_is_refused(tmp_path: Path, options: Hub, push: Callable[..., str]) -> None:
     (tmp_path / "config.json").write_bytes(recipe_config(".", "org/b"))
-    with pytest.raises(RecipeError, match=r"stands inside itself"):
+    with pytest.raises(RecipeError, match=r"contains itself"):
         resolve(mix(tmp_path, push()), options)
 
 
-def test_the_same_recipe_twice_side_by_side_is_no_circle(push: Callable[..., str], options: Hub) -> None:
+def test_the_same_recipe_twice_side_by_side_is_no_cycle(push: Callable[..., str], options: Hub) -> None:
     a, b = push(), push()
     inner = push({"config.json": recipe_config(a, b, weights=[0.5, 0.5])})
     other = push({"config.json": recipe_config(inner, a, weights=[0.5, 0.5])})
-    assert shares(resolve(mix(inner, other, weights=[0.5, 0.5]), options)) == {a: 0.625, b: 0.375}
+    assert weights(resolve(mix(inner, other, weights=[0.5, 0.5]), options)) == {a: 0.625, b: 0.375}
 
 
 @pytest.mark.parametrize(
@@ -595,7 +600,7 @@ def test_the_same_recipe_twice_side_by_side_is_no_circle(push: Callable[..., str
         ({}, {"weighting": {"rule": "uniform"}}),
     ],
 )
-def test_only_linear_recipes_with_shares_can_be_put_in_place(
+def test_only_linear_recipes_with_weights_can_be_inlined(
     push: Callable[..., str], options: Hub, inner_keys: dict[str, Any], outer_keys: dict[str, Any]
 ) -> None:
     base = push()
@@ -605,8 +610,8 @@ def test_only_linear_recipes_with_shares_can_be_put_in_place(
     with pytest.raises(RecipeError) as caught:
         resolve(mix(inner, push(), **outer), options)
     assert str(caught.value) == (
-        f"Ingredient '{inner}' is itself a recipe that cannot be put in place.\n"
-        "That takes linear mixes with given weights, without `layers` and with one and the same `missing`.\n"
+        f"Ingredient '{inner}' is itself a recipe that cannot be inlined.\n"
+        "Both must be linear mixes with given weights, without `layers` and with the same `missing`.\n"
         f"Mix it first (`cocktail mix {inner} -o FOLDER`) and name the folder."
     )
 

@@ -1,4 +1,4 @@
-"""Where a recipe comes from, and what is said where there is none."""
+"""Recipes loaded from everywhere, and the errors where there is none."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def push(token: str) -> Callable[[dict[str, Any]], str]:
     """Make a repo with some JSON files; returns its id."""
 
     def commit(files: dict[str, Any]) -> str:
-        api, repo = HfApi(token=token), f"alice/origin-{next(_NUMBERS)}"
+        api, repo = HfApi(token=token), f"alice/source-{next(_NUMBERS)}"
         api.create_repo(repo)
         additions = [CommitOperationAdd(path, _bytes(content)) for path, content in files.items()]
         api.create_commit(repo, additions, commit_message="Add")
@@ -68,16 +68,16 @@ def write(folder: Path, files: dict[str, Any]) -> Path:
 
 
 def models(recipe: Recipe) -> list[str]:
-    return [pin.model for pin in recipe.references]
+    return [reference.model for reference in recipe.references]
 
 
 # -- values --------------------------------------------------------------------------------------------------------
 
 
 def test_a_recipe_is_taken_as_it_is(options: Hub) -> None:
-    origin = load_recipe_source(RECIPE_OF_TWO, options)
-    assert origin.recipe is RECIPE_OF_TWO
-    assert (origin.name, origin.config, origin.files, origin.commit) == ("recipe", {}, None, None)
+    found = load_recipe_source(RECIPE_OF_TWO, options)
+    assert found.recipe is RECIPE_OF_TWO
+    assert (found.name, found.config, found.files, found.commit) == ("recipe", {}, None, None)
 
 
 @pytest.mark.parametrize("source", [RECIPE, CONFIG, CocktailConfig(recipe=RECIPE)], ids=["mapping", "config", "class"])
@@ -96,7 +96,7 @@ def test_labels_of_a_config_are_kept(options: Hub) -> None:
 
 
 @pytest.mark.parametrize("source", [3, None, ["org/a", "org/b"], object()])
-def test_what_can_be_no_recipe_is_told_by_its_type(source: Any, options: Hub) -> None:
+def test_what_cannot_be_a_recipe_is_named_by_its_type(source: Any, options: Hub) -> None:
     with pytest.raises(
         RecipeError, match=rf"A recipe cannot be read from a {type(source).__name__}\.\nGive a `Recipe`"
     ):
@@ -109,9 +109,9 @@ def test_what_can_be_no_recipe_is_told_by_its_type(source: Any, options: Hub) ->
 @pytest.mark.parametrize("name", ["recipe.yaml", "recipe.yml", "recipe.json", "recipe"])
 def test_a_file_is_read_whatever_its_name(tmp_path: Path, options: Hub, name: str) -> None:
     (tmp_path / name).write_text(dump_yaml(RECIPE_OF_TWO))
-    origin = load_recipe_source(tmp_path / name, options)
-    assert origin.recipe == RECIPE_OF_TWO
-    assert origin.name == str(tmp_path / name)
+    found = load_recipe_source(tmp_path / name, options)
+    assert found.recipe == RECIPE_OF_TWO
+    assert found.name == str(tmp_path / name)
 
 
 def test_the_folder_of_a_file_is_not_searched(tmp_path: Path, options: Hub) -> None:
@@ -126,11 +126,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, options: Hub) -> None
 
 
 def test_a_folder_that_is_not_there_is_named(options: Hub) -> None:
-    with pytest.raises(SourceError, match=r"(?s)There is no recipe at '\./none'\..*write 'org/name' without a leading"):
+    with pytest.raises(
+        SourceError, match=r"(?s)There is not a recipe at '\./none'\..*write 'org/name' without a leading"
+    ):
         load_recipe_source("./none", options)
 
 
-def test_paths_are_taken_from_the_folder_that_the_recipe_lies_in(
+def test_relative_paths_start_at_the_folder_of_the_recipe(
     tmp_path: Path, options: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "here"
@@ -159,7 +161,7 @@ def test_paths_are_taken_from_the_folder_that_the_recipe_lies_in(
 def test_a_folder_of_the_same_name_elsewhere_is_not_meant(
     tmp_path: Path, options: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`org/a` of the recipe is a repo: the folder of that name lies where the program was started, not here."""
+    """`org/a` of the recipe is a repo: the folder of that name is in the working directory, not beside the recipe."""
     (tmp_path / "started" / "org" / "a").mkdir(parents=True)
     write(tmp_path / "here", {"recipe.json": RECIPE})
     monkeypatch.chdir(tmp_path / "started")
@@ -167,28 +169,28 @@ def test_a_folder_of_the_same_name_elsewhere_is_not_meant(
     assert (first.model, first.revision, first.local) == ("org/a", "main", False)
 
 
-def test_a_recipe_folder_is_read_with_what_lies_beside(tmp_path: Path, options: Hub) -> None:
+def test_a_recipe_folder_is_read_with_its_other_files(tmp_path: Path, options: Hub) -> None:
     recipe = {"ingredients": [{"model": "./a", "weight": 0.5}, {"model": "org/b", "weight": 0.5}]}
     write(tmp_path, {"config.json": CONFIG | {"recipe": recipe}, "a/config.json": {}})
-    origin = load_recipe_source(tmp_path, options)
-    assert models(origin.recipe) == [str(tmp_path / "a"), "org/b"]
-    assert isinstance(origin.files, LocalFiles)
-    assert not origin.merged
+    found = load_recipe_source(tmp_path, options)
+    assert models(found.recipe) == [str(tmp_path / "a"), "org/b"]
+    assert isinstance(found.files, LocalFiles)
+    assert not found.merged
 
 
 def test_a_subfolder_is_read_and_its_paths_start_there(tmp_path: Path, options: Hub) -> None:
     recipe = {"ingredients": [{"model": "./a", "weight": 0.5}, {"model": "org/b", "weight": 0.5}]}
     write(tmp_path, {"mixes/one/config.json": CONFIG | {"recipe": recipe}, "mixes/one/a/config.json": {}})
-    origin = load_recipe_source(tmp_path, options, subfolder="mixes/one")
-    assert origin.folder == "mixes/one"
-    assert models(origin.recipe) == [str(tmp_path / "mixes/one/a"), "org/b"]
+    found = load_recipe_source(tmp_path, options, subfolder="mixes/one")
+    assert found.folder == "mixes/one"
+    assert models(found.recipe) == [str(tmp_path / "mixes/one/a"), "org/b"]
 
 
 def test_a_merged_folder_has_weights_and_the_recipe_of_them(tmp_path: Path, options: Hub) -> None:
     write(tmp_path, {"config.json": {"model_type": "bert"}, "recipe.json": RESOLVED, "model.safetensors": b"x"})
-    origin = load_recipe_source(str(tmp_path), options)
-    assert origin.merged
-    assert models(origin.recipe) == ["org/a", str(tmp_path / "b")]
+    found = load_recipe_source(str(tmp_path), options)
+    assert found.merged
+    assert models(found.recipe) == ["org/a", str(tmp_path / "b")]
 
 
 @pytest.mark.parametrize(
@@ -197,27 +199,27 @@ def test_a_merged_folder_has_weights_and_the_recipe_of_them(tmp_path: Path, opti
         (
             {"config.json": {"model_type": "bert", "architectures": ["BertModel"]}},
             (
-                "is no recipe: it is an ordinary BertModel.\nThere is nothing to mix.\n"
-                "To load it as it is, use transformers.BertModel or AutoModel; to mix it, name it in a recipe."
+                "is not a recipe: it is an ordinary BertModel.\nThere is nothing to mix.\n"
+                "To load it, use transformers.BertModel or AutoModel; to mix it, name it in a recipe."
             ),
         ),
-        ({"config.json": {"model_type": "bert"}}, "is no recipe: it is an ordinary model."),
+        ({"config.json": {"model_type": "bert"}}, "is not a recipe: it is an ordinary model."),
         (
             {"modules.json": [], "config.json": {"architectures": ["BertModel"]}},
             (
                 "it is a sentence-transformers model.\nThere is nothing to mix.\n"
-                "To load it as it is, use sentence_transformers.SentenceTransformer; to mix it, name it in a recipe."
+                "To load it, use sentence_transformers.SentenceTransformer; to mix it, name it in a recipe."
             ),
         ),
         (
             {"adapter_config.json": {}},
-            "it is a PEFT adapter.\nThere is nothing to mix.\nTo load it as it is, use peft.",
+            "it is a PEFT adapter.\nThere is nothing to mix.\nTo load it, use peft.",
         ),
         (
             {"README.md": b"x"},
             (
-                "is no recipe: it has neither config.json nor recipe.json.\nThere is nothing to mix.\n"
-                "Check its name, or the `subfolder` that the recipe is in."
+                "is not a recipe: it has neither config.json nor recipe.json.\nThere is nothing to mix.\n"
+                "Check its name, or the `subfolder` of the recipe."
             ),
         ),
     ],
@@ -227,12 +229,12 @@ def test_what_is_no_recipe_says_what_loads_it(tmp_path: Path, options: Hub, file
         load_recipe_source(write(tmp_path, files), options)
 
 
-def test_a_damaged_config_is_told(tmp_path: Path, options: Hub) -> None:
+def test_a_damaged_config_is_refused(tmp_path: Path, options: Hub) -> None:
     with pytest.raises(CheckpointError, match=r"'config.json' of '.*' is not JSON"):
         load_recipe_source(write(tmp_path, {"config.json": b"{"}), options)
 
 
-def test_a_damaged_recipe_beside_weights_is_told(tmp_path: Path, options: Hub) -> None:
+def test_a_damaged_recipe_beside_weights_is_refused(tmp_path: Path, options: Hub) -> None:
     with pytest.raises(RecipeError, match=r"recipe\.json' is not valid YAML or JSON"):
         load_recipe_source(write(tmp_path, {"config.json": {}, "recipe.json": b'{"ingredients": [\xff'}), options)
 
@@ -246,11 +248,11 @@ def test_a_recipe_repo_is_read_at_its_commit(
     repo = push({"config.json": CONFIG, "examples.jsonl": b"{}\n"})
     commit = HfApi(token=token).repo_info(repo).sha
     hub.clear_requests()
-    origin = load_recipe_source(repo, options)
-    assert origin.recipe == RECIPE_OF_TWO
-    assert (origin.name, origin.commit, origin.merged) == (repo, commit, False)
-    assert isinstance(origin.files, HubFiles)
-    assert "examples.jsonl" in origin.files.sizes
+    found = load_recipe_source(repo, options)
+    assert found.recipe == RECIPE_OF_TWO
+    assert (found.name, found.commit, found.merged) == (repo, commit, False)
+    assert isinstance(found.files, HubFiles)
+    assert "examples.jsonl" in found.files.sizes
     assert hub.sent("GET /_cdn/") == 0
 
 
@@ -259,18 +261,20 @@ def test_an_older_revision_of_a_recipe_is_another_recipe(push: Callable[..., str
     first = HfApi(token=token).repo_info(repo).sha
     HfApi(token=token).create_commit(repo, [CommitOperationAdd("config.json", b"{}")], commit_message="x")
     assert load_recipe_source(repo, options, revision=first).recipe == RECIPE_OF_TWO
-    with pytest.raises(SourceError, match="is no recipe"):
+    with pytest.raises(SourceError, match="is not a recipe"):
         load_recipe_source(repo, options)
 
 
 def test_a_recipe_in_a_subfolder_of_a_repo(push: Callable[..., str], options: Hub) -> None:
-    origin = load_recipe_source(push({"mixes/one/config.json": CONFIG}), options, subfolder="mixes/one")
-    assert (origin.recipe, origin.folder) == (RECIPE_OF_TWO, "mixes/one")
+    found = load_recipe_source(push({"mixes/one/config.json": CONFIG}), options, subfolder="mixes/one")
+    assert (found.recipe, found.folder) == (RECIPE_OF_TWO, "mixes/one")
 
 
 def test_a_plain_model_on_the_hub_names_the_class_to_use(push: Callable[..., str], options: Hub) -> None:
     repo = push({"config.json": {"model_type": "bert", "architectures": ["BertForMaskedLM"]}})
-    with pytest.raises(SourceError, match=rf"(?s)'{repo}' is no recipe: it is an ordinary BertForMaskedLM.*AutoModel"):
+    with pytest.raises(
+        SourceError, match=rf"(?s)'{repo}' is not a recipe: it is an ordinary BertForMaskedLM.*AutoModel"
+    ):
         load_recipe_source(repo, options)
 
 
@@ -292,11 +296,11 @@ def test_a_repo_that_is_not_there_is_named(options: Hub) -> None:
         {**RECIPE, "anchor": "./anchor"},
     ],
 )
-def test_a_recipe_from_the_hub_reaches_into_no_folder(
+def test_a_recipe_from_the_hub_cannot_name_a_folder(
     push: Callable[..., str], options: Hub, change: dict[str, Any]
 ) -> None:
     repo = push({"config.json": CONFIG | {"recipe": change}})
-    with pytest.raises(RecipeError, match=rf"(?s)The recipe '{repo}' names the local folder '.*must not reach into"):
+    with pytest.raises(RecipeError, match=rf"(?s)The recipe '{repo}' names the local folder '.*must not read folders"):
         load_recipe_source(repo, options)
 
 
@@ -310,12 +314,12 @@ def test_a_hub_id_in_a_recipe_from_the_hub_is_never_a_folder_here(
     assert (second.revision, second.local) == (None, False)
 
 
-def test_a_merged_repo_may_remember_folders_but_they_are_not_for_mixing(push: Callable[..., str], options: Hub) -> None:
+def test_a_merged_repo_may_name_folders_but_cannot_be_mixed_from_them(push: Callable[..., str], options: Hub) -> None:
     repo = push({"config.json": {"model_type": "bert"}, "recipe.json": RESOLVED, "model.safetensors": b"x"})
-    origin = load_recipe_source(repo, options)
-    assert origin.merged
+    found = load_recipe_source(repo, options)
+    assert found.merged
     with pytest.raises(RecipeError, match=r"names the local folder '\./b'"):
-        refuse_local(origin.recipe, origin.name)
+        refuse_local(found.recipe, found.name)
 
 
 def test_a_recipe_file_without_weights_is_a_recipe_for_mixing(push: Callable[..., str], options: Hub) -> None:
@@ -339,23 +343,23 @@ def test_a_config_remembers_where_its_examples_are(push: Callable[..., str], opt
     assert "_recipe_revision" not in config.to_dict()
 
 
-def test_a_config_counts_with_what_was_changed_in_it(tmp_path: Path, options: Hub) -> None:
+def test_an_edited_config_is_taken_with_its_edits(tmp_path: Path, options: Hub) -> None:
     recipe = {"ingredients": [{"model": "./a", "weight": 0.5}, {"model": "org/b", "weight": 0.5}]}
     write(tmp_path, {"config.json": CONFIG | {"recipe": recipe}})
     changed = {"ingredients": [{"model": "./a", "weight": 0.25}, {"model": "org/b", "weight": 0.75}]}
-    origin = source_of_config(CocktailConfig(recipe=changed), tmp_path, options)
-    assert origin.recipe.weights == (0.25, 0.75)
-    assert models(origin.recipe) == [str(tmp_path / "a"), "org/b"]
+    found = source_of_config(CocktailConfig(recipe=changed), tmp_path, options)
+    assert found.recipe.weights == (0.25, 0.75)
+    assert models(found.recipe) == [str(tmp_path / "a"), "org/b"]
 
 
-def test_a_config_from_the_hub_reaches_into_no_folder_either(push: Callable[..., str], options: Hub) -> None:
+def test_a_config_from_the_hub_cannot_name_a_folder_either(push: Callable[..., str], options: Hub) -> None:
     repo = push({"config.json": CONFIG})
     changed = {"ingredients": [{"model": "./a", "weight": 0.25}, {"model": "org/b", "weight": 0.75}]}
     with pytest.raises(RecipeError, match=rf"The recipe '{repo}' names the local folder '\./a'"):
         source_of_config(CocktailConfig(recipe=changed), repo, options)
 
 
-def test_a_config_that_was_loaded_from_a_folder_remembers_it(tmp_path: Path, options: Hub) -> None:
+def test_a_config_loaded_from_a_folder_remembers_it(tmp_path: Path, options: Hub) -> None:
     recipe = {"ingredients": [{"model": "./a", "weight": 0.5}, {"model": "org/b", "weight": 0.5}]}
     write(tmp_path, {"config.json": CONFIG | {"recipe": recipe}})
     assert models(load_recipe_source(CocktailConfig.from_pretrained(tmp_path), options).recipe) == [
@@ -364,7 +368,7 @@ def test_a_config_that_was_loaded_from_a_folder_remembers_it(tmp_path: Path, opt
     ]
 
 
-def test_a_config_that_was_loaded_from_the_hub_has_its_rules(
+def test_a_config_loaded_from_the_hub_follows_the_rules_of_the_hub(
     push: Callable[..., str], options: Hub, token: str
 ) -> None:
     repo = push({"config.json": CONFIG})

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from cocktail_hub.errors import CocktailError, DiskSpaceError, SourceError
-from cocktail_hub.storage.disk_space import FORBIDDEN, FULL
+from cocktail_hub.storage.disk import FORBIDDEN, FULL
 
 LOGIN = "log in with `hf auth login`, or pass `token=`"
 PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})

@@ -24,7 +24,7 @@ from cocktail_hub.recipe import Ingredient, Recipe, Weighting
 from cocktail_hub.resolve.resolve import locate, resolve
 from cocktail_hub.search.report import table_of
 from cocktail_hub.storage.cache import MANIFEST, CachedMix, write_manifest
-from cocktail_hub.storage.hashing import QUICK
+from cocktail_hub.storage.disk import QUICK
 
 logger = logging.getLogger(__name__)
 

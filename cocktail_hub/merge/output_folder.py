@@ -19,8 +19,7 @@ from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, MixOptions, parse_siz
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve.source import RECIPE_FILE
 from cocktail_hub.storage.cache import JOURNAL, MANIFEST, Cache, CachedMix, remove, write_manifest
-from cocktail_hub.storage.disk_space import require_free_space, size_of
-from cocktail_hub.storage.fsync import sync_folder, sync_tree
+from cocktail_hub.storage.disk import require_free_space, size_of, sync_folder, sync_tree
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cocktail_hub.errors import SourceError
 from cocktail_hub.storage.cache import Cache
-from cocktail_hub.storage.hashing import HASHES, QUICK, hash_of
+from cocktail_hub.storage.disk import HASHES, QUICK, hash_of, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -76,7 +75,7 @@ def _known_digest(path: Path, kind: str) -> str:
     settled = began - max(before.st_mtime, before.st_ctime) > SETTLED_AGE
     if settled and _note(path, path.stat(), kind) == note:
         with suppress(OSError):  # a note that cannot be kept costs time, nothing else
-            _write(note, digest)
+            write_atomically(note, digest, sync=False)
     return digest
 
 
@@ -96,17 +95,6 @@ def _read(note: Path, kind: str) -> str | None:
         return None
     digits = len(HASHES[kind]().hexdigest())
     return known if re.fullmatch(f"[0-9a-f]{{{digits}}}", known) else None  # a crash can leave zeros
-
-
-def _write(note: Path, digest: str) -> None:
-    note.parent.mkdir(parents=True, exist_ok=True)
-    partial = note.with_name(f"{note.name}.{secrets.token_hex(4)}")
-    try:
-        partial.write_text(digest, encoding="ascii")
-        partial.replace(note)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def prune_notes(older_than: float = NOTE_AGE) -> int:

@@ -18,9 +18,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants
 
 from cocktail_hub.errors import CacheError, CocktailError
-from cocktail_hub.storage.disk_space import FORBIDDEN, FULL
-from cocktail_hub.storage.fsync import sync_file, sync_folder, sync_names
-from cocktail_hub.storage.hashing import HASHES, QUICK, hash_of
+from cocktail_hub.storage.disk import FORBIDDEN, FULL, HASHES, QUICK, hash_of, sync_folder, sync_tree, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,9 +145,7 @@ class Cache:
         if not path.is_file():
             with self.locked(IDENTITY), in_words(self.root):
                 if not path.is_file():
-                    part = path.with_name(f"{IDENTITY}.partial")
-                    part.write_text(secrets.token_hex(4), encoding="ascii")
-                    part.replace(path)
+                    write_atomically(path, secrets.token_hex(4), sync=False)
         with in_words(self.root):
             return path.read_text(encoding="ascii")
 
@@ -348,16 +344,15 @@ def _explained(root: Path, error: OSError) -> str:
 
 def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
     """List every file of a folder with size and hash, and make sure that all of it is on the disk."""
-    files, ours = {}, (folder / MANIFEST, folder / JOURNAL)
+    for partial in folder.glob(f".{MANIFEST}.*.partial"):
+        partial.unlink()  # left by a process that was killed here
+    ours = (folder / MANIFEST, folder / JOURNAL)
+    files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p not in ours):
         name = path.relative_to(folder).as_posix()
         files[name] = {"size": path.stat().st_size, QUICK: hashes.get(name) or hash_of(path)}
-        if name not in hashes:
-            sync_file(path)
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    sync_file(manifest)
-    sync_names(folder)
+    sync_tree(folder, synced=hashes)  # before the manifest says that the files are there
+    write_atomically(folder / MANIFEST, json.dumps({"files": files}, indent=1), sync=True)
 
 
 def remove(folder: Path) -> bool:

@@ -29,7 +29,7 @@ from cocktail_hub.storage.cache import (
     remove,
     write_manifest,
 )
-from cocktail_hub.storage.hashing import hash_of, sha256_of
+from cocktail_hub.storage.disk import hash_of, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,8 +233,8 @@ KILLED = """
     (stage / "model.safetensors").write_bytes(b"1" * 100)
     (stage / "config.json").write_text("{}")
     os.fsync = counted(os.fsync)
-    Path.write_text = counted(Path.write_text)
     Path.rename = counted(Path.rename)
+    Path.replace = counted(Path.replace)
     with cache.locked(digest):
         cache.finish(digest, {})
     print("finished")

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -175,11 +175,12 @@ class OutputFolder:
     def _remove_leftovers(self, output: Path) -> None:
         """Remove what killed processes left beside a finished folder, unless a process is working in it."""
         output = output.resolve()
-        left = rf"([\w-]+)\.{self.cache.identity}\.partial|removed-[0-9a-f]{{8}}"
+        left = rf"(?:([0-9a-f]{{{_DIGITS}}}[\w-]*)|copy)\.{self.cache.identity}\.partial|removed-[0-9a-f]{{8}}"
         for path in output.parent.iterdir():
             if found := re.fullmatch(rf"\.{re.escape(output.name)}\.(?:{left})", path.name):
-                with suppress(CacheError), self.cache.locked(found[1] or "leftovers", wait=False) as held:
-                    if held:
+                key = found[1]  # none in the name of a copy, or of a mix whose removal was interrupted
+                with suppress(CacheError), self.cache.locked(key, wait=False) if key else nullcontext(True) as free:
+                    if free:
                         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ RECIPE = "recipe.json"
 LEFTOVER_AGE = 86_400.0
 """Seconds after the last write when a staging folder that no process has locked counts as abandoned."""
 _DIGEST_DIGITS = 64
+_IDENTITY_DIGITS = 8
 
 
 def cache_root() -> Path:
@@ -146,13 +147,16 @@ class Cache:
         They are kept in a file. A read-only cache without that file is named after the process.
         """
         path = self.root / "locks" / "identity"
-        with suppress(CacheError):
-            if not path.is_file():
-                with self.locked("identity"), cache_errors(self.root):
-                    if not path.is_file():
-                        write_atomically(path, secrets.token_hex(4), sync=False)
-            with cache_errors(self.root):
-                return path.read_text(encoding="ascii")
+
+        def known() -> str:
+            return path.read_text(encoding="ascii") if path.is_file() else ""
+
+        with suppress(CacheError), cache_errors(self.root):
+            if len(known()) != _IDENTITY_DIGITS:  # none, or a process was killed while it wrote it
+                with self.locked("identity"):
+                    if len(known()) != _IDENTITY_DIGITS:
+                        path.write_text(secrets.token_hex(_IDENTITY_DIGITS // 2), encoding="ascii")
+            return known()
         return f"{os.getpid():08x}"
 
     def folder(self, digest: str) -> Path:
@@ -280,16 +284,13 @@ class Cache:
         """
         removed = []
         for path in self.leftovers():
-            lock, least = path.name, older_than
-            if path.parent.name == "mixes":
-                lock, least = "leftovers", 0.0  # its removal had begun
-            elif len(lock) < _DIGEST_DIGITS:
-                lock, least = "leftovers", max(older_than, LEFTOVER_AGE)
+            lockable = path.parent.name == "staging" and len(path.name) >= _DIGEST_DIGITS
+            least = older_than if lockable else 0.0 if path.parent.name == "mixes" else max(older_than, LEFTOVER_AGE)
             with suppress(FileNotFoundError):  # another process removes it
                 written = max(inner.stat().st_mtime for inner in (path, *path.rglob("*")))
                 if time.time() - written >= least:
-                    with self.locked(lock, wait=False) as held:
-                        if held:
+                    with self.locked(path.name, wait=False) if lockable else nullcontext(True) as free:
+                        if free:
                             shutil.rmtree(path, ignore_errors=True)
                             removed.append(path)
         return removed

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cocktail_hub.errors import CheckpointError, SourceError, did_you_mean
-from cocktail_hub.storage.open_files import too_many_files
+from cocktail_hub.storage.positional_file import too_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

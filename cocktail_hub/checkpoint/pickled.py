@@ -21,8 +21,7 @@ from cocktail_hub.checkpoint.files import FileState, LocalFiles
 from cocktail_hub.checkpoint.tensor_spec import TensorSpec
 from cocktail_hub.errors import CheckpointError, CocktailError, SourceError
 from cocktail_hub.methods.dtypes import safetensors_dtype
-from cocktail_hub.storage.closing import Closing
-from cocktail_hub.storage.open_files import too_many_files
+from cocktail_hub.storage.positional_file import too_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,7 +62,7 @@ def read_pickle_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:
     return {name: _spec(tensor, files.name) for name, tensor in tensors.items()}
 
 
-class PickledReader(Closing):
+class PickledReader(contextlib.AbstractContextManager["PickledReader"]):
     """The tensors of `.bin` files, memory-mapped, whichever device they were saved from.
 
     Implements `TensorReader` and `WatchedReader`.
@@ -106,6 +105,9 @@ class PickledReader(Closing):
     def close(self) -> None:
         """Unmap the files."""
         self._tensors.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _changed(self, file: str, since: str) -> CheckpointError:
         return CheckpointError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -10,9 +11,7 @@ from cocktail_hub.checkpoint.files import FileState, LocalFiles, file_changed
 from cocktail_hub.checkpoint.header import TensorSlot, read_header
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import BITS, torch_dtype
-from cocktail_hub.storage.closing import Closing
-from cocktail_hub.storage.open_files import too_many_files
-from cocktail_hub.storage.positional_file import PositionalFile
+from cocktail_hub.storage.positional_file import PositionalFile, too_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +127,7 @@ class _Place(NamedTuple):
     itemsize: int
 
 
-class SafetensorsReader(Closing):
+class SafetensorsReader(AbstractContextManager["SafetensorsReader"]):
     """The tensors of safetensors files, read with plain reads: a file cut short is an error, never a crash."""
 
     def __init__(self, name: str, files: Mapping[Path, Mapping[str, TensorSlot]]) -> None:
@@ -227,6 +226,9 @@ class SafetensorsReader(Closing):
         """Close the files; a second call does nothing."""
         for file, _ in self._files:
             file.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickled, it is what to open again, in another process of this machine."""

@@ -12,7 +12,7 @@ from cocktail_hub.errors import RecipeError, SourceError
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.recipe import canonical_json, is_path
 from cocktail_hub.recipe.validation import plain
-from cocktail_hub.storage.hashing import sha256_of
+from cocktail_hub.storage.disk import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +91,7 @@ def _in_repo(name: str, weighting: Weighting, origin: RecipeSource, hub: Hub) ->
         beside = name  # the recipe was read from the folder of a module; publishing puts examples into the root
     if beside in files.sizes and ".." not in PurePosixPath(name).parts:
         path = _small_file(files, beside)
-        return ExamplesFound(content=path, source=f"{files.model}/{beside}", revision=files.commit)
+        return ExamplesFound(content=path, source=f"{files.name}/{beside}", revision=files.commit)
     if is_path(name):
         raise RecipeError(
             f"The recipe '{origin.name}' names the examples '{name}', which are no file of its repo.\n"
@@ -100,7 +100,7 @@ def _in_repo(name: str, weighting: Weighting, origin: RecipeSource, hub: Hub) ->
         )
     if PurePosixPath(name).suffix.lower() in SUFFIXES:
         raise SourceError(
-            f"The repo '{files.model}' has no file '{beside}', which its recipe names as its examples.\n"
+            f"The repo '{files.name}' has no file '{beside}', which its recipe names as its examples.\n"
             "The shares are computed from them.\nIts author can add the file, or name a dataset on the Hub."
         )
     return _in_dataset(name, weighting, hub)

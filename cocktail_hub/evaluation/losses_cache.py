@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cocktail_hub.evaluation.losses import Losses
+from cocktail_hub.storage.disk import write_atomically
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cocktail_hub.evaluation.examples import Examples
     from cocktail_hub.evaluation.settings import ScoringSettings
 
@@ -61,17 +61,8 @@ class LossesCache:
     def put(self, key: str, losses: Losses) -> Path:
         """Write losses under a key, whole or not at all. Returns the file."""
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=f".{key[:16]}-", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"key": key, "losses": losses.to_dict()}, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(beside).replace(path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        data = json.dumps({"key": key, "losses": losses.to_dict()}, indent=1)
+        write_atomically(path, data, sync=True)
         return path
 
     def _path(self, key: str) -> Path:

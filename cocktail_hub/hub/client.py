@@ -1,33 +1,69 @@
-"""The Hub, bound to a token and a cache: look up commits, read repos, publish."""
+"""The Hub, bound to a token and a cache: find commits, read repos, download models, publish."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import glob
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.hub.explained import explained
-from cocktail_hub.hub.files import HubFiles
-from cocktail_hub.hub.options import HubOptions
+import huggingface_hub
+from huggingface_hub import constants
+
+from cocktail_hub.errors import PublishError, SourceError, nearest
+from cocktail_hub.hub.commit import Publication, Publisher, Uploaded
+from cocktail_hub.hub.errors import FIRST_WAIT, hub_errors
+from cocktail_hub.version import USER_AGENT, VERSION
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
-    from huggingface_hub import CommitInfo
+    from huggingface_hub import CommitInfo, HfApi
 
-    from cocktail_hub.hub.publication import Publication, Uploaded
+CONCURRENT_MODELS = 4
+"""Models downloaded at the same time; the client downloads several files of each at once."""
+ROOT_CONFIGS = ("config.json", "adapter_config.json", "modules.json")
+"""Small files that identify a model; every model has at least one of them."""
+_AGENT: dict[str, Any] = {"library_name": "cocktail_hub", "library_version": VERSION, "user_agent": USER_AGENT}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hub(HubOptions):
-    """The Hub with one token, one cache, and one answer to whether it may be asked at all."""
+class Hub:
+    """The Hub with one token and one cache; the fields mean what they mean in `from_pretrained`."""
+
+    token: str | bool | None = field(default=None, repr=False)
+    """Access token; `None`: the saved one; `False`: none. Never logged, cached or written."""
+    local_files_only: bool = False
+    """Use only files in the local cache, without any request."""
+    cache_dir: str | Path | None = None
+    """Folder of the Hub cache; `None`: `HF_HUB_CACHE`."""
+    force_download: bool = False
+    """Download files again even if they are cached."""
+
+    @property
+    def offline(self) -> bool:
+        """Whether no requests may be made, because of `local_files_only` or `HF_HUB_OFFLINE`."""
+        return self.local_files_only or huggingface_hub.is_offline_mode()
+
+    @property
+    def cache_folder(self) -> Path:
+        """Folder of the Hub cache."""
+        return Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
+
+    @property
+    def api(self) -> HfApi:
+        """The client with our token and user agent."""
+        return huggingface_hub.HfApi(token=self.token, **_AGENT)
 
     def resolve(self, repo_id: str, revision: str | None, *, repo_type: str | None = None) -> str:
         """Return the 40-hex commit that `revision` points to; offline, the one it last pointed to.
 
         Raises:
-            SourceError: no such repo or revision, no access, or not cached and the Hub is out of reach.
+            SourceError: no such repo or revision, no access, or not cached and the Hub cannot be reached.
         """
-        with explained(repo_id, revision):
+        with hub_errors(repo_id, revision):
             return self.api.resolve_revision(
                 repo_id,
                 revision=revision,
@@ -37,29 +73,219 @@ class Hub(HubOptions):
             ).resolved
 
     def files(self, repo_id: str, commit: str, *, repo_type: str | None = None) -> HubFiles:
-        """Return the files of a repo at a commit. Nothing is requested yet."""
+        """Return the files of a repo at a commit. Makes no request."""
         return HubFiles(repo_id, commit, self, repo_type=repo_type)
 
     def commit(self, publication: Publication) -> CommitInfo:
-        """Write files in one commit, or open one pull request. Safe to repeat (see `publish_files`)."""
-        from cocktail_hub.hub.commit import publish_files
-
-        return publish_files(publication, self)
+        """Publish files in one commit or one pull request. Raises PublishError; the repo then has all or nothing."""
+        return self._publisher(publication).commit()
 
     def make_repo(self, publication: Publication) -> None:
-        """Create the repo and the branch where they are missing."""
-        from cocktail_hub.hub.commit import make_repo
-
-        make_repo(publication, self)
+        """Create the repo and the branch if they do not exist. Raises PublishError."""
+        self._publisher(publication).make_repo()
 
     def upload(self, publication: Publication, name: str, file: Path, sha256: str) -> Uploaded:
-        """Upload one large file ahead of its commit (see `upload_ahead`)."""
-        from cocktail_hub.hub.commit import upload_ahead
-
-        return upload_ahead(publication, name, file, sha256, self)
+        """Upload one large file, `name` in the repo, ahead of the commit. The repo must exist. Raises PublishError."""
+        return self._publisher(publication).upload(name, file, sha256)
 
     def remove_recipe(self, publication: Publication, name: str) -> None:
-        """Remove a recipe file and what the card says of it, in one commit (see `forget_recipe`)."""
-        from cocktail_hub.hub.commit import forget_recipe
+        """Remove the recipe, the file `name`, and its part of the card, in one commit. Raises PublishError."""
+        self._publisher(publication).remove_recipe(name)
 
-        forget_recipe(publication, name, self)
+    def _publisher(self, publication: Publication) -> Publisher:
+        if self.offline:
+            raise PublishError(
+                f"'{publication.repo_id}' cannot be published offline.\nNothing was sent to the Hub.\n"
+                "Unset HF_HUB_OFFLINE, and leave out `local_files_only`."
+            )
+        return Publisher(publication, self.api, self.cache_dir)
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """A Hub repo at a commit, as `RepoFiles`. Equal to another one of the same repo and commit."""
+
+    name: str
+    """Repo id."""
+    commit: str
+    """40-hex commit hash. Its content never changes, so cached files are always valid."""
+    hub: Hub = field(compare=False)
+    """The client."""
+    repo_type: str | None = field(default=None, kw_only=True)
+    """`dataset` for a dataset; `None` for a model."""
+
+    @property
+    def _at(self) -> dict[str, Any]:
+        return {"revision": self.commit, "repo_type": self.repo_type}
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Every file -> its size in bytes.
+
+        Raises:
+            SourceError: no access, no such commit, or not cached and the Hub cannot be reached.
+        """
+        with hub_errors(self.name, self.commit):
+            found = self._listing()
+        for path in found:
+            if "\\" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise SourceError(f"'{self.name}' lists the file '{path}', which would be outside its folder.")
+        return dict(sorted(found.items()))
+
+    def _listing(self) -> dict[str, int]:
+        tree = self._cached_tree()
+        if tree is None and self.hub.offline:  # an earlier download that left no listing
+            folder = self._snapshot(None)
+            return {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+        if tree is None and self.repo_type is None:
+            from huggingface_hub.utils import tqdm
+
+            class NoBar(tqdm):
+                def __init__(self, *args: Any, **kwargs: Any) -> None:
+                    super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+            self._snapshot(ROOT_CONFIGS, tqdm_class=NoBar)  # the client caches the listing with what it downloads
+            tree = self._cached_tree()
+        if tree is not None:
+            return tree
+        found = self.hub.api.list_repo_tree(self.name, recursive=True, **self._at)
+        return {entry.path: entry.size for entry in found if isinstance(entry, huggingface_hub.RepoFile)}
+
+    def _cached_tree(self) -> dict[str, int] | None:
+        from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+        try:
+            tree = huggingface_hub.get_cached_repo_tree(self.name, cache_dir=self.hub.cache_dir, **self._at)
+        except CachedRepoTreeNotFoundError:
+            return None
+        return {entry.path: entry.size for entry in tree}
+
+    def path(self, path: str) -> Path:
+        """Download one small file to the Hub cache and return where it is."""
+        self._require(path)
+        with hub_errors(self.name, self.commit):
+            return Path(huggingface_hub.hf_hub_download(self.name, path, **self._at, **self._download_options))
+
+    @property
+    def _download_options(self) -> dict[str, Any]:
+        hub = self.hub
+        return {"cache_dir": hub.cache_dir, "token": hub.token, "local_files_only": hub.local_files_only, **_AGENT}
+
+    def read(self, path: str) -> bytes:
+        """The content of a small file, downloaded to the Hub cache."""
+        local = self.path(path)
+        with hub_errors(self.name, self.commit):
+            return local.read_bytes()
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes `start:stop` of a file, from the cache or by an HTTP range request.
+
+        Raises:
+            SourceError: there is no such file, or it ends before `stop`.
+        """
+        self._require(path)
+        if start >= stop:
+            return b""
+        with hub_errors(self.name, self.commit):
+            if cached := self.cached(path):
+                with cached.open("rb") as file:
+                    file.seek(start)
+                    data = file.read(stop - start)
+            else:
+                data = self._fetch(path, start, stop)
+        if len(data) != stop - start:
+            raise SourceError(
+                f"'{path}' of '{self.name}' gave {len(data)} bytes instead of {stop - start}.\n"
+                "Its header cannot be read.\nTry again; if the error persists, the file on the Hub is truncated."
+            )
+        return data
+
+    def cached(self, path: str) -> Path | None:
+        """Where a file is in the Hub cache; `None` if it was not downloaded yet."""
+        found = huggingface_hub.try_to_load_from_cache(self.name, path, cache_dir=self.hub.cache_dir, **self._at)
+        return Path(found) if isinstance(found, str) else None
+
+    def range_request(self, path: str, start: int, stop: int) -> tuple[str, dict[str, str]]:
+        """URL and headers of a request for bytes `start:stop` of a file, `start` below `stop`.
+
+        Raises:
+            SourceError: offline.
+        """
+        from huggingface_hub.utils import build_hf_headers
+
+        self._require_online(path)
+        headers: dict[str, str] = build_hf_headers(token=self.hub.token, **_AGENT)
+        return huggingface_hub.hf_hub_url(self.name, path, **self._at), {
+            **headers,
+            "Range": f"bytes={start}-{stop - 1}",
+        }
+
+    def _fetch(self, path: str, start: int, stop: int) -> bytes:
+        from huggingface_hub.utils import http_backoff
+
+        url, headers = self.range_request(path, start, stop)
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        response = http_backoff(
+            "GET", url, headers=headers, base_wait_time=FIRST_WAIT, follow_redirects=True, timeout=timeout
+        )
+        huggingface_hub.hf_raise_for_status(response)
+        content: bytes = response.content
+        return content[start:stop] if response.status_code == 200 else content  # noqa: PLR2004 - the range was ignored
+
+    def hashes(self, paths: Sequence[str]) -> dict[str, str]:
+        """Path -> sha256 of large files, as the Hub records them; nothing is downloaded."""
+        self._require_online(", ".join(paths))
+        with hub_errors(self.name, self.commit):
+            found = self.hub.api.get_paths_info(self.name, list(paths), **self._at)
+        return {
+            entry.path: entry.lfs.sha256 for entry in found if isinstance(entry, huggingface_hub.RepoFile) and entry.lfs
+        }
+
+    def missing(self, paths: Sequence[str]) -> int:
+        """Bytes of `paths` that are not in the Hub cache yet."""
+        return sum(self.sizes[path] for path in paths if self.cached(path) is None)
+
+    def download(self, paths: Sequence[str]) -> Path:
+        """Download `paths` to the Hub cache and return the snapshot folder that holds them.
+
+        Raises:
+            SourceError: one of them does not exist, or cannot be downloaded.
+            DiskSpaceError: the disk is too full for them.
+        """
+        for path in paths:
+            self._require(path)
+        with hub_errors(self.name, self.commit):
+            folder = self._snapshot(paths, force_download=self.hub.force_download)
+        for path in paths:
+            if not (folder / path).is_file():
+                raise self._absent(path)
+        return folder
+
+    def _snapshot(self, paths: Sequence[str] | None, **kwargs: Any) -> Path:
+        patterns = None if paths is None else [glob.escape(path) for path in paths]
+        options = self._at | self._download_options | kwargs
+        return Path(huggingface_hub.snapshot_download(self.name, allow_patterns=patterns, **options))
+
+    def _require(self, path: str) -> None:
+        if path not in self.sizes:
+            raise self._absent(path)
+
+    def _require_online(self, path: str) -> None:
+        if self.hub.offline:
+            raise self._absent(path)
+
+    def _absent(self, path: str) -> SourceError:
+        if self.hub.offline:
+            return SourceError(
+                f"'{path}' of '{self.name}' is not in the local cache, and no requests may be made.\n"
+                "Working offline (`HF_HUB_OFFLINE`, `local_files_only=True`) needs everything cached.\n"
+                "Go online once."
+            )
+        close = nearest(path, self.sizes)
+        return SourceError(f"'{self.name}' has no file '{path}'.{f' Did you mean {close!r}?' if close else ''}")
+
+
+def download_all(wanted: Sequence[tuple[HubFiles, Sequence[str]]]) -> list[Path]:
+    """Download files of several models at once; returns a snapshot folder for each, in order."""
+    with ThreadPoolExecutor(CONCURRENT_MODELS) as pool:
+        return list(pool.map(lambda pair: pair[0].download(pair[1]), wanted))

@@ -1,143 +1,161 @@
-"""What the Hub's refusals mean, in words: what is wrong, why it matters, how to fix it."""
+"""Errors of the Hub's client: what they mean, and which ones are worth a retry."""
 
 from __future__ import annotations
 
-from huggingface_hub.errors import (
-    DisabledRepoError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    RevisionResolutionError,
-)
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from cocktail_hub.errors import CocktailError, DiskSpaceError, SourceError
-from cocktail_hub.storage.disk_space import FORBIDDEN, FULL
+from cocktail_hub.storage.disk import FORBIDDEN, FULL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LOGIN = "log in with `hf auth login`, or pass `token=`"
-PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
-"""HTTP statuses that a later try can get past: busy, down, or somebody committed in between."""
-_UNAUTHORIZED = 401
-_MAY_NOT = 403
-_CLIENT_ERRORS = (
-    HTTPError,
-    OSError,  # ConnectionError of the Xet client among them
-    RuntimeError,  # what is left of the Xet client's
-    EntryNotFoundError,
-    HFValidationError,
-    RevisionResolutionError,
-)
+RETRIED = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
+"""HTTP statuses worth a retry: the Hub is busy or down, or somebody else committed in between."""
+FIRST_WAIT = 1.0
+"""Seconds before the first retry; doubled before each further one."""
+LONGEST_WAIT = 60.0
+"""Maximum seconds before a retry, even if the Hub asks for more."""
 
 
-def status_of(error: BaseException) -> int | None:
-    """HTTP status of the Hub's answer; `None` where no answer came."""
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+@contextmanager
+def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
+    """Translate errors of the client while a repo is read.
+
+    Raises:
+        SourceError: the Hub refused or could not be reached, or a file is not cached and the Hub must not be asked.
+        DiskSpaceError: the disk is too full for the download.
+    """
+    try:
+        yield
+    except CocktailError:
+        raise
+    except Exception as error:
+        if translated := _translated(error, repo_id, revision):
+            raise translated from error
+        raise
+
+
+def _translated(error: BaseException, repo_id: str, revision: str | None) -> CocktailError | None:
+    from huggingface_hub import errors as hf  # loads the HTTP client, which a mix of local folders does not need
+
+    reason, status = first_line(error), status_of(error)
+    number = error.errno if isinstance(error, OSError) else None
+    not_cached = isinstance(error, (hf.LocalEntryNotFoundError, hf.RevisionResolutionError, hf.OfflineModeIsEnabled))
+    if not_cached and error.__cause__ and status_of(error.__cause__) not in (None, *RETRIED):
+        return _translated(error.__cause__, repo_id, revision)  # the client looked into the cache after a refusal
+    folder, revision = repo_id.rsplit("/", maxsplit=1)[-1], revision or "main"
+    table = (  # the first row that applies: what is wrong, why it matters, how to fix it
+        (
+            number in FULL,
+            f"The disk became full while '{repo_id}' was downloaded: {reason}",
+            "Files that were downloaded completely are kept.",
+            "Free some space, or set HF_HOME to a folder on a larger disk.",
+        ),
+        (
+            number in FORBIDDEN,
+            f"The Hub cache cannot be written while '{repo_id}' is downloaded: {reason}",
+            "Downloaded files are kept there.",
+            "Set HF_HOME, or pass `cache_dir` (`--cache-dir`), to a writable folder.",
+        ),
+        (
+            not_cached,
+            f"'{repo_id}' at revision '{revision}' is not in the local cache, and the Hub could not be asked.",
+            "Working offline (`HF_HUB_OFFLINE`, `local_files_only=True`, or no connection) needs everything cached.",
+            f"Go online once, or check the connection. ({reason})",
+        ),
+        (
+            isinstance(error, hf.GatedRepoError),
+            f"'{repo_id}' is gated, and this account has no access to it.",
+            "Its files cannot be downloaded until its authors grant access.",
+            f"Request access on its page on the Hub, then {LOGIN}.",
+        ),
+        (
+            isinstance(error, hf.RepositoryNotFoundError),
+            f"'{repo_id}' is not on the Hub, or it is private and the token in use cannot see it.",
+            "Nothing can be downloaded from it.",
+            f"Check the spelling; for a private repo {LOGIN}; for a local folder write './{folder}'.",
+        ),
+        (
+            isinstance(error, hf.RevisionNotFoundError),
+            f"'{repo_id}' has no revision '{revision}'.",
+            "A revision is a branch, a tag or a commit.",
+            "Check its spelling, or leave `revision` out for the default branch.",
+        ),
+        (
+            isinstance(error, hf.EntryNotFoundError),
+            f"'{repo_id}' lacks a required file: {reason}",
+            "The model cannot be read without it.",
+            "Check the repo id and the revision, or choose another model.",
+        ),
+        (
+            isinstance(error, hf.DisabledRepoError),
+            f"The Hub has disabled '{repo_id}'.",
+            "Nothing can be downloaded from it.",
+            "Choose another model.",
+        ),
+        (
+            status == 401,  # noqa: PLR2004
+            f"The Hub does not accept the access token that was sent for '{repo_id}': {reason}",
+            "It may have expired, or be mistyped.",
+            f"To get another one, {LOGIN}.",
+        ),
+        (
+            status == 403,  # noqa: PLR2004
+            f"The access token in use may not read '{repo_id}': {reason}",
+            "Nothing can be downloaded from it.",
+            f"Grant it access at https://huggingface.co/settings/tokens, or {LOGIN} of another account.",
+        ),
+        (
+            status is not None,
+            f"The Hub refused a request about '{repo_id}': {reason}",
+            "Nothing was changed or lost.",
+            "Try again later; if the error persists, look at https://status.huggingface.co.",
+        ),
+        (
+            isinstance(error, hf.HFValidationError),
+            f"'{repo_id}' is neither a local folder nor a Hub id: {reason}",
+            "Nothing can be read from it.",
+            "Write 'org/name' for a repo on the Hub, './name' for a folder.",
+        ),
+        (
+            isinstance(error, (hf.HTTPError, OSError, RuntimeError)),  # the latter two also come from the Xet client
+            f"The connection to the Hub broke while reading '{repo_id}': {reason}",
+            "Files that were downloaded completely are kept.",
+            "Try again.",
+        ),
+    )
+    for applies, *lines in table:
+        if applies:
+            return (DiskSpaceError if number in FULL else SourceError)("\n".join(lines))
+    return None
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that says something."""
+    """The first non-empty line of an error's text, or else its class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def in_words(error: Exception, model: str, revision: str | None) -> CocktailError | None:
-    """What an error of the client says about one repo, and how to fix it; `None`: it is not the client's."""
-    return _told(error, model, revision) if isinstance(error, _CLIENT_ERRORS) else None
+def status_of(error: BaseException | None) -> int | None:
+    """HTTP status of the Hub's answer; `None` for errors without one."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _told(error: Exception, model: str, revision: str | None) -> CocktailError:
-    if isinstance(error, OSError) and error.errno in FULL | FORBIDDEN:
-        return _not_written(error, model)
-    if isinstance(error, (LocalEntryNotFoundError, RevisionResolutionError, OfflineModeIsEnabled)):
-        return _offline(error, model, revision)
-    if isinstance(error, HfHubHTTPError):
-        return _answered(error, model, revision)
-    if isinstance(error, HFValidationError):
-        return SourceError(
-            f"'{model}' is neither a local folder nor a Hub id: {first_line(error)}\n"
-            "Nothing can be read from it.\nWrite 'org/name' for a repo on the Hub, './name' for a folder."
-        )
-    if isinstance(error, EntryNotFoundError):
-        return SourceError(f"'{model}' lacks a file that is needed: {first_line(error)}")
-    return SourceError(
-        f"The connection to the Hub broke while reading '{model}': {first_line(error)}\n"
-        "Files that came whole are kept.\nTry again."
-    )
+def may_pass(error: Exception) -> bool:
+    """Whether a retry may succeed."""
+    from huggingface_hub.errors import HTTPError
+
+    cause = error.__cause__ if isinstance(error, RuntimeError) else error  # RuntimeError: an upload that broke off
+    if (status := status_of(cause)) is not None:
+        return status in RETRIED
+    broken = isinstance(cause, (HTTPError, ConnectionError))
+    return broken or isinstance(error, (RuntimeError, json.JSONDecodeError))  # the latter: the HTML page of a proxy
 
 
-def _not_written(error: OSError, model: str) -> CocktailError:
-    """The disk of the Hub cache says no."""
-    if error.errno in FULL:
-        return DiskSpaceError(
-            f"The disk became full while '{model}' was downloaded: {first_line(error)}\n"
-            "What was downloaded whole is kept.\nFree some space, or set HF_HOME to a folder on a larger disk."
-        )
-    return SourceError(
-        f"The Hub cache cannot be written while '{model}' is downloaded: {first_line(error)}\n"
-        "What is not in it cannot be brought to this machine.\n"
-        "Set HF_HOME, or pass `cache_dir` (`--cache-dir`), to a folder that you may write to."
-    )
-
-
-def _offline(error: Exception, model: str, revision: str | None) -> CocktailError:
-    """Not cached, and the Hub was not asked or gave no usable answer; where it gave one, that is what counts."""
-    cause = error.__cause__
-    if isinstance(cause, HfHubHTTPError) and cause.response.status_code not in PASSING:
-        return _answered(cause, model, revision)
-    return SourceError(
-        f"'{model}' at revision '{revision or 'main'}' is not in the local cache, and the Hub could not be asked.\n"
-        "Working offline (`HF_HUB_OFFLINE`, `local_files_only=True`, or no connection) needs everything cached.\n"
-        f"Go online once, or check the connection. ({first_line(error)})"
-    )
-
-
-def _answered(error: HfHubHTTPError, model: str, revision: str | None) -> SourceError:
-    """What the Hub itself said."""
-    if isinstance(error, GatedRepoError):
-        return SourceError(
-            f"'{model}' is gated, and this account has no access to it.\n"
-            "Its files cannot be downloaded until its authors grant it.\n"
-            f"Ask for access on its page on the Hub, then {LOGIN}."
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        folder = model.rsplit("/", maxsplit=1)[-1]
-        return SourceError(
-            f"'{model}' is not on the Hub, or it is private and the token in use cannot see it.\n"
-            "Nothing can be downloaded from it.\n"
-            f"Check the spelling; for a private repo {LOGIN}; for a local folder write './{folder}'."
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return SourceError(
-            f"'{model}' has no revision '{revision or 'main'}'.\nA revision is a branch, a tag or a commit.\n"
-            "Check its spelling, or leave `revision` out for the default branch."
-        )
-    if isinstance(error, EntryNotFoundError):
-        return SourceError(f"'{model}' lacks a file that is needed: {first_line(error)}")
-    return _refused(error, model)
-
-
-def _refused(error: HfHubHTTPError, model: str) -> SourceError:
-    """An answer that says no more than its status."""
-    if isinstance(error, DisabledRepoError):
-        return SourceError(
-            f"The Hub has disabled '{model}'.\nNothing can be downloaded from it.\nChoose another model."
-        )
-    if error.response.status_code == _UNAUTHORIZED:
-        return SourceError(
-            f"The Hub does not accept the access token that was sent for '{model}': {first_line(error)}\n"
-            f"It may have expired, or be mistyped.\nTo get another one, {LOGIN}."
-        )
-    if error.response.status_code == _MAY_NOT:
-        return SourceError(
-            f"The access token in use may not read '{model}': {first_line(error)}\n"
-            "Nothing can be downloaded from it.\n"
-            f"Give the token that permission on https://huggingface.co/settings/tokens, or {LOGIN} of another account."
-        )
-    return SourceError(
-        f"The Hub refused a request about '{model}': {first_line(error)}\n"
-        "Nothing was changed or lost.\nTry again in a while; if it stays, look at https://status.huggingface.co."
-    )
+def retry_wait(attempt: int, error: Exception | None) -> float:
+    """Seconds to wait after the failed attempt number `attempt`, from 1: what the Hub asks for, or twice as long."""
+    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
+    return min(LONGEST_WAIT, float(asked) if asked.isdigit() else FIRST_WAIT * 2.0 ** (attempt - 1))

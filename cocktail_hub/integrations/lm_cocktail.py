@@ -16,7 +16,7 @@ from cocktail_hub.checkpoint.model_files import MODULES, read_config
 from cocktail_hub.errors import RecipeError, did_you_mean
 from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.merge.options import MixOptions
-from cocktail_hub.merge.output_folder import require_own
+from cocktail_hub.merge.output_folder import require_place
 from cocktail_hub.merge.small_files import write_json
 from cocktail_hub.pipeline import Mix, mix, prepare, weigh_prepared
 from cocktail_hub.recipe import Ingredient, Recipe, Weighting
@@ -24,7 +24,7 @@ from cocktail_hub.recipe.task import TASKS, ScoredAs
 from cocktail_hub.resolve.resolve import open_model, resolve
 from cocktail_hub.search.report import table_of
 from cocktail_hub.storage.cache import MANIFEST, CachedMix, write_manifest
-from cocktail_hub.storage.hashing import QUICK
+from cocktail_hub.storage.disk import QUICK
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its o
     pinned = prepared.recipe
     _require_class(pinned, model_type)
     if output_path is not None and not (Path(output_path) / MANIFEST).is_file():
-        require_own(Path(output_path))  # told now, not after scoring
+        require_place(Path(output_path), replace=True)  # before scoring, which takes long
     found = weigh_prepared(prepared, prepared.check(), settings)
     if found.shares is not None:
         logger.info("%s", table_of(found.losses, found.shares))

@@ -30,7 +30,7 @@ def _paths(place: ResolvedModel, *, code: bool) -> tuple[str, ...]:
 
 def _there(files: HubFiles, path: str) -> bool:
     """Whether a file is to be had: offline, a card that is not on this machine is no reason to stop."""
-    return path in files.sizes and not (path == CARD and files.options.offline and files.cached(path) is None)
+    return path in files.sizes and not (path == CARD and files.hub.offline and files.cached(path) is None)
 
 
 def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:

@@ -22,7 +22,7 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.reader import SafetensorsReader, open_weights
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.merge.partial_inputs import Headers, Shelf, needed_tensors, own_weight_files, tied_tensors
-from cocktail_hub.storage.disk_space import require_free_space
+from cocktail_hub.storage.disk import require_free_space
 from cocktail_hub.storage.positional_file import PositionalFile
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from cocktail_hub.merge.engine.ray_cluster import import_ray
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, parse_size
 from cocktail_hub.storage.cache import JOURNAL
-from cocktail_hub.storage.disk_space import require_free_space, size_of
+from cocktail_hub.storage.disk import require_free_space, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -15,7 +15,7 @@ from cocktail_hub.merge.engine.shard import merge_shard, write_errors
 from cocktail_hub.merge.engine.upload_journal import SentJournal
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.run import PARTIAL_INPUTS, largest_window, whole_bytes, windows
-from cocktail_hub.storage.disk_space import require_free_space, size_of
+from cocktail_hub.storage.disk import require_free_space, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

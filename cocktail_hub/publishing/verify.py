@@ -10,7 +10,7 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import RecipeError, SourceError
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.recipe import as_resolved
-from cocktail_hub.storage.hashing import sha256_of
+from cocktail_hub.storage.disk import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,7 +35,7 @@ from cocktail_hub.recipe import (
 )
 from cocktail_hub.resolve.source import absolutize_paths, on_hub
 from cocktail_hub.storage.cache import Cache
-from cocktail_hub.storage.hashing import HASHES, QUICK, hash_of
+from cocktail_hub.storage.disk import HASHES, QUICK, hash_of, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -371,10 +370,7 @@ def _file_digest(path: Path, kind: str) -> str:
     settled = began - max(before.st_mtime, before.st_ctime) > SETTLED_AGE
     if settled and _note_of(path, path.stat(), kind) == note:
         with suppress(OSError):  # without the note, the next call takes longer
-            note.parent.mkdir(parents=True, exist_ok=True)
-            partial = note.with_name(f"{note.name}.{secrets.token_hex(4)}")
-            partial.write_text(digest, encoding="ascii")
-            partial.replace(note)
+            write_atomically(note, digest, sync=False)
     return digest
 
 

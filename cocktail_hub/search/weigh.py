@@ -23,8 +23,7 @@ from cocktail_hub.recipe import canonical_json
 from cocktail_hub.search.report import evidence_of
 from cocktail_hub.search.softmax import require_enough, uniform_shares, weigh
 from cocktail_hub.storage.cache import Cache
-from cocktail_hub.storage.disk_space import require_free_space
-from cocktail_hub.storage.hashing import sha256_of
+from cocktail_hub.storage.disk import require_free_space, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.evaluation.settings import SCORE_FORMAT
 from cocktail_hub.recipe import MERGE_FORMAT, canonical_json
 from cocktail_hub.storage.cache import Cache
+from cocktail_hub.storage.disk import write_atomically
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cocktail_hub.recipe import Recipe
 
 _TOLD_OTHERWISE = ("ingredients", "base", "anchor", "weighting", "evidence")
@@ -42,15 +42,8 @@ class CachedWeights:
 
     def write(self, weights: tuple[float, ...], evidence: dict[str, Any]) -> None:
         """Keep shares, whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=self.path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"weights": weights, "evidence": evidence}, file, indent=1)
-            Path(beside).replace(self.path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        data = json.dumps({"weights": weights, "evidence": evidence}, indent=1)
+        write_atomically(self.path, data, sync=False)
 
 
 def cached_weights(pinned: Recipe, examples: str) -> CachedWeights:

@@ -1,4 +1,4 @@
-"""Finished mixes on disk, by digest. A folder that is there is complete; there is no third state."""
+"""Finished mixes on disk, by digest. A mix that is in the cache is complete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,26 +18,33 @@ from filelock import FileLock, Timeout
 from huggingface_hub import constants
 
 from cocktail_hub.errors import CacheError, CocktailError
-from cocktail_hub.storage.disk_space import FORBIDDEN, FULL
-from cocktail_hub.storage.fsync import sync_file, sync_folder, sync_names
-from cocktail_hub.storage.hashing import HASHES, QUICK, hash_of
+from cocktail_hub.storage.disk import (
+    FORBIDDEN,
+    FULL,
+    HASHES,
+    QUICK,
+    hash_of,
+    size_of,
+    sync_folder,
+    sync_tree,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = ".cocktail.json"
-"""In a finished folder: its files with sizes and hashes, so that damage is noticed."""
+"""In a finished folder: its files with sizes and hashes, to detect damage."""
 JOURNAL = ".cocktail-merge.json"
-"""In a working folder: its finished weight files, until the manifest says so."""
+"""In a staging folder: the shards that are finished."""
 RECIPE = "recipe.json"
 """In a finished folder: the resolved recipe that it was made from."""
-IDENTITY = "identity"
-"""Beside the locks: what tells their cache from others."""
 LEFTOVER_AGE = 86_400.0
-"""Seconds after which a working folder that nobody holds a lock on counts as left behind."""
+"""Seconds after the last write when a staging folder that no process has locked counts as abandoned."""
 _DIGEST_DIGITS = 64
+_IDENTITY_DIGITS = 8
 
 
 def cache_root() -> Path:
@@ -51,7 +58,7 @@ class CachedMix:
     """One finished mix in the cache."""
 
     digest: str
-    """Digest of the resolved recipe: 64 hex digits; with a suffix where the files are cut otherwise."""
+    """Digest of the resolved recipe: 64 hex digits, and a suffix for other file sizes or custom code."""
     path: Path
     """The checkpoint folder."""
 
@@ -63,17 +70,16 @@ class CachedMix:
             CacheError: it is missing or damaged.
         """
         files = self._read(MANIFEST).get("files")
-        whole = isinstance(files, dict) and all(
+        if isinstance(files, dict) and all(
             isinstance(entry, dict) and "size" in entry and HASHES.keys() & entry.keys() for entry in files.values()
-        )
-        if not isinstance(files, dict) or not whole:
-            raise self._unreadable(MANIFEST, "it is no list of files with size and hash")
-        return files
+        ):
+            return files
+        raise self._unreadable(MANIFEST, "it is not a list of files with size and hash")
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes that the folder takes."""
-        return sum(_size(Path(place, name)) for place, _, names in os.walk(self.path) for name in names)
+        """Bytes on disk."""
+        return size_of(self.path)
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -86,32 +92,30 @@ class CachedMix:
 
     @property
     def last_used(self) -> float:
-        """Seconds since the epoch when the mix was last asked for; 0 for one that is going away at this moment."""
+        """Seconds since the epoch when the mix was last found; 0 if another process is removing it."""
         for path in (self.path / MANIFEST, self.path):
             with suppress(FileNotFoundError):
                 return path.stat().st_mtime
         return 0.0
 
     def damage(self, *, thorough: bool = False) -> list[str]:
-        """What is wrong with the files, a line each: missing, of another size, or (thorough) of other content."""
+        """Describe, a line each, the files that are missing, have another size, or (`thorough`) other content."""
+        found = []
         try:
-            entries = self.manifest.items()
+            for name, entry in self.manifest.items():
+                path = self.path / name
+                try:
+                    if not path.is_file():
+                        found.append(f"{name} is missing")
+                    elif (size := path.stat().st_size) != entry["size"]:
+                        found.append(f"{name} has {size} bytes instead of {entry['size']}")
+                    elif thorough and any(hash_of(path, kind) != entry[kind] for kind in HASHES.keys() & entry.keys()):
+                        found.append(f"{name} has other content than was written")
+                except OSError as error:
+                    found.append(f"{name} cannot be read: {error}")
         except CacheError as error:
-            return [str(error).splitlines()[0]]
-        found = (self._damage_of(name, entry, thorough=thorough) for name, entry in entries)
-        return [line for line in found if line]
-
-    def _damage_of(self, name: str, entry: dict[str, Any], *, thorough: bool) -> str:
-        path = self.path / name
-        try:
-            if not path.is_file():
-                return f"{name} is missing"
-            if (size := path.stat().st_size) != entry["size"]:
-                return f"{name} has {size} bytes instead of {entry['size']}"
-            differs = thorough and any(hash_of(path, kind) != entry[kind] for kind in HASHES.keys() & entry.keys())
-        except OSError as error:
-            return f"{name} cannot be read: {error}"
-        return f"{name} has other content than was written" if differs else ""
+            found.append(str(error).splitlines()[0])
+        return found
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -119,48 +123,50 @@ class CachedMix:
         except (OSError, ValueError, RecursionError) as error:
             raise self._unreadable(name, str(error)) from error
         if not isinstance(value, dict):
-            raise self._unreadable(name, "it is no JSON mapping")
+            raise self._unreadable(name, "it is not a JSON object")
         return value
 
     def _unreadable(self, name: str, why: str) -> CacheError:
         return CacheError(
-            f"'{name}' of the mix in '{self.path}' cannot be read: {why}.\nSomething changed the folder after it was "
-            "finished.\nDelete that folder; the mix is made again when it is asked for."
+            f"'{name}' of the mix in '{self.path}' cannot be read: {why}.\nThe folder was changed after it was "
+            "finished.\nDelete it; the mix is made again when it is next requested."
         )
 
 
 class Cache:
-    """The folder that holds finished mixes, work in progress, and locks."""
+    """The folder of finished mixes, of work in progress, and of locks."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_root()
-        """Where everything lies."""
+        """Folder of the cache; it need not exist yet."""
 
     @property
     def identity(self) -> str:
-        """Eight hex digits that no other cache has, not even one of the same name on another machine.
+        """Eight hex digits that tell this cache from all others, also from one at the same path on another machine.
 
-        Raises:
-            CacheError: the cache has none yet and cannot be written.
+        They are kept in a file. A read-only cache without that file is named after the process.
         """
-        path = self.root / "locks" / IDENTITY
-        if not path.is_file():
-            with self.locked(IDENTITY), in_words(self.root):
-                if not path.is_file():
-                    part = path.with_name(f"{IDENTITY}.partial")
-                    part.write_text(secrets.token_hex(4), encoding="ascii")
-                    part.replace(path)
-        with in_words(self.root):
-            return path.read_text(encoding="ascii")
+        path = self.root / "locks" / "identity"
+
+        def known() -> str:
+            return path.read_text(encoding="ascii") if path.is_file() else ""
+
+        with suppress(CacheError), cache_errors(self.root):
+            if len(known()) != _IDENTITY_DIGITS:  # none, or a process was killed while it wrote it
+                with self.locked("identity"):
+                    if len(known()) != _IDENTITY_DIGITS:
+                        path.write_text(secrets.token_hex(_IDENTITY_DIGITS // 2), encoding="ascii")
+            return known()
+        return f"{os.getpid():08x}"
 
     def folder(self, digest: str) -> Path:
-        """Where the mix of a resolved recipe is, or will be."""
+        """Where the mix with this digest is, or will be."""
         return self.root / "mixes" / digest
 
     def find(self, digest: str) -> CachedMix | None:
-        """The finished mix, if it is there and its files are as they were written.
+        """The finished mix, if it is there and undamaged.
 
-        A damaged folder counts as absent, but stays: somebody may be reading it. `finish` puts a new one in its place.
+        A damaged folder stays, since a process may be reading it; `finish` replaces it.
         """
         mix = CachedMix(digest=digest, path=self.folder(digest))
         if not mix.path.is_dir():
@@ -168,84 +174,86 @@ class Cache:
         if damage := mix.damage():
             logger.warning("The cached mix in '%s' is damaged (%s); it is made again.", mix.path, damage[0])
             return None
-        with suppress(OSError):  # a cache that others keep may be read-only; then it is pruned by them
+        with suppress(OSError):  # a shared cache may be read-only
             os.utime(mix.path / MANIFEST)
         return mix
 
     @contextmanager
-    def locked(self, digest: str) -> Iterator[None]:
-        """Hold the lock of a mix: of two processes that want the same, one works and the other waits.
+    def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold the lock called `name`, such as the digest of a mix; yields whether it is held.
+
+        Args:
+            name: of the lock.
+            wait: until the process that holds the lock releases it; otherwise yield `False` in that case.
 
         Raises:
             CacheError: the cache cannot be written.
         """
-        lock = self._lock(digest)
-        with in_words(self.root):
-            try:
+        path = self.root / "locks" / f"{name}.lock"
+        lock = FileLock(path)
+        with cache_errors(self.root):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(Timeout):
                 lock.acquire(timeout=0)
-            except Timeout:
-                logger.info("Another process is making the mix %s; waiting for it.", digest[:12])
+            if wait and not lock.is_locked:
+                logger.info("Another process is making the mix %s; waiting for it.", name[:12])
                 lock.acquire()
         try:
-            yield
+            yield lock.is_locked
         finally:
             lock.release()
 
     def staging(self, digest: str) -> Path:
-        """The folder of a mix in the making; kept when the work is interrupted, so that it goes on from there.
+        """The folder of a mix in progress; kept when the work is interrupted, so that it can be resumed.
 
         Raises:
             CacheError: the cache cannot be written.
         """
         stage = self.root / "staging" / digest
-        with in_words(self.root):
+        with cache_errors(self.root):
             stage.mkdir(parents=True, exist_ok=True)
         return stage
 
     def finish(self, digest: str, hashes: dict[str, str]) -> CachedMix:
-        """Turn the staging folder into a finished mix: manifest, fsync, `publish`. The caller holds the lock.
+        """Turn the staging folder into a finished mix: write the manifest, then `publish`. The caller holds the lock.
 
         Args:
             digest: of the resolved recipe.
-            hashes: XXH3-128, in hex, of the files whose hash is known already and that are on the disk, by path.
+            hashes: XXH3-128, in hex, of files whose hash is known and that are synced already, by path.
 
         Raises:
-            CacheError: the cache cannot be written; what is in the staging folder is kept.
+            CacheError: the cache cannot be written; the staging folder is kept.
         """
-        with in_words(self.root):
+        with cache_errors(self.root):
             write_manifest(self.staging(digest), hashes)
         return self.publish(digest)
 
     def publish(self, digest: str) -> CachedMix:
-        """Give a staging folder that has its manifest the final name. Raises CacheError. The caller holds the lock."""
+        """Rename a staging folder that has its manifest. The caller holds the lock. Raises CacheError."""
         stage, target = self.staging(digest), self.folder(digest)
-        with in_words(self.root):
+        with cache_errors(self.root):
             (stage / JOURNAL).unlink(missing_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                remove(target)
+            remove(target)
             stage.rename(target)
             sync_folder(target.parent)
         return CachedMix(digest=digest, path=target)
 
     def mixes(self) -> list[CachedMix]:
         """Every finished mix, most recently used first."""
-        folders = [path for path in _inside(self.root / "mixes") if path.is_dir() and not path.name.startswith(".")]
-        found = [CachedMix(digest=path.name, path=path) for path in folders]
+        folders = (path for path in (self.root / "mixes").glob("*") if path.is_dir() and not path.name.startswith("."))
+        found = (CachedMix(digest=path.name, path=path) for path in folders)
         return sorted(found, key=lambda mix: mix.last_used, reverse=True)
 
     def leftovers(self) -> list[Path]:
-        """Folders of merges that were interrupted and not taken up again, and mixes that were removed by half."""
-        removed = (path for path in _inside(self.root / "mixes") if path.name.startswith("."))
-        return sorted([*_inside(self.root / "staging"), *removed])
+        """Staging folders of interrupted merges, and mixes whose removal was interrupted."""
+        return sorted([*(self.root / "staging").glob("*"), *(self.root / "mixes").glob(".*")])
 
     def prune(self, *, older_than: float | None = None, max_bytes: int | None = None) -> list[CachedMix]:
-        """Remove mixes that were not used for `older_than` seconds, and those that do not fit into `max_bytes`.
+        """Remove mixes unused for `older_than` seconds, and the least recently used ones beyond `max_bytes`.
 
-        Room goes to the mixes that were used last.
-
-        A mix that somebody is making or replacing just now stays. What interrupted merges have left goes, too, when
-        nobody has touched it for `older_than` seconds; where that is not given, for a day.
+        Mixes that a process has locked are kept. Leftovers of interrupted merges are removed, too, if nothing was
+        written to them for `older_than` seconds, by default for a day.
 
         Returns:
             The mixes that were removed.
@@ -254,146 +262,103 @@ class Cache:
             CacheError: the cache cannot be written.
         """
         self.prune_leftovers(older_than=LEFTOVER_AGE if older_than is None else older_than)
-        doomed, kept = [], 0
+        removed, kept = [], 0
         for mix in self.mixes():
             too_old = older_than is not None and time.time() - mix.last_used > older_than
-            if too_old or (max_bytes is not None and kept + mix.nbytes > max_bytes):
-                doomed.append(mix)
-            else:
-                kept += mix.nbytes
-        return [mix for mix in doomed if self._removed(mix)]
+            nbytes = mix.nbytes  # also remembered by the mix for when it is gone
+            if not too_old and (max_bytes is None or kept + nbytes <= max_bytes):
+                kept += nbytes
+                continue
+            with self.locked(mix.digest, wait=False) as held:
+                if held and remove(mix.path):
+                    removed.append(mix)
+        return removed
 
     def prune_leftovers(self, *, older_than: float = LEFTOVER_AGE) -> list[Path]:
-        """Remove what interrupted work has left and nobody has touched for `older_than` seconds.
+        """Remove leftovers of interrupted work to which nothing was written for `older_than` seconds.
 
-        Folders that no lock tells to be in use are kept for a day, whatever `older_than` says.
+        Staging folders without a lock of their own are kept for at least a day.
 
         Returns:
             The folders that were removed.
         """
-        return [path for path in self.leftovers() if self._abandoned(path, older_than)]
-
-    def _abandoned(self, path: Path, older_than: float) -> bool:
-        """Remove a working folder if nobody needs it; whether it was removed."""
-        lockable = len(path.name) >= _DIGEST_DIGITS and not path.name.startswith(".")
-        if not lockable and path.parent.name == "staging":
-            older_than = max(older_than, LEFTOVER_AGE)
-        elif not lockable:
-            older_than = 0.0  # half of a removed mix
-        if _age(path) < older_than:
-            return False
-        return self.if_free(path.name if lockable else "leftovers", lambda: shutil.rmtree(path, ignore_errors=True))
-
-    def _removed(self, mix: CachedMix) -> bool:
-        """Remove a mix unless somebody holds its lock; whether it was removed."""
-        _ = mix.nbytes  # kept by the mix, to be told when it is gone
-        done: list[bool] = []
-        self.if_free(mix.digest, lambda: done.append(remove(mix.path)))
-        return done == [True]
-
-    def if_free(self, name: str, act: Callable[[], object]) -> bool:
-        """Do something unless somebody holds the lock `name`; whether it was done. Raises CacheError."""
-        lock = self._lock(name)
-        try:
-            with in_words(self.root):
-                lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        try:
-            act()
-        finally:
-            lock.release()
-        return True
-
-    def _lock(self, name: str) -> FileLock:
-        path = self.root / "locks" / f"{name}.lock"
-        with in_words(self.root):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path)
+        removed = []
+        for path in self.leftovers():
+            lockable = path.parent.name == "staging" and len(path.name) >= _DIGEST_DIGITS
+            least = older_than if lockable else 0.0 if path.parent.name == "mixes" else max(older_than, LEFTOVER_AGE)
+            with suppress(FileNotFoundError):  # another process removes it
+                written = max(inner.stat().st_mtime for inner in (path, *path.rglob("*")))
+                if time.time() - written >= least:
+                    with self.locked(path.name, wait=False) if lockable else nullcontext(True) as free:
+                        if free:
+                            shutil.rmtree(path, ignore_errors=True)
+                            removed.append(path)
+        return removed
 
 
 @contextmanager
-def in_words(root: Path) -> Iterator[None]:
-    """Say what it means when the cache's folder cannot be written.
+def cache_errors(root: Path) -> Iterator[None]:
+    """Translate an OSError of writing to the cache.
 
     Raises:
-        CacheError: instead of an OSError; names the folder and what to do.
+        CacheError: names the folder, and what to do.
     """
     try:
         yield
-    except (CocktailError, Timeout):  # both are OSErrors, and say what they mean
+    except (CocktailError, Timeout):  # some are OSErrors, and are translated already
         raise
     except OSError as error:
-        raise CacheError(_explained(root, error)) from error
+        if error.errno in FULL:
+            raise CacheError(
+                f"The disk is too full for the mix in '{root}': {error}.\n"
+                "A mix is as large as one of its ingredients.\n"
+                "Free some space (`cocktail cache prune --older-than 30`, or `--all`), or set COCKTAIL_HUB_CACHE to a "
+                "folder on a larger disk."
+            ) from error
+        fault = "cannot be written" if error.errno in FORBIDDEN else "cannot hold the cache"
+        raise CacheError(
+            f"'{root}' {fault}: {error}.\nFinished mixes are kept there.\nSet COCKTAIL_HUB_CACHE to a writable folder."
+        ) from error
     except NotImplementedError as error:
         raise CacheError(
-            f"'{root}' lies on a disk without file locks.\nTwo processes could write the same mix there at once.\n"
+            f"'{root}' is on a disk without file locks.\nTwo processes could write the same mix there at once.\n"
             "Set COCKTAIL_HUB_CACHE to a folder on a local disk."
         ) from error
 
 
-def _explained(root: Path, error: OSError) -> str:
-    if error.errno in FULL:
-        return (
-            f"There is no room for the mix in '{root}': {error}.\nA mix takes as much room as one of its ingredients.\n"
-            "Make room (`cocktail cache prune --older-than 30`, or `--all`), or set COCKTAIL_HUB_CACHE to a folder on "
-            "a larger disk."
-        )
-    fault = "cannot be written" if error.errno in FORBIDDEN else "cannot hold the cache"
-    return (
-        f"'{root}' {fault}: {error}.\nFinished mixes are kept there.\n"
-        "Set COCKTAIL_HUB_CACHE to a folder that you may write to."
-    )
-
-
 def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
-    """List every file of a folder with size and hash, and make sure that all of it is on the disk."""
-    files, ours = {}, (folder / MANIFEST, folder / JOURNAL)
+    """List every file of a folder with size and hash, and sync all of it to disk.
+
+    Args:
+        folder: the finished folder.
+        hashes: XXH3-128, in hex, of files whose hash is known and that are synced already, by path.
+    """
+    for partial in folder.glob(f".{MANIFEST}.*.partial"):
+        partial.unlink()  # left by a process that was killed here
+    ours = (folder / MANIFEST, folder / JOURNAL)
+    files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p not in ours):
         name = path.relative_to(folder).as_posix()
         files[name] = {"size": path.stat().st_size, QUICK: hashes.get(name) or hash_of(path)}
-        if name not in hashes:
-            sync_file(path)
-    manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
-    sync_file(manifest)
-    sync_names(folder)
+    sync_tree(folder, synced=hashes)  # before the manifest says that the files are there
+    write_atomically(folder / MANIFEST, json.dumps({"files": files}, indent=1), sync=True)
 
 
 def remove(folder: Path) -> bool:
-    """Remove a finished folder so that no half of it is ever taken for the whole; whether it was still there.
+    """Remove a finished folder; returns whether it was there. It is renamed first, so that no part passes for a mix.
 
     Raises:
         CacheError: the folder cannot be moved out of the way.
     """
-    doomed = folder.with_name(f".{folder.name}.removed-{secrets.token_hex(4)}")
+    hidden = folder.with_name(f".{folder.name}.removed-{secrets.token_hex(4)}")
     try:
-        folder.rename(doomed)
-    except FileNotFoundError:  # another process was quicker
+        folder.rename(hidden)
+    except FileNotFoundError:  # not there, or another process was faster
         return False
     except OSError as error:
         raise CacheError(
-            f"Cannot remove '{folder}': {error}.\nA program may be using it.\nClose that program, or delete it by hand."
+            f"Cannot remove '{folder}': {error}.\nAnother program may be using it.\n"
+            "Close that program, or delete the folder yourself."
         ) from error
-    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(hidden, ignore_errors=True)
     return True
-
-
-def _inside(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 for a folder, and for a file that is going away at this moment."""
-    with suppress(FileNotFoundError):
-        return path.stat().st_size if path.is_file() else 0
-    return 0
-
-
-def _age(path: Path) -> float:
-    """Seconds since anything in a folder was written; 0 for one that is going away at this moment."""
-    try:
-        times = [path.stat().st_mtime, *(inner.stat().st_mtime for inner in path.rglob("*"))]
-    except FileNotFoundError:
-        return 0.0
-    return time.time() - max(times)

@@ -136,7 +136,7 @@ def test_a_folder_with_other_things_is_not_written_to(recipe: Path, tmp_path: Pa
     (tmp_path / "out" / "diary.txt").write_text("dear diary")
     done = run("mix", recipe, "-o", tmp_path / "out", "--force")
     assert done.exit_code == 1
-    assert "holds something else than an earlier mix: diary.txt" in done.stderr
+    assert "is not only an earlier mix: diary.txt" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["diary.txt"]
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from cocktail_hub.hub import Hub, files
-from cocktail_hub.hub import commit as publishing
+from cocktail_hub.hub import Hub, client, errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,8 +18,8 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(publishing, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(errors, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from huggingface_hub.utils import get_session
 from cocktail_hub.errors import PublishError, RecipeError
 from cocktail_hub.hub import Hub, Publication
 from cocktail_hub.hub import commit as publishing
-from cocktail_hub.hub.commit import publish_files
 from cocktail_hub.testing import LoopbackHub
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def test_a_new_repo_gets_everything_in_one_commit(
         "1_Pooling/config.json": b"[]",
         "model.safetensors": tmp_path / "w",
     }
-    info = publish_files(publication(name, files=files, private=True), options)
+    info = options.commit(publication(name, files=files, private=True))
     assert commits(hub) == [200]
     assert api.repo_info(name).private
     assert api.repo_info(name).sha == info.oid
@@ -72,17 +71,17 @@ def test_a_new_repo_gets_everything_in_one_commit(
 
 
 def test_doing_it_again_makes_no_commit_and_sends_nothing(name: str, options: Hub, hub: LoopbackHub) -> None:
-    first = publish_files(publication(name), options)
+    first = options.commit(publication(name))
     hub.clear_requests()
-    second = publish_files(publication(name), options)
+    second = options.commit(publication(name))
     assert second.oid == first.oid
     assert commits(hub) == []
     assert [request for request in hub.requests if request.method == "PUT"] == []
 
 
 def test_a_branch_is_made_where_it_is_not_there(name: str, options: Hub, hub: LoopbackHub, api: HfApi) -> None:
-    publish_files(publication(name, revision="dev/x"), options)
-    publish_files(publication(name, revision="dev/x", files={"config.json": b"[]"}), options)
+    options.commit(publication(name, revision="dev/x"))
+    options.commit(publication(name, revision="dev/x", files={"config.json": b"[]"}))
     assert commits(hub) == [200, 200]
     assert content(api, name, "config.json", "dev/x") == b"[]"
     assert api.list_repo_files(name) == [".gitattributes"]
@@ -93,7 +92,7 @@ def test_a_pull_request_leaves_the_branch_alone(
 ) -> None:
     repo, commit = model
     hub.clear_requests()
-    info = publish_files(publication(repo, create_pr=True), options)
+    info = options.commit(publication(repo, create_pr=True))
     assert commits(hub) == [200]
     assert info.pr_num == 1
     assert api.repo_info(repo).sha == commit
@@ -102,14 +101,14 @@ def test_a_pull_request_leaves_the_branch_alone(
 
 def test_anybody_may_open_a_pull_request(model: tuple[str, str], api: HfApi) -> None:
     repo, _ = model
-    info = publish_files(publication(repo, create_pr=True), Hub(token="hf_bob"))
+    info = Hub(token="hf_bob").commit(publication(repo, create_pr=True))
     assert api.get_discussion_details(repo, info.pr_num or 0).author == "bob"
 
 
 def test_a_pull_request_can_be_added_to(model: tuple[str, str], options: Hub, api: HfApi) -> None:
     repo, _ = model
-    publish_files(publication(repo, create_pr=True), options)
-    publish_files(publication(repo, revision="refs/pr/1", files={"config.json": b"[]"}), options)
+    options.commit(publication(repo, create_pr=True))
+    options.commit(publication(repo, revision="refs/pr/1", files={"config.json": b"[]"}))
     assert content(api, repo, "config.json", "refs/pr/1") == b"[]"
 
 
@@ -119,7 +118,7 @@ def test_a_pull_request_against_a_branch_is_refused_before_anything_is_sent(name
 
 
 def test_the_card_cannot_come_from_two_places(name: str) -> None:
-    with pytest.raises(PublishError, match=r"'README.md' is written from `readme`"):
+    with pytest.raises(PublishError, match=r"'README.md' is written by `readme`"):
         publication(name, files={"README.md": b""})
 
 
@@ -137,14 +136,14 @@ def test_the_card_that_is_there_is_handed_over_with_its_line_ends(
         seen.append(existing)
         return f"{existing}Ours\r\n"
 
-    publish_files(publication(name, readme=merged), options)
+    options.commit(publication(name, readme=merged))
     assert seen == [old.decode()]
     assert content(api, name, "README.md") == old + b"Ours\r\n"
 
 
 def test_a_repo_without_a_card_has_none_to_hand_over(name: str, options: Hub) -> None:
     seen: list[str | None] = []
-    publish_files(publication(name, readme=lambda existing: seen.append(existing) or CARD), options)
+    options.commit(publication(name, readme=lambda existing: seen.append(existing) or CARD))
     assert seen == [None]
 
 
@@ -153,7 +152,7 @@ def test_a_card_that_is_no_text_is_not_clobbered(name: str, options: Hub, api: H
     latin = "Gr\xfc\xdfe".encode("latin-1")
     commit_past_the_client(api, name, "README.md", latin)
     with pytest.raises(PublishError, match=rf"(?s)The README.md of '{name}' is not UTF-8.*Save it as UTF-8"):
-        publish_files(publication(name), options)
+        options.commit(publication(name))
     assert content(api, name, "README.md") == latin
 
 
@@ -175,7 +174,7 @@ def test_an_error_of_whoever_writes_the_card_passes_as_it_is(name: str, options:
         raise RecipeError("mine")
 
     with pytest.raises(RecipeError, match=r"^mine$"):
-        publish_files(publication(name, readme=fail), options)
+        options.commit(publication(name, readme=fail))
     assert commits(hub) == []
 
 
@@ -198,7 +197,7 @@ def test_weights_that_an_earlier_publication_left_are_removed_and_nothing_else(
         "vocab.txt": b"9",
     }
     push(name, ours | theirs)
-    publish_files(publication(name), options)
+    options.commit(publication(name))
     assert set(api.list_repo_files(name)) == {
         *theirs,
         "model.safetensors",
@@ -214,7 +213,7 @@ def test_weights_that_an_earlier_publication_left_are_removed_and_nothing_else(
 @pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"status": 500}, {"status": 409}])
 def test_a_busy_hub_is_asked_again(name: str, options: Hub, hub: LoopbackHub, fault: dict[str, int]) -> None:
     hub.fail("POST .*/commit/", times=3, **fault)  # type: ignore[arg-type]
-    publish_files(publication(name), options)
+    options.commit(publication(name))
     assert commits(hub) == [fault["status"]] * 3 + [200]
 
 
@@ -223,7 +222,7 @@ def test_a_busy_hub_is_asked_again(name: str, options: Hub, hub: LoopbackHub, fa
 )
 def test_every_step_before_the_commit_is_tried_again(name: str, options: Hub, hub: LoopbackHub, match: str) -> None:
     hub.fail(match, status=503, times=2)
-    publish_files(publication(name, revision="dev"), options)
+    options.commit(publication(name, revision="dev"))
     assert commits(hub) == [200]
 
 
@@ -231,7 +230,7 @@ def test_weights_are_not_sent_twice(name: str, options: Hub, hub: LoopbackHub) -
     if hub.xet:
         pytest.skip("weights are put to the Hub over plain LFS only")
     hub.fail("POST .*/commit/", status=503, times=2)
-    publish_files(publication(name), options)
+    options.commit(publication(name))
     assert len([request for request in hub.requests if request.method == "PUT"]) == 1
 
 
@@ -239,7 +238,7 @@ def test_a_commit_whose_answer_was_lost_is_not_made_twice(
     name: str, options: Hub, hub: LoopbackHub, api: HfApi
 ) -> None:
     hub.fail("POST .*/commit/", cut_after=0)
-    info = publish_files(publication(name), options)
+    info = options.commit(publication(name))
     assert [commit.title for commit in api.list_repo_commits(name)] == ["Mix", "initial commit"]
     assert info.oid == api.repo_info(name).sha
 
@@ -249,7 +248,7 @@ def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(
 ) -> None:
     repo, _ = model
     hub.fail("POST .*/commit/", cut_after=0)
-    info = publish_files(publication(repo, create_pr=True), options)
+    info = options.commit(publication(repo, create_pr=True))
     assert (info.pr_num, info.pr_revision) == (1, "refs/pr/1")
     assert info.oid == api.repo_info(repo, revision="refs/pr/1").sha
     assert [discussion.num for discussion in api.get_repo_discussions(repo)] == [1]
@@ -257,7 +256,7 @@ def test_a_pull_request_whose_answer_was_lost_is_not_opened_twice(
 
 def test_a_second_pull_request_is_opened_when_it_is_asked_for(model: tuple[str, str], options: Hub, api: HfApi) -> None:
     repo, _ = model
-    numbers = [publish_files(publication(repo, create_pr=True), options).pr_num for _ in range(2)]
+    numbers = [options.commit(publication(repo, create_pr=True)).pr_num for _ in range(2)]
     assert numbers == [1, 2]
 
 
@@ -275,7 +274,7 @@ def test_somebody_elses_commit_in_between_is_built_upon(
         return (existing or CARD) + "ours"
 
     hub.clear_requests()
-    publish_files(publication(name, readme=readme), options)
+    options.commit(publication(name, readme=readme))
     assert commits(hub) == [200, 412, 200]
     assert asked == [None, CARD + "theirs"]
     assert content(api, name, "config.json") == b"{}"
@@ -289,7 +288,7 @@ def test_an_upload_that_breaks_off_is_tried_again(
         pytest.skip("weights are put to the Hub over plain LFS only")
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     hub.fail("PUT /_lfs/", status=503, times=7)  # more often than the client itself tries
-    publish_files(publication(name), options)
+    options.commit(publication(name))
     assert [request.status for request in hub.requests if request.method == "PUT"] == [503] * 7 + [200]
     assert commits(hub) == [200]
 
@@ -301,16 +300,16 @@ def test_a_hub_that_stays_down_is_told_and_nothing_is_half_done(
     hub.clear_requests()
     hub.fail("POST .*/commit/", status=503, times=100)
     with pytest.raises(PublishError) as caught:
-        publish_files(publication(repo), options)
-    assert str(caught.value).startswith(f"The Hub refused 5 times to take '{repo}': Server error '503 Service Unavai")
+        options.commit(publication(repo))
+    assert str(caught.value).startswith(f"The Hub refused '{repo}' 5 times: Server error '503 Service Unavai")
     assert str(caught.value).endswith(
-        "The repo has all of it or none.\n"
-        "The Hub or the connection is in trouble. Try again: what was uploaded is not sent twice."
+        "Either all of it was committed or nothing.\n"
+        "The Hub or the connection is failing. Try again: uploaded files are not sent twice."
     )
     assert commits(hub) == [503] * 5
     assert api.repo_info(repo).sha == commit
     hub.clear_faults()
-    publish_files(publication(repo), options)
+    options.commit(publication(repo))
     assert commits(hub) == [503] * 5 + [200]
 
 
@@ -320,13 +319,8 @@ def test_the_hub_says_how_long_to_wait(
     hub.fail("POST .*/commit/", status=429, headers={"Retry-After": "17"})
     waits: list[float] = []
     monkeypatch.setattr(publishing.time, "sleep", waits.append)
-    publish_files(publication(name), options)
+    options.commit(publication(name))
     assert waits == [17.0]
-
-
-def test_the_waits_grow_and_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publishing, "FIRST_WAIT", 1.0)
-    assert [publishing._wait(ConnectionError(), attempt) for attempt in (1, 2, 3, 4, 20)] == [1.0, 2.0, 4.0, 8.0, 60.0]
 
 
 @pytest.mark.parametrize("other", [False, "hf_bob", "hf_reader", "hf_nobody"])
@@ -336,8 +330,8 @@ def test_without_the_right_to_write_it_says_how_to_get_it(
     repo, commit = model
     hub.clear_requests()
     with pytest.raises(PublishError) as caught:
-        publish_files(publication(repo), Hub(token=other))
-    assert str(caught.value).startswith(f"The Hub refused to take '{repo}': ")
+        Hub(token=other).commit(publication(repo))
+    assert str(caught.value).startswith(f"The Hub refused '{repo}': ")
     assert str(caught.value).endswith(
         "Nothing in the repo was changed.\n"
         "To write to it, log in with `hf auth login`, or pass `token=` of an account that may."
@@ -351,19 +345,19 @@ def test_metadata_that_the_hub_refuses_is_shown(name: str, options: Hub, hub: Lo
     with pytest.raises(
         PublishError, match=r"(?s)Invalid metadata in README.md.*Check the repo id, the branch and the card"
     ):
-        publish_files(publication(name, readme=lambda _: bad), options)
+        options.commit(publication(name, readme=lambda _: bad))
     assert commits(hub) == []
 
 
 def test_a_name_that_is_no_repo_id_is_told_at_once(options: Hub, hub: LoopbackHub) -> None:
-    with pytest.raises(PublishError, match=r"(?s)The Hub refused to take 'a/b/c': Repo id must be.*Check the repo id"):
-        publish_files(publication("a/b/c"), options)
+    with pytest.raises(PublishError, match=r"(?s)The Hub refused 'a/b/c': Repo id must be.*Check the repo id"):
+        options.commit(publication("a/b/c"))
     assert hub.requests == []
 
 
 def test_offline_nothing_is_tried(name: str, hub: LoopbackHub, token: str) -> None:
     with pytest.raises(PublishError, match=rf"'{name}' cannot be published offline"):
-        publish_files(publication(name), Hub(token=token, local_files_only=True))
+        Hub(token=token, local_files_only=True).commit(publication(name))
     assert hub.requests == []
 
 
@@ -373,11 +367,10 @@ OVER_XET = """
     import sys
     from pathlib import Path
     from huggingface_hub import HfApi, constants
-    from cocktail_hub.hub import Hub, HubFiles, Publication, commit as publishing
-    from cocktail_hub.hub.commit import publish_files
+    from cocktail_hub.hub import Hub, HubFiles, Publication, errors
 
     assert not constants.HF_HUB_DISABLE_XET
-    publishing.FIRST_WAIT = 0.01
+    errors.FIRST_WAIT = 0.01
     weights = bytes(range(256)) * 5000
     Path(sys.argv[1]).write_bytes(weights)
     options = Hub(token="hf_alice")
@@ -387,8 +380,8 @@ OVER_XET = """
         readme=lambda _: "---\\nlicense: mit\\n---\\n",
         message="Mix",
     )
-    first = publish_files(publication, options)
-    second = publish_files(publication, options)
+    first = options.commit(publication)
+    second = options.commit(publication)
     print(first.oid == second.oid, [c.title for c in HfApi(token="hf_alice").list_repo_commits("alice/xet")])
     files = HubFiles("alice/xet", options.resolve("alice/xet", None), options)
     print(files.read_range("model.safetensors", 300, 304), files.sizes["model.safetensors"])

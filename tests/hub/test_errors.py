@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 
 import httpx2
@@ -10,8 +11,8 @@ import pytest
 from huggingface_hub import errors
 
 from cocktail_hub.errors import CheckpointError, CocktailError, DiskSpaceError, SourceError
-from cocktail_hub.hub.errors import first_line, status_of
-from cocktail_hub.hub.explained import explained
+from cocktail_hub.hub import errors as hub_room
+from cocktail_hub.hub.errors import first_line, hub_errors, may_pass, retry_wait, status_of
 
 
 def answer(status: int) -> httpx2.Response:
@@ -19,7 +20,7 @@ def answer(status: int) -> httpx2.Response:
 
 
 def told(error: Exception, kind: type[CocktailError] = SourceError) -> str:
-    with pytest.raises(kind) as caught, explained("org/a", "v1"):
+    with pytest.raises(kind) as caught, hub_errors("org/a", "v1"):
         raise error
     assert caught.value.__cause__ is error
     return str(caught.value)
@@ -31,7 +32,7 @@ def told(error: Exception, kind: type[CocktailError] = SourceError) -> str:
         (
             errors.GatedRepoError("no", response=answer(403)),
             "'org/a' is gated, and this account has no access to it.\nIts files cannot be downloaded until its authors",
-            "Ask for access on its page on the Hub, then log in with `hf auth login`, or pass `token=`.",
+            "Request access on its page on the Hub, then log in with `hf auth login`, or pass `token=`.",
         ),
         (
             errors.RepositoryNotFoundError("no", response=answer(404)),
@@ -45,8 +46,8 @@ def told(error: Exception, kind: type[CocktailError] = SourceError) -> str:
         ),
         (
             errors.RemoteEntryNotFoundError("404: config.json", response=answer(404)),
-            "'org/a' lacks a file that is needed: 404: config.json",
-            "config.json",
+            "'org/a' lacks a required file: 404: config.json",
+            "or choose another model.",
         ),
         (
             errors.DisabledRepoError("no", response=answer(403)),
@@ -65,13 +66,13 @@ def told(error: Exception, kind: type[CocktailError] = SourceError) -> str:
         ),
         (
             PermissionError(errno.EACCES, "Permission denied"),
-            "The Hub cache cannot be written while 'org/a' is downloaded: [Errno 13] Permission denied\nWhat is not",
-            "to a folder that you may write to.",
+            "The Hub cache cannot be written while 'org/a' is downloaded: [Errno 13] Permission denied\nDownloaded",
+            "to a writable folder.",
         ),
         (
             errors.HfHubHTTPError("\n\n503 busy\nmore", response=answer(503)),
             "The Hub refused a request about 'org/a': 503 busy\nNothing was changed or lost.",
-            "Try again in a while; if it stays, look at https://status.huggingface.co.",
+            "Try again later; if the error persists, look at https://status.huggingface.co.",
         ),
         (
             errors.LocalEntryNotFoundError("not cached"),
@@ -95,7 +96,7 @@ def told(error: Exception, kind: type[CocktailError] = SourceError) -> str:
         ),
         (
             httpx2.ConnectError("refused"),
-            "The connection to the Hub broke while reading 'org/a': refused\nFiles that came whole are kept.",
+            "The connection to the Hub broke while reading 'org/a': refused\nFiles that were",
             "Try again.",
         ),
         (ConnectionError("Network error: 404"), "The connection to the Hub broke while reading 'org/a'", "Try again."),
@@ -132,12 +133,12 @@ def test_a_refusal_behind_a_missing_cache_entry_is_what_counts() -> None:
 
 def test_errors_of_our_own_pass_as_they_are() -> None:
     for error in (SourceError("mine"), CheckpointError("mine")):
-        with pytest.raises(type(error), match=r"^mine$"), explained("org/a"):
+        with pytest.raises(type(error), match=r"^mine$"), hub_errors("org/a"):
             raise error
 
 
 def test_errors_that_are_nobodys_fault_but_ours_pass_as_they_are() -> None:
-    with pytest.raises(KeyError), explained("org/a"):
+    with pytest.raises(KeyError), hub_errors("org/a"):
         raise KeyError("bug")
 
 
@@ -149,3 +150,31 @@ def test_the_first_line_is_the_first_that_says_something() -> None:
 def test_only_an_answer_has_a_status() -> None:
     assert status_of(errors.HfHubHTTPError("x", response=answer(418))) == 418
     assert status_of(ConnectionError()) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.HfHubHTTPError("busy", response=answer(503)), True),
+        (errors.HfHubHTTPError("somebody else committed", response=answer(412)), True),
+        (errors.HfHubHTTPError("no", response=answer(403)), False),
+        (httpx2.ConnectError("refused"), True),
+        (ConnectionError("reset"), True),
+        (RuntimeError("an upload that broke off"), True),
+        (json.JSONDecodeError("a proxy's page of HTML", "", 0), True),
+        (ValueError("metadata"), False),
+    ],
+)
+def test_what_may_pass_is_worth_a_retry(error: Exception, expected: bool) -> None:
+    assert may_pass(error) is expected
+
+
+def test_an_upload_that_the_hub_refused_is_not_worth_a_retry() -> None:
+    failed = RuntimeError("upload failed")
+    failed.__cause__ = errors.HfHubHTTPError("no", response=answer(403))
+    assert not may_pass(failed)
+
+
+def test_the_waits_grow_and_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_room, "FIRST_WAIT", 1.0)
+    assert [retry_wait(attempt, ConnectionError()) for attempt in (1, 2, 3, 4, 20)] == [1.0, 2.0, 4.0, 8.0, 60.0]

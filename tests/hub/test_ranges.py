@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from huggingface_hub import HfApi
 
 from cocktail_hub.errors import SourceError
-from cocktail_hub.hub import Hub, HubFiles, ranges
+from cocktail_hub.hub import Hub, HubFiles, errors, ranges
 from cocktail_hub.hub.ranges import ByteRange, fetch_ranges
 from cocktail_hub.storage.positional_file import PositionalFile
 
@@ -22,7 +23,7 @@ CONTENT = bytes(number * 7 % 251 for number in range(300_000))
 
 @pytest.fixture
 def files(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubFiles:
-    monkeypatch.setattr(ranges, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(errors, "FIRST_WAIT", 0.001)
     api = HfApi(token="hf_alice")
     api.create_repo("acme/ranges", exist_ok=True)
     info = api.upload_file(path_or_fileobj=CONTENT, path_in_repo="large.safetensors", repo_id="acme/ranges")
@@ -32,22 +33,22 @@ def files(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def fetched(files: HubFiles, folder: Path, *spans: tuple[int, int]) -> bytes:
     """Some spans of the file, one after the other."""
-    stretches, offset = [], 0
+    parts, offset = [], 0
     for start, stop in spans:
-        stretches.append(ByteRange(files=files, path="large.safetensors", start=start, stop=stop, offset=offset))
+        parts.append(ByteRange(files=files, path="large.safetensors", start=start, stop=stop, offset=offset))
         offset += stop - start
     came: list[int] = []
     with PositionalFile(folder / "part", write=True) as target:
-        fetch_ranges(stretches, target, on_progress=came.append)
+        fetch_ranges(parts, target, on_progress=came.append)
     found = (folder / "part").read_bytes()
     assert sum(came) == len(found)
     return found
 
 
-def test_large_stretches_are_cut_into_requests(
+def test_large_parts_are_cut_into_requests(
     hub: LoopbackHub, files: HubFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ranges, "PART_BYTES", 40_000)
+    monkeypatch.setattr(ranges, "REQUEST_BYTES", 40_000)
     assert fetched(files, tmp_path, (10, 100_010), (250_000, 250_001)) == CONTENT[10:100_010] + CONTENT[250_000:250_001]
     assert len([seen for seen in hub.requests if "/_cdn/" in seen.path]) == 4
     assert hub.sent("GET /_cdn/") == 100_001
@@ -57,7 +58,7 @@ def test_what_breaks_off_goes_on_from_there(hub: LoopbackHub, files: HubFiles, t
     hub.fail("GET /_cdn/", cut_after=70_000, times=3)
     hub.fail("GET /acme/ranges/resolve/", status=503, times=2)
     assert fetched(files, tmp_path, (0, 300_000)) == CONTENT
-    assert hub.sent("GET /_cdn/") <= 300_000 + 3 * ranges._PIECE
+    assert hub.sent("GET /_cdn/") <= 300_000 + 3 * ranges._BLOCK
 
 
 def test_a_hub_that_keeps_failing_is_given_up(hub: LoopbackHub, files: HubFiles, tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_a_refusal_is_not_tried_again(hub: LoopbackHub, files: HubFiles, tmp_pat
 
 
 def test_nothing_is_asked_where_the_hub_is_not_to_be_asked(hub: LoopbackHub, files: HubFiles, tmp_path: Path) -> None:
-    files.options = Hub(cache_dir=tmp_path / "hub", local_files_only=True)
+    files = replace(files, hub=Hub(cache_dir=tmp_path / "hub", local_files_only=True))
     with pytest.raises(SourceError, match="not in the local cache"):
         fetched(files, tmp_path, (0, 1000))
     assert hub.requests == []

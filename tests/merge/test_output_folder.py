@@ -56,9 +56,9 @@ def test_the_folder_that_one_works_in_is_refused_before_anything_is_done(
     with pytest.raises(CacheError) as caught:
         mix(recipe_of(), output=".")
     assert str(caught.value) == (
-        "'.' is the folder that you work in.\n"
-        "A mix is made beside its folder and takes its place in one step, which is not possible there.\n"
-        "Name a folder inside of it: 'mix'."
+        "'.' is the current working directory.\n"
+        "A mix is made beside its folder and then takes its place in one step, which is not possible there.\n"
+        "Name a folder inside it: 'mix'."
     )
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
     assert mix(recipe_of(), output="mix").path == Path("mix")
@@ -67,11 +67,9 @@ def test_the_folder_that_one_works_in_is_refused_before_anything_is_done(
 def test_where_a_disk_is_mounted_no_mix_can_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "disk").mkdir()
     monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "disk")
-    with pytest.raises(
-        CacheError, match=r"disk' is where a disk is mounted\.(?s:.*)Name a folder inside of it: '.*mix'"
-    ):
+    with pytest.raises(CacheError, match=r"disk' is a mount point\.(?s:.*)Name a folder inside it: '.*mix'"):
         mix(recipe_of(), output=tmp_path / "disk")
-    with pytest.raises(CacheError, match="is where a disk is mounted"):
+    with pytest.raises(CacheError, match="is a mount point"):
         mix(recipe_of()).save_pretrained(tmp_path / "disk")
     assert list((tmp_path / "disk").iterdir()) == []
 
@@ -162,7 +160,7 @@ def test_what_users_of_other_caches_work_on_is_not_tidied(tmp_path: Path) -> Non
     other, resolved, _ = place_of(tmp_path / "out", tmp_path / "other")
     with other.stage(resolved, set()) as work:
         (work / "model.safetensors.incomplete").write_bytes(b"half")
-        copy = tmp_path / f".out.{other.cache.identity}.partial"
+        copy = tmp_path / f".out.copy.{other.cache.identity}.partial"
         copy.mkdir()
         mix(recipe_of(), output=tmp_path / "out")
         assert [path.name for path in work.iterdir()] == ["model.safetensors.incomplete"]

@@ -344,7 +344,7 @@ def test_a_disk_that_is_too_small_for_what_is_downloaded(
     done = invoke(recipe, tmp_path, *where)
     assert (done.exit_code, done.stdout) == (1, "")
     assert "bytes free, but the mix needs" in done.stderr
-    assert "It would fail on the way, so it was not started" in done.stderr
+    assert "The mix would run out of space, so it was not started" in done.stderr
     assert hub.sent("GET /_cdn/") < 150_000, "headers alone"
     disk.make_room()
     done = invoke(recipe, tmp_path, *where)

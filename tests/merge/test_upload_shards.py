@@ -368,7 +368,7 @@ def test_files_that_the_hub_has_dropped_are_made_again(
 def test_a_broken_connection_is_taken_up_where_it_broke(
     hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cocktail_hub.hub.ranges.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("cocktail_hub.hub.errors.FIRST_WAIT", 0.01)
     expected = contents(mix(recipe, output=tmp_path / "calm", options=low).path)
     hub.fail("GET /_cdn/.*", cut_after=150_000, times=5)
     hub.fail("GET /_cdn/.*", status=503, times=3)
@@ -383,7 +383,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(
 def test_a_hub_that_stays_away_keeps_what_is_finished(
     hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cocktail_hub.hub.ranges.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("cocktail_hub.hub.errors.FIRST_WAIT", 0.001)
     record = Journal.record
 
     def recording(journal: Journal, path: str, entry: Entry) -> None:
@@ -535,7 +535,7 @@ def test_a_disk_that_runs_full_while_the_models_are_fetched_is_called_so(
 def test_nothing_is_fetched_offline(hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions) -> None:
     plan, inputs = plan_of(recipe, low)
     for model in inputs.models:
-        model.body.files.options = Hub(cache_dir=low.hub.cache_dir, local_files_only=True)  # type: ignore[attr-defined]
+        vars(model.body.files)["hub"] = Hub(cache_dir=low.hub.cache_dir, local_files_only=True)
     inputs.scratch = tmp_path / "windows"
     with pytest.raises(SourceError, match="not in the local cache"), inputs.opened(plan.shards[0]):
         pass

@@ -310,7 +310,7 @@ def test_a_readme_of_the_user_s_is_kept_and_only_our_section_changes() -> None:
 
 
 def test_a_commit_that_fails_is_tried_again(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cocktail_hub.hub.commit.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("cocktail_hub.hub.errors.FIRST_WAIT", 0.01)
     hub.fail("POST .*/commit/main", status=503, times=1)
     publish(published("bert").recipe, f"{ORG}/publish-retried", as_="recipe", token=TOKEN)
     assert "config.json" in files(f"{ORG}/publish-retried")

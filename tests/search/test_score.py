@@ -142,7 +142,7 @@ def test_a_recipe_repo_with_open_shares_is_scored_and_merged_the_first_time_only
 def test_a_disk_too_small_for_the_models_is_said_before_any_is_downloaded(hub, tmp_path, monkeypatch):
     ids = models.published("bert").ids
     full = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=1000))
-    monkeypatch.setattr("cocktail_hub.storage.disk_space.shutil", full)  # the client has its own
+    monkeypatch.setattr("cocktail_hub.storage.disk.shutil", full)  # the client has its own
     hub.clear_requests()
     with pytest.raises(DiskSpaceError, match="bytes for the downloads"):
         score(open_recipe(*ids, examples=PASSAGES), token=models.TOKEN, cache_dir=tmp_path / "hub")

@@ -25,11 +25,11 @@ from cocktail_hub.storage.cache import (
     RECIPE,
     Cache,
     CachedMix,
-    in_words,
+    cache_errors,
     remove,
     write_manifest,
 )
-from cocktail_hub.storage.hashing import hash_of, sha256_of
+from cocktail_hub.storage.disk import hash_of, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,10 +171,10 @@ def test_a_find_counts_as_a_use(cache: Cache) -> None:
         (lambda path: (path / "model.safetensors").write_bytes(b""), "model.safetensors has 0 bytes instead of 100"),
         (lambda path: (path / MANIFEST).unlink(), "No such file"),
         (lambda path: (path / MANIFEST).write_text(""), "cannot be read: Expecting value"),
-        (lambda path: (path / MANIFEST).write_text("[]"), "it is no JSON mapping"),
+        (lambda path: (path / MANIFEST).write_text("[]"), "it is not a JSON object"),
         (
             lambda path: (path / MANIFEST).write_text('{"files": {"a": 3}}'),
-            "it is no list of files with size and hash",
+            "it is not a list of files with size and hash",
         ),
     ],
 )
@@ -200,7 +200,7 @@ def test_other_content_of_the_same_size_is_noticed_by_a_thorough_look(cache: Cac
 def test_a_damaged_recipe_is_told_with_its_folder(cache: Cache) -> None:
     mix = finished(cache, ONE)
     (mix.path / RECIPE).write_text("{")
-    with pytest.raises(CacheError, match=rf"(?s)'recipe.json' of the mix in '.*{ONE}' cannot be read: .*made again"):
+    with pytest.raises(CacheError, match=rf"(?s)'recipe.json' of the mix in '.*{ONE}' cannot be read: .*is made again"):
         _ = mix.recipe
 
 
@@ -233,8 +233,8 @@ KILLED = """
     (stage / "model.safetensors").write_bytes(b"1" * 100)
     (stage / "config.json").write_text("{}")
     os.fsync = counted(os.fsync)
-    Path.write_text = counted(Path.write_text)
     Path.rename = counted(Path.rename)
+    Path.replace = counted(Path.replace)
     with cache.locked(digest):
         cache.finish(digest, {})
     print("finished")
@@ -453,7 +453,7 @@ def test_a_cache_that_cannot_be_a_folder_is_told_with_its_name(tmp_path: Path) -
     cache = Cache(tmp_path / "file" / "cache")
     for act in (lambda: cache.staging(ONE), lambda: cache.locked(ONE).__enter__(), lambda: cache.finish(ONE, {})):
         with pytest.raises(
-            CacheError, match=r"(?s)'.*cache' cannot hold the cache: .*Set COCKTAIL_HUB_CACHE to a folder"
+            CacheError, match=r"(?s)'.*cache' cannot hold the cache: .*Set COCKTAIL_HUB_CACHE to a writable folder"
         ):
             act()
 
@@ -466,9 +466,7 @@ def test_a_read_only_cache_can_be_read_and_says_why_it_cannot_be_written(cache: 
         folder.chmod(0o555)
     try:
         assert cache.find(ONE) is not None
-        with pytest.raises(
-            CacheError, match=r"(?s)cannot be written: .*Set COCKTAIL_HUB_CACHE to a folder that you may"
-        ):
+        with pytest.raises(CacheError, match=r"(?s)cannot be written: .*Set COCKTAIL_HUB_CACHE to a writable folder"):
             cache.staging(TWO)
     finally:
         for folder in folders:
@@ -480,7 +478,7 @@ def test_a_read_only_cache_can_be_read_and_says_why_it_cannot_be_written(cache: 
     [
         (
             errno.ENOSPC,
-            "There is no room for the mix in '/c': [Errno 28] No space left on device.\nA mix takes as much",
+            "The disk is too full for the mix in '/c': [Errno 28] No space left on device.\nA mix is as large",
         ),
         (errno.EROFS, "'/c' cannot be written: [Errno 30] Read-only file system.\nFinished mixes are kept there.\nSet"),
         (errno.EACCES, "'/c' cannot be written: [Errno 13] Permission denied."),
@@ -488,14 +486,14 @@ def test_a_read_only_cache_can_be_read_and_says_why_it_cannot_be_written(cache: 
     ],
 )
 def test_every_refusal_of_the_disk_says_what_to_do(number: int, words: str) -> None:
-    with pytest.raises(CacheError) as caught, in_words(Path("/c")):
+    with pytest.raises(CacheError) as caught, cache_errors(Path("/c")):
         raise OSError(number, os.strerror(number))
     assert str(caught.value).startswith(words)
     assert "COCKTAIL_HUB_CACHE" in str(caught.value)
 
 
 def test_a_disk_without_locks_is_told() -> None:
-    with pytest.raises(CacheError, match="'/c' lies on a disk without file locks"), in_words(Path("/c")):
+    with pytest.raises(CacheError, match="'/c' is on a disk without file locks"), cache_errors(Path("/c")):
         raise NotImplementedError
 
 
@@ -514,7 +512,7 @@ def test_a_disk_that_fills_up_while_the_mix_is_finished_loses_nothing(cache: Cac
         except CacheError as error:
             print(error)
     """
-    assert output_of(run(code, cache.root, ONE)).startswith(f"There is no room for the mix in '{cache.root}'")
+    assert output_of(run(code, cache.root, ONE)).startswith(f"The disk is too full for the mix in '{cache.root}'")
     assert cache.find(ONE) is None
     assert (cache.staging(ONE) / "model.safetensors").stat().st_size == 100
     assert cache.finish(ONE, {}).damage(thorough=True) == []
@@ -525,7 +523,7 @@ def test_a_folder_that_cannot_be_moved_away_is_told(tmp_path: Path, monkeypatch:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "rename", refusing)
-    with pytest.raises(CacheError, match=r"(?s)Cannot remove '.*none': .*Permission denied.*A program may be using it"):
+    with pytest.raises(CacheError, match=r"(?s)Cannot remove '.*none': .*Permission denied.*Another program may be"):
         remove(tmp_path / "none")
 
 

@@ -20,7 +20,7 @@ from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError, MergeError, SourceError
 from cocktail_hub.merge.engine.processes import ProcessBuffers
 from cocktail_hub.merge.engine.shard import write_errors
-from cocktail_hub.storage.open_files import keep_spare
+from cocktail_hub.storage.positional_file import keep_spare
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 resource = pytest.importorskip("resource", reason="only systems of the Unix kind have such a limit")
 
 ADVICE = (
-    "A mix has the weight files of all its models open at once.\n"
-    "Allow more (`ulimit -n 8192`; whoever runs the system, where that is refused), then run the same command again: "
+    "A mix keeps the weight files of all its models open at the same time.\n"
+    "Raise the limit (`ulimit -n 8192`, or ask the system's administrator), then run the same command again: "
     "finished shards are kept."
 )
 MIX = """
@@ -85,8 +85,8 @@ def test_a_limit_that_the_system_holds_to_is_named_with_what_to_do(folders: list
     first, _, rest = words.partition("\n")
     assert kind == "CheckpointError"
     assert re.fullmatch(
-        r"'model-000\d\d-of-00030.safetensors' of '.*model3.' cannot be opened: this program has as many files open as "
-        r"the system lets it\.",
+        r"'model-000\d\d-of-00030.safetensors' of '.*model3.' cannot be opened: this process has reached "
+        r"the limit on open files\.",
         first,
     )
     assert rest == ADVICE
@@ -147,7 +147,7 @@ def test_whoever_opens_a_file_says_so_in_the_same_words(tmp_path: Path, monkeypa
     torch.save({"weight": torch.ones(2)}, tmp_path / "pytorch_model.bin")
     files = LocalFiles(tmp_path, name="org/a")
     layout = read_weight_files(files)
-    words = "this program has as many files open as the system lets it.\n" + ADVICE
+    words = "this process has reached the limit on open files.\n" + ADVICE
     monkeypatch.setattr(subprocess, "Popen", refusing)
     with pytest.raises(MergeError) as started:
         ProcessBuffers(1 << 18)

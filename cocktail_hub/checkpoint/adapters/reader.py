@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,6 @@ from cocktail_hub.checkpoint.reader import open_weights
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import itemsize, torch_dtype
 from cocktail_hub.methods.rounding import round_settled
-from cocktail_hub.storage.closing import Closing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ KEPT_NORMS = 64
 """Norms kept for other pieces of the same tensors: more than there are threads."""
 
 
-class AdaptedReader(Closing):
+class AdaptedReader(AbstractContextManager["AdaptedReader"]):
     """A base and an adapter as one `TensorReader`. Neither is changed, so many may share one base."""
 
     def __init__(self, layout: AdaptedWeights, base: TensorReader, adapter: TensorReader) -> None:
@@ -76,6 +76,9 @@ class AdaptedReader(Closing):
             close = getattr(source, "close", None)
             if close is not None:
                 close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _read_product(self, tensor: str, change: Change, start: int, stop: int, out: torch.Tensor) -> None:
         """Whole rows at a time, so that a piece holds the same numbers however it is cut."""

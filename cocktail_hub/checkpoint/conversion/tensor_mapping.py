@@ -6,6 +6,7 @@ import math
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,6 @@ from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
 from cocktail_hub.checkpoint.conversion.errors import different_values
 from cocktail_hub.checkpoint.reader import open_weights, read_pieces
 from cocktail_hub.methods.dtypes import torch_dtype
-from cocktail_hub.storage.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,7 +120,7 @@ class TensorMapping:
                 raise different_values(self.name, kept, left_out)
 
 
-class MappedReader(Closing):
+class MappedReader(AbstractContextManager["MappedReader"]):
     """A `TensorReader` and `BatchReader` that reads another one under other names and in other cuts."""
 
     def __init__(self, mapping: TensorMapping, source: TensorReader) -> None:
@@ -163,6 +163,9 @@ class MappedReader(Closing):
         close = getattr(self._source, "close", None)
         if close is not None:
             close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _cut(self, tensor: str, start: int, stop: int) -> list[ElementRange]:
         """The pieces of the file that are elements `start:stop` of a tensor made of runs."""

@@ -19,7 +19,7 @@ from cocktail_hub.merge.engine.processes import can_leave
 from cocktail_hub.merge.engine.shard import Progress, disk_full, fill_shard, write_errors
 from cocktail_hub.merge.engine.threads import WorkerPool
 from cocktail_hub.merge.engine.writer import free_bytes
-from cocktail_hub.storage.fsync import sync_folder
+from cocktail_hub.storage.disk import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cocktail_hub.merge.engine.writer import SUFFIX
 from cocktail_hub.storage.cache import JOURNAL
-from cocktail_hub.storage.fsync import sync_folder
+from cocktail_hub.storage.disk import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from cocktail_hub.checkpoint.reader import SafetensorsReader
 from cocktail_hub.errors import MergeError
 from cocktail_hub.merge.engine.worker import READY, Begin, Done, End, Failed, Open
-from cocktail_hub.storage.open_files import too_many_files
+from cocktail_hub.storage.positional_file import too_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -18,9 +18,8 @@ from cocktail_hub.merge.engine.threads import WorkerPool
 from cocktail_hub.merge.engine.writer import ShardWriter, free_bytes
 from cocktail_hub.merge.kernels.dispatch import make_chunks, run_capacity
 from cocktail_hub.merge.kernels.job import ShardJob
-from cocktail_hub.storage.disk_space import FULL
-from cocktail_hub.storage.hashing import QUICK
-from cocktail_hub.storage.open_files import too_many_files
+from cocktail_hub.storage.disk import FULL, QUICK
+from cocktail_hub.storage.positional_file import too_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cocktail_hub.merge.kernels.buffers import Buffers
-from cocktail_hub.storage.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ JOIN_SECONDS = 0.2
 """How often the waiting thread looks up, so that an interrupt reaches it on every system."""
 
 
-class WorkerPool(Closing):
+class WorkerPool(AbstractContextManager["WorkerPool"]):
     """As many threads as there are benches."""
 
     def __init__(self, benches: Sequence[AnyBench]) -> None:
@@ -44,6 +43,9 @@ class WorkerPool(Closing):
         with ExitStack() as stack:
             for bench in reversed(self.benches):
                 stack.callback(bench.close)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def run(self, tasks: Iterator[T], work: Callable[[AnyBench, T], None]) -> None:
         """Do `work` on every task, in about their order, and return when all are done.

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from cocktail_hub.hub import Uploaded
-from cocktail_hub.storage.fsync import sync_folder
+from cocktail_hub.storage.disk import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,7 @@ import shutil
 import threading
 from typing import TYPE_CHECKING
 
-from cocktail_hub.storage.fsync import BackgroundSync, sync_folder
-from cocktail_hub.storage.hashing import HASHES, QUICK
+from cocktail_hub.storage.disk import HASHES, QUICK, BackgroundSync, sync_folder
 from cocktail_hub.storage.positional_file import PositionalFile
 
 if TYPE_CHECKING:

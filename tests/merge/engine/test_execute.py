@@ -38,7 +38,7 @@ from cocktail_hub.merge.engine.execute import execute
 from cocktail_hub.merge.engine.writer import ShardWriter
 from cocktail_hub.merge.plan import plan_merge
 from cocktail_hub.methods.linear import METHODS, linear, task_arithmetic, ties
-from cocktail_hub.storage.hashing import hash_of
+from cocktail_hub.storage.disk import hash_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -42,7 +42,7 @@ from cocktail_hub.merge.run import plan_mix
 from cocktail_hub.pipeline import check_and_weigh, prepare
 from cocktail_hub.resolve.source import load_recipe_source
 from cocktail_hub.storage.cache import JOURNAL
-from cocktail_hub.storage.hashing import sha256_of
+from cocktail_hub.storage.disk import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from merge_helpers import digests, mix, plan, save_all
 
 from cocktail_hub.errors import DiskSpaceError, MergeError
 from cocktail_hub.merge.engine.journal import JOURNAL
-from cocktail_hub.storage.hashing import hash_of
+from cocktail_hub.storage.disk import hash_of
 from cocktail_hub.storage.positional_file import PositionalFile
 
 pytestmark = pytest.mark.whole

@@ -11,8 +11,7 @@ from merge_helpers import digests, mix, model, opened, plan, save_all
 from cocktail_hub.errors import DiskSpaceError, MergeError
 from cocktail_hub.merge.engine import shard as shard_module
 from cocktail_hub.merge.engine.shard import Progress, disk_full, merge_shard, write_errors
-from cocktail_hub.storage.disk_space import FULL
-from cocktail_hub.storage.hashing import HASHES, hash_of
+from cocktail_hub.storage.disk import FULL, HASHES, hash_of
 
 if TYPE_CHECKING:
     from pathlib import Path

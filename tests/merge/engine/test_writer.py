@@ -11,9 +11,8 @@ import xxhash
 
 from cocktail_hub.merge.engine import writer as writer_module
 from cocktail_hub.merge.engine.writer import HASH_BYTES, ShardWriter
-from cocktail_hub.storage import fsync as sync
-from cocktail_hub.storage.fsync import sync_folder
-from cocktail_hub.storage.hashing import HASHES
+from cocktail_hub.storage import disk as sync
+from cocktail_hub.storage.disk import HASHES, sync_folder
 from cocktail_hub.storage.positional_file import PositionalFile
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The story of a mix, a line a stage: prepare, check, weigh, plan, merge, then load, publish or verify."""
+"""The stages of a mix, from a recipe to a published model: prepare, check, weigh, plan, merge, publish, verify."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.compat.check import check_models
-from cocktail_hub.compat.preview import ModelPreview, Preview
 from cocktail_hub.errors import PublishError, RecipeError, did_you_mean
 from cocktail_hub.evaluation.example_files import ExamplesFound, locate_examples
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
-from cocktail_hub.merge.download import bytes_to_fetch
+from cocktail_hub.hub.commit import README, Publication
 from cocktail_hub.merge.engine.journal import working_files
 from cocktail_hub.merge.engine.shard import write_errors
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.output_folder import OutputFolder, copy_out, cut_size
-from cocktail_hub.merge.run import needed_space, plan_mix, require_device, write_weights
+from cocktail_hub.merge.run import plan_mix, require_device, write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_recipe
-from cocktail_hub.publishing.card import combine_licenses
-from cocktail_hub.publishing.provenance import gather_facts, write_card
+from cocktail_hub.publishing.card.render import render_card
+from cocktail_hub.publishing.card_facts import Form, gather_facts, planned_specs
+from cocktail_hub.publishing.preview import preview_mix
 from cocktail_hub.publishing.verify import Verification, require_merged, weight_hashes
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve.resolve import resolve, with_weights
@@ -34,11 +34,9 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
     from cocktail_hub.compat.check import CompatibilityReport
+    from cocktail_hub.compat.preview import Preview
     from cocktail_hub.evaluation.settings import ScoringSettings
     from cocktail_hub.hub import Hub
-    from cocktail_hub.merge.engine.execute import MergeReport
-    from cocktail_hub.merge.plan import MergePlan
-    from cocktail_hub.publishing.publish import Form, Target
     from cocktail_hub.search.score import Score
     from cocktail_hub.search.weigh import Weighed
 
@@ -52,22 +50,22 @@ class Mix:
     recipe: ResolvedRecipe
     """Exact models, and a number for every weight."""
     report: Mapping[str, Any]
-    """`{"cached": True}`, or `cached`, the `notes` of the check, and the `MergeReport` under `merged`."""
+    """`{"cached": True}`, or `cached: False`, the `notes` of the check, and the `MergeReport` under `merged`."""
     name: str = "recipe"
     """Path or repo id that the recipe was loaded from."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """`id2label` and `label2id` set by the recipe's repo; empty to use those of the ingredients."""
 
     def load(self, *, task: str | None = None, **kwargs: Any) -> Any:
-        """Load it as an ordinary transformers model; `kwargs` go to `from_pretrained`."""
+        """Load the mix as an ordinary transformers model; `kwargs` go to `from_pretrained`."""
         return load_model(self.path, task, **keywords_for(self.labels, kwargs))
 
     def load_sentence_transformer(self, **kwargs: Any) -> Any:
-        """Load it as a `SentenceTransformer`, or as the sentence-transformers class it was saved with."""
+        """Load the mix with the sentence-transformers class it was saved with, by default `SentenceTransformer`."""
         return load_sentence_transformer(self.path, **kwargs)
 
     def load_cross_encoder(self, **kwargs: Any) -> Any:
-        """Load it as a `CrossEncoder`."""
+        """Load the mix as a `CrossEncoder`."""
         return load_cross_encoder(self.path, **kwargs)
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -79,13 +77,13 @@ class Mix:
         return copy_out(self.path, Path(folder))
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
-        """Publish it. Takes the keywords of `publish` (`as_`, `private`, `revision`, `create_pr`, `token`, ...)."""
+        """Publish the mix, with the keywords of `publish` (`as_`, `private`, `revision`, `create_pr`, `token`, ...)."""
         return publish(self, repo_id, **kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A recipe whose models are pinned. Its weights may still be open."""
+    """A recipe whose models are pinned; its weights may still be open."""
 
     source: RecipeSource
     """Where the recipe was loaded from."""
@@ -191,23 +189,33 @@ def mix(
 
 def mix_prepared(prepared: Prepared, *, output: Path | None = None) -> Mix:
     """Like `mix`, for a recipe that is already prepared."""
-    folder = OutputFolder(options=prepared.options, output=output)
+    options = prepared.options
+    folder = OutputFolder(options=options, output=output)
     if found := cached_mix(prepared, folder):
         return found
     folder.require()  # before the ingredients are scored, which takes long
     report, resolved = check_and_weigh(prepared)
-    plan = plan_mix(report, prepared.options.max_shard_size)
+    plan = plan_mix(report, options.max_shard_size)
     with folder.locked(resolved):
         if path := folder.adopt_finished(resolved) or folder.find(resolved):
             return prepared.finished(path, resolved, cached=True)
         with folder.stage(resolved, working_files(plan)) as stage:
-            merged = _merge(report, resolved, plan, stage, prepared)
+
+            def write_small_files() -> None:
+                with write_errors(stage, 0):
+                    copy_small_files(report, stage, code=options.trust_remote_code)
+                    write_recipe(resolved, report, stage, options.max_shard_size)
+                    facts = gather_facts(resolved, report.kind, options.hub, planned_specs(plan))
+                    (stage / README).write_text(render_card(resolved, facts), encoding="utf-8", newline="")
+
+            merged = write_weights(plan, report, stage, options, meanwhile=write_small_files)
+            report.require_unchanged()
         path = folder.finish(resolved, merged.digests)
     return prepared.finished(path, resolved, cached=False, notes=report.notes, merged=merged)
 
 
 def cached_mix(prepared: Prepared, folder: OutputFolder | None = None) -> Mix | None:
-    """Return the mix where it is wanted, if it is there already; by default in the cache."""
+    """Return the mix if `folder`, by default the cache, contains it already."""
     if prepared.resolved is None:
         return None
     path = (folder or OutputFolder(options=prepared.options, output=None)).find(prepared.resolved)
@@ -223,9 +231,9 @@ def check_and_weigh(prepared: Prepared) -> tuple[CompatibilityReport, ResolvedRe
         weighting = prepared.recipe.weighting
         if prepared.options.low_disk and weighting is not None and weighting.rule != "uniform":
             raise RecipeError(
-                "The weights are not computed yet, and computing them takes every ingredient whole on the disk.\n"
+                "The weights are not computed yet, and scoring needs every ingredient whole on the disk.\n"
                 "`low_disk` never keeps a whole ingredient.\n"
-                "Compute them first where there is room (`cocktail score RECIPE -o SCORED.yaml`), and mix SCORED.yaml."
+                "Compute them on a larger disk (`cocktail score RECIPE -o SCORED.yaml`), and mix SCORED.yaml."
             )
         from cocktail_hub.search.weights_cache import cached_weights
 
@@ -255,23 +263,6 @@ def weigh_prepared(prepared: Prepared, report: CompatibilityReport, settings: Sc
     return weigh_ingredients(prepared.recipe.ingredients, weighting, context)
 
 
-def _merge(
-    report: CompatibilityReport, resolved: ResolvedRecipe, plan: MergePlan, stage: Path, prepared: Prepared
-) -> MergeReport:
-    """Download the weights and write the whole mix into `stage`."""
-    options = prepared.options
-
-    def write_small_files() -> None:
-        with write_errors(stage, 0):
-            copy_small_files(report, stage, code=options.trust_remote_code)
-            write_recipe(resolved, report, stage, options.max_shard_size)
-            write_card(resolved, report.kind, plan, stage, prepared.hub)
-
-    merged = write_weights(plan, report, stage, options, meanwhile=write_small_files)
-    report.require_unchanged()
-    return merged
-
-
 def with_hub(options: MixOptions | None, hub: Mapping[str, Any]) -> MixOptions:
     """Return options whose `hub` has the given fields."""
     options = options or MixOptions()
@@ -297,43 +288,7 @@ def check(
     prepared = prepare(source, options, revision=revision, subfolder=subfolder, digests=False, recall=False)
     report = prepared.check()
     plan = plan_mix(report, options.max_shard_size)
-    facts = gather_facts(report.recipe, report.kind, options.hub)
-    combined = combine_licenses(dict(facts.licenses))
-    weights = {} if prepared.recipe.weights is None else {i.model: i.weight for i in report.recipe.ingredients}
-    models = []
-    for model in report.models:
-        found = facts.licenses.get(model.located.reference.model)
-        needed = [(place.files, path) for place in {model.located, model.body} for path in place.model_files.needed]
-        models.append(
-            ModelPreview(
-                model=model.located.reference.model,
-                revision=model.located.reference.revision,
-                weight=weights.get(model.located.reference.model)
-                if model.located.reference is not report.recipe.base
-                else None,
-                nbytes=sum(files.sizes[path] for files, path in needed),
-                to_download=bytes_to_fetch([model]),
-                license=found.label if found else None,
-            )
-        )
-    return Preview(
-        method=prepared.recipe.method,
-        architecture=report.kind.architecture,
-        task=report.kind.task,
-        models=tuple(models),
-        tensors=sum(len(shard.tensors) for shard in plan.shards),
-        output_bytes=plan.output_bytes,
-        files=tuple(shard.path for shard in plan.shards),
-        input_bytes=plan.input_bytes,
-        largest_file=max((shard.nbytes for shard in plan.shards), default=0),
-        largest_input=max((shard.input_bytes for shard in plan.shards), default=0),
-        to_download=bytes_to_fetch(report.models),
-        peak_disk=sum(nbytes for _, nbytes, _ in needed_space(plan, report, None, options)),
-        peak_memory=plan.peak_memory(options.threads, options.memory_bytes, options.device),
-        license=combined.license,
-        license_note=combined.note,
-        notes=report.notes,
-    )
+    return preview_mix(report, plan, options, weighed=prepared.recipe.weights is not None)
 
 
 def score(
@@ -413,15 +368,21 @@ def publish(
         PublishError: the Hub did not accept it; the repo is unchanged.
         CocktailError: the mix cannot be made.
     """
-    from cocktail_hub.publishing.publish import FORMS, Target, publish_recipe, publish_weights
+    from cocktail_hub.publishing.publish import FORMS, publish_recipe, publish_weights
 
     if as_ not in FORMS:
         raise RecipeError(f"`as_` must be one of {', '.join(FORMS)}, got {as_!r}. {did_you_mean(str(as_), FORMS)}")
     options = with_hub(options, {} if token is None else {"token": token})
     if max_shard_size is not None:
         options = replace(options, max_shard_size=max_shard_size)
-    target = Target(
-        repo_id=repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=commit_message
+    publication = Publication(
+        repo_id=repo_id,
+        files={},
+        readme=lambda existing: existing or "",
+        message=commit_message or f"Publish {'recipe' if as_ == 'recipe' else 'merged weights'} with cocktail_hub",
+        private=private,
+        revision=revision,
+        create_pr=create_pr,
     )
     made = source if isinstance(source, Mix) else None
     if as_ == "recipe":
@@ -429,25 +390,25 @@ def publish(
         labels = made.labels if made else prepared.source.labels
         weighting = prepared.recipe.weighting
         found = prepared.examples if weighting is not None and isinstance(weighting.examples, str) else None
-        return publish_recipe(prepared.recipe, found, target, options, labels=labels, with_examples=examples)
+        return publish_recipe(prepared.recipe, found, publication, options, labels=labels, with_examples=examples)
     if made is None:
         prepared = prepare(source, options, revision=source_revision)
         if options.low_disk:
-            return _publish_by_shard(prepared, target, as_)
+            return _publish_by_shard(prepared, publication, as_)
         made = mix_prepared(prepared)
     elif max_shard_size is not None:
         made = replace(mix(made.recipe, options=options), labels=made.labels)
-    return publish_weights(made.path, made.recipe, target, options.hub, labels=made.labels, as_=as_)
+    return publish_weights(made.path, made.recipe, publication, options.hub, labels=made.labels, as_=as_)
 
 
-def _publish_by_shard(prepared: Prepared, target: Target, as_: Form) -> CommitInfo:
+def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -> CommitInfo:
     """Mix and publish without ever holding a whole model, or the whole mix, on the disk.
 
     The files on the Hub are those of an ordinary mix. An interrupted run leaves its uploaded files on the Hub and a
     journal of them here; the next run continues from there.
     """
     from cocktail_hub.merge.upload_shards import upload_shards
-    from cocktail_hub.publishing.publish import Sent, publish_weights
+    from cocktail_hub.publishing.publish import publish_weights
     from cocktail_hub.publishing.recipe_repo import refuse_local_models
     from cocktail_hub.publishing.streaming import staging_name, upload_expired, write_small_files
 
@@ -455,20 +416,20 @@ def _publish_by_shard(prepared: Prepared, target: Target, as_: Form) -> CommitIn
     if as_ == "both":
         refuse_local_models(prepared.recipe)
     if made := cached_mix(prepared):
-        return publish_weights(made.path, made.recipe, target, options.hub, labels=made.labels, as_=as_)
+        return publish_weights(made.path, made.recipe, publication, options.hub, labels=made.labels, as_=as_)
     report, resolved = check_and_weigh(prepared)
     plan = plan_mix(report, options.max_shard_size)
     folder = OutputFolder(options=options, output=None)
-    name = staging_name(folder.key(resolved), target, options.hub)
+    name = staging_name(folder.key(resolved), publication, options.hub)
     with folder.cache.locked(name):
         stage = folder.cache.staging(name)
-        files = upload_shards(plan, report, stage, target.publication({}, None, "merged weights"), options)
+        files = upload_shards(plan, report, stage, publication, options)
         small = write_small_files(report, resolved, plan, stage / "files", options)
-        sent = Sent(plan=plan, files=files)
+        uploaded = replace(publication, files=files)
         try:
-            info = publish_weights(small, resolved, target, options.hub, labels=source.labels, as_=as_, sent=sent)
+            info = publish_weights(small, resolved, uploaded, options.hub, labels=source.labels, as_=as_, plan=plan)
         except PublishError as error:
-            if expired := upload_expired(error, target, stage):
+            if expired := upload_expired(error, publication, stage):
                 raise expired from error
             raise
         shutil.rmtree(stage, ignore_errors=True)

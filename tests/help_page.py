@@ -20,9 +20,9 @@ HEAD = """\
 
 `cocktail`, or `hf-cocktail`. A recipe is a YAML or JSON file, a folder, or a repo on the Hub.
 
-stdout is data: a path, a table, or JSON with `--json`. stderr is talk, and progress bars, which obey
-`HF_HUB_DISABLE_PROGRESS_BARS`. Exit code 0: done; 1: it cannot be done, and the message says why and how to fix it; 2:
-wrong usage; 130: interrupted. `verify` has 3 besides: it could not be checked.
+Results go to stdout: a path, a table, or JSON with `--json`. Messages and progress bars go to stderr;
+`HF_HUB_DISABLE_PROGRESS_BARS=1` turns the bars off. Exit codes: 0, done; 1, failed, and the message says why and how to
+fix it; 2, wrong usage; 130, interrupted. `verify` also has 3: it could not check.
 """
 WIDTH = 110
 
@@ -33,7 +33,7 @@ def help_page() -> str:
 
 
 def _helps(words: list[str], command: click.Command) -> Iterator[tuple[str, str]]:
-    """Full name and help of a command and of those below it, as a user asks for it."""
+    """Yield full name and help of a command, then those of its subcommands."""
     done = CliRunner().invoke(main, [*words[1:], "--help"], prog_name="cocktail", terminal_width=WIDTH)
     yield " ".join(words), "\n".join(line.rstrip() for line in done.output.strip().splitlines())
     for below, child in sorted(getattr(command, "commands", {}).items()):

@@ -29,7 +29,7 @@ MODULES = (
     "merge.engine.execute",
     "merge.run",
     "merge.small_files",
-    "publishing.provenance",
+    "publishing.publish",
     "publishing.streaming",
     "search.weigh",
 )

@@ -1,4 +1,4 @@
-"""The `cocktail` command: parse, call the library, print. No logic of mixing lives here."""
+"""The `cocktail` command: it parses, calls the library and prints. Mixing itself is elsewhere."""
 
 from cocktail_hub.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`cocktail cache`: look after the mixes on this machine."""
+"""`cocktail cache`: list, verify and remove the mixes on this machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from cocktail_hub.cli.options import Bytes
 from cocktail_hub.cli.output import say, show_json, size, table
-from cocktail_hub.cli.recipes import Bytes
 from cocktail_hub.errors import CacheError
 from cocktail_hub.resolve.resolve import prune_notes
 from cocktail_hub.storage.cache import Cache, CachedMix
@@ -24,7 +24,7 @@ def cache() -> None:
 @cache.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(as_json: bool) -> None:
-    """Show every finished mix: digest, size, when it was last used, and what is in it."""
+    """List every finished mix: digest, size, last use and ingredients."""
     found = [_described(mix) for mix in Cache().mixes()]
     if as_json:
         show_json(found)
@@ -34,28 +34,24 @@ def list_(as_json: bool) -> None:
 
 
 @cache.command()
-@click.option("--older-than", type=float, help="Remove mixes that were not used for that many days.")
-@click.option(
-    "--max-size",
-    type=Bytes(),
-    help="Keep the mixes used last that fit into this size, e.g. 50GB.",
-)
+@click.option("--older-than", type=float, help="Remove mixes unused for this many days.")
+@click.option("--max-size", type=Bytes(), help="Keep the most recently used mixes up to this size, e.g. 50GB.")
 @click.option("--all", "everything", is_flag=True, help="Remove every mix.")
 def prune(older_than: float | None, max_size: int | None, everything: bool) -> None:
-    """Remove mixes. They are made again when they are asked for."""
+    """Remove mixes; a removed mix is made again when it is needed."""
     if older_than is None and max_size is None and not everything:
         raise click.UsageError("Say what to remove: --older-than DAYS, --max-size SIZE, or --all.")
     age = None if older_than is None else older_than * _DAY
-    gone = Cache().prune(older_than=age, max_bytes=0 if everything else max_size)
+    removed = Cache().prune(older_than=age, max_bytes=0 if everything else max_size)
     prune_notes()
-    for mix in gone:
+    for mix in removed:
         click.echo(mix.digest)
-    say(f"Removed {len(gone)} mix(es), {size(sum(mix.nbytes for mix in gone))}.")
+    say(f"Removed {len(removed)} mix(es), {size(sum(mix.nbytes for mix in removed))}.")
 
 
 @cache.command()
 def verify() -> None:
-    """Compare every file of every mix with what was written. Exit code 1 if any is damaged."""
+    """Compare every file of every mix with its recorded hash. Exit code 1 if any is damaged."""
     damaged = {mix.digest: lines for mix in Cache().mixes() if (lines := mix.damage(thorough=True))}
     for digest, lines in damaged.items():
         for line in lines:
@@ -63,25 +59,24 @@ def verify() -> None:
     if damaged:
         raise click.ClickException(
             f"{len(damaged)} mix(es) are damaged.\n"
-            "Loading one gives other weights than its recipe says.\n"
-            "Make it again with `cocktail mix RECIPE --force`, or delete its folder, which "
-            "`cocktail cache list --json` names."
+            "Their weights are not those of their recipes.\n"
+            "Make them again with `cocktail mix RECIPE --force`, or delete their folders, listed by "
+            "`cocktail cache list --json`."
         )
-    say("Every mix is as it was written.")
+    say("Every mix is undamaged.")
 
 
 def _described(mix: CachedMix) -> dict[str, Any]:
     try:
         recipe = mix.recipe
-        shares = " + ".join(f"{i['weight']:.3g} {i['model']}" for i in recipe["ingredients"])
+        contents = " + ".join(f"{i['weight']:.3g} {i['model']}" for i in recipe["ingredients"])
     except (CacheError, KeyError, TypeError):
-        recipe, shares = {}, "(damaged)"
-    days = (time.time() - mix.last_used) / _DAY
+        recipe, contents = {}, "(damaged)"
     return {
         "digest": mix.digest,
         "size": mix.nbytes,
-        "days": days,
+        "days": (time.time() - mix.last_used) / _DAY,
         "path": mix.path,
-        "contents": shares,
+        "contents": contents,
         "recipe": recipe,
     }

@@ -1,4 +1,4 @@
-"""How the command shows things: tables for people, JSON for programs, sizes with units."""
+"""What the command prints: tables for people, JSON for programs, sizes with units, and errors."""
 
 from __future__ import annotations
 
@@ -7,35 +7,43 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cocktail_hub.errors import CocktailError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-
 
 def size(nbytes: float) -> str:
-    """Bytes with a decimal unit, e.g. `90.9 MB`."""
-    for unit in _UNITS:
-        if nbytes < 1000 or unit == _UNITS[-1]:  # noqa: PLR2004 - decimal units, as the Hub shows them
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    raise AssertionError("unreachable: the last unit takes everything")
+    """Return a number of bytes with a decimal unit, e.g. `90.9 MB`."""
+    units = ("B", "kB", "MB", "GB", "TB", "PB")
+    power = 0
+    while nbytes >= 1000 and power < len(units) - 1:  # noqa: PLR2004 - decimal units, as on the Hub
+        nbytes, power = nbytes / 1000, power + 1
+    return f"{nbytes:.{min(power, 1)}f} {units[power]}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns side by side, as wide as their longest entry."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
-    ]
+    """Return left-aligned columns, each as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))
     return "\n".join(lines)
 
 
 def show_json(value: Any) -> None:
-    """Print a value as JSON."""
+    """Print a value as JSON on stdout."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def say(text: str) -> None:
-    """Talk to people, beside the results."""
+    """Print a message on stderr, which keeps stdout to results."""
     click.echo(text, err=True)
+
+
+def error_message(error: CocktailError | OSError) -> str:
+    """Return what an expected error prints: the only place where the command formats one."""
+    if isinstance(error, CocktailError):
+        return str(error)
+    return (
+        f"{error}\nThe system or the network reported this; the recipe is not the cause.\n"
+        "Check the path, its permissions and the free disk space, or the connection, and try again."
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.errors import PublishError
 from cocktail_hub.hub import Hub, Publication
 from cocktail_hub.pipeline import Mix, publish
-from cocktail_hub.publishing.card import drop_section
+from cocktail_hub.publishing.card.header import drop_section
 from cocktail_hub.resolve.source import RECIPE_FILE
 
 if TYPE_CHECKING:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.evaluation.loading import folder_kind, main_folder
-from cocktail_hub.hub import Hub, Publication, Uploaded
-from cocktail_hub.publishing.card import merge_readme, render_card
-from cocktail_hub.publishing.provenance import gather_facts, planned_specs, stored_specs
+from cocktail_hub.hub.commit import README
+from cocktail_hub.publishing.card.header import merge_readme
+from cocktail_hub.publishing.card.render import render_card
+from cocktail_hub.publishing.card_facts import Form, gather_facts, planned_specs, stored_specs
 from cocktail_hub.publishing.recipe_repo import refuse_local_models, write_recipe_repo
 from cocktail_hub.recipe import as_resolved
 from cocktail_hub.recipe.redact import public_recipe
@@ -22,113 +24,62 @@ from cocktail_hub.storage.cache import MANIFEST, CachedMix
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from huggingface_hub import CommitInfo, ModelCard
+    from huggingface_hub import CommitInfo
 
     from cocktail_hub.evaluation.example_files import ExamplesFound
+    from cocktail_hub.hub import Hub, Publication, Uploaded
     from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.merge.plan import MergePlan
-    from cocktail_hub.recipe.recipe import Recipe
-    from cocktail_hub.recipe.resolved import ResolvedRecipe
+    from cocktail_hub.recipe import Recipe, ResolvedRecipe
 
-CARD = "README.md"
-"""Not copied as it is: what people wrote into the one on the Hub is kept."""
-Form = Literal["merged", "recipe", "both"]
-FORMS = ("merged", "recipe", "both")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """Where on the Hub to publish, in the words of `publish`."""
-
-    repo_id: str
-    """Repo to write to; made if it is not there."""
-    private: bool | None = None
-    """Visibility of a repo that has to be made."""
-    revision: str | None = None
-    """Branch to commit to."""
-    create_pr: bool = False
-    """Open a pull request instead."""
-    commit_message: str | None = None
-    """First line of the commit."""
-
-    def publication(
-        self, files: Mapping[str, Path | bytes | Uploaded], card: ModelCard | None, what: str
-    ) -> Publication:
-        """What to write, and where; without `card`, the one that is there stays as it is."""
-        return Publication(
-            repo_id=self.repo_id,
-            files=files,
-            readme=lambda existing: merge_readme(existing, card) if card is not None else existing or "",
-            message=self.commit_message or f"Publish {what} with cocktail_hub",
-            private=self.private,
-            revision=self.revision,
-            create_pr=self.create_pr,
-        )
-
-    def commit(self, files: Mapping[str, Path | bytes | Uploaded], card: ModelCard, hub: Hub, what: str) -> CommitInfo:
-        """Write files and card in one commit."""
-        return hub.commit(self.publication(files, card, what))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sent:
-    """Weight files that were sent ahead of the commit."""
-
-    plan: MergePlan
-    """What is in them."""
-    files: Mapping[str, Uploaded]
-    """Path in the repo -> size and digest."""
+FORMS: tuple[Form, ...] = get_args(Form)
 
 
 def publish_weights(
     folder: Path,
     recipe: ResolvedRecipe,
-    target: Target,
+    publication: Publication,
     hub: Hub,
     *,
     labels: Mapping[str, Any],
     as_: Form = "merged",
-    sent: Sent | None = None,
+    plan: MergePlan | None = None,
 ) -> CommitInfo:
     """Publish the folder of a finished mix. Paths of this machine are removed from its recipe.
 
     Args:
         folder: the finished mix.
         recipe: what it was made from.
-        target: repo and commit.
+        publication: repo and commit, with weight files that were uploaded ahead and are not in the folder.
         hub: the Hub to write to.
         labels: `id2label` and `label2id` set by the recipe's repo; empty to use those of the ingredients.
         as_: `merged` or `both`.
-        sent: weight files that were uploaded ahead, and are not in the folder.
+        plan: the plan of the uploaded files; `None` if the weights are in the folder.
     """
     if as_ == "both":
         refuse_local_models(recipe)
-    paths = _files_of(folder)
-    files: dict[str, Path | bytes | Uploaded] = {
-        name: path for name, path in paths.items() if name not in (MANIFEST, CARD)
-    }
-    files[RECIPE_FILE] = _json(public_recipe(recipe).to_dict())
-    config = (main_folder(folder) / "config.json").relative_to(folder).as_posix()
-    if config in paths and labels:
-        files[config] = _json(json.loads(paths[config].read_text(encoding="utf-8")) | labels)
-    specs = stored_specs(folder) if sent is None else planned_specs(sent.plan)
-    facts = gather_facts(recipe, folder_kind(folder, recipe.task), hub, specs)
-    if sent is not None:
-        files |= sent.files
-    card = render_card(recipe, replace(facts, kind=as_, repo_id=target.repo_id))
-    return target.commit(files, card, hub, "merged weights")
-
-
-def _files_of(folder: Path) -> dict[str, Path]:
-    """Path in the repo -> file of a mix: what its manifest lists, not what somebody has put beside it."""
+    # The manifest lists what was mixed; somebody may have put other files beside it.
     listed = CachedMix(digest="", path=folder).manifest if (folder / MANIFEST).is_file() else LocalFiles(folder).sizes
-    return {name: folder / name for name in listed}
+    files: dict[str, Path | bytes | Uploaded] = {
+        name: folder / name for name in listed if name not in (MANIFEST, README)
+    }
+    config = main_folder(folder) / "config.json"
+    changed = {RECIPE_FILE: public_recipe(recipe).to_dict()}
+    if labels and config.is_file():
+        changed[config.relative_to(folder).as_posix()] = json.loads(config.read_text(encoding="utf-8")) | labels
+    for name, values in changed.items():
+        files[name] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+    specs = stored_specs(folder) if plan is None else planned_specs(plan)
+    kind = folder_kind(folder, recipe.task)
+    facts = gather_facts(recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id)
+    readme = partial(merge_readme, card=render_card(recipe, facts))
+    return hub.commit(replace(publication, files={**files, **publication.files}, readme=readme))
 
 
 def publish_recipe(
     recipe: Recipe,
     examples: ExamplesFound | None,
-    target: Target,
+    publication: Publication,
     options: MixOptions,
     *,
     labels: Mapping[str, Any],
@@ -140,13 +91,8 @@ def publish_recipe(
     """
     with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        written = write_recipe_repo(recipe, examples, folder, options, labels=labels, with_examples=with_examples)
+        recipe, kind = write_recipe_repo(recipe, examples, folder, options, labels=labels, with_examples=with_examples)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        facts = gather_facts(written.recipe, written.kind, options.hub)
-        shown = written.recipe if written.recipe.weights is None else as_resolved(written.recipe)
-        card = render_card(shown, replace(facts, kind="recipe", repo_id=target.repo_id))
-        return target.commit(files, card, options.hub, "recipe")
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+        facts = gather_facts(recipe, kind, options.hub, form="recipe", repo_id=publication.repo_id)
+        card = render_card(recipe if recipe.weights is None else as_resolved(recipe), facts)
+        return options.hub.commit(replace(publication, files=files, readme=partial(merge_readme, card=card)))

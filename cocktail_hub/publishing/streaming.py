@@ -14,17 +14,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cocktail_hub.compat import CompatibilityReport
-    from cocktail_hub.hub import Hub
+    from cocktail_hub.hub import Hub, Publication
     from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.merge.plan import MergePlan
-    from cocktail_hub.publishing.publish import Target
     from cocktail_hub.recipe import ResolvedRecipe
 
 LOST = "LFS pointer pointed to a file that does not exist"
 """The Hub's words for a file that was uploaded ahead of its commit and has expired."""
 
 
-def staging_name(key: str, target: Target, hub: Hub) -> str:
+def staging_name(key: str, target: Publication, hub: Hub) -> str:
     """Return the name of the staging folder of one mix for one repo of one Hub."""
     address = hashlib.sha256(f"{hub.api.endpoint}/{target.repo_id}".encode()).hexdigest()[:16]
     return f"{key}.to-{address}"
@@ -44,7 +43,7 @@ def write_small_files(
     return folder
 
 
-def upload_expired(error: PublishError, target: Target, stage: Path) -> PublishError | None:
+def upload_expired(error: PublishError, target: Publication, stage: Path) -> PublishError | None:
     """Return what to raise if the Hub has dropped uploaded files, and forget that they were uploaded."""
     if LOST not in str(error.__cause__):
         return None

@@ -1,4 +1,4 @@
-"""`verify`: make a published mix again from its ingredients, and compare."""
+"""Compare published weights with the same mix made again from its ingredients."""
 
 from __future__ import annotations
 
@@ -18,21 +18,19 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.resolve.source import RecipeSource
 
-WEIGHTS = ".safetensors"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What became of a comparison."""
+    """The result of a comparison."""
 
     name: str
     """The repo or folder that was verified."""
     digest: str
-    """Digest of the recipe that it says it was made by."""
+    """Digest of the recipe that it contains."""
     expected: Mapping[str, str]
     """Weight file -> sha256 when made again from the ingredients."""
     found: Mapping[str, str]
-    """Weight file -> sha256 of what was published."""
+    """Weight file -> sha256 as published."""
 
     @property
     def same(self) -> bool:
@@ -41,16 +39,16 @@ class Verification:
 
     @property
     def differences(self) -> list[str]:
-        """What differs, a line per file."""
+        """One line for each file that differs."""
         lines = []
         for path in sorted(self.expected.keys() | self.found.keys()):
-            mine, theirs = self.expected.get(path), self.found.get(path)
-            if mine is None:
+            expected, found = self.expected.get(path), self.found.get(path)
+            if expected is None:
                 lines.append(f"{path} does not come from the recipe")
-            elif theirs is None:
+            elif found is None:
                 lines.append(f"{path} is missing")
-            elif mine != theirs:
-                lines.append(f"{path} has sha256 {theirs[:16]}..., the recipe gives {mine[:16]}...")
+            elif expected != found:
+                lines.append(f"{path} has sha256 {found[:16]}..., the recipe gives {expected[:16]}...")
         return lines
 
 
@@ -69,8 +67,8 @@ def require_merged(source: RecipeSource) -> RepoFiles:
         as_resolved(source.recipe)
     except RecipeError as error:
         raise RecipeError(
-            f"The recipe of '{source.name}' is not resolved, so it does not say what these weights are made of.\n"
-            f"{error}"
+            f"The recipe of '{source.name}' is not resolved, so it does not say exactly what these weights are made "
+            f"of.\n{error}"
         ) from error
     return source.files
 
@@ -79,7 +77,7 @@ def weight_hashes(files: RepoFiles | Path) -> dict[str, str]:
     """Return weight file -> sha256, as recorded by the Hub or computed from a folder."""
     if isinstance(files, Path):
         files = LocalFiles(files)
-    paths = [path for path in files.sizes if path.endswith(WEIGHTS)]
+    paths = [path for path in files.sizes if path.endswith(".safetensors")]
     if isinstance(files, HubFiles):
         return files.hashes(paths)
     if isinstance(files, LocalFiles):

@@ -239,7 +239,7 @@ def test_json_of_a_failure_leaves_stdout_empty(clean: Path) -> None:
 
 LOST_INTERRUPT = """
     import signal, time, weakref
-    from cocktail_hub.cli.main import _prompt_interrupts
+    from cocktail_hub.cli.main import prompt_interrupts
 
     class Thing:
         pass
@@ -248,7 +248,7 @@ LOST_INTERRUPT = """
         signal.raise_signal(signal.SIGINT)
         time.sleep(0.01)
 
-    with _prompt_interrupts():
+    with prompt_interrupts():
         thing = Thing()
         reference = weakref.ref(thing, gone)
         del thing
@@ -263,4 +263,4 @@ def test_an_interrupt_that_python_drops_ends_the_process_all_the_same() -> None:
         [sys.executable, "-c", textwrap.dedent(LOST_INTERRUPT)], capture_output=True, text=True, check=False, timeout=50
     )
     assert ran.returncode == 130
-    assert ran.stderr == "Interrupted. What was finished is kept; run the same command again to go on.\n"
+    assert ran.stderr == "Interrupted. Finished work is kept; run the same command again to continue.\n"

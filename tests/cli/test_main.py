@@ -186,7 +186,7 @@ def test_a_look_ahead_downloads_no_weights(
     assert list((tmp_path / "hub").rglob("*.safetensors")) == []
     assert not (fresh_cache / "mixes").exists()
     head, first, second, *facts = done.stdout.splitlines()
-    assert head.split() == ["model", "revision", "share", "size", "licence"]
+    assert head.split() == ["model", "revision", "weight", "size", "licence"]
     assert (first.split()[0], first.split()[2]) == ("acme/bert-a", "0.75")
     assert (second.split()[0], second.split()[2]) == ("acme/bert-b", "0.25")
     assert [line.split()[0] for line in facts if line] == ["result", "download", "weights", "disk", "memory", "licence"]
@@ -364,7 +364,7 @@ def test_an_interrupt_ends_with_130_even_if_the_hub_does_not_answer(recipe: Path
                 child.send_signal(signal.SIGINT)
                 _, said = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert said == "Interrupted. What was finished is kept; run the same command again to go on.\n"
+    assert said == "Interrupted. Finished work is kept; run the same command again to continue.\n"
 
 
 def test_ctrl_c_ends_a_command_with_130(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,14 +376,13 @@ def test_ctrl_c_ends_a_command_with_130(recipe: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("own", [None, "20"])
-def test_threads_of_blas_do_not_spin_in_a_command_and_its_process_is_left_as_it_was(
+def test_threads_of_blas_do_not_spin_in_a_command(
     own: str | None, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variable, seen = "OPENBLAS_THREAD_TIMEOUT", []
     monkeypatch.delenv(variable, raising=False)
     if own:
         monkeypatch.setenv(variable, own)
-    before = dict(os.environ)
 
     def looked_at(*_: object, **__: object) -> None:
         seen.append(os.environ[variable])
@@ -392,4 +391,3 @@ def test_threads_of_blas_do_not_spin_in_a_command_and_its_process_is_left_as_it_
     monkeypatch.setattr(cocktail_hub.pipeline, "mix", looked_at)
     run("mix", recipe)
     assert seen == [own or "4"]
-    assert dict(os.environ) == before

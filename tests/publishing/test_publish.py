@@ -41,10 +41,10 @@ from cocktail_hub import (
 )
 from cocktail_hub.errors import PublishError, RecipeError
 from cocktail_hub.hub import Hub
-from cocktail_hub.publishing.card import END, START
+from cocktail_hub.publishing.card.header import END, START
 
 if TYPE_CHECKING:
-    from cocktail_hub.publishing.publish import Form
+    from cocktail_hub.publishing.card_facts import Form
     from cocktail_hub.testing import LoopbackHub
 
 pytestmark = pytest.mark.whole

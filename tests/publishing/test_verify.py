@@ -95,7 +95,9 @@ def test_it_is_made_again_from_the_ingredients_whatever_the_cache_holds(
 def test_a_recipe_that_names_branches_proves_nothing(token: str, tmp_path: Path) -> None:
     folder = mix(recipe(), output=tmp_path / "made", token=token).path
     (folder / "recipe.json").write_text(json.dumps(recipe()))
-    with pytest.raises(RecipeError, match=r"is not resolved, so it does not say what these weights are made of\.\n'"):
+    with pytest.raises(
+        RecipeError, match=r"is not resolved, so it does not say exactly what these weights are made of\.\n'"
+    ):
         verify(folder, token=token)
 
 

@@ -1,4 +1,4 @@
-"""The two published models of the demo, which come inside packages of the `demo` extra."""
+"""The two published models of the demo, which are files in packages of the `demo` extra."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class PackagedModel:
     repo_id: str
     """Repo that the demo pushes it to."""
     package: str
-    """Name by which the package would be imported. It never is: only its files are used."""
+    """Import name of the package, which is never imported: only its files are used."""
     folder: str
     """Folder of the model inside the package."""
     about: str
     """What it is, in a few words."""
     license: str = ""
-    """Licence that the package gives where the model's README is silent; empty where it speaks."""
+    """Licence that the package declares, if the model's README does not."""
 
     def locate(self) -> Path:
         """Find the model's folder without running any code of the package.

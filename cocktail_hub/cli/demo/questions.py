@@ -1,4 +1,4 @@
-"""How well an embedder finds the right answer: two small question sets, and two scores."""
+"""Two small question sets, and how well an embedder finds their answers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SETS = {"general": "everyday words", "sre": "terms of site reliability engineering"}
-"""Name of a question set -> what it asks for. Each has 40 short descriptions, each of one term."""
+"""Name of a question set -> its topic. Each has 40 short descriptions, each of one term."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A description, and the term that it describes."""
+    """A description and the term that it describes."""
 
     question: str
     answer: str
@@ -26,16 +26,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """How well the answers of one set were found, among the answers of all sets."""
+    """Retrieval scores of one set, with the answers of all sets as candidates."""
 
     top1: float
-    """Share of the questions whose own answer comes first, in [0, 1]."""
+    """Fraction of the questions whose own answer comes first, in [0, 1]."""
     mrr: float
     """Mean of 1 / rank of the own answer, in (0, 1]."""
 
 
 def read_questions() -> dict[str, list[Question]]:
-    """Both sets, by name."""
+    """Return name -> questions."""
     folder = files("cocktail_hub.cli.demo").joinpath("data")
     lines = {name: folder.joinpath(f"{name}.jsonl").read_text(encoding="utf-8").splitlines() for name in SETS}
     return {name: [Question(**json.loads(line)) for line in found] for name, found in lines.items()}
@@ -53,20 +53,16 @@ def score(model: Any, sets: Mapping[str, list[Question]]) -> dict[str, Score]:
     """
     pool = [item.answer for items in sets.values() for item in items]
     answers = _embed(model, pool)
-    return {
-        name: _score(_embed(model, [i.question for i in items]) @ answers.T, [pool.index(i.answer) for i in items])
-        for name, items in sets.items()
-    }
+    found = {}
+    for name, items in sets.items():
+        cosines = _embed(model, [item.question for item in items]) @ answers.T  # (questions, candidates)
+        own = cosines[np.arange(len(items)), [pool.index(item.answer) for item in items]]
+        ranks = 1 + (cosines > own[:, None]).sum(axis=1)
+        found[name] = Score(top1=float((ranks == 1).mean()), mrr=float((1 / ranks).mean()))
+    return found
 
 
 def _embed(model: Any, texts: list[str]) -> np.ndarray[Any, Any]:
     """Unit vectors, shape `(len(texts), dimensions)`, float64."""
     vectors = np.asarray(model.encode(texts, show_progress_bar=False), dtype=np.float64)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def _score(similarities: np.ndarray[Any, Any], own: list[int]) -> Score:
-    """Scores from cosines of shape `(questions, candidates)` and the column of each question's own answer."""
-    right = similarities[np.arange(len(own)), own]
-    ranks = 1 + (similarities > right[:, None]).sum(axis=1)
-    return Score(top1=float((ranks == 1).mean()), mrr=float((1 / ranks).mean()))

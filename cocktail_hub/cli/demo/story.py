@@ -1,10 +1,13 @@
-"""What the demo does, step by step. Imports the Hugging Face libraries: their environment must be set by then."""
+"""The steps of the demo. Imports the Hugging Face libraries, whose environment must be set before."""
 
 from __future__ import annotations
 
+import csv
 import tempfile
 import textwrap
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,25 +18,21 @@ from huggingface_hub import HfApi, ModelCard, metadata_update
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
-from cocktail_hub import AutoCocktailModel, CocktailConfig, Ingredient, Recipe, mix
+from cocktail_hub import AutoCocktailModel, CocktailConfig, mix
 from cocktail_hub.cli.demo.models import BASE, FINE_TUNE
-from cocktail_hub.cli.demo.picture import Curve, draw, write_numbers
 from cocktail_hub.cli.demo.questions import SETS, Score, read_questions, score
+from cocktail_hub.cli.output import size, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from typing_extensions import Self
-
     from cocktail_hub.testing import LoopbackHub
 
 RECIPE = "demo/minilm-sre-recipe"
 MERGED = "demo/minilm-sre"
-SHARES = tuple(step / 10 for step in range(11))
-"""Shares of the fine-tuned model on the curve."""
-_MB = 1e6
-_WEIGHTS = "GET /_cdn/"
-"""Large files are served from there, so these are the requests that cost something."""
+WEIGHTS = tuple(step / 10 for step in range(11))
+"""Weights of the fine-tuned model on the curve."""
+Curve = Mapping[float, Mapping[str, Score]]
+"""Weight of the fine-tuned model -> name of the question set -> scores."""
+_HEAD = tuple(f"{name} {kind}" for name in SETS for kind in ("right", "MRR"))
 
 OWN = """\
 With models of your own, on the Hub (log in first: hf auth login):
@@ -45,28 +44,39 @@ With models of your own, on the Hub (log in first: hf auth login):
 
 @dataclass
 class Story:
-    """The demo, and what its steps hand on."""
+    """Prints the steps of the demo, and measures them."""
 
     hub: LoopbackHub
-    """The Hub that everything goes through."""
+    """The Hub of the demo."""
     echo: Callable[[str], object]
-    """Takes each line."""
-    steps: int = field(default=0, init=False)
+    """Prints a line."""
+    step: int = field(default=0, init=False)
     """Number of the current step."""
 
     def title(self, text: str) -> None:
-        """Open a step."""
-        self.steps += 1
-        self.echo(f"\n{self.steps}. {text}")
+        """Begin a step."""
+        self.step += 1
+        self.echo(f"\n{self.step}. {text}")
 
-    def say(self, *lines: str) -> None:
-        """Tell something, indented."""
-        for line in lines:
+    def say(self, *texts: str) -> None:
+        """Print texts, indented."""
+        for line in "\n".join(texts).splitlines():
             self.echo(f"   {line}".rstrip())
+
+    @contextmanager
+    def measured(self) -> Iterator[dict[str, Any]]:
+        """Yield a dictionary that gets `time`, the `requests` to the Hub and the `bytes` of weights downloaded."""
+        found: dict[str, Any] = {}
+        self.hub.clear_requests()
+        start = time.perf_counter()
+        yield found
+        # Large files are served below /_cdn/, so these bytes are those of weights.
+        found |= {"requests": self.hub.requests, "bytes": self.hub.sent("GET /_cdn/")}
+        found["time"] = f"({time.perf_counter() - start:.1f} s)"
 
 
 def tell(hub: LoopbackHub, output: Path, echo: Callable[[str], object]) -> None:
-    """Run the whole demo. The picture and its numbers go to the folder `output`."""
+    """Run the whole demo. The plot and its numbers go to the folder `output`."""
     transformers.utils.logging.disable_progress_bar()
     start = time.perf_counter()
     story = Story(hub=hub, echo=echo)
@@ -76,13 +86,14 @@ def tell(hub: LoopbackHub, output: Path, echo: Callable[[str], object]) -> None:
     publish_weights(story, model)
     compare(story)
     trade_off(story, output)
-    show_card(story)
+    story.title(f"The card on the Hub at {MERGED}")
+    story.say(textwrap.indent(str(ModelCard.load(MERGED).content).strip(), "| ", lambda _: True))
     load_again(story)
-    echo(f"\nDone in {time.perf_counter() - start:.0f} s; the Hub and everything on it are gone now.\n\n{OWN}")
+    echo(f"\nDone in {time.perf_counter() - start:.0f} s; the Hub and everything on it are deleted.\n\n{OWN}")
 
 
 def push_models(story: Story) -> None:
-    """Push both models as anybody would."""
+    """Push both models with the Hub's own client."""
     story.title(f"Two published models are pushed to a Hub on this machine, {story.hub.url}")
     api = HfApi()
     for model in (BASE, FINE_TUNE):
@@ -92,7 +103,7 @@ def push_models(story: Story) -> None:
         if model.license:
             metadata_update(model.repo_id, {"license": model.license})
         nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        story.say(f"{model.repo_id}  {nbytes / _MB:.0f} MB  {model.about}")
+        story.say(f"{model.repo_id}  {size(nbytes)}  {model.about}")
 
 
 def push_recipe(story: Story) -> None:
@@ -103,137 +114,120 @@ def push_recipe(story: Story) -> None:
         f'CocktailConfig(ingredients=["{BASE.repo_id}", "{FINE_TUNE.repo_id}"], weights=[0.5, 0.5])',
         f'    .push_to_hub("{RECIPE}")',
     )
-    with _Meter(story.hub) as meter:
+    with story.measured() as found:
         config.push_to_hub(RECIPE)
     files = HfApi().model_info(RECIPE, files_metadata=True).siblings or []
     nbytes = sum(file.size or 0 for file in files)
-    story.say(f"{len(files)} files, {nbytes / _MB:.1f} MB, no weights; none were downloaded either. {meter}")
+    story.say(f"{len(files)} files, {size(nbytes)}, no weights; none were downloaded either. {found['time']}")
 
 
 def load_recipe(story: Story) -> Any:
-    """The first load: download, merge, cache, load."""
+    """Load the recipe for the first time: download, merge, cache, load."""
     story.title("The recipe loads like a model")
     story.say(f'model = AutoCocktailModel.from_pretrained("{RECIPE}")')
-    with _Meter(story.hub) as meter:
+    with story.measured() as found:
         model = AutoCocktailModel.from_pretrained(RECIPE)
     story.say(
         f"An ordinary {type(model).__module__.split('.')[0]}.{type(model).__name__}, "
-        f"{model.num_parameters() / _MB:.1f} million parameters.",
-        f"Downloaded {meter.downloaded / _MB:.0f} MB of weights, merged and cached them. {meter}",
+        f"{model.num_parameters() / 1e6:.1f} million parameters.",
+        f"Downloaded {found['bytes'] / 1e6:.0f} MB of weights, merged and cached them. {found['time']}",
     )
     return model
 
 
 def publish_weights(story: Story, model: Any) -> None:
     """Publish the merged weights, and load both repos with the libraries' own classes."""
-    story.title("The same mix as ordinary weights, for those without cocktail_hub")
+    story.title("The same mix as ordinary weights, for users without cocktail_hub")
     story.say(f'model.push_to_hub("{MERGED}")')
     model.push_to_hub(MERGED)
-    text = ["a text to embed"]
-    wanted = SentenceTransformer(RECIPE).encode(text, show_progress_bar=False)
+    wanted = SentenceTransformer(RECIPE).encode(["a text to embed"], show_progress_bar=False)
     weights = model.state_dict()
     rows = []
     for repo in (RECIPE, MERGED):
-        vectors = SentenceTransformer(repo).encode(text, show_progress_bar=False)
+        vectors = SentenceTransformer(repo).encode(["a text to embed"], show_progress_bar=False)
         loaded = AutoModel.from_pretrained(repo).state_dict()
         equal = all(bool((loaded[name] == weight).all()) for name, weight in weights.items())
-        rows += [
-            ["SentenceTransformer", repo, _same(np.array_equal(vectors, wanted))],
-            ["AutoModel", repo, _same(equal)],
-        ]
-    story.say(*_table(["loaded with", "from", "result"], rows))
+        for name, same in (("SentenceTransformer", np.array_equal(vectors, wanted)), ("AutoModel", equal)):
+            rows.append([name, repo, "the same, bit for bit" if same else "DIFFERENT"])
+    story.say(table(["loaded with", "from", "result"], rows))
 
 
 def compare(story: Story) -> None:
-    """Base, fine-tuned model and mix on both question sets."""
+    """Score base, fine-tuned model and mix on both question sets."""
     story.title("What the mix knows: 40 everyday and 40 SRE descriptions, each to be matched with its term")
     sets = read_questions()
-    rows = []
-    for name, repo in (("base", BASE.repo_id), ("fine-tuned", FINE_TUNE.repo_id), ("mix", RECIPE)):
-        scores = score(SentenceTransformer(repo), sets)
-        rows.append([name, *_cells(scores)])
+    models = {"base": BASE.repo_id, "fine-tuned": FINE_TUNE.repo_id, "mix": RECIPE}
+    rows = [[name, *_cells(score(SentenceTransformer(repo), sets))] for name, repo in models.items()]
     story.say(
-        *_table(["", *(f"{name} {kind}" for name in SETS for kind in ("right", "MRR"))], rows),
-        "right: the term comes first among all 80. MRR: mean of 1/rank. One question more or less is 2.5 %.",
+        table(["", *_HEAD], rows),
+        "right: the term comes first among all 80. MRR: mean of 1/rank. One question is 2.5 %.",
     )
 
 
 def trade_off(story: Story, output: Path) -> None:
-    """Score mixes with every share, and draw the curve."""
-    story.title("The trade-off, from the base (share 0) to the fine-tuned model (share 1)")
+    """Score mixes with every weight, and draw the curve."""
+    story.title("The trade-off, from the base (weight 0) to the fine-tuned model (weight 1)")
     sets = read_questions()
-    curve: Curve = {share: score(_mixed(share), sets) for share in SHARES}
-    rows = [[f"{share:.1f}", *_cells(scores)] for share, scores in curve.items()]
-    story.say(*_table(["share", *(f"{name} {kind}" for name in SETS for kind in ("right", "MRR"))], rows))
-    picture, numbers = output / "tradeoff.png", output / "tradeoff.csv"
-    draw(curve, picture)
-    write_numbers(curve, numbers)
-    story.say(f"Written to {picture} and {numbers}.")
-
-
-def show_card(story: Story) -> None:
-    """Print the card that is on the Hub."""
-    story.title(f"The card on the Hub at {MERGED}")
-    card = ModelCard.load(MERGED)
-    story.say(*textwrap.indent(str(card.content).strip(), "| ", lambda _: True).splitlines())
+    curve: dict[float, Mapping[str, Score]] = {}
+    for weight in WEIGHTS:
+        pairs = ((BASE.repo_id, 1 - weight), (FINE_TUNE.repo_id, weight))
+        with tempfile.TemporaryDirectory() as folder:
+            made = mix({"ingredients": [{"model": m, "weight": w} for m, w in pairs]}, output=Path(folder) / "mix")
+            curve[weight] = score(made.load_sentence_transformer(), sets)
+    story.say(table(["weight", *_HEAD], [[f"{weight:.1f}", *_cells(scores)] for weight, scores in curve.items()]))
+    draw(curve, output / "tradeoff.png")
+    write_numbers(curve, output / "tradeoff.csv")
+    story.say(f"Written to {output / 'tradeoff.png'} and {output / 'tradeoff.csv'}.")
 
 
 def load_again(story: Story) -> None:
-    """The second load: nothing is downloaded or merged."""
-    story.title("The second load takes neither download nor merge")
-    with _Meter(story.hub) as meter:
+    """Load the recipe a second time: nothing is downloaded or merged."""
+    story.title("The second load neither downloads nor merges")
+    with story.measured() as found:
         AutoCocktailModel.from_pretrained(RECIPE)
     merged = "nothing" if mix(RECIPE).report["cached"] else "again"
-    story.say(f"Weights downloaded: {meter.downloaded} bytes. Merged: {merged}. {meter}", "Requests to the Hub:")
-    story.say(*(f"    {request.method} {request.path.split('?')[0]}" for request in meter.requests))
-    with _Meter(story.hub) as meter:
+    story.say(f"Weights downloaded: {found['bytes']} bytes. Merged: {merged}. {found['time']}", "Requests to the Hub:")
+    story.say(*(f"    {request.method} {request.path.split('?')[0]}" for request in found["requests"]))
+    with story.measured() as found:
         AutoCocktailModel.from_pretrained(RECIPE, local_files_only=True)
-    story.say(f"With local_files_only=True: {len(meter.requests)} requests. {meter}")
-
-
-class _Meter:
-    """Takes the time of a block, and what it asked of the Hub."""
-
-    def __init__(self, hub: LoopbackHub) -> None:
-        self._hub = hub
-
-    def __enter__(self) -> Self:
-        self._hub.clear_requests()
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds = time.perf_counter() - self._start
-        self.requests = self._hub.requests
-        self.downloaded = self._hub.sent(_WEIGHTS)
-
-    def __str__(self) -> str:
-        return f"({self._seconds:.1f} s)"
-
-
-def _mixed(share: float) -> Any:
-    """The mix with that share of the fine-tuned model; its folder is gone once it is loaded."""
-    recipe = Recipe(
-        ingredients=(
-            Ingredient(model=BASE.repo_id, weight=1 - share),
-            Ingredient(model=FINE_TUNE.repo_id, weight=share),
-        )
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        return mix(recipe, output=Path(folder) / "mix").load_sentence_transformer()
-
-
-def _same(equal: bool) -> str:
-    return "the same, bit for bit" if equal else "DIFFERENT"
+    story.say(f"With local_files_only=True: {len(found['requests'])} requests. {found['time']}")
 
 
 def _cells(scores: Mapping[str, Score]) -> list[str]:
     return [cell for name in SETS for cell in (f"{100 * scores[name].top1:.1f} %", f"{scores[name].mrr:.3f}")]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    numeric = [all(row[i][:1].isdigit() for row in rows) for i in range(len(head))]
-    pad = [str.rjust if right and i else str.ljust for i, right in enumerate(numeric)]
-    return ["  ".join(pad[i](cell, widths[i]) for i, cell in enumerate(row)).rstrip() for row in (head, *rows)]
+def draw(curve: Curve, path: Path) -> None:
+    """Plot the questions answered right against the weight of the fine-tuned model."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    weights = sorted(curve)
+    for color, (name, topic) in zip(("#1f6fb4", "#d1602a"), SETS.items(), strict=True):
+        right = [100 * curve[weight][name].top1 for weight in weights]
+        axes.plot(weights, right, marker="o", color=color, label=f"{name}: {topic}")
+    axes.axvline(0.5, color="0.6", linestyle=":", linewidth=1.2)
+    axes.annotate("the recipe", (0.5, 3), xytext=(6, 0), textcoords="offset points", color="0.4")
+    axes.set(
+        title="all-MiniLM-L6-v2 mixed with its SRE fine-tune",
+        xlabel="weight of the fine-tuned model  (0: base, 1: fine-tuned)",
+        ylabel="questions answered right, % of 40",
+        xlim=(-0.03, 1.03),
+        ylim=(0, 100),
+        xticks=weights,
+    )
+    axes.grid(axis="y", color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper right")
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def write_numbers(curve: Curve, path: Path) -> None:
+    """Write the curve as CSV, one line per weight."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["weight", *(f"{name}_{kind}" for name in SETS for kind in ("top1", "mrr"))])
+        for weight in sorted(curve):
+            scores = [curve[weight][name] for name in SETS]
+            writer.writerow([f"{weight:.1f}", *(f"{value:.3f}" for s in scores for value in (s.top1, s.mrr))])

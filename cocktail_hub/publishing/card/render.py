@@ -1,214 +1,294 @@
-"""Write the card: the README.md of whatever is published."""
+"""Write the card: the README.md of whatever is published, or of a mix in a local folder."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.publishing.card.evidence import describe_evidence
-from cocktail_hub.publishing.card.ingredients import ingredient_table, shown
+from cocktail_hub.publishing.card.header import END, START, dump_metadata, record
 from cocktail_hub.publishing.card.license import License, LicenseInfo, combine_licenses
-from cocktail_hub.publishing.card.markdown import (
-    bullets,
-    code,
-    escape,
-    fenced,
-    file_url,
-    link,
-    listing,
-    number,
-    table,
-)
-from cocktail_hub.publishing.card.metadata import dump_metadata
-from cocktail_hub.publishing.card.readme import END, RECORD, START, record
-from cocktail_hub.publishing.card.usage import loading, tags
-from cocktail_hub.recipe import ModelReference, Recipe, ResolvedRecipe, dump_yaml
+from cocktail_hub.publishing.card.markdown import code, escape, fenced, link, listing, table
+from cocktail_hub.recipe import COMMIT, ModelReference, Recipe, ResolvedRecipe, dump_yaml
 from cocktail_hub.recipe.redact import last_name, public_recipe, scrub
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from cocktail_hub.publishing.card_facts import CardFacts
 
-    from huggingface_hub import ModelCard
+PAPER = "[LM-Cocktail](https://arxiv.org/abs/2311.13534)"
+UNPUBLISHED = "path/to/this/folder"
+"""In place of the repo id, in the snippets of a card in a local folder."""
+_HUB = "https://huggingface.co"
+_ENCODE = 'embeddings = model.encode(["A first text.", "A second text."])'
+_SENTENCE_TRANSFORMERS = {
+    "SentenceTransformer": (_ENCODE, ("feature-extraction", "sentence-similarity")),
+    "CrossEncoder": (
+        'scores = model.predict([("A question?", "A text that may answer it.")])',
+        ("cross-encoder",),
+    ),
+    "SparseEncoder": (_ENCODE, ("feature-extraction", "sparse-encoder")),
+}
+"""Class of sentence-transformers -> how to use a loaded model, and the tags by which the Hub finds such models."""
 
-    from cocktail_hub.publishing.card.facts import CardFacts
 
-_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+def render_card(recipe: Recipe, facts: CardFacts) -> str:
+    """Return the README of a mix: the same for the same recipe and facts, with nothing of the user's machine in it.
 
-
-def render_card(recipe: Recipe, facts: CardFacts) -> ModelCard:
-    """The card of a mix. Same recipe and facts, same text; nothing of the user's machine gets into it.
+    The part between the two marks is replaced by the next publication (see `merge_readme`).
 
     Args:
-        recipe: what was mixed, or is to be: pinned, but its shares may be open. Local folders appear by their last
-            name and digest.
-        facts: what kind of repo the card is for, and what came out.
-
-    Returns:
-        A card of huggingface_hub: `.data` is its metadata, `str()` the README. What cocktail_hub replaces on the
-        next publication stands between two marks (`merge_readme`).
+        recipe: what was mixed or will be. Models are pinned; weights may be open.
+        facts: where the card goes, and what the mix is.
     """
-    from huggingface_hub import ModelCard
-
-    return ModelCard(render_text(recipe, facts))
-
-
-def render_text(recipe: Recipe, facts: CardFacts) -> str:
-    """The same as text, without loading the Hub's client."""
-    shared = public_recipe(recipe)
-    infos = _licenses(recipe, shared, facts.licenses)
-    combined = combine_licenses({name: info for name, (_, info) in infos.items()})
-    data = _metadata(recipe, facts, combined)
+    public = public_recipe(recipe)
+    licenses = _licenses(recipe, public, facts)
+    combined = combine_licenses({name: info for name, (_, info) in licenses.items()})
+    metadata = _metadata(recipe, facts, combined)
+    models = [escape(last_name(name)) for name in dict.fromkeys(i.model for i in public.ingredients)]
+    licence_rows = [[_shown(reference), _licence(info)] for reference, info in licenses.values()]
+    missing = _missing_folders(public)
     context = {
-        "metadata": dump_metadata(data),
-        "title": _title(shared, facts),
+        "metadata": dump_metadata(metadata),
+        "title": escape(facts.repo_id.rpartition("/")[2]) if facts.repo_id else f"Mix of {listing(models)}",
         "start": START,
         "end": END,
-        "record": RECORD + record(data),
-        "opening": _opening(shared, facts),
-        "ingredients": ingredient_table(shared),
-        "loading": loading(facts),
-        "making": bullets(_making(shared, facts)),
-        "remaking": _remaking(shared, facts),
-        "recipe": fenced(dump_yaml(replace(shared, evidence=None)), "yaml"),
+        "record": record(metadata),
+        "opening": _opening(public, facts) + (f"\n\n{missing}" if missing and facts.form == "recipe" else ""),
+        "ingredients": _ingredient_table(public),
+        "loading": _loading(facts),
+        "making": "\n".join(f"- {sentence}" for sentence in _making(public, facts) if sentence),
+        "remaking": fenced(f"pip install cocktail-hub\ncocktail mix {facts.repo_id or 'recipe.yaml'} -o mix", "bash")
+        + (f"\n\n{missing}" if missing else "")
+        + ("\n\nThe recipe:" if facts.repo_id else "\n\nThe recipe, to be saved as `recipe.yaml`:"),
+        "recipe": fenced(dump_yaml(replace(public, evidence=None)), "yaml"),
         "digest": f"\nDigest of the mix: {code(recipe.digest)}\n" if isinstance(recipe, ResolvedRecipe) else "",
-        "licences": _licences(infos, combined),
+        "licences": combined.note + (f"\n\n{table(['Ingredient', 'Licence'], licence_rows)}" if licence_rows else ""),
     }
-    clean = {key: scrub(text) for key, text in context.items()}
-    return Template(template()).substitute(clean)
+    return template().substitute({key: scrub(text) for key, text in context.items()})
 
 
-def template() -> str:
-    """The text around the parts, which stand in it as `$name`."""
-    return files("cocktail_hub.publishing.card").joinpath("templates/card.md").read_text(encoding="utf-8")
+def template() -> Template:
+    """Return the text around the parts."""
+    return Template(files("cocktail_hub.publishing.card").joinpath("templates/card.md").read_text(encoding="utf-8"))
 
 
 def _metadata(recipe: Recipe, facts: CardFacts, combined: License) -> dict[str, Any]:
-    """Key -> value, in the order in which people read them; no key without a value."""
+    """Return key -> value in the order in which people read them, without empty values."""
     hub_ids = list(dict.fromkeys(reference.model for reference in recipe.all_references if reference.digest is None))
     spoken = {facts.languages.get(reference.model) or () for reference in recipe.all_references}
     language = list(spoken.pop()) if len(spoken) == 1 else []
-    several = f"https://huggingface.co/{facts.repo_id}#licences" if combined.conflict and facts.repo_id else None
+    several = f"{_HUB}/{facts.repo_id}#licences" if combined.conflict and facts.repo_id else None
+    tags = ["merge", "lm-cocktail", "cocktail-hub"]
+    if facts.library == "sentence-transformers":
+        # A recipe needs cocktail_hub, so sentence-transformers alone cannot load it.
+        tags += ["sentence-transformers"] if facts.form != "recipe" else []
+        for name in facts.load_classes:
+            tags += _SENTENCE_TRANSFORMERS[name][1] if name in _SENTENCE_TRANSFORMERS else ()
     found = {
         "license": combined.license,
         "license_name": combined.license_name,
         "license_link": combined.license_link or (several if combined.license == "other" else None),
         "language": (language[0] if len(language) == 1 else language) or None,
-        "library_name": facts.library_name,
+        "library_name": "cocktail-hub" if facts.form == "recipe" else facts.library,
         "pipeline_tag": facts.pipeline_tag,
         "base_model": hub_ids or None,
         "base_model_relation": "merge" if hub_ids else None,
-        "tags": tags(facts),
+        "tags": list(dict.fromkeys(tags)),
     }
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _title(recipe: Recipe, facts: CardFacts) -> str:
-    if facts.repo_id:
-        return escape(facts.repo_id.rpartition("/")[2])
-    return f"Mix of {listing([escape(last_name(name)) for name in dict.fromkeys(i.model for i in recipe.ingredients)])}"
-
-
 def _opening(recipe: Recipe, facts: CardFacts) -> str:
-    mixed = (*recipe.ingredients, *([recipe.anchor] if recipe.anchor else []))
-    count = len(dict.fromkeys(reference.model for reference in mixed))
-    mix = f"a mix of {count} models" if count > 1 else "a model mixed with itself"
-    said = {
-        "merged": f"These weights are {mix}. They load like any other checkpoint, without cocktail_hub.",
-        "recipe": f"This repo holds no weights but a recipe: {mix}. cocktail_hub downloads the ingredients, mixes them "
-        "on first use, and keeps the result in its cache.",
-        "both": f"These weights are {mix}. They load like any other checkpoint, without cocktail_hub; `recipe.json` "
-        "makes them again from the ingredients.",
-    }[facts.kind]
-    return f"{said}\n\n{needed}" if facts.kind == "recipe" and (needed := _needed_folders(recipe)) else said
+    models = {reference.model for reference in (*recipe.ingredients, recipe.anchor) if reference is not None}
+    mix = f"a mix of {len(models)} models" if len(models) > 1 else "a model mixed with itself"
+    if facts.form == "recipe":
+        return (
+            f"This repo contains no weights but a recipe: {mix}. cocktail_hub downloads the ingredients, mixes them on "
+            "first use, and keeps the result in its cache."
+        )
+    offer = "" if facts.form == "merged" else "; `recipe.json` makes them again from the ingredients"
+    return f"These weights are {mix}. They load like any other checkpoint, without cocktail_hub{offer}."
 
 
-def _needed_folders(recipe: Recipe) -> str:
-    """What a recipe with local ingredients asks of whoever uses it."""
-    local = list(dict.fromkeys(reference.model for reference in recipe.all_references if reference.digest is not None))
+def _missing_folders(recipe: Recipe) -> str:
+    """Return what a recipe with local ingredients requires of whoever uses it."""
+    local = list(dict.fromkeys(code(ref.model) for ref in recipe.all_references if ref.digest is not None))
     if not local:
         return ""
-    are = "is" if len(local) == 1 else "are"
+    are, them = ("is", "it") if len(local) == 1 else ("are", "them")
     return (
-        f"{listing([code(name) for name in local])} {are} not on the Hub: the mix can only be made where that stands "
-        "in the current folder, with the digest of the table."
+        f"{listing(local)} {are} not on the Hub: the mix can only be made where the current folder contains {them}, "
+        "with the digest in the table."
     )
 
 
+def _ingredient_table(recipe: Recipe) -> str:
+    """Return one row per ingredient in recipe order, then anchor and base, with losses where there are any."""
+    rows = [
+        [*_model_cells(i), "computed on first use" if i.weight is None else f"{i.weight:.4g}"]
+        for i in recipe.ingredients
+    ]
+    if recipe.anchor is not None:
+        rows.append([*_model_cells(recipe.anchor), f"{recipe.anchor.share:.4g} (anchor)"])
+    if recipe.base is not None:
+        rows.append([*_model_cells(recipe.base), "base"])
+    header = ["Ingredient", "Commit", "Requested", "Weight"]
+    if any(losses := _losses(recipe)):
+        header.append("Loss")
+        rows = [[*row, loss] for row, loss in zip(rows, [*losses, "", ""], strict=False)]
+    return table(header, rows)
+
+
+def _model_cells(reference: ModelReference) -> list[str]:
+    """Return model, commit and requested revision; the base of an adapter follows in the same cells."""
+    if reference.digest is None:
+        commit = reference.revision or ""
+        exact = link(code(commit[:7]), f"{_HUB}/{reference.model}/tree/{commit}")
+        requested = reference.requested or ""
+        requested = code(requested[:7]) if COMMIT.fullmatch(requested) else escape(requested)
+    else:
+        kind, _, digits = reference.digest.partition(":")
+        exact, requested = code(f"{kind}:{digits[:12]}"), ""
+    if reference.base is None:
+        return [_shown(reference), exact, requested]
+    base, base_exact, _ = _model_cells(reference.base)
+    return [f"{_shown(reference)} on {base}", f"{exact} on {base_exact}", requested]
+
+
+def _shown(reference: ModelReference) -> str:
+    """Return the name of a model: a link to the Hub, or the name of a local folder."""
+    if reference.digest:
+        return f"{code(reference.model.removeprefix('./'))} (local folder)"
+    return link(escape(reference.model), f"{_HUB}/{reference.model}")
+
+
+def _losses(recipe: Recipe) -> list[str]:
+    """Return `0.4312 ± 0.01` per ingredient, empty for one that was not scored; nothing if no loss is known."""
+    evidence = recipe.evidence or {}
+    rows = evidence.get("ingredients")
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+        return []
+    anchor = recipe.ingredients[0].model if evidence.get("anchor") else None
+    if len(rows) == len(recipe.ingredients) - 1 and anchor:
+        rows = [{}, *rows]  # the anchor was not scored
+    elif anchor:  # one that was scored, too, is the first ingredient of the mix
+        rows = sorted(rows, key=lambda row: str(row.get("model", "")).partition("@")[0] != anchor)
+    if len(rows) != len(recipe.ingredients):
+        return []
+    numbers = [(_number(row.get("loss")), _number(row.get("standard_error"))) for row in rows]
+    return [f"{loss} ± {error}" if loss and error else loss for loss, error in numbers]
+
+
+def _number(value: Any) -> str:
+    """Return four significant digits, or nothing if it is no finite number: evidence may have been edited by hand."""
+    usable = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return f"{value:.4g}" if usable else ""
+
+
+def _loading(facts: CardFacts) -> str:
+    """Return the snippets, best first."""
+    repo = f'"{facts.repo_id or UNPUBLISHED}"'
+    variable = "tokenizer" if facts.processor == "AutoTokenizer" else "processor"
+    processor = [f"{variable} = {facts.processor}.from_pretrained({repo})"] if facts.processor else []
+    native = []
+    for name in facts.load_classes:
+        if name in _SENTENCE_TRANSFORMERS:
+            use = _SENTENCE_TRANSFORMERS[name][0]
+            lines = [f"from sentence_transformers import {name}", "", f"model = {name}({repo})", use]
+        else:
+            imported = ", ".join(sorted({name, *([facts.processor] if facts.processor else [])}))
+            lines = [f"from transformers import {imported}", "", f"model = {name}.from_pretrained({repo})", *processor]
+        native.append("\n".join(lines))
+    if facts.form != "recipe":
+        offer = "`AutoCocktailModel.from_pretrained` of cocktail_hub loads it as well, from the weights in this repo."
+        return "\n\n".join([*(fenced(text, "python") for text in native), *([offer] if facts.form == "both" else [])])
+    install = fenced("pip install cocktail-hub", "bash")
+    registered = [fenced(f"import cocktail_hub\n{text}", "python") for text in native]
+    if facts.architecture is None and all(name in _SENTENCE_TRANSFORMERS for name in facts.load_classes):
+        return "\n\n".join([install, *registered])  # transformers has no class for it
+    ours = ["from cocktail_hub import AutoCocktailModel"]
+    ours += [f"from transformers import {facts.processor}"] if facts.processor else []
+    ours += ["", f"model = AutoCocktailModel.from_pretrained({repo})", *processor]
+    names = listing([code(name) for name in facts.load_classes])
+    load = "loads" if len(facts.load_classes) == 1 else "load"
+    after = [f"After `import cocktail_hub`, {names} {load} the recipe, too:"] if native else []
+    return "\n\n".join([install, fenced("\n".join(ours), "python"), *after, *registered])
+
+
 def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
-    """Sentences in Markdown: method, result, donors, exceptions, evidence, versions."""
-    versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in facts.versions.items())
-    said = [_method(recipe), *describe_evidence(recipe), _result(recipe, facts), _donors(recipe)]
-    if recipe.layers:
-        rules = "One rule" if len(recipe.layers) == 1 else f"{len(recipe.layers)} rules"
-        said.append(f"{rules} under `layers`: some tensors have other shares.")
-    if recipe.evidence:
-        file = "config.json" if facts.kind == "recipe" else "recipe.json"
-        said.append(f"All that the shares came from is in `{file}`, under `evidence`.")
-    said += [escape(note) for note in facts.notes]
-    return [sentence for sentence in [*said, f"Made with {versions}." if versions else ""] if sentence]
-
-
-def _method(recipe: Recipe) -> str:
-    source = _ARXIV.sub(lambda found: link(found.group(), f"https://arxiv.org/abs/{found[1]}"), recipe.spec.source)
-    values = recipe.spec.with_defaults(recipe.parameters)
-    given = ", ".join(f"`{name}` {number(value)}" for name, value in values.items())
-    return f"Method {code(recipe.method)}: {code(recipe.spec.summary)} ({source}){f', with {given}' if given else ''}."
-
-
-def _result(recipe: Recipe, facts: CardFacts) -> str:
-    parts = [code(facts.architecture)] if facts.architecture else []
-    parts += [f"{facts.parameters:,} parameters"] if facts.parameters is not None else []
+    """Return sentences on method, evidence, result, config and tokenizer, layer rules, and versions; some empty."""
+    spec = recipe.spec
+    source = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[\g<0>](https://arxiv.org/abs/\1)", spec.source)
+    given = ", ".join(f"`{name}` {value:.4g}" for name, value in spec.with_defaults(recipe.parameters).items())
+    result = [code(facts.architecture)] if facts.architecture else []
+    result += [f"{facts.parameters:,} parameters"] if facts.parameters is not None else []
     dtype = facts.dtype or (recipe.dtype if recipe.dtype != "auto" else None)
-    parts += [code(dtype)] if dtype else []
-    return f"Result: {', '.join(parts)}." if parts else ""
+    result += [code(dtype)] if dtype else []
+    models = {reference.model: reference for reference in recipe.references}
+    models["first"] = recipe.anchor or recipe.ingredients[0]  # an anchor comes first in the mix
+    config, tokenizer = (_shown(models[name]) for name in (recipe.config, recipe.tokenizer))
+    rules = "One rule" if len(recipe.layers) == 1 else f"{len(recipe.layers)} rules"
+    file = "config.json" if facts.form == "recipe" else "recipe.json"
+    versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in facts.versions.items())
+    return [
+        f"Method {code(recipe.method)}: {code(spec.summary)} ({source}){f', with {given}' if given else ''}.",
+        *_weighting(recipe),
+        f"Result: {', '.join(result)}." if result else "",
+        f"Config and tokenizer come from {config}."
+        if config == tokenizer
+        else f"The config comes from {config}, the tokenizer from {tokenizer}.",
+        f"{rules} under `layers`: some tensors have other weights." if recipe.layers else "",
+        f"The evidence behind the weights is in `{file}`, under `evidence`." if recipe.evidence else "",
+        f"Made with {versions}." if versions else "",
+    ]
 
 
-def _donors(recipe: Recipe) -> str:
-    """Where config and tokenizer come from, by the recipe's own rule: `first`, or a model by name."""
-    config, tokenizer = (_donor(recipe, key) for key in ("config", "tokenizer"))
-    if config == tokenizer:
-        return f"Config and tokenizer come from {shown(config)}."
-    return f"The config comes from {shown(config)}, the tokenizer from {shown(tokenizer)}."
+def _weighting(recipe: Recipe) -> list[str]:
+    """Return sentences on where computed weights came from or will come from."""
+    softmax = "`softmax(-loss / temperature)` of each ingredient's mean loss"
+    weighting, evidence = recipe.weighting, recipe.evidence or {}
+    if weighting is not None and weighting.rule != "uniform":
+        given = _number(weighting.temperature)
+        how = f"temperature {given}" if given else "a temperature that follows from the losses' noise"
+        where = code(weighting.examples) if isinstance(weighting.examples, str) else "the examples in the recipe"
+        return [f"The weights are computed on first use: {softmax} on {where} ({PAPER}), with {how}."]
+    rule, temperature = evidence.get("rule"), _number(evidence.get("temperature"))
+    said: list[str] = []
+    if weighting is not None or rule == "uniform":
+        said.append("The weights are equal.")
+    elif rule == "softmax":
+        said.append(f"The weights are {softmax} ({PAPER}){f' with temperature {temperature}' if temperature else ''}.")
+    elif isinstance(rule, str):
+        said.append(f"The weights were computed by {code(rule)}.")
+    if isinstance(examples := evidence.get("examples"), Mapping):
+        count, digest = examples.get("count"), str(examples.get("digest", "")).removeprefix("sha256:")[:12]
+        many = f"{count:,} example{'' if count == 1 else 's'}" if isinstance(count, int) else "examples"
+        said.append(f"Scored on {many}{f' (digest {code(digest)})' if digest else ''}.")
+    if effective := _number(evidence.get("effective_number")):
+        said.append(f"Effective number of ingredients: {effective} of {len(recipe.ingredients)}.")
+    anchor = evidence.get("anchor")
+    if isinstance(anchor, Mapping) and recipe.ingredients[0].model == anchor.get("model"):
+        share = _number(anchor.get("share"))
+        said.append(f"The first ingredient is the anchor, with a share of {share}; the others divide the rest.")
+    if isinstance(sentence := evidence.get("sentence"), str):
+        said.append(escape(sentence))
+    return said
 
 
-def _donor(recipe: Recipe, key: str) -> ModelReference:
-    """An anchor is the first ingredient of what is mixed in the end."""
-    name = getattr(recipe, key)
-    if name == "first":
-        return recipe.anchor or recipe.ingredients[0]
-    return next(reference for reference in recipe.references if reference.model == name)
-
-
-def _remaking(recipe: Recipe, facts: CardFacts) -> str:
-    source = facts.repo_id or "recipe.yaml"
-    said = [fenced(f"pip install cocktail-hub\ncocktail mix {source} -o mix", "bash")]
-    if needed := _needed_folders(recipe):
-        said.append(needed)
-    said.append("The recipe:" if facts.repo_id else "The recipe, to be saved as `recipe.yaml`:")
-    return "\n\n".join(said)
-
-
-def _licenses(
-    recipe: Recipe, shared: Recipe, licenses: Mapping[str, LicenseInfo | None]
-) -> dict[str, tuple[ModelReference, LicenseInfo | None]]:
-    """Public name -> model and licence, with links that work outside its repo. Empty when none was read at all."""
+def _licenses(recipe: Recipe, public: Recipe, facts: CardFacts) -> dict[str, tuple[ModelReference, LicenseInfo | None]]:
+    """Return public name -> model and licence, with links that work outside its repo; empty if none was read."""
     found: dict[str, tuple[ModelReference, LicenseInfo | None]] = {}
-    for reference, public in zip(recipe.all_references, shared.all_references, strict=True):
-        info = licenses.get(reference.model)
-        if info is not None and reference.digest is None:
-            info = info.located(file_url(reference.model, reference.revision or "", ""))
-        found.setdefault(public.model.removeprefix("./"), (public, info))
-    return found if licenses else {}
-
-
-def _licences(infos: Mapping[str, tuple[ModelReference, LicenseInfo | None]], combined: License) -> str:
-    if not infos:
-        return combined.note
-    rows = [[shown(reference), _licence(info)] for reference, info in infos.values()]
-    return f"{combined.note}\n\n{table(['Ingredient', 'Licence'], rows)}"
+    for reference, shown in zip(recipe.all_references, public.all_references, strict=True):
+        info = facts.licenses.get(reference.model)
+        if info is not None and info.link and "://" not in info.link and reference.digest is None:
+            path = info.link.removeprefix("./").lstrip("/")
+            info = replace(info, link=f"{_HUB}/{reference.model}/blob/{reference.revision}/{path}")
+        found.setdefault(shown.model.removeprefix("./"), (shown, info))
+    return found if facts.licenses else {}
 
 
 def _licence(info: LicenseInfo | None) -> str:

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from cocktail_hub.cli import main
-from cocktail_hub.cli.demo import models, picture, questions
+from cocktail_hub.cli.demo import models, questions
 from cocktail_hub.cli.demo.questions import Question, Score
 from cocktail_hub.errors import MissingExtraError
 
@@ -53,15 +53,17 @@ def test_both_sets_hold_forty_questions_with_an_answer_of_their_own() -> None:
     assert not [item for item in items if item.answer.lower() in item.question.lower()]
 
 
-def test_the_picture_and_its_numbers_are_the_same_every_time(tmp_path: Path) -> None:
+def test_the_plot_and_its_numbers_are_the_same_every_time(tmp_path: Path) -> None:
     score = Score(top1=0.5, mrr=2 / 3)
     curve = {0.0: {"general": score, "sre": Score(top1=0.0, mrr=0.125)}, 1.0: {"general": score, "sre": score}}
+    from cocktail_hub.cli.demo import story
+
     for name in ("a", "b"):
-        picture.draw(curve, tmp_path / f"{name}.png")
-    picture.write_numbers(curve, tmp_path / "numbers.csv")
+        story.draw(curve, tmp_path / f"{name}.png")
+    story.write_numbers(curve, tmp_path / "numbers.csv")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "numbers.csv").read_text(encoding="utf-8").splitlines() == [
-        "share,general_top1,general_mrr,sre_top1,sre_mrr",
+        "weight,general_top1,general_mrr,sre_top1,sre_mrr",
         "0.0,0.500,0.667,0.000,0.125",
         "1.0,0.500,0.667,0.500,0.667",
     ]
@@ -144,16 +146,16 @@ def test_the_whole_demo(tmp_path: Path) -> None:
     assert "With local_files_only=True: 0 requests." in said
     assert len(said.partition("With models of your own")[2].strip().splitlines()) == 5
 
-    kinds, shares = _table(said, " " * 10), _table(said, "share  ")
+    kinds, curve = _table(said, " " * 10), _table(said, "weight  ")
     base, fine_tuned, mixed = (kinds[name] for name in ("base", "fine-tuned", "mix"))
-    assert shares["0.0"] == base
-    assert shares["1.0"] == fine_tuned
-    assert shares["0.5"] == mixed
+    assert curve["0.0"] == base
+    assert curve["1.0"] == fine_tuned
+    assert curve["0.5"] == mixed
     assert base == pytest.approx([65.0, 0.758, 37.5, 0.500], abs=2.6)
     assert fine_tuned == pytest.approx([37.5, 0.540, 45.0, 0.563], abs=2.6)
     assert mixed == pytest.approx([65.0, 0.751, 57.5, 0.657], abs=2.6)
 
     with (tmp_path / "out" / "tradeoff.csv").open(encoding="utf-8") as file:
-        assert [row["share"] for row in csv.DictReader(file)] == list(shares)
+        assert [row["weight"] for row in csv.DictReader(file)] == list(curve)
     assert (tmp_path / "out" / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "tmp").iterdir()) == []

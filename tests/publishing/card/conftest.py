@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cocktail_hub.publishing.card import CardFacts, LicenseInfo
+from cocktail_hub.publishing.card.license import LicenseInfo
+from cocktail_hub.publishing.card_facts import CardFacts
 from cocktail_hub.recipe import ResolvedRecipe
 
 COMMIT_A = "a" * 40
@@ -26,7 +27,7 @@ def recipe() -> ResolvedRecipe:
 @pytest.fixture
 def facts() -> CardFacts:
     return CardFacts(
-        kind="merged",
+        form="merged",
         repo_id="me/bge-hotpot",
         pipeline_tag="feature-extraction",
         architecture="BertModel",

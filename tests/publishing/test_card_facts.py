@@ -13,12 +13,10 @@ from cocktail_hub import MixOptions, mix
 from cocktail_hub.compat import ModelKind
 from cocktail_hub.evaluation.loading import folder_kind
 from cocktail_hub.hub import Hub
-from cocktail_hub.publishing.provenance import gather_facts, stored_specs
+from cocktail_hub.publishing.card_facts import CardFacts, gather_facts, languages_of, stored_specs
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from cocktail_hub.publishing.card import CardFacts
 
 pytestmark = pytest.mark.whole
 
@@ -94,3 +92,16 @@ def test_offline_a_card_that_was_not_fetched_is_not_said_to_declare_nothing(tmp_
     card = (made.path / "README.md").read_text()
     assert "The licences of the ingredients were not read." in card
     assert "declare" not in card
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"language": "en"}, ("en",)),
+        ({"language": ["en", "de", 3]}, ("en", "de")),
+        ({"language": False}, ()),  # what YAML makes of `no`
+        ({}, ()),
+    ],
+)
+def test_languages_are_read_in_the_order_of_the_card(metadata: dict[str, object], expected: tuple[str, ...]) -> None:
+    assert languages_of(metadata) == expected

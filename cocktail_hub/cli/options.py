@@ -1,0 +1,90 @@
+"""The options that most commands share, and how they become `MixOptions`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cocktail_hub.errors import CocktailError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from cocktail_hub.merge.options import MixOptions
+
+
+class Bytes(click.ParamType[int]):
+    """A size such as `500MB`, `5GB` or `1GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number of bytes."""
+        from cocktail_hub.merge.options import parse_size
+
+        try:
+            return parse_size(value, param.name or "size" if param else "size")
+        except CocktailError as error:
+            self.fail(str(error), param, ctx)
+
+
+MERGING = ("device", "threads", "max_memory", "max_shard_size", "low_disk")
+"""Options that only matter to a merge."""
+_OPTIONS = {
+    "revision": click.option("--revision", help="Branch, tag or commit of the recipe's repo."),
+    "token": click.option("--token", help="Access token. Default: the saved one."),
+    "cache_dir": click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the Hub cache."),
+    "local_files_only": click.option("--local-files-only", is_flag=True, help="Use only locally cached files."),
+    "device": click.option(
+        "--device", default="cpu", show_default=True, help="Device to merge on: cpu, cuda or cuda:N."
+    ),
+    "threads": click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Number of worker threads. Default: one per processor, at most 16.",
+    ),
+    "max_memory": click.option(
+        "--max-memory", type=Bytes(), help="Limit for the merge's buffers, e.g. 500MB. Default: 1GiB."
+    ),
+    "max_shard_size": click.option(
+        "--max-shard-size", type=Bytes(), default="5GB", show_default=True, help="Limit for one weight file."
+    ),
+    "engine": click.option(
+        "--engine",
+        type=click.Choice(["threads", "ray"]),
+        default="threads",
+        show_default=True,
+        help="Run on threads of this machine, or on a Ray cluster.",
+    ),
+    "low_disk": click.option(
+        "--low-disk", is_flag=True, help="Download only what one output file needs at a time, instead of whole models."
+    ),
+    "trust_remote_code": click.option(
+        "--trust-remote-code", is_flag=True, help="Allow custom code from the ingredients' repos."
+    ),
+    "as_json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+}
+"""Parameter -> its option."""
+
+
+def mix_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the shared options to a command, except those that mean nothing to it."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, option in reversed(_OPTIONS.items()):
+            command = command if name in without else option(command)
+        return command
+
+    return add
+
+
+def read_options(given: Mapping[str, Any], **more: Any) -> MixOptions:
+    """Turn the parameters of a command into `MixOptions`; `more` are further fields of it."""
+    from cocktail_hub.hub import Hub
+    from cocktail_hub.merge.options import MixOptions
+
+    hub = Hub(token=given["token"], cache_dir=given["cache_dir"], local_files_only=given["local_files_only"])
+    fields = {name: given[name] for name in (*MERGING, "engine", "trust_remote_code") if name in given}
+    return MixOptions(hub=hub, **fields, **more)

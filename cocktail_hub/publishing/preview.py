@@ -1,0 +1,56 @@
+"""What a mix would take and give, from its plan: sizes, disk, memory and licences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cocktail_hub.compat.preview import ModelPreview, Preview
+from cocktail_hub.merge.download import bytes_to_fetch
+from cocktail_hub.merge.run import needed_space
+from cocktail_hub.publishing.card.license import combine_licenses
+from cocktail_hub.publishing.card_facts import gather_facts
+
+if TYPE_CHECKING:
+    from cocktail_hub.compat.check import CompatibilityReport, Model
+    from cocktail_hub.merge.options import MixOptions
+    from cocktail_hub.merge.plan import MergePlan
+
+
+def preview_mix(report: CompatibilityReport, plan: MergePlan, options: MixOptions, *, weighed: bool) -> Preview:
+    """Preview a mix that is checked and planned; `weighed` says whether the weights in its recipe are known."""
+    recipe, shards = report.recipe, plan.shards
+    licenses = gather_facts(recipe, report.kind, options.hub).licenses
+    combined = combine_licenses(licenses)
+    weights = {ingredient.model: ingredient.weight for ingredient in recipe.ingredients} if weighed else {}
+
+    def preview(model: Model) -> ModelPreview:
+        reference, license_info = model.located.reference, licenses.get(model.located.reference.model)
+        return ModelPreview(
+            model=reference.model,
+            revision=reference.revision,
+            weight=None if reference is recipe.base else weights.get(reference.model),
+            nbytes=sum(
+                place.files.sizes[path] for place in {model.located, model.body} for path in place.model_files.needed
+            ),
+            to_download=bytes_to_fetch([model]),
+            license=license_info.label if license_info else None,
+        )
+
+    return Preview(
+        method=recipe.method,
+        architecture=report.kind.architecture,
+        task=report.kind.task,
+        models=tuple(map(preview, report.models)),
+        tensors=sum(len(shard.tensors) for shard in shards),
+        output_bytes=plan.output_bytes,
+        files=tuple(shard.path for shard in shards),
+        input_bytes=plan.input_bytes,
+        largest_file=max((shard.nbytes for shard in shards), default=0),
+        largest_input=max((shard.input_bytes for shard in shards), default=0),
+        to_download=bytes_to_fetch(report.models),
+        peak_disk=sum(nbytes for _, nbytes, _ in needed_space(plan, report, None, options)),
+        peak_memory=plan.peak_memory(options.threads, options.memory_bytes, options.device),
+        license=combined.license,
+        license_note=combined.note,
+        notes=report.notes,
+    )

@@ -176,7 +176,7 @@ def test_an_adapter_is_scored_with_its_own_modules(tmp_path: Path) -> None:
 def test_a_base_without_the_dense_module_of_the_adapter_is_refused(tmp_path: Path) -> None:
     base = bare("dense", tmp_path)
     adapted = adapter(base, "dense", tmp_path)
-    with pytest.raises(IncompatibleError, match=r"it has no weights in '2_Dense', a module that '.*dense-adapter' has"):
+    with pytest.raises(IncompatibleError, match=r"it has no weights in '2_Dense', a module of '.*dense-adapter'"):
         mix(alone(adapted, base), output=tmp_path / "mix")
 
 

@@ -448,7 +448,7 @@ def test_a_merged_repo_that_remembers_folders_reaches_into_none(token):
     repo = "alice/remembers-folders"
     push_files(repo, files)
     for act in (check, lambda repo, token: score(repo, PASSAGES, token=token)):
-        with pytest.raises(RecipeError, match="must not reach into the folders of this machine"):
+        with pytest.raises(RecipeError, match="must not read folders of this machine"):
             act(repo, token=token)
 
 

@@ -52,12 +52,16 @@ def model_class(folder: Path, task: str | None = None) -> Any:
     """
     import transformers
 
-    config = read_config(LocalFiles(folder), _main(folder))
     kind = folder_kind(folder)
     if task is not None:
         return narrowed(getattr(transformers, auto_class_name(task)), kind.architecture)
-    own = getattr(transformers, kind.architecture, None) if kind.architecture else None
-    return own or getattr(transformers, _auto_class_of(config, kind))
+    if kind.architecture and (own := getattr(transformers, kind.architecture, None)):
+        return own
+    # transformers lacks the architecture: take the auto class that the repo's own code names, or that of the task.
+    named = read_config(LocalFiles(main_folder(folder))).get("auto_map")
+    remote = named.items() if isinstance(named, dict) else ()
+    fits = (auto for auto, code in remote if str(code).endswith(f".{kind.architecture}"))
+    return getattr(transformers, next(fits, AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel")))
 
 
 def auto_class_name(task: str) -> str:
@@ -83,14 +87,6 @@ def narrowed(auto_class: Any, architecture: str) -> Any:
     if auto_class.__name__ == "AutoModel" and architecture.endswith("EncoderModel"):
         return getattr(transformers, architecture, auto_class)
     return auto_class
-
-
-def _auto_class_of(config: Mapping[str, Any], kind: ModelKind) -> str:
-    """Auto class of an architecture that transformers lacks: the one that the repo's code names, or by its task."""
-    named = config.get("auto_map")
-    remote = named.items() if isinstance(named, dict) else ()
-    fits = (auto for auto, code in remote if str(code).endswith(f".{kind.architecture}"))
-    return next(fits, AUTO_CLASS_OF_TASK.get(kind.task, "AutoModel"))
 
 
 def load_model(folder: Path, task: str | None = None, *model_args: Any, **kwargs: Any) -> Any:
@@ -128,11 +124,9 @@ def main_folder(folder: Path, part: str = "") -> Path:
         folder: of the mix.
         part: subfolder that the caller asks for; ignored if the mix has no transformer there.
     """
-    return folder / (part if part and (folder / part / "config.json").is_file() else _main(folder))
-
-
-def _main(folder: Path) -> str:
-    return next((str(module["path"]) for module in read_modules(LocalFiles(folder))), "")
+    if part and (folder / part / "config.json").is_file():
+        return folder / part
+    return folder / next((str(module["path"]) for module in read_modules(LocalFiles(folder))), "")
 
 
 def load_sentence_transformer(folder: Path, **kwargs: Any) -> Any:

@@ -51,7 +51,9 @@ def reranker_losses(run: ScoringRun) -> Losses:
     lengths = uncut_lengths(model, pairs, prompt=(model.prompts or {}).get(model.default_prompt_name))
     truncated = check_lengths(lengths, owners, name=run.name, limit=limit)
     costs = [min(length, limit or length) for length, _ in lengths]
-    alone = _must_score_alone(model)
+    # A classifier that does not know the tokenizer's padding cannot find the end of a padded text.
+    pad = getattr(model.transformers_model.config.get_text_config(), "pad_token_id", None)
+    alone = _logit_module(model) is None and (pad is None or pad != model.tokenizer.pad_token_id)
 
     def forward(batch: Sequence[int]) -> list[float]:
         return _scores(model, [pairs[index] for index in batch], 1 if alone else len(batch), run.name)
@@ -84,12 +86,6 @@ def _logit_module(model: Any) -> Any | None:
     from sentence_transformers.cross_encoder.modules import LogitScore
 
     return next((module for module in model if isinstance(module, LogitScore)), None)
-
-
-def _must_score_alone(model: Any) -> bool:
-    """Whether a classifier does not know the tokenizer's padding, and so cannot find the end of a padded text."""
-    pad = getattr(model.transformers_model.config.get_text_config(), "pad_token_id", None)
-    return _logit_module(model) is None and (pad is None or pad != model.tokenizer.pad_token_id)
 
 
 def _check_head(run: ScoringRun, model: Any) -> None:

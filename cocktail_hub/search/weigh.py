@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.compat import CompatibilityReport
     from cocktail_hub.evaluation.example_files import ExamplesFound
+    from cocktail_hub.evaluation.examples import Examples
     from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.recipe import Ingredient, Recipe, Weighting
 
@@ -85,25 +86,44 @@ def weigh_ingredients(
     if not on_ray:
         pick_device(settings.device)  # refuse a missing device before anything is downloaded
     with _staging_folder() as folder, bar("score", STEPS * len(recipe.ingredients), unit="%") as advance:
-        copy_small_files(report, folder, code=options.trust_remote_code)
-        tokenizer = [path for path in sorted(folder.rglob("*")) if _of_tokenizer(path)]
-        contents = {path.relative_to(folder).as_posix(): sha256_of(path) for path in tokenizer}
-        jobs = [
-            ScoringJob(
-                name=ingredient.label,
-                identity=canonical_json(ingredient.identity()),
-                folder=partial(_model_folder, ingredient, report, options),
-                tokenizer_folder=folder / report.models[report.first].main,
-                tokenizer_identity=canonical_json(contents),
-                examples=examples,
-                settings=settings,
-            )
-            for ingredient in recipe.ingredients
-        ]
-        cache = LossesCache(Cache().root / "losses")
-        losses = score_all(jobs, cache, advance=advance, runner=score_on_ray if on_ray else score_here)
+        losses = score_all(
+            _jobs(recipe, report, options, folder, examples=examples, settings=settings),
+            LossesCache(Cache().root / "losses"),
+            advance=advance,
+            runner=score_on_ray if on_ray else score_here,
+        )
     weights = weigh(losses, weighting.temperature)
     return weights, evidence_of(weights, found, examples.digest, settings)
+
+
+def _jobs(
+    recipe: Recipe,
+    report: CompatibilityReport,
+    options: MixOptions,
+    folder: Path,
+    *,
+    examples: Examples,
+    settings: ScoringSettings,
+) -> list[ScoringJob]:
+    """One job per ingredient; all read with the tokenizer of the mix, which is copied into `folder`."""
+    copy_small_files(report, folder, code=options.trust_remote_code)
+    tokenizer = {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in TOKENIZER_FILES)
+    }
+    return [
+        ScoringJob(
+            name=ingredient.label,
+            identity=canonical_json(ingredient.identity()),
+            folder=partial(_model_folder, ingredient, report, options),
+            tokenizer_folder=folder / report.models[report.first].main,
+            tokenizer_identity=canonical_json(tokenizer),
+            examples=examples,
+            settings=settings,
+        )
+        for ingredient in recipe.ingredients
+    ]
 
 
 @contextmanager
@@ -123,7 +143,3 @@ def _staging_folder() -> Iterator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="scoring-", dir=parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
-
-
-def _of_tokenizer(path: Path) -> bool:
-    return path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in TOKENIZER_FILES)

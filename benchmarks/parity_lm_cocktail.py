@@ -304,9 +304,9 @@ def _compare_losses(case: Case, theirs: dict[str, Any], report: Report) -> None:
 
 
 def _softmax(losses: Sequence[float]) -> list[float]:
-    from cocktail_hub.search.softmax import softmax_shares
+    from cocktail_hub.search.softmax import softmax_weights
 
-    return list(softmax_shares(losses, TEMPERATURE))
+    return list(softmax_weights(losses, TEMPERATURE))
 
 
 # -- where we differ on purpose --------------------------------------------------------------------------------------

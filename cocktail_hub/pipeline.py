@@ -35,10 +35,9 @@ if TYPE_CHECKING:
 
     from cocktail_hub.compat.check import CompatibilityReport
     from cocktail_hub.compat.preview import Preview
-    from cocktail_hub.evaluation.settings import ScoringSettings
     from cocktail_hub.hub import Hub
     from cocktail_hub.search.score import Score
-    from cocktail_hub.search.weigh import Weighed
+    from cocktail_hub.search.softmax import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +149,14 @@ def prepare(
     prepared = Prepared(source=source, recipe=recipe, options=options)
     if not recall or options.force or recipe.weights is not None or recipe.weighting is None:
         return prepared
-    from cocktail_hub.search.softmax import uniform_shares
-    from cocktail_hub.search.weights_cache import cached_weights
+    from cocktail_hub.search.softmax import uniform_weights
+    from cocktail_hub.search.weights_cache import read_weights
 
     if recipe.weighting.rule == "uniform":
         return replace(
-            prepared, recipe=with_weights(recipe, uniform_shares(len(recipe.ingredients)), {"rule": "uniform"})
+            prepared, recipe=with_weights(recipe, uniform_weights(len(recipe.ingredients)), {"rule": "uniform"})
         )
-    known = cached_weights(recipe, prepared.examples.digest).read(len(recipe.ingredients))
+    known = read_weights(recipe, prepared.examples.digest)
     return prepared if known is None else replace(prepared, recipe=with_weights(recipe, *known))
 
 
@@ -235,32 +234,26 @@ def check_and_weigh(prepared: Prepared) -> tuple[CompatibilityReport, ResolvedRe
                 "`low_disk` never keeps a whole ingredient.\n"
                 "Compute them on a larger disk (`cocktail score RECIPE -o SCORED.yaml`), and mix SCORED.yaml."
             )
-        from cocktail_hub.search.weights_cache import cached_weights
+        from cocktail_hub.search.weights_cache import write_weights
 
-        found = weigh_prepared(prepared, report)
+        weights, evidence = weigh_prepared(prepared, report)
         if weighting is not None and weighting.rule != "uniform":
-            cached_weights(prepared.recipe, prepared.examples.digest).write(found.weights, found.evidence)
-        resolved = as_resolved(with_weights(prepared.recipe, found.weights, found.evidence))
+            write_weights(prepared.recipe, prepared.examples.digest, weights.values, evidence)
+        resolved = as_resolved(with_weights(prepared.recipe, weights.values, evidence))
     return replace(report, recipe=resolved), resolved
 
 
-def weigh_prepared(prepared: Prepared, report: CompatibilityReport, settings: ScoringSettings | None = None) -> Weighed:
-    """Score the ingredients on the recipe's examples; `settings` replace those of the recipe."""
-    from cocktail_hub.search.weigh import ScoringContext, weigh_ingredients
+def weigh_prepared(
+    prepared: Prepared, report: CompatibilityReport, *, lm_cocktail: bool = False
+) -> tuple[Weights, dict[str, Any]]:
+    """Compute weights and their evidence; `lm_cocktail`: from the losses that the original LM_Cocktail computes."""
+    from cocktail_hub.search.weigh import weigh_ingredients
 
-    weighting = prepared.recipe.weighting
+    recipe, weighting = prepared.recipe, prepared.recipe.weighting
     if weighting is None:
         raise RecipeError("The recipe has no `weighting`, so there is nothing to score its ingredients on.")
-    context = ScoringContext(
-        report=report,
-        examples=None if weighting.rule == "uniform" else prepared.examples,
-        hub=prepared.hub,
-        device=prepared.options.scoring_device,
-        settings=settings,
-        trust_remote_code=prepared.options.trust_remote_code,
-        engine=prepared.options.engine,
-    )
-    return weigh_ingredients(prepared.recipe.ingredients, weighting, context)
+    examples = None if weighting.rule == "uniform" else prepared.examples
+    return weigh_ingredients(recipe, weighting, report, examples, prepared.options, lm_cocktail=lm_cocktail)
 
 
 def with_hub(options: MixOptions | None, hub: Mapping[str, Any]) -> MixOptions:
@@ -327,9 +320,8 @@ def score(
     if examples is not None:  # a caller, unlike a recipe from the Hub, may name files of this machine
         loaded = replace(loaded, files=None, folder="")
     prepared = prepare(loaded, options, recall=False)
-    found = weigh_prepared(prepared, prepared.check())
-    resolved = as_resolved(with_weights(prepared.recipe, found.weights, found.evidence))
-    return Score(recipe=resolved, losses=found.losses, shares=found.shares)
+    weights, evidence = weigh_prepared(prepared, prepared.check())
+    return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
 
 
 def publish(

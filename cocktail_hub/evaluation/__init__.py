@@ -1,4 +1,4 @@
-"""Shares from a few examples: the loss of each ingredient, and `softmax(-loss / temperature)` (LM-Cocktail).
+"""Run models on examples and measure their losses, and load finished mixes.
 
-examples -> scorer (decoder, encoder, reranker, seq2seq) -> losses -> rules -> shares -> report
+examples -> scorer (decoder, encoder, reranker or seq2seq) -> losses
 """

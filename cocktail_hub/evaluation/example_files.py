@@ -1,44 +1,45 @@
-"""Where the examples of a recipe lie: in it, beside it, on this machine, or in a dataset on the Hub."""
+"""The examples of a recipe: find them in it, beside it, on this machine or on the Hub, and read them."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.errors import RecipeError, SourceError
+from cocktail_hub.errors import MissingExtraError, RecipeError, ScoringError, SourceError
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.recipe import canonical_json, is_path
 from cocktail_hub.recipe.validation import plain
 from cocktail_hub.storage.disk import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from cocktail_hub.hub import Hub
     from cocktail_hub.recipe import Weighting
     from cocktail_hub.resolve.source import RecipeSource
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-"""Files that examples are read from."""
 LARGEST_FILE = 256 << 20
-"""In bytes. Shares are computed from a few examples; a larger file on the Hub is not downloaded for them."""
+"""Largest file in bytes that is downloaded as examples; a few examples are far smaller."""
 _NO_EXAMPLES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """JSON files that describe a dataset."""
+_MAX_SHOWN = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExamplesFound:
-    """Examples at hand, not yet read or checked."""
+    """Examples on this machine, not yet read or checked."""
 
     content: Path | tuple[Mapping[str, Any], ...]
-    """A file on this machine, or the examples themselves."""
+    """A file, or the examples themselves."""
     source: str
-    """What to call them: `inline`, the name of a file, or a dataset on the Hub and its file."""
+    """`inline`, the name of a file, or a repo or dataset on the Hub and its file."""
     revision: str | None = None
-    """Commit, where they come from the Hub."""
+    """Commit, if they come from the Hub."""
 
     @cached_property
     def digest(self) -> str:
@@ -49,8 +50,12 @@ class ExamplesFound:
 
     @property
     def on_hub(self) -> bool:
-        """Whether they are a dataset, which others find where it is."""
+        """Whether they are in a dataset on the Hub, so that others can find them there."""
         return self.source.startswith("datasets/")
+
+    def rows(self) -> list[Any]:
+        """The examples as they are written; see `read_rows`."""
+        return read_rows(self.content) if isinstance(self.content, Path) else list(self.content)
 
     def to_dict(self) -> dict[str, str]:
         """Where they come from, for a recipe's evidence."""
@@ -58,70 +63,67 @@ class ExamplesFound:
 
 
 def locate_examples(weighting: Weighting, origin: RecipeSource, hub: Hub) -> ExamplesFound:
-    """Find the examples of a recipe, and bring them onto this machine.
+    """Find the examples of a recipe, and download them if they are on the Hub.
 
-    A recipe from the Hub names files of its own repo or datasets on the Hub; it never reads files of this machine.
+    A recipe from the Hub can name files of its own repo and datasets on the Hub; it never reads files of this machine.
 
     Raises:
-        SourceError: there is no such file or dataset, or it does not say which file holds the examples.
+        SourceError: there is no such file or dataset, or it is not clear which file has the examples.
         RecipeError: a recipe from the Hub names a file of this machine.
     """
     examples = weighting.examples
     if not isinstance(examples, str):
         return ExamplesFound(content=tuple(examples or ()), source="inline")
     if isinstance(origin.files, HubFiles):
-        return _in_repo(examples, weighting, origin, hub)
+        return _in_repo(examples, origin.files, weighting, origin, hub)
     path = Path(examples).expanduser()
     if path.is_file():
         return ExamplesFound(content=path, source=path.name)
     if path.suffix.lower() in SUFFIXES or is_path(examples):
         raise SourceError(
-            f"There is no file of examples at '{examples}'.\nThe shares are computed from them.\n"
+            f"There is no file of examples at '{examples}'.\nThe weights are computed from them.\n"
             "Give an existing path (relative to the recipe file), or a dataset on the Hub such as 'org/name'."
         )
     return _in_dataset(examples, weighting, hub)
 
 
-def _in_repo(name: str, weighting: Weighting, origin: RecipeSource, hub: Hub) -> ExamplesFound:
+def _in_repo(name: str, files: HubFiles, weighting: Weighting, origin: RecipeSource, hub: Hub) -> ExamplesFound:
     """Examples of a recipe on the Hub."""
-    files = origin.files
-    assert isinstance(files, HubFiles)  # noqa: S101 - the caller looked; for the type checker
-    beside = str(PurePosixPath(origin.folder, name))
-    if beside not in files.sizes and name in files.sizes:
-        beside = name  # the recipe was read from the folder of a module; publishing puts examples into the root
-    if beside in files.sizes and ".." not in PurePosixPath(name).parts:
-        path = _small_file(files, beside)
-        return ExamplesFound(content=path, source=f"{files.name}/{beside}", revision=files.commit)
+    path = str(PurePosixPath(origin.folder, name))
+    if path not in files.sizes and name in files.sizes:
+        path = name  # the recipe was read from a module's folder; publishing puts examples into the root
+    if path in files.sizes and ".." not in PurePosixPath(name).parts:
+        content = _small_file(files, path)
+        return ExamplesFound(content=content, source=f"{files.name}/{path}", revision=files.commit)
     if is_path(name):
         raise RecipeError(
-            f"The recipe '{origin.name}' names the examples '{name}', which are no file of its repo.\n"
+            f"The recipe '{origin.name}' names the examples '{name}', which is not a file of its repo.\n"
             "A recipe from the Hub must not read the files of this machine.\n"
             "Its author can put them beside the recipe, write them into it, or name a dataset on the Hub."
         )
     if PurePosixPath(name).suffix.lower() in SUFFIXES:
         raise SourceError(
-            f"The repo '{files.name}' has no file '{beside}', which its recipe names as its examples.\n"
-            "The shares are computed from them.\nIts author can add the file, or name a dataset on the Hub."
+            f"The repo '{files.name}' has no file '{path}', which its recipe names as its examples.\n"
+            "The weights are computed from them.\nIts author can add the file, or name a dataset on the Hub."
         )
     return _in_dataset(name, weighting, hub)
 
 
 def _in_dataset(name: str, weighting: Weighting, hub: Hub) -> ExamplesFound:
-    """The one file of a Hub dataset that holds the examples."""
-    commit = hub.resolve(name, weighting.revision, repo_type="dataset")
+    """The one file of a Hub dataset that has the examples."""
+    commit, split = hub.resolve(name, weighting.revision, repo_type="dataset"), weighting.split
     files = hub.files(name, commit, repo_type="dataset")
     held = [p for p in files.sizes if p.lower().endswith(SUFFIXES) and PurePosixPath(p).name not in _NO_EXAMPLES]
-    split = weighting.split
-    fitting = [path for path in held if split is None or split in _splits_of(path)]
-    chosen = [path for path in held if path == split] or fitting
+    chosen = [path for path in held if path == split]
+    if not chosen:
+        chosen = [path for path in held if split is None or split in _splits_of(path)]
     if len(chosen) != 1:
         raise SourceError(
             f"{len(chosen)} files of the dataset '{name}' fit{f' `split: {split}`' if split else ''}, but the examples "
-            f"are in one.\nIt has these files: {', '.join(held) or 'none that examples can be read from'}.\n"
+            f"must be in one.\nIt has these files: {', '.join(held) or 'none that examples can be read from'}.\n"
             "Name one of them, or its split, as `weighting.split`."
         )
-    path = _small_file(files, chosen[0])
-    return ExamplesFound(content=path, source=f"datasets/{name}/{chosen[0]}", revision=commit)
+    return ExamplesFound(content=_small_file(files, chosen[0]), source=f"datasets/{name}/{chosen[0]}", revision=commit)
 
 
 def _splits_of(path: str) -> list[str]:
@@ -133,7 +135,125 @@ def _splits_of(path: str) -> list[str]:
 def _small_file(files: HubFiles, path: str) -> Path:
     if files.sizes[path] > LARGEST_FILE:
         raise SourceError(
-            f"'{path}' of '{files.name}' has {files.sizes[path]:,} bytes.\nShares are computed from a few examples; "
-            f"no more than {LARGEST_FILE:,} bytes are downloaded for them.\nChoose a smaller file or a smaller dataset."
+            f"'{path}' of '{files.name}' has {files.sizes[path]:,} bytes.\nWeights are computed from a few examples; "
+            f"no more than {LARGEST_FILE:,} bytes are downloaded for them.\nChoose a smaller file or dataset."
         )
     return files.path(path)
+
+
+def read_rows(path: Path) -> list[Any]:
+    """Read every row of a file, whose suffix decides the format.
+
+    Args:
+        path: `.jsonl`/`.ndjson` (one object per line), `.json` (a list of objects, or one object per line),
+            `.csv`/`.tsv` (with a header line) or `.parquet`. Text is UTF-8.
+
+    Returns:
+        One mapping per row, column name -> value, not yet checked.
+
+    Raises:
+        ScoringError: an unknown suffix, or a line that is not an object.
+        SourceError: the file cannot be read or is not UTF-8.
+        MissingExtraError: Parquet without pyarrow.
+    """
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ScoringError(
+            f"The examples '{path}' have the suffix '{path.suffix}'.\n"
+            "The suffix decides how they are read.\n"
+            f"Use one of: {', '.join(_READERS)}."
+        )
+    try:
+        return reader(path)
+    except OSError as error:
+        raise SourceError(f"The examples '{path}' cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise SourceError(f"The examples '{path}' are not UTF-8 text: {error.reason} at byte {error.start}.") from error
+
+
+def _read_jsonl(path: Path) -> list[Any]:
+    rows = []
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: a string may contain U+2028
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ScoringError(
+                f"Line {number} of '{path}' is not valid JSON: {error.msg} at column {error.colno}."
+            ) from error
+        if not isinstance(rows[-1], dict):
+            raise ScoringError(f"Line {number} of '{path}' is not a JSON object: {line.strip()[:_MAX_SHOWN]}")
+    return rows
+
+
+def _read_json(path: Path) -> list[Any]:
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        if text.lstrip().startswith("{") and "\n" in text.strip():
+            return _read_jsonl(path)
+        raise ScoringError(f"The examples '{path}' are not valid JSON: {error}.") from error
+    if not isinstance(value, list):
+        keys = f" with the keys {', '.join(map(repr, list(value)[:8]))}" if isinstance(value, dict) else ""
+        raise ScoringError(
+            f"The examples '{path}' are a JSON {type(value).__name__}{keys}, not a list.\n"
+            "One file has the examples of one task.\n"
+            "Write a list of objects, one per example."
+        )
+    return value
+
+
+def _read_separated(path: Path, *, delimiter: str) -> list[Any]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, delimiter=delimiter, strict=True)
+        found = []
+        try:
+            for row in rows:
+                if None in row or None in row.values():
+                    raise ScoringError(
+                        f"Line {rows.line_num} of '{path}' has another number of cells than the header.\n"
+                        "It is not clear which cell belongs to which column.\n"
+                        'Put texts that contain the separator, a quote or a line break in double quotes ("").'
+                    )
+                found.append({column: _cell(text) for column, text in row.items()})
+        except csv.Error as error:
+            raise ScoringError(f"Line {rows.line_num} of '{path}' cannot be read: {error}.") from error
+    return found
+
+
+def _cell(text: str) -> Any:
+    """The text of a cell, or the list if it is a JSON list of texts."""
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            return text
+        return value if all(isinstance(item, str) for item in value) else text
+    return text
+
+
+def _read_parquet(path: Path) -> list[Any]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingExtraError.of("pyarrow", extra="parquet", purpose="read examples from a Parquet file") from error
+    try:
+        rows: list[Any] = parquet.read_table(path).to_pylist()
+    except ArrowException as error:
+        raise SourceError(f"The examples '{path}' cannot be read as Parquet: {error}") from error
+    return rows
+
+
+_READERS: Mapping[str, Callable[[Path], list[Any]]] = {
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".csv": partial(_read_separated, delimiter=","),
+    ".tsv": partial(_read_separated, delimiter="\t"),
+    ".parquet": _read_parquet,
+}
+SUFFIXES = tuple(_READERS)
+"""Suffixes of the files that examples are read from."""

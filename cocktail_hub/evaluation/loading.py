@@ -1,4 +1,4 @@
-"""Load the folder of a mix with the library it belongs to: transformers or sentence-transformers."""
+"""Load a model folder with its library: transformers or sentence-transformers."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ if TYPE_CHECKING:
 
 
 def folder_kind(folder: Path, task: str | None = None) -> ModelKind:
-    """Tell what the model in a folder is, from its files."""
-    files = LocalFiles(folder)
-    return model_kind(files, read_config(files, _main(folder)), task)
+    """What the model in a folder is, from its small files."""
+    return model_kind(LocalFiles(folder), read_config(LocalFiles(main_folder(folder))), task)
 
 
 def model_class(folder: Path, task: str | None = None) -> Any:
-    """The class that loads a folder: what its config names, or transformers' class for `task`.
+    """The class that loads a folder: the one that its config names, or transformers' class for `task`.
 
     Raises:
         RecipeError: `task` is unknown.
     """
     import transformers
 
-    config = read_config(LocalFiles(folder), _main(folder))
     kind = folder_kind(folder)
     if task is not None:
         return narrowed(getattr(transformers, auto_class_name(task)), kind.architecture)
-    own = getattr(transformers, kind.architecture, None) if kind.architecture else None
-    return own or getattr(transformers, _auto_class_of(config, kind))
+    if kind.architecture and (own := getattr(transformers, kind.architecture, None)):
+        return own
+    # transformers lacks the architecture: take the auto class that the repo's own code names, or that of the task.
+    named = read_config(LocalFiles(main_folder(folder))).get("auto_map")
+    remote = named.items() if isinstance(named, dict) else ()
+    fits = (auto for auto, code in remote if str(code).endswith(f".{kind.architecture}"))
+    return getattr(transformers, next(fits, TASKS[kind.task].auto_class))
 
 
 def auto_class_name(task: str) -> str:
@@ -49,9 +52,9 @@ def auto_class_name(task: str) -> str:
 
 
 def narrowed(auto_class: Any, architecture: str) -> Any:
-    """The auto class itself, but for two kinds of models that it does not fit.
+    """The class for an architecture that the auto class would load wrongly; else the auto class itself.
 
-    `AutoModel` of an encoder alone (T5) would add a decoder of random weights; speech is written by a head (CTC), too.
+    `AutoModel` would add a decoder of random weights to an encoder of T5; speech models may have a CTC head.
     """
     import transformers
 
@@ -62,16 +65,8 @@ def narrowed(auto_class: Any, architecture: str) -> Any:
     return auto_class
 
 
-def _auto_class_of(config: Mapping[str, Any], kind: ModelKind) -> str:
-    """Auto class of an architecture that transformers itself lacks: what the repo's code says, or by the name's end."""
-    named = config.get("auto_map")
-    remote = named.items() if isinstance(named, dict) else ()
-    fits = (auto for auto, code in remote if str(code).endswith(f".{kind.architecture}"))
-    return next(fits, TASKS[kind.task].auto_class)
-
-
 def load_model(folder: Path, task: str | None = None, *model_args: Any, **kwargs: Any) -> Any:
-    """Load the folder of a mix as an ordinary transformers model, with the arguments of its `from_pretrained`."""
+    """Load a folder as an ordinary transformers model, with the arguments of its `from_pretrained`."""
     own = model_folder(folder)
     return model_class(folder, task).from_pretrained(str(own), *model_args, **kwargs)
 
@@ -93,27 +88,25 @@ def model_folder(folder: Path, part: str = "") -> Path:
 
 
 def keywords_for(labels: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of a `from_pretrained` with the labels of the recipe, unless the caller says what the labels are."""
+    """Keywords of a `from_pretrained` with the labels of the recipe, unless the caller gives labels."""
     decided = any(keywords.get(key) is not None for key in ("num_labels", "id2label", "config"))
     return {**({} if decided else labels), **keywords}
 
 
 def main_folder(folder: Path, part: str = "") -> Path:
-    """Where the transformer of a mix lies: the folder itself but for old sentence-transformers layouts.
+    """The folder of the transformer in a mix: the mix itself, except in old sentence-transformers layouts.
 
     Args:
         folder: of the mix.
-        part: subfolder that the caller asks for; counts if the mix has a transformer there.
+        part: subfolder that the caller asks for; ignored if the mix has no transformer there.
     """
-    return folder / (part if part and (folder / part / "config.json").is_file() else _main(folder))
-
-
-def _main(folder: Path) -> str:
-    return next((str(module["path"]) for module in read_modules(LocalFiles(folder))), "")
+    if part and (folder / part / "config.json").is_file():
+        return folder / part
+    return folder / next((str(module["path"]) for module in read_modules(LocalFiles(folder))), "")
 
 
 def load_sentence_transformer(folder: Path, **kwargs: Any) -> Any:
-    """Load the folder of a mix with the class of sentence-transformers that it was saved by."""
+    """Load a folder with the class of sentence-transformers that it was saved with."""
     import sentence_transformers
 
     name = folder_kind(folder).sentence_transformers or "SentenceTransformer"
@@ -121,14 +114,14 @@ def load_sentence_transformer(folder: Path, **kwargs: Any) -> Any:
 
 
 def config_of(values: Mapping[str, Any]) -> Any:
-    """The values of a config.json as a config of transformers."""
+    """The values of a config.json as a transformers config."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     return CONFIG_MAPPING[values["model_type"]].from_dict(dict(values))
 
 
 def load_cross_encoder(folder: Path, **kwargs: Any) -> Any:
-    """Load the folder of a mix as a reranker."""
+    """Load a folder as a reranker."""
     from sentence_transformers import CrossEncoder
 
     return CrossEncoder(str(folder), **kwargs)

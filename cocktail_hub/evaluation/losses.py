@@ -1,58 +1,78 @@
-"""What scoring one ingredient gives: a loss per example, and how it was got."""
+"""The losses of one ingredient: one per example, their mean, and how they were computed."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import ScoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
-    """The losses of one ingredient on the examples, in nats. Valid by construction.
+    """The losses of one ingredient on the examples, in nats.
 
     Raises:
-        ScoringError: a loss is NaN or infinite, or there are no examples.
+        ScoringError: a loss is NaN or infinite.
     """
 
     name: str
-    """The ingredient, as it is called in messages and reports."""
+    """The ingredient, as messages and reports call it."""
     per_example: tuple[float, ...]
     """n losses, n >= 1, in the order of the examples."""
     mean: float
-    """The loss that shares are computed from: the mean over examples; with `compat`, the mean over batches."""
+    """What weights are computed from: the mean over examples, or over batches for the losses of LM_Cocktail."""
     truncated: int = 0
-    """How many texts (pairs, for a reranker) were longer than the limit and were cut."""
+    """Number of texts (pairs, for a reranker) that were longer than the limit and were cut."""
     texts: int = 0
-    """How many texts (pairs, for a reranker) went through the model."""
+    """Number of texts (pairs, for a reranker) that went through the model."""
     tokens: int = 0
-    """How many tokens went through the model, padding not counted."""
+    """Number of tokens that went through the model, without padding."""
     reading: str = ""
-    """How texts were put to the model and read from it, e.g. `chat template`; losses compare only where it is equal."""
+    """How texts were put to the model, e.g. `chat template`; only losses with the same reading can be compared."""
 
     def __post_init__(self) -> None:
-        if not self.per_example:
-            raise ScoringError(f"'{self.name}' was scored on no examples at all.", model=self.name)
         for index, loss in enumerate(self.per_example):
             if not math.isfinite(loss):
-                raise _not_finite(self.name, index, loss)
+                raise ScoringError(
+                    f"The loss of '{self.name}' on example {index} is {loss}.\n"
+                    "No weights can be computed from it: softmax would make all of them NaN.\n"
+                    "Score in float32 (`dtype`), check the weights of the model, or remove the example.",
+                    model=self.name,
+                    example=index,
+                )
 
     @classmethod
-    def of(cls, name: str, per_example: Sequence[float], *, mean: float | None = None, **details: Any) -> Losses:
-        """Losses whose mean, where none is given, is the plain mean over examples."""
-        losses = tuple(float(loss) for loss in per_example)
-        if mean is None:
-            mean = sum(losses) / max(len(losses), 1)
+    def of(
+        cls,
+        name: str,
+        sums: Sequence[float],
+        counts: Sequence[int] | None = None,
+        *,
+        batch_size: int | None = None,
+        **details: Any,
+    ) -> Losses:
+        """Losses from the sums over each example's terms.
+
+        Args:
+            name: of the ingredient.
+            sums: n sums in nats.
+            counts: n numbers of terms in each sum, such as tokens; `None`: 1 each.
+            batch_size: take the mean over batches of so many examples, as LM_Cocktail does; `None`: over examples.
+            **details: other fields.
+        """
+        counts = counts or [1] * len(sums)
+        losses = tuple(total / count for total, count in zip(sums, counts, strict=True))
+        mean = sum(losses) / len(losses) if batch_size is None else mean_of_batches(sums, counts, batch_size)
         return cls(name=name, per_example=losses, mean=mean, **details)
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of the mean over examples, in nats. `None` for a single example, which has none."""
+        """Standard error of the mean over examples, in nats; `None` for a single example."""
         return standard_error(self.per_example)
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,29 +89,8 @@ class Losses:
         return cls(**(dict(data) | {"per_example": tuple(data["per_example"])}))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far scoring has come."""
-
-    name: str
-    """The ingredient that is being scored."""
-    ingredient: int
-    """Its index, from 0."""
-    ingredients: int
-    """How many there are."""
-    done: int
-    """Texts (pairs, for a reranker) of this ingredient that went through the model."""
-    total: int
-    """Texts of this ingredient in all; 0 while it is being loaded."""
-
-
-OnProgress: TypeAlias = "Callable[[Progress], None]"
-OnTexts: TypeAlias = "Callable[[int, int], None]"
-"""Called after every batch with the texts done and the texts in all."""
-
-
 def standard_error(values: Sequence[float]) -> float | None:
-    """Sample standard deviation over the square root of n; `None` when n < 2."""
+    """Sample standard deviation over the square root of n; `None` if n < 2."""
     n = len(values)
     if n < 2:  # noqa: PLR2004 - one value has no spread
         return None
@@ -99,11 +98,20 @@ def standard_error(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
-def _not_finite(name: str, index: int, loss: float) -> ScoringError:
-    return ScoringError(
-        f"The loss of '{name}' on example {index} is {loss}.\n"
-        "A share cannot be computed from it: softmax would make every share NaN.\n"
-        "Score in float32 (`dtype`), check the weights of the model, or remove the example.",
-        model=name,
-        example=index,
-    )
+def mean_of_batches(sums: Sequence[float], counts: Sequence[int], batch_size: int) -> float:
+    """The mean over batches of the mean over their terms, as in LM_Cocktail: a shorter last batch counts in full.
+
+    Args:
+        sums: n sums of losses, one per example.
+        counts: n numbers of terms in each sum: tokens, or 1.
+        batch_size: examples per batch, >= 1.
+
+    Example:
+        >>> mean_of_batches([1.0, 2.0, 6.0], [1, 1, 1], 2)
+        3.75
+    """
+    means = [
+        math.fsum(sums[start : start + batch_size]) / sum(counts[start : start + batch_size])
+        for start in range(0, len(sums), batch_size)
+    ]
+    return math.fsum(means) / len(means)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,56 +12,26 @@ from cocktail_hub.storage.disk import write_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cocktail_hub.evaluation.examples import Examples
-    from cocktail_hub.evaluation.settings import ScoringSettings
-
-
-def losses_key(ingredient: str, examples: Examples, settings: ScoringSettings, *, tokenizer: str = "") -> str:
-    """Name the losses of one ingredient by everything that decides them.
-
-    Args:
-        ingredient: what pins the weights, e.g. `org/model@<40 hex>` or a content digest.
-        examples: the examples.
-        settings: the settings; device and (without `compat`) batch size do not count.
-        tokenizer: what pins the tokenizer, when it is not the ingredient's own.
-
-    Returns:
-        64 hex digits.
-    """
-    parts = {
-        "ingredient": ingredient,
-        "tokenizer": tokenizer or ingredient,
-        "examples": examples.digest,
-        "settings": settings.digest,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
 
 @dataclass(frozen=True, slots=True)
 class LossesCache:
-    """A folder of JSON files, one per key. Safe to share between processes: files appear whole or not at all."""
+    """A folder of JSON files, one per key, that processes can share."""
 
     root: Path
-    """The folder; made when it is first written to."""
+    """Created on the first write."""
 
     def get(self, key: str, *, name: str) -> Losses | None:
-        """The losses under a key, with the ingredient called `name`; `None` when there are none.
-
-        A damaged file counts as none: the losses are then computed and written again.
-        """
+        """The losses under a key, with the ingredient called `name`; `None` without a file or if it is damaged."""
         try:
             data = json.loads(self._path(key).read_text(encoding="utf-8"))
-            if data["key"] != key:
-                return None
-            return replace(Losses.from_dict(data["losses"]), name=name)
+            return replace(Losses.from_dict(data["losses"]), name=name) if data["key"] == key else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
     def put(self, key: str, losses: Losses) -> Path:
-        """Write losses under a key, whole or not at all. Returns the file."""
+        """Write losses under a key, and return the file."""
         path = self._path(key)
-        data = json.dumps({"key": key, "losses": losses.to_dict()}, indent=1)
-        write_atomically(path, data, sync=True)
+        write_atomically(path, json.dumps({"key": key, "losses": losses.to_dict()}, indent=1), sync=False)
         return path
 
     def _path(self, key: str) -> Path:

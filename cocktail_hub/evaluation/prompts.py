@@ -1,19 +1,20 @@
-"""From an input and an output to one token list of which is known where the output begins."""
+"""Tokens of an input and its output, with the place where the output begins."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import ScoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _DATE = "{%- macro strftime_now(format) -%}2024-07-26{%- endmacro -%}"
-"""Takes the place of today's date in chat templates: losses must not depend on the day."""
+"""Replaces today's date in chat templates: losses must not depend on the day."""
 _MARK = "\ue000answer\ue001"
-"""Stands for the output in a chat template: private-use characters, so that it occurs nowhere else."""
+"""Replaces the output in a chat template; its private-use characters occur in no other text."""
 _PARTIAL = "\ufffd"
 """What decoding writes for a character of which some bytes are missing."""
 
@@ -25,11 +26,11 @@ class Text:
     text: str
     """Input and output."""
     boundary: int
-    """Index of the character behind the input: what comes later counts as output."""
+    """Index of the first character after the input; the rest counts as output."""
     special: bool = True
-    """The tokenizer shall add its special tokens; not so where a chat template has written them."""
+    """Whether the tokenizer adds its special tokens; a chat template writes them itself."""
     closed: bool = False
-    """The text ends with the end of the turn, so that no EOS is appended."""
+    """Whether the text ends with an end of turn, so that no EOS is appended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,42 +40,41 @@ class Prompt:
     ids: tuple[int, ...]
     """Token ids."""
     start: int
-    """Index of the first token that holds anything of the output; the loss is on `ids[start:]`."""
+    """Index of the first token with a part of the output; the loss is on `ids[start:]`."""
     truncated: bool = False
-    """The text was longer than the limit and was cut."""
+    """Whether the text was longer than the limit and was cut."""
 
     @property
     def first(self) -> int:
-        """Index of the first token that is predicted: the very first of a text cannot be."""
+        """Index of the first token that is predicted; the first token of a text cannot be."""
         return max(self.start, 1)
 
 
-def joined(source: str, target: str, *, compat: bool = False) -> Text:
-    """Input and output with one space between them, or with the white space they bring.
+def joined(source: str, target: str, *, lm_cocktail: bool = False) -> Text:
+    """Input and output with a space between them, unless there is white space at the seam already.
 
     Args:
-        source: the input. One that ends in white space, such as a newline, gets no further space.
-        target: the output. One that begins with white space gets no further space.
-        compat: always add a space, as the original does.
+        source: the input.
+        target: the output.
+        lm_cocktail: always add a space, as the original does.
 
     Example:
         >>> joined("2 + 2 =", "4").text, joined("Answer: ", "4").text
         ('2 + 2 = 4', 'Answer: 4')
     """
-    brings = not source or source[-1].isspace() or target[0].isspace()
-    separator = " " if compat or not brings else ""
+    separated = not source or source[-1].isspace() or target[0].isspace()
+    separator = " " if lm_cocktail or not separated else ""
     return Text(source + separator + target, len(source))
 
 
 def templated(tokenizer: Any, source: str, target: str) -> Text:
     """A chat of one turn in the tokenizer's template, up to the end of the turn.
 
-    The template is rendered with a mark in place of the output, so that what it writes around an output is known
-    even when the output's words occur elsewhere, and then again with the output, which must give the same.
-
     Raises:
-        ValueError: the template refuses the turn, or changes the output, so that it is not known where it begins.
+        ValueError: the template refuses the turn, or changes the output, so that its beginning is not known.
     """
+    # The template is rendered twice. With a mark instead of the output it shows what comes before and after an output,
+    # even if the output's words occur elsewhere; with the output it must give the same text around it.
     from jinja2 import TemplateError
 
     template = _DATE + tokenizer.get_chat_template()
@@ -88,29 +88,22 @@ def templated(tokenizer: Any, source: str, target: str) -> Text:
 
     before, mark, after = render(_MARK).rpartition(_MARK)
     full = render(target)
-    for answer in (target, target.strip()):  # many templates strip what they are given
+    for answer in (target, target.strip()):  # many templates strip the messages
         if mark and full == before + answer + after:
             end = after.rstrip()
             return Text(before + answer + end, len(before), special=False, closed=bool(end))
     raise ValueError("the chat template changes the output; set `chat_template: false`")
 
 
-def _is_fast(tokenizer: Any) -> bool:
-    """Whether it gives offsets; that of mistral-common does not even say."""
-    return bool(getattr(tokenizer, "is_fast", False))
-
-
 def tokenized(tokenizer: Any, text: Text) -> Prompt:
-    """One tokenisation of the whole text; the boundary comes from its offsets, and EOS ends it.
+    """Tokenize the whole text once, and append the tokenizer's EOS if it has one.
 
-    A token that holds the end of the input and the beginning of the output counts as output. A tokenizer without
-    offsets is asked by decoding: see `_start_without_offsets`. A tokenizer without an EOS token ends texts without one.
+    A token that spans the boundary counts as output.
     """
-    encoding = tokenizer(
-        text.text, add_special_tokens=text.special, return_offsets_mapping=_is_fast(tokenizer), verbose=False
-    )
+    fast = bool(getattr(tokenizer, "is_fast", False))  # gives offsets; mistral-common's tokenizer has no such attribute
+    encoding = tokenizer(text.text, add_special_tokens=text.special, return_offsets_mapping=fast, verbose=False)
     ids = list(encoding["input_ids"])
-    if _is_fast(tokenizer):
+    if fast:
         ends = [end for _, end in encoding["offset_mapping"]]
         start = next((place for place, end in enumerate(ends) if end > text.boundary), len(ids))
     else:
@@ -122,11 +115,11 @@ def tokenized(tokenizer: Any, text: Text) -> Prompt:
 
 
 def _start_without_offsets(tokenizer: Any, text: Text, ids: Sequence[int]) -> int:
-    """The first output token, found by looking at the input alone.
+    """Index of the first output token, found by tokenizing the input alone.
 
-    Where the tokens of the input begin those of the whole text, they say it. Where they do not, because a token
-    spans the boundary, it is the first token with which the decoded text is no longer part of the decoded input; both
-    are decoded alike, so that a tokenizer that loses case or spaces loses them on both sides.
+    If the tokens of the input begin those of the whole text, the output follows them. If not, because a token spans
+    the boundary, it begins with the first token that makes the decoded text more than the decoded input; both are
+    decoded, so a tokenizer that loses case or spaces loses them on both sides.
     """
 
     def decode(tokens: Sequence[int]) -> str:
@@ -147,28 +140,18 @@ def _start_without_offsets(tokenizer: Any, text: Text, ids: Sequence[int]) -> in
         whole = words.rstrip(_PARTIAL)  # a character of the input may be spread over several tokens
         return not known.startswith(whole) or (whole != words and whole == known)
 
-    return _first_true(len(ids), outside)
+    return bisect_left(range(len(ids)), x=True, key=outside)
 
 
-def _first_true(count: int, found: Callable[[int], bool]) -> int:
-    """The smallest place in [0, count) where `found` turns true for good, by halving; `count` if it never does."""
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if found(middle) else (middle + 1, high)
-    return low
-
-
-def cut(prompt: Prompt, limit: int | None, *, bos: int | None = None, compat: bool = False) -> Prompt:
+def cut(prompt: Prompt, limit: int | None, *, bos: int | None = None, lm_cocktail: bool = False) -> Prompt:
     """Shorten a prompt to a number of tokens.
 
-    The input loses its beginning (a leading BOS stays), because its end is nearest to the output, but keeps up to
-    half of the limit; only then does the output lose its end. With `compat` the text loses its end, as in the
-    original.
+    The input loses its beginning (a leading BOS stays), because its end is nearest to the output, but keeps up to half
+    of the limit; only then does the output lose its end. With `lm_cocktail` the text loses its end, as in the original.
     """
     if limit is None or len(prompt.ids) <= limit:
         return prompt
-    if compat:
+    if lm_cocktail:
         return Prompt(prompt.ids[:limit], min(prompt.start, limit), truncated=True)
     source, target = prompt.ids[: prompt.start], prompt.ids[prompt.start :]
     room = max(limit - len(target), min(len(source), limit // 2))
@@ -179,7 +162,7 @@ def cut(prompt: Prompt, limit: int | None, *, bos: int | None = None, compat: bo
 
 
 def check_scorable(prompt: Prompt, *, name: str, example: int, limit: int | None) -> None:
-    """Refuse a prompt of which no output token can be predicted.
+    """Refuse a prompt with no output token that can be predicted.
 
     Raises:
         ScoringError: nothing of the output is left.

@@ -1,209 +1,170 @@
-"""Scores ingredients on examples, one in memory at a time; or elsewhere, side by side."""
+"""Score ingredients on examples: one in memory at a time here, or side by side elsewhere."""
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from cocktail_hub.errors import ScoringError
-from cocktail_hub.evaluation.examples import FIELDS, Examples, check_examples
-from cocktail_hub.evaluation.losses import Progress
-from cocktail_hub.evaluation.losses_cache import losses_key
+from cocktail_hub.evaluation.batches import release_memory
+from cocktail_hub.evaluation.decoder import decoder_losses
+from cocktail_hub.evaluation.encoder import encoder_losses
+from cocktail_hub.evaluation.model import ScoringRun, pick_device
+from cocktail_hub.evaluation.reranker import reranker_losses
+from cocktail_hub.evaluation.seq2seq import seq2seq_losses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
-    from cocktail_hub.evaluation.losses import Losses, OnProgress
+    from cocktail_hub.evaluation.examples import Examples
+    from cocktail_hub.evaluation.losses import Losses
     from cocktail_hub.evaluation.losses_cache import LossesCache
-    from cocktail_hub.evaluation.settings import Kind, ScoringSettings
+    from cocktail_hub.evaluation.settings import ScoredKind, ScoringSettings
+
+STEPS = 100
+"""Steps of a progress bar per ingredient."""
+
+Advance: TypeAlias = "Callable[[int], object]"
+"""Moves a progress bar by a number of steps."""
+Runner: TypeAlias = "Callable[[Sequence[ScoringJob], Advance], Iterable[tuple[int, Losses]]]"
+"""Scores ingredients; yields the index of each job with its losses, in any order."""
+
+LOSSES: Mapping[ScoredKind, Callable[[ScoringRun], Losses]] = {
+    "decoder": decoder_losses,
+    "encoder": encoder_losses,
+    "reranker": reranker_losses,
+    "encoder-decoder": seq2seq_losses,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """An ingredient that is to be scored."""
+class ScoringJob:
+    """One ingredient that is to be scored, if its losses are not cached."""
 
     name: str
-    """As it is called in messages and reports."""
+    """As messages and reports call it."""
     identity: str
-    """What pins its weights, e.g. `org/model@<40 hex>` or a content digest; the cache goes by it."""
-    folder: Callable[[], Path]
-    """Gives its local folder. Called only when the cache does not have the losses: so nothing is fetched for those."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringJob:
-    """One ingredient that the cache does not know."""
-
-    candidate: Candidate
-    """The ingredient."""
+    """What pins its weights, e.g. a commit or a content digest."""
+    folder: Callable[[], AbstractContextManager[Path]]
+    """Provides its local folder; called only if the losses are not cached, so that nothing else is downloaded."""
+    tokenizer_folder: Path
+    """Folder of the tokenizer that all ingredients share."""
+    tokenizer_identity: str
+    """What pins the tokenizer."""
     examples: Examples
-    """Of the task's kind."""
     settings: ScoringSettings
-    """How to score."""
-    tokenizer: Candidate | None
-    """Whose tokenizer reads the texts; `None`: its own."""
-    place: tuple[int, int]
-    """Index of the ingredient and number of ingredients."""
 
-    def reader(self) -> Path | None:
-        """Folder of the tokenizer."""
-        return self.tokenizer.folder() if self.tokenizer is not None else None
-
-    def score(self, folder: Path, reader: Path | None, on_progress: OnProgress | None = None) -> Losses:
-        """Compute the losses (see `score_folder`), given where model and tokenizer lie."""
-        return score_folder(
-            folder,
-            self.examples,
-            self.settings,
-            name=self.candidate.name,
-            tokenizer_folder=reader,
-            on_progress=on_progress,
-            place=self.place,
-        )
-
-
-Run: TypeAlias = "Callable[[Sequence[ScoringJob], OnProgress | None], Iterable[tuple[int, Losses]]]"
-"""Scores ingredients somewhere; gives the position of each with its losses, in any order."""
+    @property
+    def key(self) -> str:
+        """Name of the losses by everything that decides them: 64 hex digits."""
+        parts = {
+            "ingredient": self.identity,
+            "tokenizer": self.tokenizer_identity,
+            "examples": self.examples.digest,
+            "settings": self.settings.identity(),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def score_folder(
     folder: Path,
-    examples: Examples | Sequence[Mapping[str, Any]],
+    examples: Examples,
     settings: ScoringSettings,
     *,
     name: str,
-    tokenizer_folder: Path | None = None,
-    on_progress: OnProgress | None = None,
-    place: tuple[int, int] = (0, 1),
+    tokenizer_folder: Path,
+    on_texts: Callable[[int, int], object] | None = None,
 ) -> Losses:
-    """Compute the losses of one model; nothing of it is in memory afterwards.
+    """Compute the losses of one model, and free its memory.
 
     Args:
         folder: a local checkpoint folder, as transformers or sentence-transformers save it.
-        examples: of the task's kind; see `examples.load_examples`.
+        examples: for the settings' kind of model.
         settings: how to score.
         name: the ingredient, for messages and reports.
-        tokenizer_folder: whose tokenizer reads the texts, so that every ingredient is asked the same. `None`: its
-            own. Has no effect on rerankers and on folders with sentence-transformers modules, which bring their own.
-        on_progress: called before loading, and after every batch.
-        place: index of the ingredient and number of ingredients, for `on_progress`.
+        tokenizer_folder: tokenizer that all ingredients share, because losses per token compare only over the same
+            tokens. Rerankers and folders with sentence-transformers modules use their own.
+        on_texts: called after every batch with the number of texts done and the number of all texts.
 
     Returns:
         One loss per example in nats; the same, up to rounding, for every batch size.
 
     Raises:
-        ScoringError: the examples cannot be scored with this model; `model` and `example` say which.
+        ScoringError: the examples cannot be scored with this model; `model` and `example` name them.
         SourceError: the folder cannot be loaded.
     """
-    checked = _checked(examples, settings)
-
-    def tell(done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(Progress(name=name, ingredient=place[0], ingredients=place[1], done=done, total=total))
-
-    tell(0, 0)
-    score = _scorer(settings.kind)
-    from cocktail_hub.evaluation.model import free_memory
-
+    run = ScoringRun(
+        name=name,
+        folder=folder,
+        tokenizer_folder=tokenizer_folder,
+        examples=examples,
+        settings=settings,
+        device=pick_device(settings.device),
+        on_texts=on_texts,
+    )
     try:
-        return score(
-            Path(folder),
-            checked,
-            settings,
-            name=name,
-            tokenizer_folder=Path(tokenizer_folder or folder),
-            on_texts=tell,
-        )
+        return LOSSES[settings.kind](run)
     finally:
-        free_memory()
+        gc.collect()
+        release_memory()
+
+
+def score_here(jobs: Sequence[ScoringJob], advance: Advance) -> Iterator[tuple[int, Losses]]:
+    """Score ingredients in this process, one after the other: a `Runner`."""
+    for index, job in enumerate(jobs):
+        with job.folder() as folder:
+            losses = score_folder(
+                folder,
+                job.examples,
+                job.settings,
+                name=job.name,
+                tokenizer_folder=job.tokenizer_folder,
+                on_texts=_steps(advance),
+            )
+        yield index, losses
 
 
 def score_all(
-    candidates: Sequence[Candidate],
-    examples: Examples | Sequence[Mapping[str, Any]],
-    settings: ScoringSettings,
-    *,
-    tokenizer: Candidate | None = None,
-    cache: LossesCache | None = None,
-    on_progress: OnProgress | None = None,
-    run: Run | None = None,
+    jobs: Sequence[ScoringJob], cache: LossesCache, *, advance: Advance, runner: Runner = score_here
 ) -> tuple[Losses, ...]:
-    """Score ingredients, taking from the cache what it has.
+    """Score the ingredients whose losses are not cached.
 
     Args:
-        candidates: in recipe order.
-        examples: of the task's kind.
-        settings: how to score.
-        tokenizer: whose tokenizer reads the texts for all of them. `None`: each its own.
-        cache: where losses are kept. `None`: nothing is kept.
-        on_progress: called before each ingredient is loaded, after every batch, and once for a cached ingredient.
-        run: where the others are scored; `None`: here, one after the other.
+        jobs: in recipe order.
+        cache: of losses.
+        advance: moves a progress bar by `STEPS` per ingredient.
+        runner: scores the others.
 
     Returns:
-        The losses, in the order of `candidates`.
+        The losses, in the order of `jobs`.
 
     Raises:
         ScoringError: as for `score_folder`.
         SourceError: as for `score_folder`.
     """
-    checked = _checked(examples, settings)
-    reader = tokenizer.identity if tokenizer is not None else ""
-    keys = [losses_key(candidate.identity, checked, settings, tokenizer=reader) for candidate in candidates]
-    found: dict[int, Losses] = {}
-    open_: list[ScoringJob] = []
-    for index, (candidate, key) in enumerate(zip(candidates, keys, strict=True)):
-        place = (index, len(candidates))
-        losses = cache.get(key, name=candidate.name) if cache is not None else None
-        if losses is None:
-            open_.append(ScoringJob(candidate, checked, settings, tokenizer, place))
-            continue
+    cached = [cache.get(job.key, name=job.name) for job in jobs]
+    found = {index: losses for index, losses in enumerate(cached) if losses is not None}
+    advance(STEPS * len(found))
+    missing = [index for index in range(len(jobs)) if index not in found]
+    for position, losses in runner([jobs[index] for index in missing], advance):
+        index = missing[position]
         found[index] = losses
-        if on_progress is not None:
-            on_progress(_finished(losses, place))
-    for position, losses in (run or _one_by_one)(open_, on_progress):
-        index = open_[position].place[0]
-        found[index] = losses
-        if cache is not None:
-            cache.put(keys[index], losses)
-    return tuple(found[index] for index in range(len(candidates)))
+        cache.put(jobs[index].key, losses)
+    return tuple(found[index] for index in range(len(jobs)))
 
 
-def _one_by_one(jobs: Sequence[ScoringJob], on_progress: OnProgress | None) -> Iterator[tuple[int, Losses]]:
-    for position, job in enumerate(jobs):
-        yield position, job.score(job.candidate.folder(), job.reader(), on_progress)
+def _steps(advance: Advance) -> Callable[[int, int], None]:
+    """Turn texts done into steps of a progress bar."""
+    reached = 0
 
+    def report(done: int, total: int) -> None:
+        nonlocal reached
+        now = STEPS * done // total
+        advance(now - reached)
+        reached = now
 
-def _finished(losses: Losses, place: tuple[int, int]) -> Progress:
-    return Progress(name=losses.name, ingredient=place[0], ingredients=place[1], done=losses.texts, total=losses.texts)
-
-
-def _checked(examples: Examples | Sequence[Mapping[str, Any]], settings: ScoringSettings) -> Examples:
-    if not isinstance(examples, Examples):
-        return check_examples(examples, settings.kind)
-    if FIELDS[examples.kind] != FIELDS[settings.kind]:
-        raise ScoringError(
-            f"The examples are for a model of kind '{examples.kind}', the task '{settings.task}' needs a "
-            f"'{settings.kind}'.\n"
-            f"Its examples have the keys {', '.join(FIELDS[settings.kind])}."
-        )
-    return examples
-
-
-def _scorer(kind: Kind) -> Callable[..., Losses]:
-    """The function that scores a kind. Imported here, so that importing this module loads no torch."""
-    if kind == "decoder":
-        from cocktail_hub.evaluation.decoder import decoder_losses
-
-        return decoder_losses
-    if kind == "encoder":
-        from cocktail_hub.evaluation.encoder import encoder_losses
-
-        return encoder_losses
-    if kind == "reranker":
-        from cocktail_hub.evaluation.reranker import reranker_losses
-
-        return reranker_losses
-    from cocktail_hub.evaluation.seq2seq import seq2seq_losses
-
-    return seq2seq_losses
+    return report

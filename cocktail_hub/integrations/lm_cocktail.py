@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 from cocktail_hub.checkpoint.model_files import MODULES, read_config
 from cocktail_hub.errors import RecipeError, did_you_mean
-from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.output_folder import require_place
 from cocktail_hub.merge.small_files import write_json
@@ -119,22 +118,16 @@ def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its o
         max_length=max_input_length,
         negatives=neg_number,
     )
-    settings = ScoringSettings(
-        task=task, max_length=max_input_length, neg_number=neg_number, batch_size=batch_size, compat=True
-    )
     ingredients = tuple(Ingredient(model=name) for name in _names(model_names_or_paths))
     prepared = prepare(Recipe(ingredients=ingredients, task=task, weighting=weighting), recall=False)
     pinned = prepared.recipe
     _require_class(pinned, model_type)
     if output_path is not None and not (Path(output_path) / MANIFEST).is_file():
         require_place(Path(output_path), replace=True)  # before scoring, which takes long
-    found = weigh_prepared(prepared, prepared.check(), settings)
-    if found.shares is not None:
-        logger.info("%s", table_of(found.losses, found.shares))
-    weighed = tuple(replace(i, weight=w) for i, w in zip(pinned.ingredients, found.weights, strict=True))
-    return _finish(
-        replace(pinned, ingredients=weighed, weighting=None, evidence=found.evidence), model_type, output_path
-    )
+    found, evidence = weigh_prepared(prepared, prepared.check(), lm_cocktail=True)
+    logger.info("%s", table_of(found))
+    weighed = tuple(replace(i, weight=w) for i, w in zip(pinned.ingredients, found.values, strict=True))
+    return _finish(replace(pinned, ingredients=weighed, weighting=None, evidence=evidence), model_type, output_path)
 
 
 def _names(models: Sequence[Any]) -> list[str]:

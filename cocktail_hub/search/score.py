@@ -1,4 +1,4 @@
-"""`score`: compute the shares of a recipe, and hand back a recipe that never has to be scored again."""
+"""What scoring a recipe finds, and the recipe whose weights it computes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from cocktail_hub.search.report import table_of
 if TYPE_CHECKING:
     from cocktail_hub.evaluation.losses import Losses
     from cocktail_hub.recipe import Recipe, ResolvedRecipe
-    from cocktail_hub.search.softmax import Shares
-
-_OF_THE_SOURCE = ("columns", "split", "revision")
-"""Keys of `weighting` that describe where its examples lie, and nobody else's."""
+    from cocktail_hub.search.softmax import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,37 +20,38 @@ class Score:
     """What scoring a recipe found."""
 
     recipe: ResolvedRecipe
-    """The recipe with the shares, and under `evidence` what they came from."""
-    losses: tuple[Losses, ...]
-    """Loss per example of each ingredient, in recipe order and without an anchor; empty for equal shares."""
-    shares: Shares | None
-    """The shares with their effective number, and a sentence where they say little; `None` for equal shares."""
+    """The recipe with the weights, and under `evidence` how they were found."""
+    weights: Weights
+    """The weights with their losses and effective number, and a sentence if they mean little; without the anchor."""
+
+    @property
+    def losses(self) -> tuple[Losses, ...]:
+        """Losses of each ingredient, in recipe order and without the anchor; empty for `rule: uniform`."""
+        return self.weights.losses
 
     def __str__(self) -> str:
-        """A table of losses and shares for people."""
-        if self.shares is None:
+        """A table of losses and weights for people."""
+        if not self.losses:
             return "\n".join(f"{i.weight:.3f}  {i.label}" for i in self.recipe.ingredients)
-        anchor = (self.recipe.evidence or {}).get("anchor")
-        held = (
-            f"\nthe anchor {anchor['model']} keeps {anchor['share']:g} of the mix; these divide the rest"
-            if anchor
-            else ""
-        )
-        return table_of(self.losses, self.shares) + held
+        table = table_of(self.weights)
+        if anchor := (self.recipe.evidence or {}).get("anchor"):
+            table += f"\nthe anchor {anchor['model']} keeps {anchor['share']:g} of the mix; these divide the rest"
+        return table
 
 
 def open_recipe(recipe: Recipe, examples: Any = None, **changes: Any) -> Recipe:
-    """Return the recipe without weights, to be weighed as it says, or as the caller says.
+    """Return the recipe without weights, and with a `weighting` that computes them.
 
     Args:
         recipe: the recipe.
-        examples: instead of the recipe's; `None`: the recipe's.
+        examples: replaces the recipe's; `None`: the recipe's.
         **changes: other keys of `weighting`; those that are `None` are left as they are.
     """
-    told = recipe.weighting.to_dict() if recipe.weighting else {}
+    weighting = recipe.weighting.to_dict() if recipe.weighting else {}
     if examples is not None:
-        told = {key: value for key, value in told.items() if key not in _OF_THE_SOURCE}
-        told |= {"rule": "softmax", "examples": str(examples) if isinstance(examples, Path) else examples}
-    weighting = Weighting.from_value(told | {key: value for key, value in changes.items() if value is not None})
+        for key in ("columns", "split", "revision"):  # they describe the recipe's examples only
+            weighting.pop(key, None)
+        weighting |= {"rule": "softmax", "examples": str(examples) if isinstance(examples, Path) else examples}
+    weighting |= {key: value for key, value in changes.items() if value is not None}
     ingredients = tuple(replace(ingredient, weight=None) for ingredient in recipe.ingredients)
-    return replace(recipe, ingredients=ingredients, weighting=weighting, evidence=None)
+    return replace(recipe, ingredients=ingredients, weighting=Weighting.from_value(weighting), evidence=None)

@@ -8,14 +8,12 @@ from scoring_models import QA
 from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from cocktail_hub.errors import ScoringError, SourceError
-from cocktail_hub.evaluation.scorer import score_folder
-from cocktail_hub.evaluation.settings import ScoringSettings
 
 pytestmark = pytest.mark.whole
 
 
 def score(folder, examples=QA, **kwargs):
-    return score_folder(folder, examples, ScoringSettings(task="text-generation", **kwargs), name="m")
+    return weigh_models.score(folder, examples, "text-generation", **kwargs)
 
 
 def expected(folder, text, output, *, special=True):
@@ -87,9 +85,7 @@ def test_without_a_template_the_plain_text_is_scored_and_it_says_so(llama):
 
 
 def test_the_tokenizer_of_another_folder_can_read_for_all(llama, chat_llama):
-    settings = ScoringSettings(task="text-generation", chat_template=True)
-    losses = score_folder(llama, QA, settings, name="m", tokenizer_folder=chat_llama)
-    assert losses.reading == "chat template"
+    assert score(llama, chat_template=True, tokenizer_folder=chat_llama).reading == "chat template"
 
 
 def test_a_long_input_loses_its_beginning_and_is_reported(llama):
@@ -116,13 +112,13 @@ def test_an_output_that_does_not_fit_at_all_names_the_example(llama):
     assert (e.value.model, e.value.example) == ("m", 0)
 
 
-def test_compat_reports_a_text_that_is_all_cut(llama):
+def test_lm_cocktail_s_loss_reports_a_text_that_is_all_cut(llama):
     rows = [QA[4], {"input": "0 1 2 3 4 5 6 7 8 9", "output": "yes"}]
     with pytest.raises(ScoringError, match="Example 1 cannot be scored with 'm': none of its output fits into 10"):
-        score(llama, rows, max_length=10, compat=True, batch_size=2)
+        score(llama, rows, max_length=10, lm_cocktail=True, batch_size=2)
 
 
-def test_compat_is_the_original_s_formula(llama):
+def test_lm_cocktail_s_loss_is_the_original_s_formula(llama):
     """Batches of 2: the mean of three means over tokens; texts are `input + " " + output`, whatever input ends in."""
     tokenizer = AutoTokenizer.from_pretrained(llama)
     batches = []
@@ -134,7 +130,7 @@ def test_compat_is_the_original_s_formula(llama):
             sums += expected(llama, text, " " + row["output"]) * count
             counts += count
         batches.append(sums / counts)
-    assert score(llama, compat=True, batch_size=2).mean == pytest.approx(sum(batches) / 3, rel=1e-5)
+    assert score(llama, lm_cocktail=True, batch_size=2).mean == pytest.approx(sum(batches) / 3, rel=1e-5)
 
 
 def test_bfloat16_is_close_and_is_not_float32(llama):

@@ -13,15 +13,13 @@ from transformers import AutoModel, AutoTokenizer
 
 from cocktail_hub.errors import ScoringError
 from cocktail_hub.evaluation.encoder import choose
-from cocktail_hub.evaluation.scorer import score_folder
-from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.search.softmax import weigh
 
 pytestmark = pytest.mark.whole
 
 
 def score(folder, examples=RANKED, **kwargs):
-    return score_folder(folder, examples, ScoringSettings(task="sentence-similarity", **kwargs), name="m")
+    return weigh_models.score(folder, examples, "sentence-similarity", **kwargs)
 
 
 def first_tokens(folder, texts):
@@ -35,11 +33,10 @@ def info_nce(rows, queries, passages, texts):
     """A loop over the definition: each positive among itself and all different passages that are no positives."""
     losses = []
     for row, query in zip(rows, queries, strict=True):
-        score = {text: math.exp(float(query @ passage) / 0.05) for text, passage in zip(texts, passages, strict=True)}
-        wrong = sum(value for text, value in score.items() if text not in row["pos"])
-        losses.append(
-            sum(-math.log(score[text] / (score[text] + wrong)) for text in row["pos"]) / len(row["pos"])
-        )  # fmt: skip
+        score = {text: query @ passage / 0.05 for text, passage in zip(texts, passages, strict=True)}
+        wrong = [value for text, value in score.items() if text not in row["pos"]]
+        own = [torch.logsumexp(torch.stack([score[text], *wrong]), 0) - score[text] for text in row["pos"]]
+        losses.append(float(sum(own) / len(own)))
     return losses
 
 
@@ -97,15 +94,15 @@ def test_the_batch_size_does_not_change_the_loss(request, folder, batch_size):
 
 def test_the_order_of_the_examples_and_of_their_negatives_does_not_change_the_loss(bert):
     turned = [row | {"neg": row["neg"][::-1]} for row in RANKED[::-1]]
-    assert score(bert, turned, neg_number=2).per_example[::-1] == pytest.approx(
-        score(bert, neg_number=2).per_example, abs=1e-5
+    assert score(bert, turned, negatives=2).per_example[::-1] == pytest.approx(
+        score(bert, negatives=2).per_example, abs=1e-5
     )
 
 
 def test_the_seed_chooses_among_negatives_only_where_there_are_too_many(bert):
-    assert score(bert, seed=1) == score(bert, seed=2) == score(bert, seed=3, neg_number=3)
-    assert len({score(bert, seed=seed, neg_number=1).mean for seed in range(6)}) > 1
-    assert score(bert, seed=1, neg_number=1) == score(bert, seed=1, neg_number=1)
+    assert score(bert, seed=1) == score(bert, seed=2) == score(bert, seed=3, negatives=3)
+    assert len({score(bert, seed=seed, negatives=1).mean for seed in range(6)}) > 1
+    assert score(bert, seed=1, negatives=1) == score(bert, seed=1, negatives=1)
 
 
 @given(st.lists(st.text(max_size=3), max_size=9), st.integers(1, 9), st.integers(0, 5))
@@ -144,7 +141,7 @@ def test_an_example_with_nothing_to_compare_with_is_refused(bert):
     assert caught.value.example == 0
 
 
-def test_compat_is_the_original_s_formula_on_any_folder(embedder):
+def test_lm_cocktail_s_loss_is_the_original_s_formula_on_any_folder(embedder):
     """Batches of 2, the first positive, all passages of the batch with repetitions, first token at length one."""
     rows, means = RANKED[:4], []
     for batch in (rows[:2], rows[2:]):
@@ -152,7 +149,7 @@ def test_compat_is_the_original_s_formula_on_any_folder(embedder):
         scores = first_tokens(embedder, [row["query"] for row in batch]) @ first_tokens(embedder, texts).T / 0.05
         targets = torch.tensor([0, 1 + len(batch[0]["neg"])])
         means.append(float(torch.nn.functional.cross_entropy(scores, targets)))
-    losses = score(embedder, rows, compat=True, batch_size=2)
+    losses = score(embedder, rows, lm_cocktail=True, batch_size=2)
     assert losses.mean == pytest.approx(sum(means) / 2, rel=1e-5)
     assert losses.reading == "cls pooling, cosine"
 
@@ -166,13 +163,12 @@ def test_pooling_and_normalisation_of_a_plain_encoder_can_be_set(bert, pooling, 
         with torch.no_grad():
             hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         one = {"mean": hidden.mean(0), "max": hidden.amax(0), "lasttoken": hidden[-1]}[pooling].double()
-        return torch.nn.functional.normalize(one, dim=0) if normalize else one / 10
+        return torch.nn.functional.normalize(one, dim=0) if normalize else one
 
     rows = [RANKED[0], RANKED[3]]
     texts = sorted({text for row in rows for text in (*row["pos"], *row["neg"])})
     known = info_nce(rows, [vector(row["query"]) for row in rows], [vector(text) for text in texts], texts)
-    scale = 0.05 if normalize else 5.0  # the vectors above are divided by 10, so that exp does not overflow
-    losses = score(bert, rows, pooling=pooling, normalize=normalize, temperature_infonce=scale)
+    losses = score(bert, rows, pooling=pooling, normalize=normalize)
     assert losses.per_example == pytest.approx(known, rel=1e-4, abs=1e-4)
     assert losses.reading == f"{pooling} pooling, {'cosine' if normalize else 'dot'}"
 
@@ -270,7 +266,7 @@ def test_first_token_modules_and_a_plain_encoder_are_the_same_and_can_be_compare
     SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path), create_model_card=False)
     with_modules, plain = score(tmp_path), score(bert)
     assert with_modules.per_example == pytest.approx(plain.per_example, abs=1e-5)
-    assert weigh([with_modules, plain]).weights == pytest.approx((0.5, 0.5), abs=1e-6)
+    assert weigh([with_modules, plain]).values == pytest.approx((0.5, 0.5), abs=1e-6)
 
 
 def test_a_router_sends_queries_and_passages_their_own_way(tmp_path, bert):

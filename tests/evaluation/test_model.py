@@ -3,8 +3,8 @@ import scoring_models as weigh_models
 import torch
 from transformers import AutoModel, BertModel, GPT2Config, GPT2Model, MPNetConfig, MPNetModel, T5Config, T5Model
 
-from cocktail_hub.evaluation.model import device_of, hard_limit, limit_of, pick_device
-from cocktail_hub.evaluation.settings import ScoringSettings
+from cocktail_hub.errors import ScoringError
+from cocktail_hub.evaluation.model import pick_device, position_limit, token_limit
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 9}
 
@@ -19,11 +19,11 @@ SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "in
     ],
 )
 def test_the_limit_is_the_number_of_usable_positions(model, limit):
-    assert hard_limit(model()) == limit
+    assert position_limit(model()) == limit
 
 
 def test_roberta_takes_two_tokens_fewer_than_it_has_positions(tmp_path):
-    assert hard_limit(AutoModel.from_pretrained(weigh_models.save_roberta(tmp_path))) == 10
+    assert position_limit(AutoModel.from_pretrained(weigh_models.save_roberta(tmp_path))) == 10
 
 
 @pytest.mark.parametrize(
@@ -33,17 +33,21 @@ def test_roberta_takes_two_tokens_fewer_than_it_has_positions(tmp_path):
         (16, {}, 16),
         (16, {"max_length": 8}, 8),
         (16, {"max_length": 99}, 16),
-        (16, {"max_length": 99, "compat": True, "batch_size": 2}, 32),
+        (16, {"max_length": 99, "lm_cocktail": True, "batch_size": 2}, 32),
     ],
 )
 def test_the_least_limit_counts(model_max_length, settings, limit):
     model = BertModel(weigh_models.bert_config())
     tokenizer = weigh_models.bert_words(model_max_length)
-    assert limit_of(model, tokenizer, ScoringSettings(task="encoder", **settings)) == limit
+    assert token_limit(model, tokenizer, weigh_models.settings_for("feature-extraction", **settings)) == limit
 
 
 def test_auto_is_a_device_that_works():
     device = pick_device("auto")
     assert torch.ones(1, device=device).item() == 1
-    assert device_of(torch.nn.Linear(1, 1)) == torch.device("cpu")
-    assert device_of(torch.nn.Identity()) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_missing_is_refused(device):
+    with pytest.raises(ScoringError, match=f"The device '{device}' cannot be used"):
+        pick_device(device)

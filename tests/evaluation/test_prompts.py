@@ -36,8 +36,8 @@ def test_input_and_output_are_joined_by_the_white_space_they_bring_or_by_one_spa
 
 
 @pytest.mark.parametrize("source", ["Answer:", "Answer: ", "Answer:\n", ""])
-def test_compat_always_adds_a_space(source):
-    assert joined(source, "4", compat=True) == Text(f"{source} 4", len(source))
+def test_lm_cocktail_always_adds_a_space(source):
+    assert joined(source, "4", lm_cocktail=True) == Text(f"{source} 4", len(source))
 
 
 def test_the_output_begins_where_the_offsets_say():
@@ -188,9 +188,9 @@ def test_what_is_cut_fits_and_keeps_something_of_both(source, target, limit, bos
         assert prompt.start > 0 or source == 0
 
 
-def test_compat_cuts_the_end():
-    assert cut(Prompt((1, 2, 3, 10, 11), 3), 4, compat=True) == Prompt((1, 2, 3, 10), 3, truncated=True)
-    assert cut(Prompt((1, 2, 3, 10, 11), 3), 2, compat=True) == Prompt((1, 2), 2, truncated=True)
+def test_lm_cocktail_cuts_the_end():
+    assert cut(Prompt((1, 2, 3, 10, 11), 3), 4, lm_cocktail=True) == Prompt((1, 2, 3, 10), 3, truncated=True)
+    assert cut(Prompt((1, 2, 3, 10, 11), 3), 2, lm_cocktail=True) == Prompt((1, 2), 2, truncated=True)
 
 
 def test_a_prompt_without_output_token_is_refused():

@@ -7,8 +7,6 @@ from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from cocktail_hub.errors import ScoringError
-from cocktail_hub.evaluation.scorer import score_folder
-from cocktail_hub.evaluation.settings import ScoringSettings
 
 pytestmark = pytest.mark.whole
 
@@ -16,7 +14,7 @@ RANKED = weigh_models.RANKED[:4]
 
 
 def score(folder, examples=RANKED, **kwargs):
-    return score_folder(folder, examples, ScoringSettings(task="text-ranking", **kwargs), name="m")
+    return weigh_models.score(folder, examples, "text-ranking", **kwargs)
 
 
 def expected(score_pair, rows=RANKED):
@@ -62,7 +60,7 @@ def test_the_batch_size_does_not_change_the_loss(request, folder, batch_size):
 
 def test_the_seed_chooses_among_negatives_only_where_there_are_too_many(reranker):
     assert score(reranker, seed=1) == score(reranker, seed=2)
-    assert len({score(reranker, seed=seed, neg_number=1).mean for seed in range(6)}) > 1
+    assert len({score(reranker, seed=seed, negatives=1).mean for seed in range(6)}) > 1
 
 
 def test_a_causal_reranker_scores_yes_against_no(llama):

@@ -1,17 +1,16 @@
 import pytest
+import scoring_models as weigh_models
 import torch
 from scoring_models import QA
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from cocktail_hub.errors import ScoringError
-from cocktail_hub.evaluation.scorer import score_folder
-from cocktail_hub.evaluation.settings import ScoringSettings
 
 pytestmark = pytest.mark.whole
 
 
 def score(folder, examples=QA, **kwargs):
-    return score_folder(folder, examples, ScoringSettings(task="text2text-generation", **kwargs), name="m")
+    return weigh_models.score(folder, examples, "text2text-generation", **kwargs)
 
 
 def expected(folder, row):
@@ -39,7 +38,7 @@ def test_the_batch_size_does_not_change_the_loss(t5, batch_size):
     assert score(t5, batch_size=batch_size).per_example == pytest.approx(score(t5).per_example, abs=1e-5)
 
 
-def test_compat_is_the_mean_of_the_model_s_own_loss_over_batches(t5):
+def test_lm_cocktail_s_loss_is_the_mean_of_the_model_s_own_loss_over_batches(t5):
     tokenizer = AutoTokenizer.from_pretrained(t5)
     model = AutoModelForSeq2SeqLM.from_pretrained(t5, dtype=torch.float32).eval()
     means = []
@@ -54,7 +53,7 @@ def test_compat_is_the_mean_of_the_model_s_own_loss_over_batches(t5):
                     .loss
                 )
             )  # fmt: skip
-    assert score(t5, compat=True, batch_size=2).mean == pytest.approx(sum(means) / 3, rel=1e-5)
+    assert score(t5, lm_cocktail=True, batch_size=2).mean == pytest.approx(sum(means) / 3, rel=1e-5)
 
 
 def test_long_texts_are_cut_within_their_special_tokens_and_reported(t5):

@@ -1,55 +1,52 @@
 import re
 
 import pytest
+from scoring_models import settings_for
 
 from cocktail_hub.errors import ScoringError
-from cocktail_hub.evaluation.settings import ScoringSettings
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("task", "message"),
     [
-        ({"task": "fill-mask"}, "'fill-mask' cannot be scored on examples"),
-        ({"max_length": 0}, "`max_length` must be a whole number >= 1, got 0"),
-        ({"batch_size": True}, "`batch_size` must be a whole number >= 1, got True"),
-        ({"neg_number": 1.5}, "`neg_number` must be a whole number >= 1, got 1.5"),
-        ({"seed": -1}, "`seed` must be a whole number >= 0, got -1"),
-        ({"temperature_infonce": 0.0}, "`temperature_infonce` must be > 0"),
-        ({"temperature_infonce": float("nan")}, "`temperature_infonce` must be > 0"),
-        ({"pooling": "clss"}, "Did you mean 'cls'?"),
-        ({"dtype": "float64"}, "Did you mean 'float16'?"),
-        ({"compat": True}, "`compat` needs a `batch_size`"),
+        ("fill-mask", "Models for the task 'fill-mask' cannot be scored on examples"),
+        ("text-genration", "Did you mean 'text-generation'?"),
     ],
 )
-def test_bad_settings_say_what_to_fix(kwargs, message):
+def test_a_task_without_a_loss_is_refused(task, message):
     with pytest.raises(ScoringError, match=re.escape(message)):
-        ScoringSettings(**({"task": "decoder"} | kwargs))
+        settings_for(task)
 
 
-@pytest.mark.parametrize("change", [{"device": "cpu"}, {"batch_size": 4}, {"trust_remote_code": True}])
-def test_what_does_not_change_the_loss_does_not_change_the_digest(change):
-    assert ScoringSettings(task="decoder", **change).digest == ScoringSettings(task="text-generation").digest
+def test_the_losses_of_lm_cocktail_need_a_batch_size():
+    with pytest.raises(ScoringError, match="need a `batch_size`"):
+        settings_for("text-generation", lm_cocktail=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"device": "cpu"}, {"batch_size": 4}, {"trust_remote_code": True}, {"temperature": 1.0}]
+)
+def test_what_does_not_change_a_loss_does_not_change_the_identity(change):
+    assert settings_for("feature-extraction", **change).identity() == settings_for("sentence-similarity").identity()
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"task": "encoder"},
         {"max_length": 9},
-        {"neg_number": 2},
+        {"negatives": 2},
         {"seed": 1},
         {"chat_template": True},
-        {"temperature_infonce": 0.1},
         {"pooling": "mean"},
         {"normalize": False},
         {"dtype": "bfloat16"},
-        {"compat": True, "batch_size": 2},
+        {"lm_cocktail": True, "batch_size": 2},
     ],
 )
-def test_what_changes_the_loss_changes_the_digest(change):
-    assert ScoringSettings(**({"task": "decoder"} | change)).digest != ScoringSettings(task="decoder").digest
+def test_what_changes_a_loss_changes_the_identity(change):
+    assert settings_for("text-generation", **change).identity() != settings_for("text-generation").identity()
 
 
-def test_with_compat_the_batch_size_decides():
-    two, three = (ScoringSettings(task="encoder", compat=True, batch_size=size) for size in (2, 3))
-    assert two.digest != three.digest
+def test_the_batch_size_decides_the_losses_of_lm_cocktail():
+    two, three = (settings_for("text-generation", lm_cocktail=True, batch_size=size) for size in (2, 3))
+    assert two.identity() != three.identity()

@@ -1,25 +1,23 @@
 import json
 
-import pytest
+from scoring_models import settings_for
 
-from cocktail_hub.errors import ScoringError
-from cocktail_hub.evaluation.examples import load_examples
+from cocktail_hub.evaluation.example_files import ExamplesFound
 from cocktail_hub.evaluation.losses import Losses
-from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.search.report import evidence_of, table_of
-from cocktail_hub.search.softmax import softmax_shares, weigh
+from cocktail_hub.search.softmax import softmax_weights, weigh
 
-EXAMPLES = load_examples([{"input": "a", "output": "b"}] * 2, "decoder")
-SETTINGS = ScoringSettings(task="text-generation", max_length=8)
+FOUND = ExamplesFound(content=(), source="inline")
+SETTINGS = settings_for("text-generation", max_length=8)
 TWO = [Losses.of("org/base", [1.0, 2.0], texts=2, truncated=1, tokens=9), Losses.of("org/tuned", [1.0, 4.0], texts=2)]
 
 
-def test_evidence_is_json_from_which_the_shares_can_be_computed_again():
-    evidence = json.loads(json.dumps(evidence_of(TWO, weigh(TWO), examples=EXAMPLES, settings=SETTINGS)))
+def test_evidence_is_json_from_which_the_weights_can_be_computed_again():
+    evidence = json.loads(json.dumps(evidence_of(weigh(TWO), FOUND, "e" * 64, SETTINGS)))
     losses = [row["loss"] for row in evidence["ingredients"]]
     assert losses == [1.5, 2.5]
-    assert softmax_shares(losses, evidence["temperature"]) == tuple(row["share"] for row in evidence["ingredients"])
-    assert evidence["examples"] == {"count": 2, "digest": EXAMPLES.digest}
+    assert softmax_weights(losses, evidence["temperature"]) == tuple(row["weight"] for row in evidence["ingredients"])
+    assert evidence["examples"] == {"count": 2, "digest": "e" * 64, "source": "inline"}
     assert evidence["settings"]["max_length"] == 8
     assert evidence["settings"]["task"] == "decoder"
     assert evidence["ingredients"][0]["model"] == "org/base"
@@ -31,21 +29,16 @@ def test_evidence_is_json_from_which_the_shares_can_be_computed_again():
 
 
 def test_evidence_says_when_the_temperature_was_found():
-    evidence = evidence_of(TWO, weigh(TWO, temperature="auto"), examples=EXAMPLES, settings=SETTINGS)
+    evidence = evidence_of(weigh(TWO, "auto"), FOUND, "e" * 64, SETTINGS)
     assert evidence["auto"] is True
     assert evidence["temperature"] == evidence["noise"] == 0.5
 
 
-def test_evidence_of_other_shares_is_refused():
-    with pytest.raises(ScoringError, match="1 losses, but 2 shares"):
-        evidence_of(TWO[:1], weigh(TWO), examples=EXAMPLES, settings=SETTINGS)
-
-
 def test_the_table_is_readable():
-    assert table_of(TWO, weigh(TWO)) == (
-        "ingredient    loss  ± s.e.  share\n"
-        "org/base    1.5000  0.5000  0.550\n"
-        "org/tuned   2.5000  1.5000  0.450\n"
+    assert table_of(weigh(TWO)) == (
+        "ingredient    loss  ± s.e.  weight\n"
+        "org/base    1.5000  0.5000   0.550\n"
+        "org/tuned   2.5000  1.5000   0.450\n"
         "effective number of ingredients: 1.98 of 2\n"
         "temperature 5 cannot tell these apart: 0.550 / 0.450\n"
         "org/base: 1 of 2 texts were longer than the limit and were cut"
@@ -53,4 +46,4 @@ def test_the_table_is_readable():
 
 
 def test_the_table_names_a_temperature_that_was_found():
-    assert "temperature: 0.5 nats, from the noise of the losses" in table_of(TWO, weigh(TWO, temperature="auto"))
+    assert "temperature: 0.5 nats, from the noise of the losses" in table_of(weigh(TWO, "auto"))

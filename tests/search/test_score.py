@@ -1,4 +1,4 @@
-"""Open shares from end to end, on the test Hub: scored once, merged once, loaded ever after."""
+"""Open weights from end to end, on the test Hub: scored once, merged once, loaded ever after."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WEIGHTS = r"GET .*\.safetensors|GET /_cdn/"
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Nothing is cached from the test before: no losses, no shares, no mixes."""
+    """Nothing is cached from the test before: no losses, no weights, no mixes."""
     monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cocktail"))
     return tmp_path / "cocktail"
 
@@ -99,7 +99,7 @@ def push_files(repo_id: str, files: dict[str, bytes | str], repo_type: str = "mo
 
 
 def push_open(repo_id: str, recipe: dict, **files: str) -> str:
-    """A recipe repo with open shares, its models pinned."""
+    """A recipe repo with open weights, its models pinned."""
     api = HfApi(token=models.TOKEN)
     for ingredient in recipe["ingredients"]:
         ingredient |= {"revision": api.repo_info(ingredient["model"]).sha, "requested": "main"}
@@ -119,7 +119,7 @@ def softmax(losses, temperature: float) -> list[float]:
 # -- once, and never again -------------------------------------------------------------------------------------------
 
 
-def test_a_recipe_repo_with_open_shares_is_scored_and_merged_the_first_time_only(hub, token, scored, merged):
+def test_a_recipe_repo_with_open_weights_is_scored_and_merged_the_first_time_only(hub, token, scored, merged):
     ids = models.published("bert").ids
     recipe = open_recipe(*ids, examples="examples.jsonl", temperature=1.0)
     repo = push_open("alice/open-bert", recipe, examples__jsonl=jsonl(PASSAGES))
@@ -171,7 +171,7 @@ def test_the_second_time_works_without_the_hub(hub, token, scored, merged):
 
 
 def test_the_second_time_needs_neither_headers_nor_torch(tmp_path, own_cache):
-    """The shares are known by the pinned recipe and the digest of the examples alone."""
+    """The weights are known by the pinned recipe and the digest of the examples alone."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(local_recipe("bert", examples=PASSAGES)))
     first = mix(recipe)
@@ -184,7 +184,7 @@ def test_the_second_time_needs_neither_headers_nor_torch(tmp_path, own_cache):
     assert result.stdout.split() == [str(first.path), "True", "False"]
 
 
-def test_the_shares_outlive_the_mix(scored, merged):
+def test_the_weights_outlive_the_mix(scored, merged):
     recipe = local_recipe("bert", examples=PASSAGES)
     first = mix(recipe)
     Cache().prune(max_bytes=0)
@@ -203,7 +203,7 @@ def test_force_makes_everything_again_but_the_losses(scored, merged):
     assert (len(scored), len(merged)) == (2, 2)
 
 
-def test_other_examples_or_another_temperature_give_other_shares(scored):
+def test_other_examples_or_another_temperature_give_other_weights(scored):
     weights = [
         mix(local_recipe("bert", examples=examples, temperature=temperature)).recipe.weights
         for examples, temperature in ((PASSAGES, 1.0), (PASSAGES, 2.0), (PASSAGES[:2], 1.0))
@@ -344,7 +344,7 @@ def test_the_anchor_keeps_its_share_and_is_not_scored(tmp_path, scored):
     made = mix(recipe)
     assert scored == list(map(str, folders))
     inner = softmax((row["loss"] for row in made.recipe.evidence["ingredients"]), 1.0)
-    assert made.recipe.weights == pytest.approx([0.5, *(0.5 * share for share in inner)], rel=1e-12)
+    assert made.recipe.weights == pytest.approx([0.5, *(0.5 * weight for weight in inner)], rel=1e-12)
     assert made.recipe.evidence["anchor"] == {"model": str(anchor), "share": 0.5}
     expected = models.average([anchor, *folders], made.recipe.weights)
     models.assert_holds(made.load(), expected)
@@ -352,7 +352,7 @@ def test_the_anchor_keeps_its_share_and_is_not_scored(tmp_path, scored):
     assert "keeps 0.5 of the mix" in str(score(recipe))
 
 
-def test_equal_shares_need_no_examples(scored):
+def test_equal_weights_need_no_examples(scored):
     made = mix(local_recipe("bert", rule="uniform"))
     assert made.recipe.weights == (0.5, 0.5)
     assert made.recipe.evidence == {"rule": "uniform"}
@@ -362,21 +362,21 @@ def test_equal_shares_need_no_examples(scored):
 
 def test_the_temperature_from_the_noise():
     found = score(local_recipe("bert", examples=PASSAGES, temperature="auto"))
-    assert found.shares.auto
-    assert found.shares.temperature == pytest.approx(found.shares.noise)
-    weights = softmax((one.mean for one in found.losses), found.shares.temperature)
+    assert found.weights.auto
+    assert found.weights.temperature == pytest.approx(found.weights.noise)
+    weights = softmax((one.mean for one in found.losses), found.weights.temperature)
     assert found.recipe.weights == pytest.approx(weights, rel=1e-12)
 
 
-def test_shares_that_say_nothing_are_called_so():
+def test_weights_that_mean_little_come_with_a_warning():
     found = score(local_recipe("llama", examples=ANSWERS, temperature=500.0))
-    assert found.shares.sentence.startswith("temperature 500 cannot tell these apart: 0.50")
-    assert found.recipe.evidence["sentence"] == found.shares.sentence
-    assert found.shares.sentence in str(found)
+    assert found.weights.sentence.startswith("temperature 500 cannot tell these apart: 0.50")
+    assert found.recipe.evidence["sentence"] == found.weights.sentence
+    assert found.weights.sentence in str(found)
 
 
 @pytest.mark.parametrize(("family", "examples"), [("bert", PASSAGES), ("reranker", PASSAGES), ("t5", ANSWERS)])
-def test_the_batch_size_does_not_change_the_shares(family, examples, tmp_path, monkeypatch):
+def test_the_batch_size_does_not_change_the_weights(family, examples, tmp_path, monkeypatch):
     found = []
     for size in (1, 2, 16):
         monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / f"cache-{size}"))
@@ -419,7 +419,7 @@ def test_a_loss_that_is_no_number_names_model_and_example_and_leaves_nothing(tmp
     assert caught.value.model == str(broken)
     assert not any((own_cache / "staging").glob("*"))
     assert not (own_cache / "mixes").exists()
-    assert not (own_cache / "shares").exists()
+    assert not (own_cache / "weights").exists()
     assert len(list((own_cache / "losses").rglob("*.json"))) == 1  # the other one need not be scored again
 
 
@@ -476,7 +476,7 @@ def test_a_caller_may_name_a_local_file_for_a_hub_recipe(token, tmp_path, monkey
 
 def test_examples_given_for_a_uniform_recipe_count():
     found = score(local_recipe("bert", rule="uniform"), PASSAGES)
-    assert found.shares.rule == "softmax"
+    assert found.weights.rule == "softmax"
 
 
 def test_columns_of_the_recipes_examples_do_not_apply_to_the_callers(tmp_path):
@@ -512,7 +512,7 @@ def test_the_command_prints_a_table(recipe_file):
     result = run(recipe_file)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["ingredient", "loss", "±", "s.e.", "share"]
+    assert lines[0].split() == ["ingredient", "loss", "±", "s.e.", "weight"]
     assert lines[1].startswith(str(models.pair("bert").folders[0]))
     assert lines[3].startswith("effective number of ingredients: ")
 

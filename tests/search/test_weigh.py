@@ -11,11 +11,6 @@ import torch
 import transformers
 
 from cocktail_hub import AutoCocktailModel, mix, publish
-from cocktail_hub.evaluation.example_files import locate_examples
-from cocktail_hub.hub import Hub
-from cocktail_hub.recipe import Recipe
-from cocktail_hub.resolve.source import load_recipe_source
-from cocktail_hub.search.weights_cache import CachedWeights, cached_weights
 
 pytestmark = pytest.mark.whole
 
@@ -24,7 +19,6 @@ PASSAGES = [
     {"query": "who ran", "pos": ["a dog ran in the park"], "neg": ["the cat sat", "rome is it"]},
 ]
 ANSWERS = [{"input": "where is the pod", "output": "in the park"}, {"input": "the cat sat on", "output": "the mat"}]
-COMMIT = "1" * 40
 
 
 @pytest.fixture(autouse=True)
@@ -37,17 +31,10 @@ def open_recipe(*names: str, **weighting) -> dict:
     return {"ingredients": [{"model": name} for name in names], "weighting": weighting}
 
 
-def pinned(**changes) -> Recipe:
-    """A pinned recipe with open shares."""
-    ingredients = [{"model": f"acme/{name}", "revision": COMMIT, "requested": "main"} for name in "ab"]
-    weighting = {"examples": ANSWERS} | changes.pop("weighting", {})
-    return Recipe.from_dict({"ingredients": ingredients, "weighting": weighting} | changes)
+# -- the tokenizer of the mix reads for every ingredient -------------------------------------------------------------
 
 
-# -- the tokenizer of the mix asks every ingredient ------------------------------------------------------------------
-
-
-def test_every_ingredient_is_asked_with_the_tokenizer_of_the_mix(tmp_path):
+def test_every_ingredient_is_scored_with_the_tokenizer_of_the_mix(tmp_path):
     """Losses per token compare only over the same tokens; the mix has the first ingredient's tokenizer."""
     first, second = models.pair("llama").folders
     plain = [one["loss"] for one in losses_of(first, second)]
@@ -66,73 +53,7 @@ def losses_of(*folders: Path, **keys) -> list[dict]:
     return mix(recipe).recipe.evidence["ingredients"]
 
 
-# -- shares that are known -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"weighting": {"temperature": 1.0}},
-        {"weighting": {"chat_template": True}},
-        {"weighting": {"max_length": 16}},
-        {"anchor": {"model": "acme/c", "revision": COMMIT}},
-        {"task": "text-generation"},
-        {"tokenizer": "acme/b"},
-        {"ingredients": [{"model": "acme/a", "revision": COMMIT}, {"model": "acme/b", "revision": "2" * 40}]},
-    ],
-)
-def test_whatever_decides_the_shares_names_them(changes):
-    assert cached_weights(pinned(), "e" * 64) != cached_weights(pinned(**changes), "e" * 64)
-
-
-def test_what_does_not_decide_the_shares_does_not_name_them():
-    name = cached_weights(pinned(), "e" * 64)
-    assert cached_weights(pinned(weighting={"batch_size": 4}), "e" * 64) == name
-    assert cached_weights(pinned(weighting={"examples": "acme/data", "revision": "dev"}), "e" * 64) == name
-    assert cached_weights(pinned(), "f" * 64) != name
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "{",
-        "[]",
-        '{"weights": [0.5, 0.5]}',
-        '{"weights": [0.5], "evidence": {}}',
-        '{"weights": [0.5, 0.4], "evidence": {}}',
-        '{"weights": ["a", "b"], "evidence": {}}',
-    ],
-)
-def test_a_damaged_note_counts_as_none(content, tmp_path):
-    note = CachedWeights(path=tmp_path / "note.json")
-    assert note.read(2) is None
-    note.path.write_text(content)
-    assert note.read(2) is None
-    note.write((0.25, 0.75), {"rule": "softmax"})
-    assert note.read(2) == ((0.25, 0.75), {"rule": "softmax"})
-    assert [path.name for path in tmp_path.iterdir() if path.suffix] == ["note.json"]
-
-
-def test_a_damaged_note_is_written_again(own_cache):
-    recipe = open_recipe(*map(str, models.pair("bert").folders), examples=PASSAGES)
-    first = mix(recipe)
-    (note,) = (own_cache / "shares").iterdir()
-    note.write_text("{")
-    assert mix(recipe).recipe == first.recipe
-    assert CachedWeights(path=note).read(2)[0] == first.recipe.weights
-
-
-def test_inline_examples_are_named_by_their_content():
-    def digest(examples: list) -> str:
-        recipe = Recipe.from_dict(open_recipe("acme/a", "acme/b", examples=examples))
-        return locate_examples(recipe.weighting, load_recipe_source(recipe, Hub()), Hub()).digest
-
-    assert digest(ANSWERS) == digest([dict(reversed(row.items())) for row in ANSWERS])
-    assert digest(ANSWERS) != digest(ANSWERS[:1])
-
-
-# -- publishing a recipe with open shares ----------------------------------------------------------------------------
+# -- publishing a recipe with open weights ----------------------------------------------------------------------------
 
 
 def test_an_open_recipe_is_published_with_its_examples_and_loads(token, tmp_path, monkeypatch):

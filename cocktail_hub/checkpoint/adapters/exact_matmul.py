@@ -14,6 +14,8 @@ import torch
 
 MANTISSA_BITS = 53
 """Bits of a float64: sums of whole numbers are exact below 2^53."""
+SMALLEST = 2.0**-1074
+"""The smallest positive float64; every other one is a multiple of it."""
 
 
 class Factor(NamedTuple):
@@ -101,6 +103,6 @@ def _cut(values: torch.Tensor, bits: int, dim: int) -> tuple[torch.Tensor, torch
     """Round to `bits` bits below the largest value along `dim`; return that and the rest, both exact."""
     largest = values.abs().amax(dim, keepdim=True)
     power = torch.where(largest > 0, largest / torch.frexp(largest).mantissa, 1.0)  # of two, and exact
-    unit = power * 2.0**-bits
+    unit = (power * 2.0**-bits).clamp(min=SMALLEST)  # or it would underflow to 0 where all entries are denormal
     high = torch.round(values / unit) * unit
     return high, values - high

@@ -1,6 +1,7 @@
 """Save tiny checkpoints and read them back through views."""
 
 import json
+from contextlib import closing
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -50,5 +51,5 @@ def read_all(source, piece=None):
 
 
 def read(view, root):
-    with view.open(root) as source:
+    with closing(view.open(root)) as source:
         return read_all(source)

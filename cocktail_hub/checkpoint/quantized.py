@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from cocktail_hub.checkpoint.files import RepoFiles
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+    from cocktail_hub.checkpoint.header import TensorSpec
 
 PACKED_DTYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 """Floats of 8 bits or less: only quantised checkpoints hold them."""

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cocktail_hub.checkpoint.conversion.tensor_mapping import Note, TensorMapping
+    from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import TensorReader
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
     from cocktail_hub.recipe import LayerRule
     from cocktail_hub.resolve.resolve import ResolvedModel
 

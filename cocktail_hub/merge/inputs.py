@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.checkpoint.header import TensorSlot
     from cocktail_hub.checkpoint.reader import TensorReader
-    from cocktail_hub.checkpoint.tensor_spec import WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
     from cocktail_hub.compat import Component, Model
     from cocktail_hub.merge.plan import ShardPlan
     from cocktail_hub.resolve.resolve import ResolvedModel

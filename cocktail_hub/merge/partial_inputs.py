@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.conversion.tensor_mapping import TensorMapping
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.checkpoint.header import Header
-    from cocktail_hub.checkpoint.tensor_spec import WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 
 def own_weight_files(mapping: TensorMapping) -> WeightFiles:

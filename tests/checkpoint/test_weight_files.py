@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.checkpoint.weight_files import find_weights, read_weight_files
 from cocktail_hub.errors import CheckpointError, SourceError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cocktail_hub.checkpoint.tensor_spec import WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 ONE = {"a": torch.zeros(2)}
 TWO = {"b": torch.zeros(3, dtype=torch.bfloat16)}
@@ -109,7 +109,7 @@ def test_an_index_cannot_leave_its_folder(tmp_path: Path, shard: str) -> None:
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
     sharded(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(CheckpointError, match="is no index with a `weight_map` of tensors to files"):
+    with pytest.raises(CheckpointError, match="is not an index with a `weight_map` of tensors to files"):
         layout(tmp_path)
 
 

@@ -17,7 +17,6 @@ from cocktail_hub.checkpoint.reader import open_weights
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import itemsize, torch_dtype
 from cocktail_hub.methods.rounding import round_settled
-from cocktail_hub.storage.closing import Closing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +34,7 @@ KEPT_NORMS = 64
 """Norms kept for other pieces of the same tensors: more than there are threads."""
 
 
-class AdaptedReader(Closing):
+class AdaptedReader:
     """A base and an adapter as one `TensorReader`. Neither is changed, so many may share one base."""
 
     def __init__(self, layout: AdaptedWeights, base: TensorReader, adapter: TensorReader) -> None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checkpoint.adapters.config import AdapterConfig
     from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel, NameMap
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
+    from cocktail_hub.checkpoint.header import TensorSpec
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 _MAPPINGS = {
     "CAUSAL_LM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",

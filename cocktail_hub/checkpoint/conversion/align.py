@@ -23,7 +23,7 @@ from cocktail_hub.recipe.missing import MissingPolicy
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cocktail_hub.checkpoint.tensor_spec import WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 
 def align(

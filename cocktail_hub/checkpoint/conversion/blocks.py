@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.methods.dtypes import safetensors_dtype, torch_dtype
 

@@ -10,7 +10,7 @@ from cocktail_hub.errors import IncompatibleError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+    from cocktail_hub.checkpoint.header import TensorSpec
 
 
 def missing_tensors(model: str, first: str, names: Sequence[str]) -> IncompatibleError:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
     from cocktail_hub.checkpoint.conversion.blocks import Block, Run, Tracer
     from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel, Group, NameMap
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
+    from cocktail_hub.checkpoint.header import TensorSpec
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 
 class First:

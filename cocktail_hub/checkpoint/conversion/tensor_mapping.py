@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
 from cocktail_hub.checkpoint.conversion.errors import different_values
-from cocktail_hub.checkpoint.reader import open_weights, read_pieces
+from cocktail_hub.checkpoint.reader import open_weights, read_ranges
 from cocktail_hub.methods.dtypes import torch_dtype
-from cocktail_hub.storage.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +22,9 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checkpoint.conversion.blocks import Block, Run
     from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel
+    from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import ElementRange, TensorReader
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 COMPARED_AT_ONCE = 1 << 22
 """Elements of two tied tensors that are compared at a time."""
@@ -120,7 +120,7 @@ class TensorMapping:
                 raise different_values(self.name, kept, left_out)
 
 
-class MappedReader(Closing):
+class MappedReader:
     """A `TensorReader` and `BatchReader` that reads another one under other names and in other cuts."""
 
     def __init__(self, mapping: TensorMapping, source: TensorReader) -> None:
@@ -134,15 +134,15 @@ class MappedReader(Closing):
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorReader.read`)."""
-        self.read_pieces([(tensor, start, stop)], out)
+        self.read_ranges([(tensor, start, stop)], out)
 
-    def read_pieces(self, pieces: Sequence[ElementRange], out: torch.Tensor) -> None:
+    def read_ranges(self, pieces: Sequence[ElementRange], out: torch.Tensor) -> None:
         """Copy the pieces one after the other into `out`."""
         pending: list[ElementRange] = []
         begin = done = 0
         for tensor, start, stop in pieces:
             if self._whole.has(tensor):
-                read_pieces(self._source, pending, out[begin:done])
+                read_ranges(self._source, pending, out[begin:done])
                 out[done : done + stop - start].copy_(self._whole.tensor(tensor)[start:stop])
                 pending, begin = [], done + stop - start
             elif tensor in self._starts:
@@ -150,7 +150,7 @@ class MappedReader(Closing):
             else:
                 pending.append((self._view.names[tensor], start, stop))
             done += stop - start
-        read_pieces(self._source, pending, out[begin:done])
+        read_ranges(self._source, pending, out[begin:done])
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a file behind this source has changed since it was opened."""

@@ -1,5 +1,6 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import peft
 import pytest
@@ -142,7 +143,7 @@ def test_an_adapter_is_read_as_peft_merges_it(kind, tmp_path):
     model = make()
     merged = train(model, tmp_path / "adapter", tmp_path / "base", r=4, lora_alpha=8, **config)
     layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
-    with open_adapted(layout, tmp_path / "base", tmp_path / "adapter") as source:
+    with closing(open_adapted(layout, tmp_path / "base", tmp_path / "adapter")) as source:
         state = read_all(source, 101)  # pieces that cut rows
     before = load_file(tmp_path / "base" / "model.safetensors")
     assert any(not torch.equal(before[name], tensor) for name, tensor in state.items())
@@ -197,7 +198,7 @@ def test_a_vocabulary_may_have_grown(config, tmp_path):
     merged = train(model, tmp_path / "adapter", tmp_path / "base", r=4, **config)
     layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
     assert layout.config["vocab_size"] == 52
-    with open_adapted(layout, tmp_path / "base", tmp_path / "adapter") as source:
+    with closing(open_adapted(layout, tmp_path / "base", tmp_path / "adapter")) as source:
         state = read_all(source, 101)
     loaded = load(type(merged), layout.config, state, tmp_path / "merged").state_dict()
     for name, tensor in merged.state_dict().items():
@@ -209,7 +210,7 @@ def test_bfloat16_is_rounded_once(tmp_path):
     model = llama().bfloat16()
     train(model, tmp_path / "adapter", tmp_path / "base", r=4, lora_alpha=8, target_modules=["q_proj"])
     layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
-    with open_adapted(layout, tmp_path / "base", tmp_path / "adapter") as source:
+    with closing(open_adapted(layout, tmp_path / "base", tmp_path / "adapter")) as source:
         state = read_all(source, 101)  # pieces that cut rows
     name = "model.layers.0.self_attn.q_proj"
     base = load_file(tmp_path / "base" / "model.safetensors")[f"{name}.weight"]
@@ -226,11 +227,11 @@ def test_bytes_do_not_depend_on_how_a_tensor_is_cut(tmp_path, pieces, monkeypatc
     options = {"r": 4, "target_modules": ["q_proj", "embed_tokens"], "use_dora": True}
     train(llama(), tmp_path / "adapter", tmp_path / "base", **options)
     layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
-    with open_adapted(layout, tmp_path / "base", tmp_path / "adapter") as source:
+    with closing(open_adapted(layout, tmp_path / "base", tmp_path / "adapter")) as source:
         expected = read_all(source)
     monkeypatch.setattr("cocktail_hub.checkpoint.adapters.reader.ELEMENTS_AT_ONCE", pieces)
     for name in ("model.layers.0.self_attn.q_proj.weight",):
-        with open_adapted(layout, tmp_path / "base", tmp_path / "adapter") as source:
+        with closing(open_adapted(layout, tmp_path / "base", tmp_path / "adapter")) as source:
             assert torch.equal(read_all(source)[name], expected[name])
 
 
@@ -239,7 +240,7 @@ def test_threads_that_want_one_norm_wait_for_the_first_of_them(tmp_path, monkeyp
     torch.manual_seed(0)
     train(llama(), tmp_path / "adapter", tmp_path / "base", r=4, target_modules=["q_proj", "down_proj"], use_dora=True)
     layout = adapted_layout(tmp_path / "base", tmp_path / "adapter")
-    with open_adapted(layout, tmp_path / "base", tmp_path / "adapter") as source:
+    with closing(open_adapted(layout, tmp_path / "base", tmp_path / "adapter")) as source:
         expected = read_all(source)
     computed = []
     original = AdaptedReader._squares
@@ -247,7 +248,10 @@ def test_threads_that_want_one_norm_wait_for_the_first_of_them(tmp_path, monkeyp
         AdaptedReader, "_squares", lambda self, *given: computed.append(given[0]) or original(self, *given)
     )
     monkeypatch.setattr("cocktail_hub.checkpoint.adapters.reader.KEPT_NORMS", kept)
-    with open_adapted(layout, tmp_path / "base", tmp_path / "adapter") as source, ThreadPoolExecutor(8) as pool:
+    with (
+        closing(open_adapted(layout, tmp_path / "base", tmp_path / "adapter")) as source,
+        ThreadPoolExecutor(8) as pool,
+    ):
         for state in pool.map(lambda _: read_all(source, 33), range(8)):
             assert all(torch.equal(state[name], expected[name]) for name in expected)
         assert len(source._norms) <= kept
@@ -262,10 +266,10 @@ def test_several_adapters_share_one_open_base(tmp_path):
     for name in ("one", "two"):
         torch.manual_seed(1)
         merged.append(train(llama(), tmp_path / name, base, r=2, target_modules=["q_proj"]).state_dict())
-    with open_weights(read_weight_files(LocalFiles(base)), base) as shared:
+    with closing(open_weights(read_weight_files(LocalFiles(base)), base)) as shared:
         for name, expected in zip(("one", "two"), merged, strict=True):
             layout = adapted_layout(base, tmp_path / name)
-            with open_weights(layout.adapter.layout, tmp_path / name) as own:
+            with closing(open_weights(layout.adapter.layout, tmp_path / name)) as own:
                 state = read_all(AdaptedReader(layout, shared, own))
             for tensor, value in state.items():
                 torch.testing.assert_close(value, expected[tensor], rtol=1e-6, atol=1e-7)
@@ -283,7 +287,7 @@ def test_an_adapter_brings_its_head_to_a_base_of_another_class(tmp_path, base_cl
     merged = train(model, tmp_path / "adapter", tmp_path / "unused", r=2, **options)
     layout = adapted_layout(tmp_path / "plain", tmp_path / "adapter")
     assert layout.config["architectures"] == ["BertForSequenceClassification"]
-    with open_adapted(layout, tmp_path / "plain", tmp_path / "adapter") as source:
+    with closing(open_adapted(layout, tmp_path / "plain", tmp_path / "adapter")) as source:
         state = read_all(source, 101)  # pieces that cut rows
     assert not any("predictions" in name for name in state)
     config = {**layout.config, "id2label": {str(i): f"LABEL_{i}" for i in range(3)}}
@@ -302,7 +306,7 @@ def test_an_adapter_mixes_with_a_whole_model(tmp_path):
         adapted_layout(tmp_path / "base", tmp_path / "adapter"),
     ]
     _, view = align(layouts, [json.loads((tmp_path / "whole" / "config.json").read_text())] * 2)
-    with view.open(tmp_path / "base", tmp_path / "adapter") as source:
+    with closing(view.open(tmp_path / "base", tmp_path / "adapter")) as source:
         for name, tensor in read_all(source).items():
             torch.testing.assert_close(tensor, merged[name], rtol=1e-6, atol=1e-7)
 
@@ -361,7 +365,7 @@ def test_what_a_config_lacks_is_what_peft_takes_it_to_be(tmp_path):
     path.write_text(json.dumps(shortened))
     model = hf.LlamaForCausalLM.from_pretrained(tmp_path / "base")
     merged = peft.PeftModel.from_pretrained(model, root).merge_and_unload().state_dict()
-    with open_adapted(adapted_layout(tmp_path / "base", root), tmp_path / "base", root) as source:
+    with closing(open_adapted(adapted_layout(tmp_path / "base", root), tmp_path / "base", root)) as source:
         for name, tensor in read_all(source).items():
             torch.testing.assert_close(tensor, merged[name], rtol=1e-6, atol=1e-7)
     assert read_adapter(LocalFiles(root)).config.scale("q_proj") == 1.0
@@ -516,7 +520,7 @@ def test_factors_that_are_not_finite_are_refused(tmp_path):
     state[next(iter(state))][0, 0] = float("nan")
     save_file(state, file)
     with (
-        open_adapted(adapted_layout(tmp_path / "base", root), tmp_path / "base", root) as source,
+        closing(open_adapted(adapted_layout(tmp_path / "base", root), tmp_path / "base", root)) as source,
         pytest.raises(CheckpointError, match="holds infinity or NaN"),
     ):
         read_all(source)

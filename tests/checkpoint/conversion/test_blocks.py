@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_any_piece_of_a_fused_tensor_is_read_from_the_parts(tmp_path_factory):
         source.read(name, start, stop, out)
         assert torch.equal(out, flat[start:stop])
 
-    with view.open(parts) as source:
+    with closing(view.open(parts)) as source:
         check()
 
 
@@ -110,7 +111,7 @@ def test_converted_blocks_are_made_once_and_few_are_kept(tmp_path, monkeypatch):
             self.reads.append(tensor)
             self.source.read(tensor, start, stop, out)
 
-    with open_weights(view.layout, fused) as files:
+    with closing(open_weights(view.layout, fused)) as files:
         counting = Counting(files)
         source = view.over(counting)
         for name, spec in view.specs.items():
@@ -125,7 +126,7 @@ def test_many_threads_may_read_converted_tensors(tmp_path, monkeypatch):
     parts, fused = both_ways("Qwen2-MoE", tmp_path)
     _, view = views(parts, fused)
     expected = state_of(parts)
-    with view.open(fused) as source:
+    with closing(view.open(fused)) as source:
 
         def same(name):
             out = torch.empty(view.specs[name].numel)

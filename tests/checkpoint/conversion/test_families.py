@@ -1,5 +1,7 @@
 """The rows of docs/checkpoints.md: two checkpoints of a family, saved in different ways, mix into their mean."""
 
+from contextlib import closing
+
 import pytest
 import torch
 from checkpoint_helpers import read_all, views
@@ -41,7 +43,7 @@ def save(model, root, way):
 def mix(first, other, root, model_class):
     """Write the mean of two checkpoints under the first one's names, and load it as anyone would."""
     one, two = views(first, other)
-    with one.open(first) as a, two.open(other) as b:
+    with closing(one.open(first)) as a, closing(two.open(other)) as b:
         states = read_all(a, 77), read_all(b)
     root.mkdir()
     (root / "config.json").write_bytes((first / "config.json").read_bytes())

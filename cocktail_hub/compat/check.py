@@ -134,7 +134,7 @@ def _read_model(reference: ModelReference, hub: Hub) -> Model:
 
 def _as_adapted(model: Model, mapping: TensorMapping) -> Model:
     """A model with the class and labels that its adapter was trained with, now that its tensors are known."""
-    return replace(model, config=mapping.layout.config) if isinstance(mapping.layout, AdaptedWeights) else model
+    return replace(model, config=mapping.weights.config) if isinstance(mapping.weights, AdaptedWeights) else model
 
 
 def _embedder_config(model: ResolvedModel) -> Mapping[str, Any]:

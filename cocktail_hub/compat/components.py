@@ -67,7 +67,7 @@ class Model:
 
     def holder(self, mapping: TensorMapping) -> ResolvedModel:
         """What has the whole tensors behind a view: the body the transformer's, the home those of other modules."""
-        return self.body if isinstance(mapping.layout, AdaptedWeights) else self.home
+        return self.body if isinstance(mapping.weights, AdaptedWeights) else self.home
 
     def config_in(self, folder: str) -> Mapping[str, Any]:
         """config.json of the transformer or of another module."""
@@ -87,7 +87,7 @@ class Roots:
 
     def open(self, mapping: TensorMapping) -> TensorReader:
         """Open the weights behind a view."""
-        if isinstance(mapping.layout, AdaptedWeights):
+        if isinstance(mapping.weights, AdaptedWeights):
             return mapping.open(self.body, self.adapter)
         return mapping.open(self.home or self.body)
 

@@ -212,12 +212,12 @@ def _open(model: Model, mapping: TensorMapping, places: Places) -> TensorReader:
         whole: TensorReader = open_weights(layout, _root(model.holder(mapping), layout))
     else:
         whole = SafetensorsReader(layout.name, places)
-    if not isinstance(mapping.layout, AdaptedWeights):
+    if not isinstance(mapping.weights, AdaptedWeights):
         return whole
-    adapter = mapping.layout.adapter.layout
+    adapter = mapping.weights.adapter.layout
     from cocktail_hub.checkpoint.adapters.reader import AdaptedReader  # loads torch
 
-    return AdaptedReader(mapping.layout, whole, open_weights(adapter, _root(model.located, adapter)))
+    return AdaptedReader(mapping.weights, whole, open_weights(adapter, _root(model.located, adapter)))
 
 
 def _root(located: ResolvedModel, layout: WeightFiles) -> Path:

@@ -6,14 +6,14 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checkpoint.conversion.name_patterns import unwrapped
+from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel, unwrapped
 from cocktail_hub.errors import CheckpointError, IncompatibleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cocktail_hub.checkpoint.adapters.config import AdapterConfig
-    from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel, NameMap
+    from cocktail_hub.checkpoint.conversion.model_names import NameMap
     from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.weight_files import WeightFiles
 
@@ -58,7 +58,10 @@ class Places:
         if name in self._raw_of:
             return self._raw_of[name]
         self._uses_class = True
-        for target in (name, *self._model.name_map([name]).renamed):  # as now, or as in older versions of transformers
+        for target in (
+            name,
+            *self._model.name_map({name: name}).renamed,
+        ):  # as now, or as in older versions of transformers
             if target in self._map.renamed:
                 return self._map.renamed[target]
         if new and name in self._model.names and name not in self._map.groups:
@@ -184,14 +187,12 @@ class Places:
 
     @cached_property
     def _model(self) -> CanonicalModel:
-        from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel
-
         config = {**self._config, "architectures": [self._class]} if self._class else self._config
         return CanonicalModel(config, name=self._base.name)
 
     @cached_property
     def _map(self) -> NameMap:
-        return self._model.name_map(self._raw_of).in_file(self._raw_of)
+        return self._model.name_map(self._raw_of)
 
     @cached_property
     def _target_of(self) -> dict[str, str]:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from model_zoo import DECODER, FAMILIES
 from safetensors.torch import load_file
 
-from cocktail_hub.checkpoint.conversion.blocks import Run
 from cocktail_hub.checkpoint.reader import open_weights
 
 MOE = ["Qwen2-MoE", "Mixtral"]
@@ -35,7 +34,7 @@ def test_experts_are_read_as_the_first_ingredient_cuts_them(family, order, strea
     both_ways(family, tmp_path)
     first, other = (tmp_path / name for name in order)
     _, view = views(first, other)
-    assert (bool(view.runs), bool(view.blocks)) == (streamed, not streamed)
+    assert (bool(view.ranges), bool(view.blocks)) == (streamed, not streamed)
     expected, found = state_of(first), read(view, other)
     assert found.keys() == expected.keys()
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
@@ -46,9 +45,11 @@ def test_an_expert_is_one_run_of_the_fused_tensor(tmp_path):
     parts, fused = both_ways("Qwen2-MoE", tmp_path)
     _, view = views(parts, fused)
     experts = "model.layers.1.mlp.experts"
-    assert view.runs[f"{experts}.2.up_proj.weight"] == (Run(f"{experts}.gate_up_proj", 2 * 16 * 16 + 8 * 16, 8 * 16),)
+    assert view.ranges[f"{experts}.2.up_proj.weight"] == (
+        (f"{experts}.gate_up_proj", 2 * 16 * 16 + 8 * 16, 2 * 16 * 16 + 16 * 16),
+    )
     _, view = views(fused, parts)
-    assert [run.source.rsplit(".", 3)[1:3] for run in view.runs[f"{experts}.gate_up_proj"]][:3] == [
+    assert [source.rsplit(".", 3)[1:3] for source, _, _ in view.ranges[f"{experts}.gate_up_proj"]][:3] == [
         ["0", "gate_proj"],
         ["0", "up_proj"],
         ["1", "gate_proj"],
@@ -77,7 +78,7 @@ def test_any_piece_of_a_fused_tensor_is_read_from_the_parts(tmp_path_factory):
 def test_a_transposed_tensor_is_turned(tmp_path, streamed, monkeypatch):
     """qwen3_vl_moe checkpoints of the first day hold their experts the other way round, under the same names."""
     if not streamed:
-        monkeypatch.setattr("cocktail_hub.checkpoint.conversion.blocks.MANY_RUNS", 0)
+        monkeypatch.setattr("cocktail_hub.checkpoint.conversion.blocks.MANY_RANGES", 0)
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
     text = {**DECODER, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 16}
@@ -111,14 +112,14 @@ def test_converted_blocks_are_made_once_and_few_are_kept(tmp_path, monkeypatch):
             self.reads.append(tensor)
             self.source.read(tensor, start, stop, out)
 
-    with closing(open_weights(view.layout, fused)) as files:
+    with closing(open_weights(view.weights, fused)) as files:
         counting = Counting(files)
         source = view.over(counting)
         for name, spec in view.specs.items():
             if ".experts." in name:
                 source.read(name, 0, spec.numel, torch.empty(spec.numel))
         assert len(counting.reads) == 4  # two tensors in each of two layers
-        assert len(source._whole._kept) == 1
+        assert len(source._converted) == 1
 
 
 def test_many_threads_may_read_converted_tensors(tmp_path, monkeypatch):

@@ -214,7 +214,7 @@ def _open(model: Model, mapping: TensorMapping, places: Places) -> TensorReader:
         whole = SafetensorsReader(layout.name, places)
     if not isinstance(mapping.weights, AdaptedWeights):
         return whole
-    adapter = mapping.weights.adapter.layout
+    adapter = mapping.weights.adapter.weights
     from cocktail_hub.checkpoint.adapters.reader import AdaptedReader  # loads torch
 
     return AdaptedReader(mapping.weights, whole, open_weights(adapter, _root(model.located, adapter)))

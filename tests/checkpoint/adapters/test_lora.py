@@ -167,7 +167,7 @@ def test_the_flag_of_peft_does_not_say_how_square_matrices_are_stored(tmp_path):
 def test_a_base_without_a_sign_of_turned_matrices_is_not_built_to_ask(tmp_path, monkeypatch):
     """That takes seconds, for nearly every adapter there is."""
     root = saved_adapter(tmp_path, target_modules=["q_proj"])
-    monkeypatch.setattr("cocktail_hub.checkpoint.adapters.targets.Places.is_transposed", pytest.fail)
+    monkeypatch.setattr("cocktail_hub.checkpoint.adapters.targets.AdapterTargets.is_transposed", pytest.fail)
     changes = adapted_layout(tmp_path / "base", root).changes
     shapes = {adapted_layout(tmp_path / "base", root).specs[name].shape for name in changes}
     assert shapes == {(16, 16)}
@@ -269,7 +269,7 @@ def test_several_adapters_share_one_open_base(tmp_path):
     with closing(open_weights(read_weight_files(LocalFiles(base)), base)) as shared:
         for name, expected in zip(("one", "two"), merged, strict=True):
             layout = adapted_layout(base, tmp_path / name)
-            with closing(open_weights(layout.adapter.layout, tmp_path / name)) as own:
+            with closing(open_weights(layout.adapter.weights, tmp_path / name)) as own:
                 state = read_all(AdaptedReader(layout, shared, own))
             for tensor, value in state.items():
                 torch.testing.assert_close(value, expected[tensor], rtol=1e-6, atol=1e-7)
@@ -324,7 +324,7 @@ def rewrite(root, **changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"peft_type": "LOHA"}, "uses `peft_type: LOHA`, which is no LoRA"),
+        ({"peft_type": "LOHA"}, "uses `peft_type: LOHA`, which is not a LoRA"),
         ({"trainable_token_indices": [1]}, "uses `trainable_token_indices`, which changes single rows"),
         ({"alora_invocation_tokens": [1]}, "uses `alora_invocation_tokens`"),
         ({"layer_replication": [[0, 1]]}, "uses `layer_replication`"),
@@ -334,20 +334,20 @@ def rewrite(root, **changes):
         ({"new_config": {"a": 1}}, "uses `new_config`, which is not known"),
         ({"init_lora_weights": "pissa"}, "uses `init_lora_weights: pissa`, which changes the base's weights"),
         ({"init_lora_weights": "loftq"}, "uses `init_lora_weights: loftq`"),
-        ({"r": 0}, "cannot be understood: a rank is not positive"),
-        ({"r": None}, "cannot be understood"),
-        ({"r": float("inf")}, "cannot be understood: cannot convert float infinity to integer"),
-        ({"lora_alpha": None}, "cannot be understood"),
-        ({"lora_alpha": float("inf")}, "cannot be understood: `lora_alpha` is inf, which would make every weight"),
-        ({"lora_alpha": float("nan")}, "cannot be understood: `lora_alpha` is nan, which would make every weight"),
-        ({"alpha_pattern": {"q_proj": float("nan")}}, "cannot be understood: `alpha_pattern` is nan, which would"),
+        ({"r": 0}, "cannot be parsed: a rank is not positive"),
+        ({"r": None}, "cannot be parsed"),
+        ({"r": float("inf")}, "cannot be parsed: cannot convert float infinity to integer"),
+        ({"lora_alpha": None}, "cannot be parsed"),
+        ({"lora_alpha": float("inf")}, "cannot be parsed: `lora_alpha` is inf, which would make every weight"),
+        ({"lora_alpha": float("nan")}, "cannot be parsed: `lora_alpha` is nan, which would make every weight"),
+        ({"alpha_pattern": {"q_proj": float("nan")}}, "cannot be parsed: `alpha_pattern` is nan, which would"),
         (
             {"rank_pattern": {"[": 3}},
-            r"cannot be understood: `rank_pattern` has '\[', which is no regular expression \(unterminated",
+            r"cannot be parsed: `rank_pattern` has '\[', which is not a regular expression \(unterminated",
         ),
         (
             {"alpha_pattern": {"q_proj": 4, "(": 3}},
-            r"cannot be understood: `alpha_pattern` has '\(', which is no regular expression \(missing \)",
+            r"cannot be parsed: `alpha_pattern` has '\(', which is not a regular expression \(missing \)",
         ),
     ],
 )
@@ -443,8 +443,8 @@ def test_factors_of_other_types_are_refused_before_anything_is_read(tmp_path, dt
     with pytest.raises(CheckpointError) as caught:
         adapted_layout(tmp_path / "base", root)
     assert str(caught.value) == (
-        f"The adapter '{root}' stores '{key}' as {shown}; BF16, F16, F32, F64 are taken.\n"
-        "Narrower types are too coarse to be added to a base, and others are no numbers to add.\n"
+        f"The adapter '{root}' stores '{key}' as {shown}; supported are BF16, F16, F32, F64.\n"
+        "8-bit types are too coarse to be added to a base, and integers and flags cannot be averaged.\n"
         "Use the adapter as it was trained, or load it with PEFT and save it again as float32."
     )
 
@@ -471,7 +471,7 @@ def test_convolutions_in_groups_are_refused_without_sending_people_to_peft(tmp_p
         adapted_layout(tmp_path / "base", tmp_path / "adapter")
     assert str(caught.value) == (
         f"The adapter '{tmp_path / 'adapter'}' changes '{module}', a convolution in 2 groups.\n"
-        "That change is no product of two matrices that could be added to the base; PEFT cannot merge it either.\n"
+        "That change is not a product of two matrices that could be added to the base; PEFT cannot merge it either.\n"
         f"Train the adapter without '{module}' (`exclude_modules`), or fine-tune the whole model and mix that."
     )
 

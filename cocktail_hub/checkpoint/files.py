@@ -49,20 +49,16 @@ class RepoFiles(Protocol):
     @property
     def name(self) -> str:
         """Hub id or folder, for messages."""
-        ...
 
     @property
     def sizes(self) -> Mapping[str, int]:
         """Every file -> its size in bytes."""
-        ...
 
     def read(self, path: str) -> bytes:
         """Return the content of a small file. Raises SourceError if there is none."""
-        ...
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Return bytes `start:stop` of a file. Raises SourceError if they cannot be read."""
-        ...
 
 
 class LocalFiles:
@@ -121,13 +117,12 @@ class LocalFiles:
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Return bytes `start:stop` of a file."""
+        full = self.path(path)
         try:
-            with self.path(path).open("rb") as file:
+            with full.open("rb") as file:
                 file.seek(start)
                 data = file.read(stop - start)
         except OSError as error:
-            if isinstance(error, SourceError):
-                raise
             what = f"Cannot read '{path}' of '{self.name}'"
             raise SourceError(too_many_files(error, what) or f"{what}: {error}.") from error
         if len(data) != stop - start:

@@ -82,7 +82,6 @@ def read_model_files(files: RepoFiles) -> ModelFiles:
     if adapter:
         weight_files += [ADAPTER_CONFIG, *find_weights(files, stem="adapter_model").paths]
     for folder in weighted[1:] if adapter else weighted:
-        _refuse_adapter_beside(files, folder)
         weight_files += _whole_weights(files, folder)
     sources = {"", main, *modules, *(() if adapter else _TEMPLATE_FOLDERS)}
     carried: list[str] = []
@@ -211,22 +210,6 @@ def _require_inside(files: RepoFiles, source: str, path: str) -> None:
         )
 
 
-def _refuse_adapter_beside(files: RepoFiles, folder: str) -> None:
-    """Raise CheckpointError if a folder with a whole model also holds an adapter: config and weights."""
-    found = _weights_in(files, folder, ("adapter_model",))
-    if str(PurePosixPath(folder, ADAPTER_CONFIG)) not in files.sizes or not found:
-        return
-    place = f"'{folder}' of '{files.name}'" if folder else f"'{files.name}'"
-    raise CheckpointError(
-        f"{place} holds the weights of a whole model and those of an adapter on it ('{found[0]}').\n"
-        "transformers would load both, with the adapter active; whether the mix should include the adapter's change "
-        "is ambiguous.\n"
-        f"Move '{ADAPTER_CONFIG}' and '{found[0]}' to a folder of their own and name that one, with the model as its "
-        "`base`; or merge them with PEFT (`merge_and_unload`) and save the result; or remove the adapter's files.",
-        model=files.name,
-    )
-
-
 def _weights_in(files: RepoFiles, folder: str, stems: tuple[str, ...]) -> list[str]:
     """Weight files of these stems in a folder, or their indexes."""
     paths = [str(PurePosixPath(folder, f"{stem}{end}")) for stem in stems for end in (".safetensors", ".bin")]
@@ -234,7 +217,19 @@ def _weights_in(files: RepoFiles, folder: str, stems: tuple[str, ...]) -> list[s
 
 
 def _whole_weights(files: RepoFiles, folder: str) -> tuple[str, ...]:
-    """The weight files of a whole model or module, with their indexes."""
+    """The weight files of a whole model or module, with their indexes; an adapter beside them is refused."""
+    beside = _weights_in(files, folder, ("adapter_model",))
+    if beside and str(PurePosixPath(folder, ADAPTER_CONFIG)) in files.sizes:
+        place = f"'{folder}' of '{files.name}'" if folder else f"'{files.name}'"
+        raise CheckpointError(
+            f"{place} holds the weights of a whole model and those of an adapter on it ('{beside[0]}').\n"
+            "transformers would load both, with the adapter active; whether the mix should include the adapter's "
+            "change is ambiguous.\n"
+            f"Move '{ADAPTER_CONFIG}' and '{beside[0]}' to a folder of their own and name that one, with the model as "
+            "its `base`; or merge them with PEFT (`merge_and_unload`) and save the result; or remove the adapter's "
+            "files.",
+            model=files.name,
+        )
     try:
         weights = find_weights(files, folder)
     except SourceError as error:

@@ -65,8 +65,17 @@ def refuse_quantized(
         specs: its tensors as read from headers; `None` while only the config is known.
     """
     packed = _from_specs(specs or {})
-    found = _from_config(config) or _from_side_files(files, folder) or packed
-    if not found:
+    found = _from_config(config)
+    for name, known in _SIDE_FILES.items() if not found else ():
+        path = str(PurePosixPath(folder, name))
+        if path in files.sizes:
+            try:
+                named = json.loads(files.read(path)).get("quant_method")
+            except (ValueError, AttributeError):  # not JSON, or not a mapping
+                named = None
+            found = str(named or known), f"it has a '{path}'"
+            break
+    if not (found := found or packed):
         return
     method, sign = found
     if specs and not packed:
@@ -109,19 +118,6 @@ def _method_of(entry: object, key: str) -> str:
     if key == "quantization" and {"group_size", "bits"} <= entry.keys():
         return f"MLX ({entry['bits']} bits)"
     return str(entry.get("quant_algo") or "an unnamed method")
-
-
-def _from_side_files(files: RepoFiles, folder: str) -> tuple[str, str] | None:
-    for name, method in _SIDE_FILES.items():
-        path = str(PurePosixPath(folder, name))
-        if path in files.sizes:
-            try:
-                entry = json.loads(files.read(path))
-            except ValueError:
-                entry = {}
-            named = entry.get("quant_method") if isinstance(entry, dict) else None
-            return str(named or method), f"it has a '{path}'"
-    return None
 
 
 def _from_specs(specs: Mapping[str, TensorSpec]) -> tuple[str, str] | None:

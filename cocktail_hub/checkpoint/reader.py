@@ -31,12 +31,10 @@ class TensorReader(Protocol):
     @property
     def name(self) -> str:
         """The ingredient, for messages."""
-        ...
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
         """Tensor -> shape and dtype."""
-        ...
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out`.
@@ -50,29 +48,17 @@ class TensorReader(Protocol):
         Raises:
             CheckpointError: the file was truncated or changed.
         """
-        ...
 
     def close(self) -> None:
         """Close the files; nothing can be read afterwards."""
-        ...
-
-
-@runtime_checkable
-class BatchReader(Protocol):
-    """Reads many ranges in one call, which is faster for models of many small tensors."""
-
-    def read_ranges(self, ranges: Sequence[ElementRange], out: torch.Tensor) -> None:
-        """Copy the ranges, all of one dtype, one after the other into `out`, which they fill exactly."""
-        ...
 
 
 @runtime_checkable
 class ByteReader(Protocol):
-    """Reads without torch, straight from files."""
+    """Reads many ranges in one call, and without torch where it can."""
 
     def read_bytes(self, ranges: Sequence[ElementRange], out: memoryview) -> None:
-        """Copy the ranges one after the other into `out`, bytes that they fill exactly."""
-        ...
+        """Copy the ranges, all of one dtype, one after the other into `out`, bytes that they fill exactly."""
 
 
 @runtime_checkable
@@ -81,29 +67,23 @@ class WatchedReader(Protocol):
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a file was written to or replaced since it was opened."""
-        ...
-
-
-def read_ranges(reader: TensorReader, ranges: Sequence[ElementRange], out: torch.Tensor) -> None:
-    """Copy the ranges, all of one dtype, one after the other into `out`, which they fill exactly."""
-    if isinstance(reader, BatchReader):
-        reader.read_ranges(ranges, out)
-        return
-    done = 0
-    for tensor, start, stop in ranges:
-        reader.read(tensor, start, stop, out[done : done + stop - start])
-        done += stop - start
 
 
 def byte_reader(reader: TensorReader) -> Callable[[Sequence[ElementRange], memoryview], None]:
-    """Return a function that reads ranges of one dtype as bytes, from any reader."""
+    """Return `read_bytes` of a `ByteReader`, and the same function for any other reader."""
     if isinstance(reader, ByteReader):
         return reader.read_bytes
 
     def read(ranges: Sequence[ElementRange], out: memoryview) -> None:
         import torch
 
-        read_ranges(reader, ranges, torch.frombuffer(out, dtype=torch_dtype(reader.specs[ranges[0][0]].dtype)))
+        done = 0
+        for tensor, start, stop in ranges:
+            if start < stop:  # torch has no tensor over an empty buffer
+                dtype = torch_dtype(reader.specs[tensor].dtype)
+                values = torch.frombuffer(out, dtype=dtype, count=stop - start, offset=done)
+                reader.read(tensor, start, stop, values)
+                done += values.nbytes
 
     return read
 
@@ -127,7 +107,22 @@ class _Location(NamedTuple):
 class SafetensorsReader:
     """The tensors of safetensors files, read with plain reads: a truncated file is an error, never a crash."""
 
-    def __init__(self, name: str, files: Mapping[Path, Mapping[str, TensorSlot]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        files: Mapping[Path, Mapping[str, TensorSlot]],
+        expected: Mapping[Path, FileState] | None = None,
+    ) -> None:
+        """Open files.
+
+        Args:
+            name: the ingredient, for messages.
+            files: path -> tensor -> byte range.
+            expected: path -> state of the file when it was first opened, by another process.
+
+        Raises:
+            CheckpointError: a file is gone, cannot be opened, or is not in its expected state.
+        """
         self.name = name
         """The ingredient, for messages."""
         self.specs: dict[str, TensorSpec] = {}
@@ -142,18 +137,18 @@ class SafetensorsReader:
                 if isinstance(error, FileNotFoundError):
                     raise file_changed(path.name, name) from error
                 raise unreadable(f"'{path.name}' of '{name}' cannot be opened", error, name) from error
-            self._files.append((file, FileState.of(os.fstat(file.fd))))
+            state = FileState.of(os.fstat(file.fd))
+            self._files.append((file, state))
+            if expected and expected[path] != state:
+                self.close()
+                raise file_changed(path.name, name)
             for tensor, slot in slots.items():
                 self.specs[tensor] = slot.spec
                 self._locations[tensor] = _Location(file, slot.start, slot.stop, BITS[slot.spec.dtype] // 8)
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorReader.read`)."""
-        self.read_ranges([(tensor, start, stop)], out)
-
-    def read_ranges(self, ranges: Sequence[ElementRange], out: torch.Tensor) -> None:
-        """Copy the ranges one after the other into `out` (see `BatchReader.read_ranges`)."""
-        self.read_bytes(ranges, byte_view(out))
+        self.read_bytes([(tensor, start, stop)], byte_view(out))
 
     def read_bytes(self, ranges: Sequence[ElementRange], out: memoryview) -> None:
         """Copy the ranges into `out`, which they fill; those that are adjacent in the file are one read."""
@@ -212,19 +207,7 @@ class SafetensorsReader:
         files: dict[Path, dict[str, TensorSlot]] = {file.path: {} for file, _ in self._files}
         for tensor, location in self._locations.items():
             files[location.file.path][tensor] = TensorSlot(self.specs[tensor], location.start, location.stop)
-        return _reopened, (self.name, files, [state for _, state in self._files])
-
-
-def _reopened(
-    name: str, files: Mapping[Path, Mapping[str, TensorSlot]], states: Sequence[FileState]
-) -> SafetensorsReader:
-    """Reopen files. Raises CheckpointError if they have changed since they were first opened."""
-    reader = SafetensorsReader(name, files)
-    for (file, state), expected in zip(reader._files, states, strict=True):  # noqa: SLF001 - its own constructor
-        if state != expected:
-            reader.close()
-            raise file_changed(file.path.name, name)
-    return reader
+        return SafetensorsReader, (self.name, files, {file.path: state for file, state in self._files})
 
 
 def open_weights(weights: WeightFiles, root: Path | str) -> SafetensorsReader | PickledReader:

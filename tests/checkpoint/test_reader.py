@@ -15,11 +15,10 @@ from safetensors.torch import save_file
 from cocktail_hub.checkpoint import reader as source_module
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.reader import (
-    BatchReader,
     SafetensorsReader,
-    WatchedReader,
+    byte_reader,
+    byte_view,
     open_weights,
-    read_ranges,
 )
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError
@@ -64,32 +63,32 @@ def test_a_part_of_a_tensor_is_read(source: SafetensorsReader, start: int, stop:
 
 @given(st.lists(st.tuples(st.sampled_from(["half", "more"]), st.integers(0, 7), st.integers(0, 7)), max_size=8))
 @settings(max_examples=50, deadline=None)
-def test_pieces_come_one_after_the_other(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[str, int, int]]
+def test_ranges_fill_the_buffer_in_their_order(
+    tmp_path_factory: pytest.TempPathFactory, ranges: list[tuple[str, int, int]]
 ) -> None:
     folder = tmp_path_factory.mktemp("m")
     save_file(TENSORS, folder / "model.safetensors")
-    pieces = [(name, min(a, b), max(a, b)) for name, a, b in pieces]
-    expected = torch.cat([torch.zeros(0).bfloat16(), *(TENSORS[n].flatten()[a:b] for n, a, b in pieces)])
+    ranges = [(name, min(a, b), max(a, b)) for name, a, b in ranges]
+    expected = torch.cat([torch.zeros(0).bfloat16(), *(TENSORS[n].flatten()[a:b] for n, a, b in ranges)])
     out = torch.empty_like(expected)
     with closing(open_weights(read_weight_files(LocalFiles(folder)), folder)) as source:
-        read_ranges(source, pieces, out)
+        source.read_bytes(ranges, byte_view(out))
     assert torch.equal(out, expected)
 
 
-def test_neighbours_in_the_file_are_one_read(source: SafetensorsReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adjacent_ranges_of_a_file_are_one_read(source: SafetensorsReader, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     whole = PositionalFile.read_into
     monkeypatch.setattr(
         PositionalFile, "read_into", lambda file, out, offset: reads.append(len(out)) or whole(file, out, offset)
     )
     names = [name for name in source.specs if name in ("half", "more")]
-    pieces = [(name, 0, source.specs[name].numel) for name in names]
-    read_ranges(source, pieces, torch.empty(19, dtype=torch.bfloat16))
+    ranges = [(name, 0, source.specs[name].numel) for name in names]
+    source.read_bytes(ranges, byte_view(torch.empty(19, dtype=torch.bfloat16)))
     assert reads == [38]
 
 
-def test_a_plain_source_is_read_piece_by_piece(source: SafetensorsReader) -> None:
+def test_any_other_reader_is_read_range_by_range(source: SafetensorsReader) -> None:
     class Plain:
         name = "plain"
         specs = source.specs
@@ -100,13 +99,8 @@ def test_a_plain_source_is_read_piece_by_piece(source: SafetensorsReader) -> Non
         def close(self) -> None: ...
 
     out = torch.empty(5, dtype=torch.bfloat16)
-    read_ranges(Plain(), [("half", 1, 3), ("more", 0, 3)], out)
+    byte_reader(Plain())([("half", 1, 3), ("half", 2, 2), ("more", 0, 3)], byte_view(out))
     assert out.tolist() == [1, 2, 0, 1, 2]
-
-
-def test_a_source_can_read_batches_and_watch_its_files(source: SafetensorsReader) -> None:
-    assert isinstance(source, BatchReader)
-    assert isinstance(source, WatchedReader)
 
 
 def test_reading_beyond_a_tensor_is_an_error(source: SafetensorsReader) -> None:

@@ -127,28 +127,19 @@ def adapt(base: WeightFiles, base_config: Mapping[str, Any], adapter: Adapter) -
             if change.left or not adapter.config.tied or not targets.is_first_name(name):
                 targets.refuse_tied(name)
             changes[name], specs[name] = _fit(adapter, name, change, specs.get(name))
+    # Neither its shape nor PEFT's one flag for all matrices says how a square matrix is stored: the model's class does.
+    # Building it takes seconds, so only a model with a sign of matrices stored as (in, out) is built: all of them, such
+    # as GPT-2, have a matrix that is not square and has a bias with an element per column.
+    biased = ((spec, base.specs.get(f"{name.removesuffix('weight')}bias")) for name, spec in base.specs.items())
+    turned = any(bias and not _is_square(spec) and bias.shape == spec.shape[1:] for spec, bias in biased)
     hint = adapter.config.transposed or any(change.transposed for change in changes.values())
-    if hint or (_has_transposed(base.specs) and targets.known):
-        # Neither its shape nor PEFT's one flag for all matrices says how a square matrix is stored: the model's class
-        # does. Other models are spared the seconds that loading transformers takes.
+    if hint or (turned and targets.known):
         for name, change in changes.items():
             if change.left and not change.transposed and _is_square(specs[name]):
                 changes[name] = replace(change, transposed=targets.is_transposed(name))
     for name in targets.unused():
         del specs[name]
     return AdaptedWeights(base=base, adapter=adapter, specs=specs, changes=changes, config=targets.config_for(specs))
-
-
-def _has_transposed(specs: Mapping[str, TensorSpec]) -> bool:
-    """Whether a matrix that is not square has a bias of as many elements as it has columns, which then are outputs.
-
-    Models that store matrices as (in, out) have at least one: GPT-2 has queries, keys and values in one matrix.
-    """
-    for name, spec in specs.items():
-        bias = specs.get(f"{name.removesuffix('weight')}bias")
-        if bias is not None and not _is_square(spec) and bias.shape == spec.shape[1:]:
-            return True
-    return False
 
 
 def _modules(adapter: Adapter) -> dict[str, dict[str, str]]:

@@ -81,7 +81,8 @@ class AdaptedReader:
             last = min(first + step, -(-stop // width))
             rows = self._rows(tensor, change, first, last)
             if change.magnitude:
-                rows = rows * self._magnitudes(tensor, change, first, last)
+                factor = self._matrix(change.magnitude).reshape(-1) / self._norm(tensor, change)
+                rows = rows * (factor[None, :] if change.transposed else factor[first:last, None])
             begin, end = max(start, first * width), min(stop, last * width)
             found = rows.reshape(-1)[begin - first * width : end - first * width]
             round_settled(found, out[begin - start : end - start])
@@ -126,12 +127,6 @@ class AdaptedReader:
                 model=self.name,
             )
         return raw.double().reshape(spec.shape[0], -1)
-
-    def _magnitudes(self, tensor: str, change: Change, first: int, last: int) -> torch.Tensor:
-        """DoRA's factor for rows `first:last`: magnitude over norm of each output, a column or, transposed, a row."""
-        norms = self._norm(tensor, change)
-        factor = self._matrix(change.magnitude).reshape(-1) / norms
-        return factor[None, :] if change.transposed else factor[first:last, None]
 
     def _norm(self, tensor: str, change: Change) -> torch.Tensor:
         """Norm of W + scale * B @ A per output. The first thread reads the tensor once; others wait for it."""

@@ -198,17 +198,14 @@ class _Match:
             group, wanted = self._map.groups[target], self.first.map.renamed
             self._convert(Block(joins=(group,), named=tuple((t, wanted[t]) for t in group.targets if t in wanted)))
         else:
-            self._find_tied(name, target)
-
-    def _find_tied(self, name: str, target: str | None) -> None:
-        tied = self.first.model.tied(target) if target else frozenset()
-        if target and not tied and self._own_model:  # tied here, though not in the first one
-            tied = self._own_model.tied(target)
-        source = next((self._map.renamed[t] for t in sorted(tied) if t in self._map.renamed), None)
-        if source is not None:
-            self._take(name, source, what="tied")
-        else:
-            self._lacks(name, self.first.model.spares(target or self.first.map.unknown.get(name, name)))
+            tied = self.first.model.tied(target) if target else frozenset()
+            if target and not tied and self._own_model:  # tied here, though not in the first one
+                tied = self._own_model.tied(target)
+            source = next((self._map.renamed[t] for t in sorted(tied) if t in self._map.renamed), None)
+            if source is not None:
+                self._take(name, source, what="tied")
+            else:
+                self._lacks(name, self.first.model.spares(target or self.first.map.unknown.get(name, name)))
 
     @cached_property
     def _own_model(self) -> CanonicalModel | None:
@@ -311,7 +308,20 @@ class _Match:
         for name, spec in self.specs.items():
             expected = self.first.specs[name]
             if spec.shape != expected.shape:
-                raise self._different_shape(name, spec.shape, expected.shape)
+                what = f"'{name}' has shape {list(spec.shape)}, but {list(expected.shape)} in '{first}'"
+                sizes = {_vocabulary(self.first.config), _vocabulary(self.config)}
+                if spec.shape[1:] == expected.shape[1:] and {*spec.shape[:1], *expected.shape[:1]} & sizes:
+                    entries = f"its vocabulary has {spec.shape[0]} entries, that of '{first}' {expected.shape[0]}"
+                    what = f"{entries}: {what}"
+                raise IncompatibleError(
+                    f"Cannot mix '{model}': {what}.\n"
+                    "Tensors are averaged element by element, so all ingredients must share one architecture and "
+                    "vocabulary.\n"
+                    f"Remove '{model}' from `ingredients`, or choose a revision fine-tuned from the same base as "
+                    f"'{first}'.",
+                    model=model,
+                    tensor=name,
+                )
             if _differ(spec, expected):
                 raise IncompatibleError(
                     f"Cannot mix '{model}': '{name}' is {spec.dtype}, but {expected.dtype} in '{first}'.\n"
@@ -320,20 +330,6 @@ class _Match:
                     model=model,
                     tensor=name,
                 )
-
-    def _different_shape(self, tensor: str, found: tuple[int, ...], expected: tuple[int, ...]) -> IncompatibleError:
-        model, first = self.weights.name, self.first.name
-        what = f"'{tensor}' has shape {list(found)}, but {list(expected)} in '{first}'"
-        sizes = {_vocabulary(self.first.config), _vocabulary(self.config)}
-        if found[1:] == expected[1:] and {*found[:1], *expected[:1]} & sizes:
-            what = f"its vocabulary has {found[0]} entries, that of '{first}' {expected[0]}: {what}"
-        return IncompatibleError(
-            f"Cannot mix '{model}': {what}.\n"
-            "Tensors are averaged element by element, so every ingredient must share one architecture and vocabulary.\n"
-            f"Remove '{model}' from `ingredients`, or choose a revision fine-tuned from the same base as '{first}'.",
-            model=model,
-            tensor=tensor,
-        )
 
 
 def _listed(names: Sequence[str]) -> str:

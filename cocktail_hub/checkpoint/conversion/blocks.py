@@ -147,12 +147,7 @@ def _moved_rows(
 ) -> dict[str, torch.Tensor] | None:
     """Convert consecutive numbers instead of weights: the source row of each target row, `None` if rows are split.
 
-    Args:
-        block: the conversion.
-        model: converts it.
-        sources: the block's tensors.
-        row: size of the last dimension, which most conversions leave alone.
-        columns: its size while tracing, a divisor of `row`.
+    `row` is the size of the last dimension, which most conversions leave alone; `columns`, a divisor, replaces it here.
     """
     numbered: dict[str, torch.Tensor] = {}
     first = 0
@@ -175,12 +170,9 @@ def _moved_rows(
 
 
 def _ranges(rows: torch.Tensor, starts: Sequence[int], row: int) -> tuple[SourceRange, ...]:
-    """Cut a tensor of row numbers wherever the next row is not the next one of the same source.
+    """Cut a tensor of row numbers, which count through all sources, where the next row is not the source's next one.
 
-    Args:
-        rows: source of each row, numbered through all sources.
-        starts: number of each source's first row.
-        row: elements per row.
+    `starts` are the numbers of the sources' first rows, `row` is the number of elements per row.
     """
     flat = rows.reshape(-1)
     breaks = (flat[1:] != flat[:-1] + 1).nonzero().reshape(-1) + 1

@@ -117,7 +117,31 @@ class CanonicalModel:
         Raises:
             IncompatibleError: transformers does not know the model, so names cannot be matched.
         """
-        self._model = _meta_model(config, name)
+        import torch
+        import transformers
+
+        def decoded(entry: dict[str, Any]) -> Any:
+            return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
+
+        # transformers writes numbers that JSON lacks as {"__float__": "Infinity"}
+        config = json.loads(json.dumps(dict(config)), object_hook=decoded)
+        model_type = config.get("model_type")
+        architecture = next(iter(config.get("architectures") or ()), None)
+        try:
+            parsed = transformers.CONFIG_MAPPING[model_type].from_dict(config)
+            cls = getattr(transformers, architecture or "", None) or transformers.MODEL_MAPPING[type(parsed)]
+            with torch.device("meta"):
+                self._model: Any = cls(parsed)
+        except Exception as error:  # every model validates its config in its own way
+            why = " ".join(str(error).split())
+            raise IncompatibleError(
+                f"The ingredients name their tensors differently, and transformers {transformers.__version__} cannot "
+                f"build {architecture or 'a model'} of type {model_type!r} from the config of '{name}' to match them "
+                f"({why}).\n"
+                "Tensors of models with their own code are matched by name alone.\n"
+                "Use ingredients that were saved with the same names, or a version of transformers that has the model.",
+                model=name,
+            ) from error
         self._state: dict[str, torch.Tensor] = self._model.state_dict()
         self._prefix: str = self._model.base_model_prefix
         buffers = {key for key, _ in self._model.named_buffers()}
@@ -165,7 +189,7 @@ class CanonicalModel:
         Args:
             raw_of: unwrapped name -> name in the file, as from `unwrapped`.
         """
-        from transformers.core_model_loading import dot_natural_key
+        from transformers.core_model_loading import dot_natural_key, rename_source_key
 
         converters, renamings = copy.deepcopy(self._transforms)  # some have state
         found = NameMap()
@@ -173,12 +197,17 @@ class CanonicalModel:
         converter_of: dict[str, int] = {}
         index_of = {pattern: i for i, c in enumerate(converters) for pattern in c.source_patterns}
         for name in sorted(raw_of, key=dot_natural_key):
-            target, seen, pattern = self._target(name, renamings, converters)
+            target, pattern = rename_source_key(name, renamings, converters, self._prefix, self._state)
+            if target not in self._state and name in self._state:  # already the model's name, which must not be renamed
+                target, pattern = rename_source_key(name, [], [], self._prefix, self._state)
             if target not in self._state or (pattern is None and target in found.renamed):
                 found.unknown[raw_of[name]] = target
             elif pattern is None:
                 found.renamed[target] = raw_of[name]
             else:
+                seen = name  # by the converter
+                for renaming in renamings:
+                    seen, _ = renaming.rename_source_key(seen)
                 converter_of.setdefault(target, index_of[pattern])
                 collected.setdefault(target, []).append((raw_of[name], seen, pattern))
         for first, sources in collected.items():
@@ -240,43 +269,3 @@ class CanonicalModel:
         transforms = get_model_conversion_mapping(self._model)
         converters = [t for t in transforms if isinstance(t, WeightConverter)]
         return converters, [t for t in transforms if isinstance(t, WeightRenaming)]
-
-    def _target(self, name: str, renamings: list[Any], converters: list[Any]) -> tuple[str, str, str | None]:
-        """Model name of one tensor, the name that its converter sees, and the converter's pattern, if any."""
-        from transformers.core_model_loading import rename_source_key
-
-        target, pattern = rename_source_key(name, renamings, converters, self._prefix, self._state)
-        if target not in self._state and name in self._state:  # already the model's name, which must not be renamed
-            target, pattern = rename_source_key(name, [], [], self._prefix, self._state)
-        seen = name
-        for renaming in renamings if pattern is not None else ():
-            seen, _ = renaming.rename_source_key(seen)
-        return target, seen, pattern
-
-
-def _meta_model(config: Mapping[str, Any], name: str) -> Any:
-    """The model of a config on the `meta` device."""
-    import torch
-    import transformers
-
-    def decoded(entry: dict[str, Any]) -> Any:
-        return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
-
-    # transformers writes numbers that JSON lacks as {"__float__": "Infinity"}
-    config = json.loads(json.dumps(dict(config)), object_hook=decoded)
-    model_type = config.get("model_type")
-    architecture = next(iter(config.get("architectures") or ()), None)
-    try:
-        parsed = transformers.CONFIG_MAPPING[model_type].from_dict(config)
-        cls = getattr(transformers, architecture or "", None) or transformers.MODEL_MAPPING[type(parsed)]
-        with torch.device("meta"):
-            return cls(parsed)
-    except Exception as error:  # every model validates its config in its own way
-        why = " ".join(str(error).split())
-        raise IncompatibleError(
-            f"The ingredients name their tensors differently, and transformers {transformers.__version__} cannot build "
-            f"{architecture or 'a model'} of type {model_type!r} from the config of '{name}' to match them ({why}).\n"
-            "Tensors of models with their own code are matched by name alone.\n"
-            "Use ingredients that were saved with the same names, or a version of transformers that knows the model.",
-            model=name,
-        ) from error

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
 from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel
-from cocktail_hub.checkpoint.reader import WatchedReader, open_weights, read_ranges
+from cocktail_hub.checkpoint.reader import WatchedReader, byte_reader, byte_view, open_weights
 from cocktail_hub.errors import IncompatibleError
-from cocktail_hub.methods.dtypes import torch_dtype
+from cocktail_hub.methods.dtypes import itemsize, torch_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,14 +136,14 @@ def _are_equal(reader: TensorReader, one: str, other: str) -> bool:
 
 
 class MappedReader:
-    """A `TensorReader` and `BatchReader` that reads another one under other names and in other shapes."""
+    """A `TensorReader` and `ByteReader` that reads another one under other names and in other shapes."""
 
     def __init__(self, mapping: TensorMapping, reader: TensorReader) -> None:
         self.name = mapping.name
         """The ingredient, for messages."""
         self.specs = mapping.specs
         """Tensor -> shape and dtype, under the first ingredient's names."""
-        self._mapping, self._reader = mapping, reader
+        self._mapping, self._reader, self._read_bytes = mapping, reader, byte_reader(reader)
         self._starts = {  # first element of each range in the tensor that the ranges make up
             name: list(itertools.accumulate((stop - start for _, start, stop in ranges), initial=0))
             for name, ranges in mapping.ranges.items()
@@ -155,23 +155,24 @@ class MappedReader:
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorReader.read`)."""
-        self.read_ranges([(tensor, start, stop)], out)
+        self.read_bytes([(tensor, start, stop)], byte_view(out))
 
-    def read_ranges(self, ranges: Sequence[ElementRange], out: torch.Tensor) -> None:
-        """Copy the ranges one after the other into `out`."""
-        pending: list[ElementRange] = []
+    def read_bytes(self, ranges: Sequence[ElementRange], out: memoryview) -> None:
+        """Copy the ranges one after the other into `out` (see `ByteReader.read_bytes`)."""
+        pending: list[ElementRange] = []  # ranges of the file that fill out[begin:done]
         begin = done = 0
         for tensor, start, stop in ranges:
+            nbytes = (stop - start) * itemsize(self.specs[tensor].dtype)
             if tensor in self._block_of:
-                read_ranges(self._reader, pending, out[begin:done])
-                out[done : done + stop - start].copy_(self._convert(tensor)[start:stop])
-                pending, begin = [], done + stop - start
+                self._read_bytes(pending, out[begin:done])
+                out[done : done + nbytes] = byte_view(self._convert(tensor)[start:stop])
+                pending, begin = [], done + nbytes
             elif tensor in self._starts:
                 pending += self._in_file(tensor, start, stop)
             else:
                 pending.append((self._mapping.names[tensor], start, stop))
-            done += stop - start
-        read_ranges(self._reader, pending, out[begin:done])
+            done += nbytes
+        self._read_bytes(pending, out[begin:done])
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a file has changed since it was opened."""

@@ -94,7 +94,7 @@ class LocalFiles:
                 raise file_changed(path, self.name)
 
     def path(self, path: str) -> Path:
-        """Return where a file lies on this machine.
+        """Return the local path of a file.
 
         Raises:
             SourceError: there is no such file, or it is a link that leaves the folder.

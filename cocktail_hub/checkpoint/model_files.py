@@ -179,11 +179,7 @@ def _model_folders(files: RepoFiles) -> tuple[str, ...]:
 
 
 def _routes(files: RepoFiles, folder: str) -> tuple[str, ...]:
-    """The folder of a module; for a Router, which has no weights itself, first those of the modules it routes to.
-
-    Raises:
-        CheckpointError: a path leaves the repository.
-    """
+    """The folder of a module; for a Router, which has no weights itself, first those of the modules it routes to."""
     path = str(PurePosixPath(folder, ROUTER))
     if path not in files.sizes:
         return (folder,)

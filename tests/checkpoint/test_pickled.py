@@ -155,16 +155,16 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.slow
-def test_no_damage_whatever_is_more_than_a_refusal_in_words(tmp_path, state):
+def test_any_damage_is_refused_with_a_message(tmp_path, state):
     files = save(tmp_path, state)
-    whole, specs = (tmp_path / FILE).read_bytes(), read_pickle_specs(files, FILE)
+    whole, weights = (tmp_path / FILE).read_bytes(), read_weight_files(files)
     for seed in range(500):
         (tmp_path / FILE).unlink()  # another file, rather than new content of one that may be mapped
         (tmp_path / FILE).write_bytes(damaged(whole, random.Random(seed)))
         with contextlib.suppress(CocktailError):
             read_pickle_specs(Counted(tmp_path), FILE)
-        with contextlib.suppress(CocktailError), contextlib.closing(opened(Counted(tmp_path))) as source:
-            for name in specs:
+        with contextlib.suppress(CocktailError), contextlib.closing(open_weights(weights, tmp_path)) as source:
+            for name in weights.specs:
                 read_all(source, name, state[name].dtype)
 
 
@@ -269,15 +269,15 @@ def test_errors_survive_pickling(tmp_path):
     assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
 
 
-def test_a_sharded_bin_checkpoint_is_one_layout(tmp_path):
+def test_the_shards_of_a_bin_checkpoint_are_read_as_one(tmp_path):
     state = {"a": torch.ones(2), "b": torch.arange(6.0).reshape(2, 3).t()}
     torch.save({"a": state["a"]}, tmp_path / "pytorch_model-00001-of-00002.bin")
     torch.save({"b": state["b"]}, tmp_path / "pytorch_model-00002-of-00002.bin")
     weight_map = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
     (tmp_path / f"{FILE}.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    layout = read_weight_files(LocalFiles(tmp_path))
-    assert (layout.format, dict(layout.file_of)) == ("pickle", weight_map)
-    with contextlib.closing(open_weights(layout, tmp_path)) as source:
+    weights = read_weight_files(LocalFiles(tmp_path))
+    assert (weights.format, dict(weights.file_of)) == ("pickle", weight_map)
+    with contextlib.closing(open_weights(weights, tmp_path)) as source:
         for name, tensor in state.items():
             assert torch.equal(read_all(source, name, torch.float32), tensor)
 

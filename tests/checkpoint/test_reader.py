@@ -14,12 +14,7 @@ from safetensors.torch import save_file
 
 from cocktail_hub.checkpoint import reader as source_module
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.reader import (
-    SafetensorsReader,
-    byte_reader,
-    byte_view,
-    open_weights,
-)
+from cocktail_hub.checkpoint.reader import SafetensorsReader, byte_reader, byte_view, open_weights
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.storage.positional_file import PositionalFile

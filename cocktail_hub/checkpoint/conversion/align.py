@@ -112,9 +112,9 @@ class _Match:
         self.specs: dict[str, TensorSpec] = {}
         """Shapes and dtypes of what is read, under the first one's names."""
         self.missing: list[str] = []
-        """Names that are nowhere in this ingredient, against the recipe."""
+        """Names that this ingredient lacks without the recipe allowing it."""
         self.extra: list[str] = []
-        """Names in the file that the first ingredient lacks, against the recipe."""
+        """Names in the file that the first ingredient lacks without the recipe allowing it."""
         self._names: dict[str, str] = {}
         self._ranges: dict[str, tuple[ElementRange, ...]] = {}
         self._blocks: list[Block] = []
@@ -124,7 +124,7 @@ class _Match:
         self._used: set[str] = set()
 
     def mapping(self) -> TensorMapping:
-        """Match by name if that is sufficient, else by what transformers knows of the model."""
+        """Match by name if that is sufficient, else by transformers' conversions of the model."""
         mine = {name: self.weights.specs[raw].shape for name, raw in self.raw_of.items() if not is_rebuilt(name)}
         same = mine == {name: spec.shape for name, spec in self.first.specs.items() if not is_rebuilt(name)}
         if same or "model_type" not in self.first.config:

@@ -63,7 +63,7 @@ class Block:
 
     @property
     def form(self) -> tuple[Any, ...]:
-        """Key that is equal for blocks whose elements move in the same way, whatever their names are."""
+        """Key that is equal for blocks whose elements move in the same way, under any names."""
         groups = (*self.joins, *((self.split,) if self.split else ()))
         cuts = tuple((group.converter, group.patterns, len(group.targets)) for group in groups)
         return cuts, len(self.renamed), len(self.named), self.split is None

@@ -1,8 +1,8 @@
 """Tensor names: those of a model, by transformers' own conversions, and what a name alone says.
 
 Checkpoints of one model differ in names (`LayerNorm.gamma`, a `bert.` prefix or none) and in shape (one tensor per
-expert, or all experts in one). transformers can convert each of them to the model; this module asks it, on a model
-without memory (`meta` device). It reads no weights, and loads torch and transformers only to build a model.
+expert, or all experts in one). transformers converts each of them to the model; here it does so on a model without
+memory (`meta` device). No weights are read, and torch and transformers are loaded only to build a model.
 """
 
 from __future__ import annotations

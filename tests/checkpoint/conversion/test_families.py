@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 import torch
-from checkpoint_helpers import read_all, views
+from checkpoint_helpers import mappings, read_all
 from model_zoo import FAMILIES, MORE_FAMILIES
 from safetensors.torch import load_file, save_file
 
@@ -42,7 +42,7 @@ def save(model, root, way):
 
 def mix(first, other, root, model_class):
     """Write the mean of two checkpoints under the first one's names, and load it as anyone would."""
-    one, two = views(first, other)
+    one, two = mappings(first, other)
     with closing(one.open(first)) as a, closing(two.open(other)) as b:
         states = read_all(a, 77), read_all(b)
     root.mkdir()

@@ -1,8 +1,8 @@
 """Matrix products and sums with the same bytes on every processor.
 
 A library's matrix product adds in an order that depends on the processor, and so does the rounding. Here the factors
-are first split into parts of so few bits that every sum of their products is exact in float64, in any order of additions
-(Ozaki et al., Numerical Algorithms 59, 2012). Then the order no longer matters.
+are first split into parts of so few bits that every sum of their products is exact in float64 (Ozaki et al., Numerical
+Algorithms 59, 2012). Then the order no longer matters.
 """
 
 from __future__ import annotations

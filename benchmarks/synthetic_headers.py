@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cocktail_hub.checkpoint.header import render_header
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+from cocktail_hub.checkpoint.header import TensorSpec, render_header
 
 SHARD_BYTES = 5_000_000_000
 """Size of the input files, as `save_pretrained` cuts them."""

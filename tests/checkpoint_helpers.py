@@ -1,8 +1,11 @@
-"""Save tiny checkpoints and read them back through views."""
+"""Save tiny checkpoints and read them back through mappings."""
 
 import json
+from contextlib import closing
 
 import torch
+import transformers as hf
+from model_zoo import FAMILIES
 from safetensors.torch import load_file, save_file
 
 from cocktail_hub.checkpoint.conversion.align import align
@@ -31,9 +34,9 @@ def config_of(root):
     return json.loads((root / "config.json").read_text())
 
 
-def views(*roots, **kwargs):
-    layouts = [read_weight_files(LocalFiles(root, name=root.name)) for root in roots]
-    return align(layouts, [config_of(root) for root in roots], **kwargs)
+def mappings(*roots, **kwargs):
+    weights = [read_weight_files(LocalFiles(root, name=root.name)) for root in roots]
+    return align(weights, [config_of(root) for root in roots], **kwargs)
 
 
 def read_all(source, piece=None):
@@ -49,6 +52,28 @@ def read_all(source, piece=None):
     return found
 
 
-def read(view, root):
-    with view.open(root) as source:
+def read(mapping, root):
+    with closing(mapping.open(root)) as source:
         return read_all(source)
+
+
+def both_ways(family, tmp_path):
+    """The same model saved with a tensor per expert, and with all experts in one."""
+    torch.manual_seed(0)
+    model = FAMILIES[family]()
+    parts, fused = tmp_path / "parts", tmp_path / "fused"
+    model.save_pretrained(parts)
+    model.save_pretrained(fused, save_original_format=False)
+    return parts, fused
+
+
+def tied_pair(tmp_path, *, head):
+    """A Llama that ties its embeddings, and one that has a head of its own as well."""
+    extra = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    config = hf.LlamaConfig(
+        **extra, num_attention_heads=2, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0
+    )
+    tied = saved(hf.LlamaForCausalLM(config), tmp_path / "tied")
+    state = state_of(tied)
+    state["lm_head.weight"] = head(state["model.embed_tokens.weight"])
+    return tied, write(tmp_path / "both", state, config_of(tied))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,7 +62,7 @@ def names(folders: Sequence[Path]) -> tuple[str, ...]:
 
 def opened(stack: ExitStack, folders: Sequence[Path], folder: str = "") -> list[SafetensorsReader]:
     layouts = [(read_weight_files(LocalFiles(path, name=path.name), folder), path) for path in folders]
-    return [stack.enter_context(open_weights(layout, path)) for layout, path in layouts]
+    return [stack.enter_context(closing(open_weights(layout, path))) for layout, path in layouts]
 
 
 def plan(folders: Sequence[Path], **options: Any) -> MergePlan:

@@ -2,7 +2,7 @@
 
 Averaging packed integers would give noise, and transformers loads some of these formats as if they were not
 quantised. So a checkpoint is refused when either its config or its tensors say that it is quantised.
-Dequantising is not done: it carries rounding noise into the mix, and the unquantised model is nearly always at hand.
+It is not dequantised: that adds rounding noise to the mix, and the unquantised model is nearly always available.
 """
 
 from __future__ import annotations
@@ -15,17 +15,24 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from cocktail_hub.checkpoint.files import RepoFiles
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+    from cocktail_hub.checkpoint.header import TensorSpec
 
 PACKED_DTYPES = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 """Floats of 8 bits or less: only quantised checkpoints hold them."""
 PACKING_INTEGERS = frozenset({"U8", "I8", "U16", "I16", "U32", "I32"})
-"""Integers that weights are packed into. I64 is left out: it holds positions and counts."""
+"""Integers that weights are packed into. I64 is not one of them: it holds positions and counts."""
 
-_SIDE_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json", "quanto_qmap.json")
+_CONFIG_KEYS = ("quantization_config", "quantization", "compression_config")
+_SIDE_FILES = {
+    "quantize_config.json": "GPTQ",
+    "quant_config.json": "AWQ",
+    "hf_quant_config.json": "ModelOpt",
+    "quanto_qmap.json": "quanto",
+}
+"""JSON file beside the config -> the method, where the file does not name it."""
 _METHODS: tuple[tuple[str, str], ...] = (
     ("GPTQ or AWQ", r"(^|\.)(qweight|qzeros|g_idx)$"),
     ("compressed-tensors", r"\.weight_(packed|zero_point)$"),
@@ -36,7 +43,14 @@ _METHODS: tuple[tuple[str, str], ...] = (
     ("quanto", r"\.weight\._data(\.\w+)?$"),
 )
 """Method, and the integer tensors that only it writes."""
+_BESIDE = {
+    "scales": "MLX",
+    **dict.fromkeys(("SCB", "weight.absmax", "weight_format"), "bitsandbytes"),
+    "weight_scale": "integers and scales",
+}
+"""Tensor beside integers that are named `weight` -> method."""
 _BITSANDBYTES = r"\.(absmax|quant_map|nested_absmax|SCB|quant_state\.bitsandbytes__\w+)$"
+_QUANTIZED_NAME = re.compile(r"gptq|awq|int[48]|fp8|4bit|8bit|bnb|quant", re.IGNORECASE)
 
 
 def refuse_quantized(
@@ -51,73 +65,59 @@ def refuse_quantized(
         specs: its tensors as read from headers; `None` while only the config is known.
     """
     packed = _from_specs(specs or {})
-    found = _from_config(config, "config.json") or _from_side_files(files, folder) or packed
-    if found and specs and not packed:
+    found = _from_config(config)
+    for name, known in _SIDE_FILES.items() if not found else ():
+        path = str(PurePosixPath(folder, name))
+        if path in files.sizes:
+            try:
+                named = json.loads(files.read(path)).get("quant_method")
+            except (ValueError, AttributeError):  # not JSON, or not a mapping
+                named = None
+            found = str(named or known), f"it has a '{path}'"
+            break
+    if not (found := found or packed):
+        return
+    method, sign = found
+    if specs and not packed:
         raise CheckpointError(
-            f"'{files.name}' says that it is quantised with {found[0]} ({found[1]}), but its tensors are not packed.\n"
+            f"'{files.name}' says that it is quantised with {method} ({sign}), but its tensors are not packed.\n"
             "A mix would inherit that entry and be quantised whenever it is loaded.\n"
             "Save the model without it, or mix the unquantised model that it was made from.",
             model=files.name,
         )
-    if found:
-        raise _refusal(files.name, *found, base=_base_of(config))
-
-
-def _refusal(model: str, method: str, sign: str, *, base: str) -> CheckpointError:
-    original = f"'{base}'" if base else "the unquantised model that it was made from (see its card)"
-    return CheckpointError(
-        f"'{model}' is quantised with {method}: {sign}.\n"
-        "Packed weights cannot be averaged, and unpacking them would carry their rounding into the mix.\n"
+    base = str(config.get("_name_or_path"))
+    hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", base) and not _QUANTIZED_NAME.search(base)
+    original = f"'{base}'" if hub_id else "the unquantised model that it was made from (see its card)"
+    raise CheckpointError(
+        f"'{files.name}' is quantised with {method}: {sign}.\n"
+        "Packed weights cannot be averaged, and unpacking them would add their rounding to the mix.\n"
         f"Mix {original} instead, and quantise the result.",
-        model=model,
+        model=files.name,
     )
 
 
-def _from_config(config: Mapping[str, Any], where: str) -> tuple[str, str] | None:
-    """Look for a quantisation entry in a config and in those of its parts (`text_config`, `vision_config`...)."""
-    for place, part in _parts(config, ""):
-        for key in ("quantization_config", "quantization", "compression_config"):
-            entry = part.get(key)
-            if entry:
-                return _method_of(entry, key), f"`{place}{key}` in {where}"
-    return None
-
-
-def _parts(config: Mapping[str, Any], place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield place, config
-    for key, value in config.items():
-        if key.endswith("_config") and not key.startswith("quantization") and isinstance(value, dict):
-            yield from _parts(value, f"{place}{key}.")
+def _from_config(config: Mapping[str, Any], prefix: str = "") -> tuple[str, str] | None:
+    """Method and sign of quantisation in a config or a config inside of it (`text_config`, `vision_config`...)."""
+    for key in _CONFIG_KEYS:
+        if entry := config.get(key):
+            return _method_of(entry, key), f"`{prefix}{key}` in config.json"
+    inner = (key for key, value in config.items() if key.endswith("_config") and isinstance(value, dict))
+    found = (_from_config(config[key], f"{prefix}{key}.") for key in inner if key not in _CONFIG_KEYS)
+    return next(filter(None, found), None)
 
 
 def _method_of(entry: object, key: str) -> str:
     if not isinstance(entry, dict):
         return f"`{entry}`"
+    loaded = next((f"{bits}" for bits in (8, 4) if entry.get(f"load_in_{bits}bit")), None)
     if "quant_method" in entry:
-        bits = next((f" ({entry[k]} bits)" for k in ("bits", "w_bit", "nbits") if k in entry), "")
-        if entry.get("load_in_8bit") or entry.get("load_in_4bit"):
-            bits = " (8 bits)" if entry.get("load_in_8bit") else " (4 bits)"
-        return f"{entry['quant_method']}{bits}"
-    if entry.get("load_in_8bit") or entry.get("load_in_4bit"):
+        bits = loaded or next((entry[k] for k in ("bits", "w_bit", "nbits") if k in entry), None)
+        return f"{entry['quant_method']} ({bits} bits)" if bits else str(entry["quant_method"])
+    if loaded:
         return "bitsandbytes"
     if key == "quantization" and {"group_size", "bits"} <= entry.keys():
         return f"MLX ({entry['bits']} bits)"
     return str(entry.get("quant_algo") or "an unnamed method")
-
-
-def _from_side_files(files: RepoFiles, folder: str) -> tuple[str, str] | None:
-    for name in _SIDE_FILES:
-        path = str(PurePosixPath(folder, name))
-        if path not in files.sizes:
-            continue
-        try:
-            entry = json.loads(files.read(path))
-        except ValueError:
-            entry = {}
-        method = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ", "quanto_qmap.json": "quanto"}.get(name)
-        named = entry.get("quant_method") if isinstance(entry, dict) else None
-        return str(named or method or "ModelOpt"), f"it has a '{path}'"
-    return None
 
 
 def _from_specs(specs: Mapping[str, TensorSpec]) -> tuple[str, str] | None:
@@ -127,32 +127,12 @@ def _from_specs(specs: Mapping[str, TensorSpec]) -> tuple[str, str] | None:
             return ("FP8" if spec.dtype.startswith("F8") else f"{spec.dtype} floats"), sign
         if re.search(_BITSANDBYTES, name):
             return "bitsandbytes", f"it has a tensor '{name}'"
-        if spec.dtype in PACKING_INTEGERS:
-            method = next((method for method, pattern in _METHODS if re.search(pattern, name)), None)
-            if method:
-                return method, sign
-            if name.rpartition(".")[2] in {"weight", "kernel"}:  # other integers are positions, masks, indices
-                return _method_of_weight(name, specs), sign
+        if spec.dtype not in PACKING_INTEGERS:
+            continue
+        method = next((method for method, pattern in _METHODS if re.search(pattern, name)), None)
+        stem, _, leaf = name.rpartition(".")
+        if method is None and leaf in {"weight", "kernel"}:  # other integers are positions, masks, indices
+            method = next((method for other, method in _BESIDE.items() if f"{stem}.{other}" in specs), "integers")
+        if method:
+            return method, sign
     return None
-
-
-def _method_of_weight(name: str, specs: Mapping[str, TensorSpec]) -> str:
-    """Name the method that writes integers under the plain name `weight`, from what lies beside it."""
-    stem = name.rpartition(".")[0]
-    beside = {other.removeprefix(f"{stem}.") for other in specs if other.startswith(f"{stem}.")}
-    if "scales" in beside:
-        return "MLX"
-    if beside & {"SCB", "weight.absmax", "weight_format"}:
-        return "bitsandbytes"
-    return "integers and scales" if "weight_scale" in beside else "integers"
-
-
-def _base_of(config: Mapping[str, Any]) -> str:
-    """Name the unquantised model where the config remembers it and it is not a path of someone's machine."""
-    name = config.get("_name_or_path")
-    hub_id = isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
-    return (
-        str(name)
-        if hub_id and not re.search(r"gptq|awq|int[48]|fp8|4bit|8bit|bnb|quant", str(name), re.IGNORECASE)
-        else ""
-    )

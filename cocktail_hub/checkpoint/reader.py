@@ -1,42 +1,40 @@
-"""The tensors of one ingredient, read a piece at a time into memory that the caller owns."""
+"""The tensors of one ingredient, read range by range into memory that the caller owns."""
 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from cocktail_hub.checkpoint.files import FileState, LocalFiles, file_changed
+from cocktail_hub.checkpoint.files import FileState, LocalFiles, file_changed, unreadable
 from cocktail_hub.checkpoint.header import TensorSlot, read_header
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import BITS, torch_dtype
-from cocktail_hub.storage.positional_file import PositionalFile, too_many_files
+from cocktail_hub.storage.positional_file import PositionalFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     import torch
 
+    from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.pickled import PickledReader
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 ElementRange = tuple[str, int, int]
 """Elements `start:stop` of the flattened tensor of this name."""
 
 
 class TensorReader(Protocol):
-    """Anything that tensors can be read from: files, renamed files, a base with an adapter."""
+    """Reads tensors: of files, of files under other names, of a base with an adapter. Many threads may read at once."""
 
     @property
     def name(self) -> str:
         """The ingredient, for messages."""
-        ...
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
         """Tensor -> shape and dtype."""
-        ...
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out`.
@@ -48,65 +46,44 @@ class TensorReader(Protocol):
             out: 1-D, contiguous, on the CPU, of the tensor's dtype and exactly `stop - start` elements.
 
         Raises:
-            CheckpointError: the file is shorter than it was, or has changed.
-
-        Many threads may read at once.
+            CheckpointError: the file was truncated or changed.
         """
-        ...
 
     def close(self) -> None:
-        """Let go of files; nothing is read after that."""
-        ...
-
-
-@runtime_checkable
-class BatchReader(Protocol):
-    """A source that reads many pieces in one go: worth it for models of many small tensors."""
-
-    def read_pieces(self, pieces: Sequence[ElementRange], out: torch.Tensor) -> None:
-        """Copy the pieces, all of one dtype, one after the other into `out`, which they fill exactly."""
-        ...
+        """Close the files; nothing can be read afterwards."""
 
 
 @runtime_checkable
 class ByteReader(Protocol):
-    """A source that reads without torch, straight from files."""
+    """Reads many ranges in one call, and without torch where it can."""
 
-    def read_bytes(self, pieces: Sequence[ElementRange], out: memoryview) -> None:
-        """Copy the pieces one after the other into `out`, bytes that they fill exactly."""
-        ...
+    def read_bytes(self, ranges: Sequence[ElementRange], out: memoryview) -> None:
+        """Copy the ranges, all of one dtype, one after the other into `out`, bytes that they fill exactly."""
 
 
 @runtime_checkable
 class WatchedReader(Protocol):
-    """A source that can tell whether what it reads from has changed since it was opened."""
+    """Knows whether its files have changed since they were opened."""
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError if a file behind this source is not what it was when it was opened."""
-        ...
+        """Raise CheckpointError if a file was written to or replaced since it was opened."""
 
 
-def read_pieces(source: TensorReader, pieces: Sequence[ElementRange], out: torch.Tensor) -> None:
-    """Copy the pieces, all of one dtype, one after the other into `out`, which they fill exactly."""
-    if isinstance(source, BatchReader):
-        source.read_pieces(pieces, out)
-        return
-    done = 0
-    for tensor, start, stop in pieces:
-        source.read(tensor, start, stop, out[done : done + stop - start])
-        done += stop - start
+def byte_reader(reader: TensorReader) -> Callable[[Sequence[ElementRange], memoryview], None]:
+    """Return `read_bytes` of a `ByteReader`, and the same function for any other reader."""
+    if isinstance(reader, ByteReader):
+        return reader.read_bytes
 
-
-def byte_reader(source: TensorReader) -> Callable[[Sequence[ElementRange], memoryview], None]:
-    """Return how pieces of one dtype are read into memory that is no tensor yet, whatever the source."""
-    if isinstance(source, ByteReader):
-        return source.read_bytes
-
-    def read(pieces: Sequence[ElementRange], out: memoryview) -> None:
+    def read(ranges: Sequence[ElementRange], out: memoryview) -> None:
         import torch
 
-        dtype = torch_dtype(source.specs[pieces[0][0]].dtype)
-        read_pieces(source, pieces, torch.frombuffer(out, dtype=dtype))
+        done = 0
+        for tensor, start, stop in ranges:
+            if start < stop:  # torch has no tensor over an empty buffer
+                dtype = torch_dtype(reader.specs[tensor].dtype)
+                values = torch.frombuffer(out, dtype=dtype, count=stop - start, offset=done)
+                reader.read(tensor, start, stop, values)
+                done += values.nbytes
 
     return read
 
@@ -118,8 +95,8 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
     return tensor.view(torch.uint8).numpy().data
 
 
-class _Place(NamedTuple):
-    """One tensor's place in an open file; a plain tuple because it is looked up for each tensor of each model."""
+class _Location(NamedTuple):
+    """Where one tensor is stored; a plain tuple because it is looked up for each tensor of each model."""
 
     file: PositionalFile
     start: int
@@ -127,54 +104,73 @@ class _Place(NamedTuple):
     itemsize: int
 
 
-class SafetensorsReader(AbstractContextManager["SafetensorsReader"]):
-    """The tensors of safetensors files, read with plain reads: a file cut short is an error, never a crash."""
+class SafetensorsReader:
+    """The tensors of safetensors files, read with plain reads: a truncated file is an error, never a crash."""
 
-    def __init__(self, name: str, files: Mapping[Path, Mapping[str, TensorSlot]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        files: Mapping[Path, Mapping[str, TensorSlot]],
+        expected: Mapping[Path, FileState] | None = None,
+    ) -> None:
+        """Open files.
+
+        Args:
+            name: the ingredient, for messages.
+            files: path -> tensor -> byte range.
+            expected: path -> state of the file when it was first opened, by another process.
+
+        Raises:
+            CheckpointError: a file is gone, cannot be opened, or is not in its expected state.
+        """
         self.name = name
         """The ingredient, for messages."""
         self.specs: dict[str, TensorSpec] = {}
         """Tensor -> shape and dtype."""
-        self._places: dict[str, _Place] = {}
+        self._locations: dict[str, _Location] = {}
         self._files: list[tuple[PositionalFile, FileState]] = []
         for path, slots in files.items():
-            file = self._opened(path)
-            self._files.append((file, FileState.of(os.fstat(file.fd))))
+            try:
+                file = PositionalFile(path)
+            except OSError as error:
+                self.close()
+                if isinstance(error, FileNotFoundError):
+                    raise file_changed(path.name, name) from error
+                raise unreadable(f"'{path.name}' of '{name}' cannot be opened", error, name) from error
+            state = FileState.of(os.fstat(file.fd))
+            self._files.append((file, state))
+            if expected and expected[path] != state:
+                self.close()
+                raise file_changed(path.name, name)
             for tensor, slot in slots.items():
                 self.specs[tensor] = slot.spec
-                self._places[tensor] = _Place(file, slot.start, slot.stop, BITS[slot.spec.dtype] // 8)
+                self._locations[tensor] = _Location(file, slot.start, slot.stop, BITS[slot.spec.dtype] // 8)
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorReader.read`)."""
-        self.read_pieces([(tensor, start, stop)], out)
+        self.read_bytes([(tensor, start, stop)], byte_view(out))
 
-    def read_pieces(self, pieces: Sequence[ElementRange], out: torch.Tensor) -> None:
-        """Copy the pieces one after the other into `out` (see `BatchReader.read_pieces`)."""
-        self.read_bytes(pieces, byte_view(out))
-
-    def read_bytes(self, pieces: Sequence[ElementRange], out: memoryview) -> None:
-        """Copy pieces into `out`, which they fill; those that follow each other in the file are one read."""
+    def read_bytes(self, ranges: Sequence[ElementRange], out: memoryview) -> None:
+        """Copy the ranges into `out`, which they fill; those that are adjacent in the file are one read."""
         file: PositionalFile | None = None
         begin = end = done = total = 0  # the pending read: bytes begin:end of `file` go to out[done:]
-        for tensor, start, stop in pieces:
-            place = self._places[tensor]
-            first, last = place.start + start * place.itemsize, place.start + stop * place.itemsize
-            if not place.itemsize:
-                raise CheckpointError(
-                    f"'{tensor}' of '{self.name}' packs elements into parts of bytes.", model=self.name
-                )
-            if start < 0 or last > place.stop:
+        for tensor, start, stop in ranges:
+            location = self._locations[tensor]
+            first, last = location.start + start * location.itemsize, location.start + stop * location.itemsize
+            if not location.itemsize:
+                raise CheckpointError(f"'{tensor}' of '{self.name}' has sub-byte elements.", model=self.name)
+            if start < 0 or last > location.stop:
                 raise IndexError(f"'{tensor}' has no elements {start}:{stop}")
             if first == last:
                 continue
             total += last - first
-            if file is not place.file or first != end:
+            if file is not location.file or first != end:
                 done += self._fill(file, out[done : done + end - begin], begin)
-                file, begin = place.file, first
+                file, begin = location.file, first
             end = last
         done += self._fill(file, out[done : done + end - begin], begin)
         if total != len(out):
-            raise ValueError(f"The pieces have {total} bytes, `out` has {len(out)}")
+            raise ValueError(f"The ranges have {total} bytes, `out` has {len(out)}")
 
     def _fill(self, file: PositionalFile | None, view: memoryview, offset: int) -> int:
         if file is None:
@@ -183,43 +179,22 @@ class SafetensorsReader(AbstractContextManager["SafetensorsReader"]):
             file.ask_ahead(offset + len(view))
             count = file.read_into(view, offset)
         except OSError as error:
-            raise self._unreadable(file.path, offset, error) from error
+            what = f"Reading '{file.path.name}' of '{self.name}' failed at byte {offset}"
+            raise unreadable(what, error, self.name) from error
         if count != len(view):
             raise CheckpointError(
                 f"'{file.path.name}' of '{self.name}' ends at byte {os.fstat(file.fd).st_size}, but its tensors go on "
                 f"to byte {offset + len(view)}.\n"
-                "It was cut short after it was opened, so the rest of its weights is lost.\n"
+                "It was truncated after it was opened, so the rest of its weights is lost.\n"
                 "Download or save it again, then run the same command again: finished shards are kept.",
                 model=self.name,
             )
         return count
 
-    def _opened(self, path: Path) -> PositionalFile:
-        try:
-            return PositionalFile(path)
-        except OSError as error:
-            self.close()
-            gone = isinstance(error, FileNotFoundError)
-            raise (file_changed(path.name, self.name) if gone else self._unreadable(path, 0, error)) from error
-
-    def _unreadable(self, path: Path, offset: int, error: OSError) -> CheckpointError:
-        words = too_many_files(error, f"'{path.name}' of '{self.name}' cannot be opened")
-        return CheckpointError(
-            words
-            or f"Reading '{path.name}' of '{self.name}' failed at byte {offset}: {error}.\n"
-            "Without these weights the mix cannot be finished.\n"
-            "Check the disk or network share, then run the same command again: finished shards are kept.",
-            model=self.name,
-        )
-
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a file was written to or replaced since it was opened."""
         for file, opened in self._files:
-            try:
-                now = {FileState.of(os.fstat(file.fd)), FileState.of(file.path.stat())}
-            except OSError:  # gone from its path: changed as well
-                now = set()
-            if now != {opened}:
+            if not FileState.of(os.fstat(file.fd)) == FileState.at(file.path) == opened:
                 raise file_changed(file.path.name, self.name)
 
     def close(self) -> None:
@@ -227,60 +202,43 @@ class SafetensorsReader(AbstractContextManager["SafetensorsReader"]):
         for file, _ in self._files:
             file.close()
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickled, it is what to open again, in another process of this machine."""
+        """Pickled, it is the files to reopen in another process of this machine."""
         files: dict[Path, dict[str, TensorSlot]] = {file.path: {} for file, _ in self._files}
-        for tensor, place in self._places.items():
-            files[place.file.path][tensor] = TensorSlot(self.specs[tensor], place.start, place.stop)
-        return _reopened, (self.name, files, [stamp for _, stamp in self._files])
+        for tensor, location in self._locations.items():
+            files[location.file.path][tensor] = TensorSlot(self.specs[tensor], location.start, location.stop)
+        return SafetensorsReader, (self.name, files, {file.path: state for file, state in self._files})
 
 
-def _reopened(
-    name: str, files: Mapping[Path, Mapping[str, TensorSlot]], stamps: Sequence[FileState]
-) -> SafetensorsReader:
-    """Open files once more. Raises CheckpointError if they are not those that were open."""
-    source = SafetensorsReader(name, files)
-    for (file, stamp), expected in zip(source._files, stamps, strict=True):  # noqa: SLF001 - its own maker
-        if stamp != expected:
-            source.close()
-            raise file_changed(file.path.name, name)
-    return source
-
-
-def open_weights(layout: WeightFiles, root: Path | str) -> SafetensorsReader | PickledReader:
-    """Open the weight files of a layout that lie under `root`, and check that they are what the layout says.
+def open_weights(weights: WeightFiles, root: Path | str) -> SafetensorsReader | PickledReader:
+    """Open weight files under `root`, and check that they hold the tensors whose headers were read.
 
     Args:
-        layout: what `read_weight_files` found, here or on the Hub.
+        weights: what `read_weight_files` found, here or on the Hub.
         root: the folder that holds the repository's files on this machine.
 
     Raises:
-        CheckpointError: a file is damaged, or is not the one the layout was read from.
+        CheckpointError: a file is damaged, or is not the one whose header was read.
         SourceError: a file is missing or cannot be read.
     """
-    if layout.format == "pickle":
+    files = LocalFiles(root, name=weights.name)
+    reader: SafetensorsReader | PickledReader
+    if weights.format == "pickle":
         from cocktail_hub.checkpoint.pickled import PickledReader
 
-        return PickledReader(layout, Path(root))
-    files = LocalFiles(root, name=layout.name)
-    slots: dict[Path, Mapping[str, TensorSlot]] = {}
-    specs: dict[str, TensorSpec] = {}
-    for path in layout.weight_files:
-        header = read_header(files, str(PurePosixPath(path)))
-        slots[files.path(path)] = header.tensors
-        specs |= {tensor: slot.spec for tensor, slot in header.tensors.items()}
-    if specs != layout.specs:
-        differing = sorted(
-            name for name in specs.keys() | layout.specs.keys() if specs.get(name) != layout.specs.get(name)
-        )
+        reader = PickledReader(files, weights.weight_files)
+    else:
+        tensors = {path: read_header(files, path).tensors for path in weights.weight_files}
+        reader = SafetensorsReader(weights.name, {files.path(path): slots for path, slots in tensors.items()})
+    if reader.specs != weights.specs:
+        reader.close()
+        names = reader.specs.keys() | weights.specs.keys()
+        differing = min(name for name in names if reader.specs.get(name) != weights.specs.get(name))
         raise CheckpointError(
-            f"The weight files of '{layout.name}' in '{root}' are not those that were checked: "
-            f"'{differing[0]}' differs.\n"
+            f"The weight files of '{weights.name}' in '{root}' are not those that were checked: "
+            f"'{differing}' differs.\n"
             "They changed after their headers were read, or belong to another revision.\n"
             "Download the model again.",
-            model=layout.name,
+            model=weights.name,
         )
-    return SafetensorsReader(layout.name, slots)
+    return reader

@@ -1,28 +1,60 @@
-"""Which files of a folder hold its weights, and what is in them: known from headers alone."""
+"""Which files of a folder hold its weights, and which tensors are in them: known from headers alone."""
 
 from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cocktail_hub.checkpoint.header import read_header
-from cocktail_hub.checkpoint.tensor_spec import Format, WeightFiles, WeightPaths
 from cocktail_hub.errors import CheckpointError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping
 
     from cocktail_hub.checkpoint.files import RepoFiles
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+    from cocktail_hub.checkpoint.header import TensorSpec
 
 HEADER_READERS = 16
-"""Headers read side by side: over the network each is a round trip."""
-_POINTER = b"version https://git-lfs.github.com/spec/"
-_POINTER_BYTES = 1024
-"""A file of Git LFS that stands for another one is shorter than this."""
+"""Headers read in parallel: over the network each is a round trip."""
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LFS_POINTER_BYTES = 1024
+"""Every pointer file of Git LFS is shorter than this."""
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".onnx", ".msgpack", ".h5", ".pt", ".pth", ".ckpt")
+
+Format = Literal["safetensors", "pickle"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightPaths:
+    """The one set of weight files that a loader would pick from a folder."""
+
+    format: Format
+    """Of all of the files."""
+    paths: tuple[str, ...]
+    """Posix paths from the root of the repository, sorted."""
+    weight_map: Mapping[str, str] | None
+    """Tensor -> path from the index; `None` for a single file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFiles:
+    """The tensors of one folder of an ingredient, and the files that hold them."""
+
+    name: str
+    """The ingredient, for messages."""
+    folder: str
+    """Folder of the repository, posix, '' for its root."""
+    format: Format
+    """Of all of the files."""
+    weight_files: tuple[str, ...]
+    """Paths from the root of the repository."""
+    specs: Mapping[str, TensorSpec]
+    """Tensor -> shape and dtype, in the order of files and of the data in them."""
+    file_of: Mapping[str, str]
+    """Tensor -> path from the root of the repository."""
 
 
 def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> WeightPaths:
@@ -31,14 +63,16 @@ def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> 
     Args:
         files: the repository.
         folder: posix path of a folder in it, '' for the root.
-        stem: name of the file without suffix: 'model', or 'adapter_model' for PEFT.
+        stem: file name without suffix: 'model', or 'adapter_model' for PEFT.
 
     Raises:
         SourceError: the folder has no weights in either format, or lacks a shard.
         CheckpointError: the index is damaged.
     """
-    pickled = "pytorch_model" if stem == "model" else stem
-    candidates: tuple[tuple[Format, str], ...] = (("safetensors", f"{stem}.safetensors"), ("pickle", f"{pickled}.bin"))
+    candidates: tuple[tuple[Format, str], ...] = (
+        ("safetensors", f"{stem}.safetensors"),
+        ("pickle", "pytorch_model.bin" if stem == "model" else f"{stem}.bin"),
+    )
     for kind, name in candidates:
         path = str(PurePosixPath(folder, name))
         if path in files.sizes:
@@ -46,7 +80,7 @@ def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> 
         if f"{path}.index.json" in files.sizes:
             weight_map = _read_index(files, folder, f"{path}.index.json")
             return WeightPaths(format=kind, paths=tuple(sorted(set(weight_map.values()))), weight_map=weight_map)
-    place = f"'{files.name}'" if not folder else f"'{folder}' of '{files.name}'"
+    place = f"'{folder}' of '{files.name}'" if folder else f"'{files.name}'"
     inside = [path for path in files.sizes if str(PurePosixPath(path).parent) == (folder or ".")]
     found = ", ".join(path for path in inside if path.endswith(_WEIGHT_SUFFIXES)) or "no weight files"
     raise SourceError(
@@ -57,34 +91,30 @@ def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> 
 
 
 def read_weight_files(files: RepoFiles, folder: str = "", *, stem: str = "model") -> WeightFiles:
-    """Read what a folder's weights look like, from headers alone.
+    """Read the headers of a folder's weight files.
 
     Args:
         files: the repository.
         folder: posix path of a folder in it, '' for the root.
-        stem: name of the weight file without suffix: 'model', or 'adapter_model' for PEFT.
+        stem: file name without suffix: 'model', or 'adapter_model' for PEFT.
 
     Raises:
         SourceError: the folder has no weights, or a file cannot be read.
         CheckpointError: a file is damaged, or index and shards disagree.
     """
     weights = find_weights(files, folder, stem=stem)
-    _refuse_pointers(files, weights.paths)
-    read_specs = _pickle_specs if weights.format == "pickle" else _safetensors_specs
     with ThreadPoolExecutor(min(HEADER_READERS, len(weights.paths))) as pool:
-        specs_of = list(pool.map(lambda path: read_specs(files, path), weights.paths))
+        specs_of = list(pool.map(lambda path: _read_specs(files, path, weights.format), weights.paths))
     specs: dict[str, TensorSpec] = {}
     file_of: dict[str, str] = {}
     for path, found in zip(weights.paths, specs_of, strict=True):
-        for tensor, spec in found.items():
-            if tensor in specs:
-                raise _disagrees(files.name, f"'{tensor}' is in both '{file_of[tensor]}' and '{path}'")
-            specs[tensor] = spec
-            file_of[tensor] = path
+        for tensor in specs.keys() & found.keys():
+            raise _disagree(files.name, f"'{tensor}' is in both '{file_of[tensor]}' and '{path}'")
+        specs |= found
+        file_of |= dict.fromkeys(found, path)
     for tensor, path in (weights.weight_map or {}).items():
         if file_of.get(tensor) != path:
-            raise _disagrees(files.name, f"the index has '{tensor}' in '{path}', where it is not")
-    _refuse_half_characters(files.name, specs)
+            raise _disagree(files.name, f"the index has '{tensor}' in '{path}', which does not hold it")
     return WeightFiles(
         name=files.name,
         folder=folder,
@@ -95,43 +125,36 @@ def read_weight_files(files: RepoFiles, folder: str = "", *, stem: str = "model"
     )
 
 
-def _refuse_pointers(files: RepoFiles, paths: Sequence[str]) -> None:
-    for path in paths:
-        if files.sizes[path] < _POINTER_BYTES and files.read(path).startswith(_POINTER):
-            raise CheckpointError(
-                f"'{path}' of '{files.name}' is a pointer of Git LFS, not the weights themselves.\n"
-                "The repo was cloned without its large files.\n"
-                "Run `git lfs pull` in it, or name the model by its Hub id.",
-                model=files.name,
-            )
+def _read_specs(files: RepoFiles, path: str, kind: Format) -> dict[str, TensorSpec]:
+    """Shapes and dtypes in one file, which a clone without Git LFS may have left as a pointer."""
+    if files.sizes[path] < _LFS_POINTER_BYTES and files.read(path).startswith(_LFS_POINTER):
+        raise CheckpointError(
+            f"'{path}' of '{files.name}' is a pointer of Git LFS, not the weights themselves.\n"
+            "The repo was cloned without its large files.\nRun `git lfs pull` in it, or name the model by its Hub id.",
+            model=files.name,
+        )
+    if kind == "pickle":
+        from cocktail_hub.checkpoint.pickled import read_pickle_specs  # loads torch
 
-
-def _refuse_half_characters(model: str, names: Iterable[str]) -> None:
-    for name in names:
+        specs = read_pickle_specs(files, path)
+    else:
+        specs = {tensor: slot.spec for tensor, slot in read_header(files, path).tensors.items()}
+    for tensor in specs:
         try:
-            name.encode()
+            tensor.encode()
         except UnicodeEncodeError as error:
             raise CheckpointError(
-                f"The name {name!a} of a tensor of '{model}' is not valid text.\nNo weight file could hold it.\n"
+                f"The name {tensor!a} of a tensor of '{files.name}' is not valid text.\nNo weight file could hold it.\n"
                 "Download or save the model again.",
-                model=model,
+                model=files.name,
             ) from error
+    return specs
 
 
-def _safetensors_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:
-    return {tensor: slot.spec for tensor, slot in read_header(files, path).tensors.items()}
-
-
-def _pickle_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:
-    from cocktail_hub.checkpoint.pickled import read_pickle_specs  # loads torch
-
-    return read_pickle_specs(files, path)
-
-
-def _disagrees(model: str, what: str) -> CheckpointError:
+def _disagree(model: str, what: str) -> CheckpointError:
     return CheckpointError(
         f"The weight files of '{model}' disagree: {what}.\n"
-        "Which tensor is meant cannot be known, so nothing was mixed.\n"
+        "Which tensor is meant is ambiguous, so nothing was mixed.\n"
         "Download or save the model again.",
         model=model,
     )
@@ -143,10 +166,10 @@ def _read_index(files: RepoFiles, folder: str, path: str) -> dict[str, str]:
         weight_map = json.loads(files.read(path))["weight_map"]
         shards = {name: PurePosixPath(name) for name in set(weight_map.values())}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _disagrees(files.name, f"'{path}' is no index with a `weight_map` of tensors to files") from error
+        raise _disagree(files.name, f"'{path}' is not an index with a `weight_map` of tensors to files") from error
     for shard in sorted(shards.values()):
         if shard.is_absolute() or ".." in shard.parts or "\\" in str(shard):
-            raise _disagrees(files.name, f"'{path}' names '{shard}', outside of its folder")
+            raise _disagree(files.name, f"'{path}' names '{shard}', which is outside of its folder")
         if str(PurePosixPath(folder, shard)) not in files.sizes:
             raise SourceError(
                 f"'{files.name}' lacks the shard '{PurePosixPath(folder, shard)}' that '{path}' names.\n"
@@ -154,6 +177,6 @@ def _read_index(files: RepoFiles, folder: str, path: str) -> dict[str, str]:
                 "Download or save the model again, with all of its shards."
             )
     if not shards:
-        raise _disagrees(files.name, f"'{path}' names no tensor")
+        raise _disagree(files.name, f"'{path}' names no tensor")
     paths = {name: str(PurePosixPath(folder, shard)) for name, shard in shards.items()}
     return {tensor: paths[name] for tensor, name in weight_map.items()}

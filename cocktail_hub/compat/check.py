@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cocktail_hub.checkpoint.conversion.tensor_mapping import TensorMapping
+    from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import TensorReader
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
     from cocktail_hub.hub import Hub
     from cocktail_hub.recipe import LayerRule, ModelReference, Recipe
 
@@ -78,7 +79,7 @@ class Model:
 
     def holder(self, mapping: TensorMapping) -> ResolvedModel:
         """Where the whole tensors behind a mapping are: the body for the transformer, the home for other modules."""
-        return self.body if isinstance(mapping.layout, AdaptedWeights) else self.home
+        return self.body if isinstance(mapping.weights, AdaptedWeights) else self.home
 
     def config_in(self, folder: str) -> Mapping[str, Any]:
         """config.json of the transformer or of another module."""
@@ -110,7 +111,7 @@ class Roots:
 
     def open(self, mapping: TensorMapping) -> TensorReader:
         """Open the weights behind a mapping."""
-        if isinstance(mapping.layout, AdaptedWeights):
+        if isinstance(mapping.weights, AdaptedWeights):
             return mapping.open(self.body, self.adapter)
         return mapping.open(self.home or self.body)
 
@@ -223,7 +224,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     _refuse_unused_rules(recipe.layers, components)
     require_same_rows(names, configs)
     models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
-        replace(model, config=mapping.layout.config) if isinstance(mapping.layout, AdaptedWeights) else model
+        replace(model, config=mapping.weights.config) if isinstance(mapping.weights, AdaptedWeights) else model
         for model, mapping in zip(models, components[0].mappings, strict=True)
     )
     report = CompatibilityReport(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.checkpoint.header import TensorSlot
     from cocktail_hub.checkpoint.reader import TensorReader
-    from cocktail_hub.checkpoint.tensor_spec import WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
     from cocktail_hub.compat import Component, Model
     from cocktail_hub.merge.plan import ShardPlan
     from cocktail_hub.resolve.resolve import ResolvedModel
@@ -211,12 +211,12 @@ def _open(model: Model, mapping: TensorMapping, places: Places) -> TensorReader:
         whole: TensorReader = open_weights(layout, _root(model.holder(mapping), layout))
     else:
         whole = SafetensorsReader(layout.name, places)
-    if not isinstance(mapping.layout, AdaptedWeights):
+    if not isinstance(mapping.weights, AdaptedWeights):
         return whole
-    adapter = mapping.layout.adapter.layout
+    adapter = mapping.weights.adapter.weights
     from cocktail_hub.checkpoint.adapters.reader import AdaptedReader  # loads torch
 
-    return AdaptedReader(mapping.layout, whole, open_weights(adapter, _root(model.located, adapter)))
+    return AdaptedReader(mapping.weights, whole, open_weights(adapter, _root(model.located, adapter)))
 
 
 def _root(located: ResolvedModel, layout: WeightFiles) -> Path:

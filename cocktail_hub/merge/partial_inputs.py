@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.conversion.tensor_mapping import TensorMapping
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.checkpoint.header import Header
-    from cocktail_hub.checkpoint.tensor_spec import WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 
 def own_weight_files(mapping: TensorMapping) -> WeightFiles:
     """The layout of the whole model behind a view: for an adapter, its base's."""
-    return mapping.layout.base if isinstance(mapping.layout, AdaptedWeights) else mapping.layout
+    return mapping.weights.base if isinstance(mapping.weights, AdaptedWeights) else mapping.weights
 
 
 def needed_tensors(mapping: TensorMapping, names: Iterable[str]) -> set[str]:
@@ -38,8 +38,8 @@ def needed_tensors(mapping: TensorMapping, names: Iterable[str]) -> set[str]:
     for name in names:
         if name in blocks:
             found.update(blocks[name].sources)
-        elif name in mapping.runs:
-            found.update(run.source for run in mapping.runs[name])
+        elif name in mapping.ranges:
+            found.update(source for source, _, _ in mapping.ranges[name])
         else:
             found.add(mapping.names[name])
     return _unreplaced(mapping, found)
@@ -52,9 +52,9 @@ def tied_tensors(mapping: TensorMapping) -> set[str]:
 
 def _unreplaced(mapping: TensorMapping, names: Collection[str]) -> set[str]:
     """Without the tensors that an adapter brings whole."""
-    if not isinstance(mapping.layout, AdaptedWeights):
+    if not isinstance(mapping.weights, AdaptedWeights):
         return set(names)
-    changes, base = mapping.layout.changes, mapping.layout.base.specs
+    changes, base = mapping.weights.changes, mapping.weights.base.specs
     return {name for name in names if name in base and not (name in changes and changes[name].replaced_by)}
 
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import huggingface_hub
 
-from cocktail_hub.checkpoint.header import render_header
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+from cocktail_hub.checkpoint.header import TensorSpec, render_header
 from cocktail_hub.errors import CheckpointError, IncompatibleError, RecipeError, did_you_mean
 from cocktail_hub.merge.engine.budget import Budget
 from cocktail_hub.methods.dtypes import EXACT, MIXABLE, itemsize, mixable_dtype

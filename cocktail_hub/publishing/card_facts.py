@@ -21,7 +21,7 @@ from cocktail_hub.resolve.resolve import open_model
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+    from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.compat import ModelKind
     from cocktail_hub.hub import Hub
     from cocktail_hub.merge.plan import MergePlan

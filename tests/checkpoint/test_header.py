@@ -13,8 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.header import MAX_HEADER_BYTES, parse_header, read_header, render_header
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+from cocktail_hub.checkpoint.header import MAX_HEADER_BYTES, TensorSpec, parse_header, read_header, render_header
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import BITS
 
@@ -69,22 +68,22 @@ def test_a_file_without_tensors_is_valid() -> None:
     [
         ({"a": entry(0, 4)}, 3, "its tensors end at byte 72, but the file has 71 bytes: it is truncated"),
         ({"a": entry(0, 4)}, 5, "its tensors end at byte 72, but the file has 73 bytes"),
-        ({"a": entry(0, 4), "b": entry(2, 6)}, 6, "inside of the tensor before it, ending at"),
+        ({"a": entry(0, 4), "b": entry(2, 6)}, 6, "before the previous tensor's end at"),
         ({"a": entry(0, 4), "b": entry(6, 8)}, 8, "before 'b', belong to no tensor"),
         ({"a": entry(1, 4)}, 4, "before 'a', belong to no tensor"),
-        ({"a": entry(4, 0, shape=[4])}, 4, "'a' has the offsets [4, 0], which are no range"),
+        ({"a": entry(4, 0, shape=[4])}, 4, "'a' has the offsets [4, 0], which are not a range"),
         ({"a": entry(0, 4, shape=[5])}, 4, "'a' needs 5 bytes for U8 [5], but its offsets span [0, 4]"),
-        ({"a": entry(0, 4, shape=[-4])}, 4, "'a' has the shape [-4], which is no list of sizes"),
-        ({"a": entry(0, 4, shape=[True, 4])}, 4, "which is no list of sizes"),
-        ({"a": entry(0, 4, shape=4)}, 4, "which is no list of sizes"),
+        ({"a": entry(0, 4, shape=[-4])}, 4, "'a' has the shape [-4], which is not a list of sizes"),
+        ({"a": entry(0, 4, shape=[True, 4])}, 4, "which is not a list of sizes"),
+        ({"a": entry(0, 4, shape=4)}, 4, "which is not a list of sizes"),
         ({"a": entry(0, 4, dtype="I9")}, 4, "'a' has the unknown dtype 'I9'"),
         ({"a": entry(0, 4, dtype=["F32"])}, 4, "'a' has the unknown dtype"),
-        ({"a": entry(0, 4) | {"data_offsets": [0, 4.0]}}, 4, "which are no range"),
-        ({"a": entry(0, 4) | {"data_offsets": [0, 2, 4]}}, 4, "which are no range"),
+        ({"a": entry(0, 4) | {"data_offsets": [0, 4.0]}}, 4, "which are not a range"),
+        ({"a": entry(0, 4) | {"data_offsets": [0, 2, 4]}}, 4, "which are not a range"),
         ({"a": {"dtype": "U8", "shape": [4]}}, 4, "the entry of 'a' lacks dtype, shape or data_offsets"),
         ({"a": 7}, 0, "the entry of 'a' lacks"),
         ({"__metadata__": {"a": 1}}, 0, "its `__metadata__` is not a map of strings"),
-        ([], 0, "it is no JSON object"),
+        ([], 0, "it is not a JSON object"),
     ],
 )
 def test_a_damaged_header_is_refused_with_numbers(entries: object, data: int, message: str) -> None:
@@ -94,19 +93,19 @@ def test_a_damaged_header_is_refused_with_numbers(entries: object, data: int, me
     assert "'model.safetensors' of 'org/m' is not a readable safetensors file" in str(caught.value)
 
 
-def test_a_name_twice_is_refused() -> None:
+def test_a_duplicate_name_is_refused() -> None:
     one = json.dumps(entry(0, 1))
     with pytest.raises(CheckpointError, match="its header has 'a' twice"):
         parse(None, data=1, text=f'{{"a": {one}, "a": {one}}}')
 
 
 @pytest.mark.parametrize("text", ["{", "", '{"a": NaN}', "[" * 100_000])
-def test_text_that_is_no_json_is_refused(text: str) -> None:
+def test_text_that_is_not_json_is_refused(text: str) -> None:
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         parse(None, text=text)
 
 
-def test_bytes_that_are_no_text_are_refused() -> None:
+def test_bytes_that_are_not_text_are_refused() -> None:
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         parse_header(b"\xff\xfe{}", size=12, path="x", model="m")
 
@@ -171,3 +170,28 @@ def test_a_rendered_header_is_read_by_the_safetensors_library(tmp_path: Path) ->
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         assert sorted(file.keys()) == ["b", "ä"]
         assert file.metadata() == {"format": "pt"}
+
+
+def test_a_spec_knows_its_size() -> None:
+    spec = TensorSpec((3, 4), "BF16")
+    assert (spec.numel, spec.nbytes) == (12, 24)
+
+
+def test_a_scalar_has_one_element_and_an_empty_tensor_none() -> None:
+    assert TensorSpec((), "F32").nbytes == 4
+    assert TensorSpec((0, 7), "F32").nbytes == 0
+
+
+def test_packed_elements_are_counted_in_bits() -> None:
+    assert TensorSpec((3,), "F4").nbytes == 2
+    assert TensorSpec((4,), "F6_E2M3").nbytes == 3
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=re.escape("Unknown dtype 'F33'. Did you mean 'F32'?")):
+        TensorSpec((1,), "F33")
+
+
+def test_a_negative_size_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=re.escape("[2, -1]")):
+        TensorSpec((2, -1), "F32")

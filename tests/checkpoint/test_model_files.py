@@ -248,8 +248,8 @@ def test_a_whole_model_with_an_adapter_beside_it_is_refused(whole: str, own: str
         contents("config.json", whole, "adapter_config.json", own)
     assert str(caught.value) == (
         f"'org/a' holds the weights of a whole model and those of an adapter on it ('{own}').\n"
-        "transformers would load both, with the adapter active; whether the mix is to have the adapter's change "
-        "cannot be known.\n"
+        "transformers would load both, with the adapter active; whether the mix should include the adapter's change "
+        "is ambiguous.\n"
         f"Move 'adapter_config.json' and '{own}' to a folder of their own and name that one, with the model as its "
         "`base`; or merge them with PEFT (`merge_and_unload`) and save the result; or remove the adapter's files."
     )
@@ -299,7 +299,7 @@ def test_half_a_character_is_refused_since_no_file_could_hold_it(content: bytes)
         read_config(Files(config__json=content))
     assert str(caught.value) == (
         "'config.json' of 'org/a' is not valid text: it has '\\ud800', half a character.\n"
-        "No file of the mix could hold that.\nDownload or save the model again."
+        "No file of the mix could hold it.\nDownload or save the model again."
     )
     assert caught.value.model == "org/a"
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.checkpoint.pickled import READ_AHEAD, PickledReader, read_pickle_specs
 from cocktail_hub.checkpoint.reader import open_weights
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError, CocktailError, SourceError
 
@@ -40,16 +40,7 @@ def save(root, content, **kwargs):
 
 
 def opened(files):
-    specs = read_pickle_specs(files, FILE)
-    layout = WeightFiles(
-        name=files.name,
-        folder="",
-        format="pickle",
-        weight_files=(FILE,),
-        specs=specs,
-        file_of=dict.fromkeys(specs, FILE),
-    )
-    return PickledReader(layout, files.root)
+    return PickledReader(files, [FILE])
 
 
 def read_all(source, name, dtype):
@@ -164,17 +155,16 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.slow
-def test_no_damage_whatever_is_more_than_a_refusal_in_words(tmp_path, state):
+def test_any_damage_is_refused_with_a_message(tmp_path, state):
     files = save(tmp_path, state)
-    whole, specs = (tmp_path / FILE).read_bytes(), read_pickle_specs(files, FILE)
-    layout = WeightFiles(name="m", folder="", format="pickle", weight_files=(FILE,), specs=specs, file_of={})
+    whole, weights = (tmp_path / FILE).read_bytes(), read_weight_files(files)
     for seed in range(500):
         (tmp_path / FILE).unlink()  # another file, rather than new content of one that may be mapped
         (tmp_path / FILE).write_bytes(damaged(whole, random.Random(seed)))
         with contextlib.suppress(CocktailError):
             read_pickle_specs(Counted(tmp_path), FILE)
-        with contextlib.suppress(CocktailError), PickledReader(layout, tmp_path) as source:
-            for name in specs:
+        with contextlib.suppress(CocktailError), contextlib.closing(open_weights(weights, tmp_path)) as source:
+            for name in weights.specs:
                 read_all(source, name, state[name].dtype)
 
 
@@ -241,37 +231,28 @@ def test_a_dtype_that_no_mix_can_hold_is_named(tmp_path):
         read_pickle_specs(files, FILE)
 
 
-def test_a_file_that_changed_after_the_check_is_refused(tmp_path):
-    files = save(tmp_path, {"weight": torch.ones(2)})
-    layout = opened(files)
+def test_a_file_that_changed_after_it_was_opened_is_refused(tmp_path):
+    reader = opened(save(tmp_path, {"weight": torch.ones(2)}))
     torch.save({"weight": torch.ones(3)}, tmp_path / FILE)
-    with pytest.raises(CheckpointError, match="has changed since it was opened"):
-        layout.check_unchanged()
-    with pytest.raises(CheckpointError, match="has changed since it was checked"):
-        PickledReader(
-            WeightFiles(name="m", folder="", format="pickle", weight_files=(FILE,), specs=layout.specs, file_of={}),
-            tmp_path,
-        )
+    with pytest.raises(CheckpointError, match=f"'{FILE}' of 'org/model' changed while it was being mixed"):
+        reader.check_unchanged()
 
 
 def test_a_file_that_is_cut_short_is_an_error_and_kills_nothing(tmp_path):
     """Reading beyond the end of a mapped file would be a SIGBUS."""
     source = opened(save(tmp_path, {"weight": torch.ones(100_000)}))
     os.truncate(tmp_path / FILE, 5000)
-    with pytest.raises(CheckpointError, match="has changed since it was opened"):
+    with pytest.raises(CheckpointError, match="changed while"):
         source.read("weight", 90_000, 100_000, torch.empty(10_000))
 
 
 def test_a_missing_shard_is_a_source_error(tmp_path):
-    source = opened(save(tmp_path, {"weight": torch.ones(2)}))
+    reader = opened(save(tmp_path, {"weight": torch.ones(2)}))
     (tmp_path / FILE).unlink()
     with pytest.raises(SourceError, match=FILE):
-        PickledReader(
-            WeightFiles(name="m", folder="", format="pickle", weight_files=(FILE,), specs=source.specs, file_of={}),
-            tmp_path,
-        )
-    with pytest.raises(CheckpointError, match="has changed"):
-        source.check_unchanged()
+        opened(Counted(tmp_path))
+    with pytest.raises(CheckpointError, match="changed while"):
+        reader.check_unchanged()
 
 
 def test_a_pickle_that_is_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
@@ -288,15 +269,15 @@ def test_errors_survive_pickling(tmp_path):
     assert pickle.loads(pickle.dumps(caught.value)).args == caught.value.args
 
 
-def test_a_sharded_bin_checkpoint_is_one_layout(tmp_path):
+def test_the_shards_of_a_bin_checkpoint_are_read_as_one(tmp_path):
     state = {"a": torch.ones(2), "b": torch.arange(6.0).reshape(2, 3).t()}
     torch.save({"a": state["a"]}, tmp_path / "pytorch_model-00001-of-00002.bin")
     torch.save({"b": state["b"]}, tmp_path / "pytorch_model-00002-of-00002.bin")
     weight_map = {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}
     (tmp_path / f"{FILE}.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    layout = read_weight_files(LocalFiles(tmp_path))
-    assert (layout.format, dict(layout.file_of)) == ("pickle", weight_map)
-    with open_weights(layout, tmp_path) as source:
+    weights = read_weight_files(LocalFiles(tmp_path))
+    assert (weights.format, dict(weights.file_of)) == ("pickle", weight_map)
+    with contextlib.closing(open_weights(weights, tmp_path)) as source:
         for name, tensor in state.items():
             assert torch.equal(read_all(source, name, torch.float32), tensor)
 

@@ -4,8 +4,8 @@ import re
 import pytest
 
 from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.checkpoint.quantized import refuse_quantized
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec
 from cocktail_hub.errors import CheckpointError
 
 PLAIN = {"model.layers.0.mlp.up_proj.weight": TensorSpec((4, 4), "BF16")}

@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,13 +14,7 @@ from safetensors.torch import save_file
 
 from cocktail_hub.checkpoint import reader as source_module
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.reader import (
-    BatchReader,
-    SafetensorsReader,
-    WatchedReader,
-    open_weights,
-    read_pieces,
-)
+from cocktail_hub.checkpoint.reader import SafetensorsReader, byte_reader, byte_view, open_weights
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.storage.positional_file import PositionalFile
@@ -42,7 +37,7 @@ TENSORS = {
 @pytest.fixture
 def source(tmp_path: Path) -> Iterator[SafetensorsReader]:
     save_file(TENSORS, tmp_path / "model.safetensors")
-    with open_weights(read_weight_files(LocalFiles(tmp_path, name="org/m")), tmp_path) as opened:
+    with closing(open_weights(read_weight_files(LocalFiles(tmp_path, name="org/m")), tmp_path)) as opened:
         yield opened
 
 
@@ -63,32 +58,32 @@ def test_a_part_of_a_tensor_is_read(source: SafetensorsReader, start: int, stop:
 
 @given(st.lists(st.tuples(st.sampled_from(["half", "more"]), st.integers(0, 7), st.integers(0, 7)), max_size=8))
 @settings(max_examples=50, deadline=None)
-def test_pieces_come_one_after_the_other(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[str, int, int]]
+def test_ranges_fill_the_buffer_in_their_order(
+    tmp_path_factory: pytest.TempPathFactory, ranges: list[tuple[str, int, int]]
 ) -> None:
     folder = tmp_path_factory.mktemp("m")
     save_file(TENSORS, folder / "model.safetensors")
-    pieces = [(name, min(a, b), max(a, b)) for name, a, b in pieces]
-    expected = torch.cat([torch.zeros(0).bfloat16(), *(TENSORS[n].flatten()[a:b] for n, a, b in pieces)])
+    ranges = [(name, min(a, b), max(a, b)) for name, a, b in ranges]
+    expected = torch.cat([torch.zeros(0).bfloat16(), *(TENSORS[n].flatten()[a:b] for n, a, b in ranges)])
     out = torch.empty_like(expected)
-    with open_weights(read_weight_files(LocalFiles(folder)), folder) as source:
-        read_pieces(source, pieces, out)
+    with closing(open_weights(read_weight_files(LocalFiles(folder)), folder)) as source:
+        source.read_bytes(ranges, byte_view(out))
     assert torch.equal(out, expected)
 
 
-def test_neighbours_in_the_file_are_one_read(source: SafetensorsReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adjacent_ranges_of_a_file_are_one_read(source: SafetensorsReader, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     whole = PositionalFile.read_into
     monkeypatch.setattr(
         PositionalFile, "read_into", lambda file, out, offset: reads.append(len(out)) or whole(file, out, offset)
     )
     names = [name for name in source.specs if name in ("half", "more")]
-    pieces = [(name, 0, source.specs[name].numel) for name in names]
-    read_pieces(source, pieces, torch.empty(19, dtype=torch.bfloat16))
+    ranges = [(name, 0, source.specs[name].numel) for name in names]
+    source.read_bytes(ranges, byte_view(torch.empty(19, dtype=torch.bfloat16)))
     assert reads == [38]
 
 
-def test_a_plain_source_is_read_piece_by_piece(source: SafetensorsReader) -> None:
+def test_any_other_reader_is_read_range_by_range(source: SafetensorsReader) -> None:
     class Plain:
         name = "plain"
         specs = source.specs
@@ -99,13 +94,8 @@ def test_a_plain_source_is_read_piece_by_piece(source: SafetensorsReader) -> Non
         def close(self) -> None: ...
 
     out = torch.empty(5, dtype=torch.bfloat16)
-    read_pieces(Plain(), [("half", 1, 3), ("more", 0, 3)], out)
+    byte_reader(Plain())([("half", 1, 3), ("half", 2, 2), ("more", 0, 3)], byte_view(out))
     assert out.tolist() == [1, 2, 0, 1, 2]
-
-
-def test_a_source_can_read_batches_and_watch_its_files(source: SafetensorsReader) -> None:
-    assert isinstance(source, BatchReader)
-    assert isinstance(source, WatchedReader)
 
 
 def test_reading_beyond_a_tensor_is_an_error(source: SafetensorsReader) -> None:
@@ -116,9 +106,9 @@ def test_reading_beyond_a_tensor_is_an_error(source: SafetensorsReader) -> None:
 
 
 def test_a_buffer_of_another_size_is_an_error(source: SafetensorsReader) -> None:
-    with pytest.raises(ValueError, match="The pieces have 4 bytes, `out` has 10"):
+    with pytest.raises(ValueError, match="The ranges have 4 bytes, `out` has 10"):
         source.read("half", 0, 2, torch.empty(5, dtype=torch.bfloat16))
-    with pytest.raises(ValueError, match="The pieces have 4 bytes, `out` has 2"):
+    with pytest.raises(ValueError, match="The ranges have 4 bytes, `out` has 2"):
         source.read("half", 0, 2, torch.empty(1, dtype=torch.bfloat16))
 
 
@@ -187,29 +177,29 @@ def _remove(path: Path) -> None:
 @pytest.mark.parametrize("change", [_rewrite, _touch, _replace, _grow, _remove])
 def test_a_file_that_changes_is_noticed(source: SafetensorsReader, tmp_path: Path, change: object) -> None:
     os.utime(tmp_path / "model.safetensors", ns=(2, 2))
-    with open_weights(read_weight_files(LocalFiles(tmp_path, name="org/m")), tmp_path) as opened:
+    with closing(open_weights(read_weight_files(LocalFiles(tmp_path, name="org/m")), tmp_path)) as opened:
         change(tmp_path / "model.safetensors")
         with pytest.raises(CheckpointError, match=r"'model.safetensors' of 'org/m' changed while it was being mixed"):
             opened.check_unchanged()
 
 
-def test_files_other_than_those_that_were_checked_are_refused(tmp_path: Path) -> None:
-    save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors")
-    layout = read_weight_files(LocalFiles(tmp_path, name="org/m"))
-    save_file({"a": torch.zeros(3)}, tmp_path / "model.safetensors")
+@pytest.mark.parametrize(("file", "save"), [("model.safetensors", save_file), ("pytorch_model.bin", torch.save)])
+def test_files_other_than_those_that_were_checked_are_refused(tmp_path: Path, file: str, save: Any) -> None:
+    save({"a": torch.zeros(2)}, tmp_path / file)
+    weights = read_weight_files(LocalFiles(tmp_path, name="org/m"))
+    save({"a": torch.zeros(3)}, tmp_path / file)
     with pytest.raises(CheckpointError, match=re.escape("not those that were checked: 'a' differs")):
-        open_weights(layout, tmp_path)
+        open_weights(weights, tmp_path)
 
 
 def test_packed_tensors_can_be_seen_but_not_read(tmp_path: Path) -> None:
-    from cocktail_hub.checkpoint.header import render_header
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+    from cocktail_hub.checkpoint.header import TensorSpec, render_header
 
     spec = TensorSpec((4,), "F4")
     (tmp_path / "model.safetensors").write_bytes(render_header({"q": spec}) + bytes(2))
-    with open_weights(read_weight_files(LocalFiles(tmp_path)), tmp_path) as opened:
+    with closing(open_weights(read_weight_files(LocalFiles(tmp_path)), tmp_path)) as opened:
         assert opened.specs == {"q": spec}
-        with pytest.raises(CheckpointError, match=r"'q' of .* packs elements into parts of bytes"):
+        with pytest.raises(CheckpointError, match=r"'q' of .* has sub-byte elements"):
             opened.read("q", 0, 4, torch.empty(2, dtype=torch.uint8))
 
 

@@ -9,20 +9,20 @@ import torch
 from safetensors.torch import save_file
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.checkpoint.weight_files import find_weights, read_weight_files
 from cocktail_hub.errors import CheckpointError, SourceError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cocktail_hub.checkpoint.tensor_spec import WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 ONE = {"a": torch.zeros(2)}
 TWO = {"b": torch.zeros(3, dtype=torch.bfloat16)}
 
 
-def layout(root: Path, folder: str = "", **options: str) -> WeightFiles:
+def headers_of(root: Path, folder: str = "", **options: str) -> WeightFiles:
     return read_weight_files(LocalFiles(root, name="org/m"), folder, **options)
 
 
@@ -37,7 +37,7 @@ def sharded(root: Path, weight_map: object = None) -> None:
 
 def test_a_single_file_is_read(tmp_path: Path) -> None:
     save_file(ONE | TWO, tmp_path / "model.safetensors")
-    found = layout(tmp_path)
+    found = headers_of(tmp_path)
     assert (found.name, found.folder, found.format) == ("org/m", "", "safetensors")
     assert found.weight_files == ("model.safetensors",)
     assert found.specs == {"a": TensorSpec((2,), "F32"), "b": TensorSpec((3,), "BF16")}
@@ -46,7 +46,7 @@ def test_a_single_file_is_read(tmp_path: Path) -> None:
 
 def test_shards_are_read_through_their_index(tmp_path: Path) -> None:
     sharded(tmp_path)
-    found = layout(tmp_path)
+    found = headers_of(tmp_path)
     assert found.weight_files == ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     assert list(found.specs) == ["a", "b"]
     assert found.file_of["b"] == "model-00002-of-00002.safetensors"
@@ -54,7 +54,7 @@ def test_shards_are_read_through_their_index(tmp_path: Path) -> None:
 
 def test_a_folder_of_the_repository_has_its_own_weights(tmp_path: Path) -> None:
     sharded(tmp_path / "2_Dense")
-    found = layout(tmp_path, "2_Dense")
+    found = headers_of(tmp_path, "2_Dense")
     assert found.folder == "2_Dense"
     assert found.file_of["a"] == "2_Dense/model-00001-of-00002.safetensors"
 
@@ -75,26 +75,26 @@ def test_other_formats_are_never_picked(tmp_path: Path) -> None:
     with pytest.raises(
         SourceError, match=re.escape("'org/m' has neither model.safetensors nor pytorch_model.bin")
     ) as e:
-        layout(tmp_path)
+        headers_of(tmp_path)
     assert "it has flax_model.msgpack, model.fp16.safetensors, model.gguf, model.onnx." in str(e.value)
 
 
 def test_a_folder_without_weights_says_so(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SourceError, match="it has no weight files"):
-        layout(tmp_path)
+        headers_of(tmp_path)
 
 
 def test_an_adapter_is_found_by_its_stem(tmp_path: Path) -> None:
     save_file(ONE, tmp_path / "adapter_model.safetensors")
-    assert layout(tmp_path, stem="adapter_model").weight_files == ("adapter_model.safetensors",)
+    assert headers_of(tmp_path, stem="adapter_model").weight_files == ("adapter_model.safetensors",)
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     sharded(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(SourceError, match=r"'org/m' lacks the shard 'model-00002-of-00002.safetensors'"):
-        layout(tmp_path)
+        headers_of(tmp_path)
 
 
 @pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/x.safetensors", "..\\x.safetensors"])
@@ -102,41 +102,41 @@ def test_an_index_cannot_leave_its_folder(tmp_path: Path, shard: str) -> None:
     sharded(tmp_path / "m", {"a": shard})
     save_file(ONE, tmp_path / "secret.safetensors")
     with pytest.raises(CheckpointError, match="outside of its folder"):
-        layout(tmp_path / "m")
+        headers_of(tmp_path / "m")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "[" * 100_000])
 def test_a_damaged_index_is_refused(tmp_path: Path, text: str) -> None:
     sharded(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(CheckpointError, match="is no index with a `weight_map` of tensors to files"):
-        layout(tmp_path)
+    with pytest.raises(CheckpointError, match="is not an index with a `weight_map` of tensors to files"):
+        headers_of(tmp_path)
 
 
 def test_an_empty_index_is_refused(tmp_path: Path) -> None:
     sharded(tmp_path, {})
     with pytest.raises(CheckpointError, match="names no tensor"):
-        layout(tmp_path)
+        headers_of(tmp_path)
 
 
 def test_a_tensor_that_is_not_where_the_index_says_is_refused(tmp_path: Path) -> None:
     places = {"a": "model-00001-of-00002.safetensors", "c": "model-00002-of-00002.safetensors"}
     sharded(tmp_path, places)
     with pytest.raises(CheckpointError, match=r"the index has 'c' in 'model-00002-of-00002.safetensors'"):
-        layout(tmp_path)
+        headers_of(tmp_path)
 
 
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     sharded(tmp_path)
     save_file(ONE | TWO, tmp_path / "model-00002-of-00002.safetensors")
     with pytest.raises(CheckpointError, match=r"'a' is in both 'model-00001-of-00002.safetensors' and"):
-        layout(tmp_path)
+        headers_of(tmp_path)
 
 
 def test_a_tensor_that_the_index_forgot_is_mixed_as_it_would_be_loaded(tmp_path: Path) -> None:
     sharded(tmp_path)
     save_file(TWO | {"c": torch.zeros(1)}, tmp_path / "model-00002-of-00002.safetensors")
-    assert layout(tmp_path).specs.keys() == {"a", "b", "c"}
+    assert headers_of(tmp_path).specs.keys() == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -145,13 +145,13 @@ def test_a_pointer_of_git_lfs_is_told_from_a_damaged_file(tmp_path: Path, name: 
     with pytest.raises(
         CheckpointError, match=rf"(?s)'{name}' of 'org/m' is a pointer of Git LFS, not the weights .*git lfs pull"
     ):
-        layout(tmp_path)
+        headers_of(tmp_path)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"<html>not found</html>")
     with pytest.raises(CheckpointError, match=r"'model.safetensors' of 'org/m' is not a readable safetensors file"):
-        layout(tmp_path)
+        headers_of(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pickle"])
@@ -162,7 +162,7 @@ def test_a_tensor_whose_name_no_file_could_hold_is_refused(tmp_path: Path, kind:
         header = rb'{"half \ud800": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}'
         (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(CheckpointError) as caught:
-        layout(tmp_path)
+        headers_of(tmp_path)
     assert str(caught.value) == (
         "The name 'half \\ud800' of a tensor of 'org/m' is not valid text.\nNo weight file could hold it.\n"
         "Download or save the model again."

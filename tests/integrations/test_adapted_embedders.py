@@ -194,5 +194,5 @@ def test_modules_that_have_the_transformer_elsewhere_than_the_adapter_are_refuse
     modules = json.loads((adapted / "modules.json").read_text())
     modules[0]["path"] = "0_Transformer"
     (adapted / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(CheckpointError, match=r"has the transformer in '0_Transformer', but its adapter lies in the"):
+    with pytest.raises(CheckpointError, match=r"has the transformer in '0_Transformer', but its adapter is in the"):
         mix(alone(adapted, base), output=tmp_path / "mix")

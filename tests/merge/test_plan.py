@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec
+from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.errors import CheckpointError, IncompatibleError, RecipeError
 from cocktail_hub.merge.engine.budget import SEARCH_BYTES
 from cocktail_hub.merge.plan import ComponentInput, MergePlan, TensorPlan, plan_merge

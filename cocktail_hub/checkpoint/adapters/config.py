@@ -1,4 +1,4 @@
-"""What adapter_config.json says of a PEFT adapter: LoRA, rsLoRA or DoRA, or refused by the name of the option."""
+"""Parse adapter_config.json of a PEFT adapter: LoRA, rsLoRA or DoRA; other kinds are refused by the option's name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.model_files import ADAPTER_CONFIG
 from cocktail_hub.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -15,46 +16,40 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checkpoint.files import RepoFiles
 
-FILE = "adapter_config.json"
 _DEFAULT = 8
-"""What PEFT takes `r` and `lora_alpha` to be where a config lacks them."""
-_STARTS_ELSEWHERE = "changes the base's weights before training, and the adapter fits only those changed weights"
+"""PEFT's default of `r` and `lora_alpha`."""
 _REFUSED: Mapping[str, str] = {
     "alora_invocation_tokens": "is active only after certain tokens",
     "arrow_config": "chooses between adapters for each token",
-    "kasa_config": "is no plain product of two matrices",
+    "kasa_config": "is not a plain product of two matrices",
     "layer_replication": "makes a model of more layers than its base",
     "megatron_config": "splits tensors over machines",
     "monteclora_config": "draws its weights at random",
     "target_parameters": "changes parameters that hold several matrices",
     "trainable_token_indices": "changes single rows of the embeddings",
-    "use_bdlora": "is no plain product of two matrices",
+    "use_bdlora": "is not a plain product of two matrices",
     "use_qalora": "changes pooled inputs",
-    "velora_config": "is no plain product of two matrices",
+    "velora_config": "is not a plain product of two matrices",
 }
 """Option -> why an adapter that uses it is not a matrix product added to the base."""
 _UNDERSTOOD = frozenset(
     {"use_dora", "use_rslora", "runtime_config", "loftq_config", "eva_config", "corda_config", "lora_ga_config"}
 )
-"""Options of the form of a variant that do not change how a trained adapter is applied."""
-_PLAIN_STARTS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal"})
-"""Values of `init_lora_weights` that leave the base as it is."""
+"""Options named like those of a variant that do not change how a trained adapter is applied."""
+_UNCHANGED_BASE = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal"})
+"""Values of `init_lora_weights` that leave the base unchanged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
     """How a LoRA adapter is applied."""
 
-    base_model: str
-    """The model it was trained on: a Hub id or a folder; '' where the adapter does not say."""
-    base_revision: str | None
-    """The revision of it; `None` where the adapter does not say, which is the rule."""
     task_type: str | None
     """PEFT's task, such as `SEQ_CLS` or `CAUSAL_LM`."""
     base_class: str | None
     """Class that it was trained on, such as `BertModel`; only where there was no task."""
     rank: int
-    """Rank of the product, > 0, where `ranks` has no other."""
+    """Rank of the product, > 0, for modules that no pattern of `ranks` matches."""
     alpha: float
     """The product is multiplied by alpha / rank."""
     ranks: Mapping[str, int]
@@ -68,14 +63,14 @@ class AdapterConfig:
     tied: bool
     """Whether tensors that the base ties were trained as one (`ensure_weight_tying`)."""
     transposed: bool
-    """Whether the matrix that PEFT came to last is stored as (in, out), as in GPT-2; the others may differ."""
+    """Whether the last matrix that PEFT adapted is stored as (in, out), as in GPT-2; the others may differ."""
 
     def rank_of(self, module: str) -> int:
         """Rank for one module of the model."""
         return int(_matching(self.ranks, module, self.rank))
 
     def scale(self, module: str) -> float:
-        """Return what the product for one module is multiplied by."""
+        """Factor of the product for one module."""
         rank, alpha = self.rank_of(module), float(_matching(self.alphas, module, self.alpha))
         return alpha / math.sqrt(rank) if self.rank_stabilized else alpha / rank
 
@@ -88,45 +83,38 @@ def read_adapter_config(files: RepoFiles) -> AdapterConfig:
         SourceError: there is none.
     """
     try:
-        data = json.loads(files.read(FILE))
+        data = json.loads(files.read(ADAPTER_CONFIG))
         if not isinstance(data, dict):
             raise TypeError("it is not a mapping")  # noqa: TRY301 - reported as damage below
         _refuse_other_kinds(data, files.name)
-        return _parse(data)
+        ranks = {key: int(value) for key, value in _patterns(data, "rank_pattern").items()}
+        rank = int(data.get("r", _DEFAULT))
+        if min(rank, *ranks.values(), rank) <= 0:
+            raise ValueError("a rank is not positive")  # noqa: TRY301
+        return AdapterConfig(
+            task_type=data.get("task_type"),
+            base_class=(data.get("auto_mapping") or {}).get("base_model_class"),
+            rank=rank,
+            alpha=_finite(data.get("lora_alpha", _DEFAULT), "lora_alpha"),
+            ranks=ranks,
+            alphas={key: _finite(value, "alpha_pattern") for key, value in _patterns(data, "alpha_pattern").items()},
+            rank_stabilized=bool(data.get("use_rslora")),
+            dora=bool(data.get("use_dora")),
+            tied=bool(data.get("ensure_weight_tying")),
+            transposed=bool(data.get("fan_in_fan_out")),
+        )
     except CheckpointError:
         raise
     except (ValueError, TypeError, OverflowError, AttributeError) as error:
         raise CheckpointError(
-            f"'{FILE}' of '{files.name}' cannot be understood: {error}.\n"
+            f"'{ADAPTER_CONFIG}' of '{files.name}' cannot be parsed: {error}.\n"
             "Without it, how the adapter changes its base is unknown.\n"
             "Save the adapter again with PEFT's `save_pretrained`.",
             model=files.name,
         ) from error
 
 
-def _parse(data: Mapping[str, Any]) -> AdapterConfig:
-    rank = int(data.get("r", _DEFAULT))
-    ranks = {key: int(value) for key, value in _patterns(data, "rank_pattern").items()}
-    if min(rank, *ranks.values(), rank) <= 0:
-        raise ValueError("a rank is not positive")
-    mapping = data.get("auto_mapping") or {}
-    return AdapterConfig(
-        base_model=data.get("base_model_name_or_path") or "",
-        base_revision=data.get("revision"),
-        task_type=data.get("task_type"),
-        base_class=mapping.get("base_model_class"),
-        rank=rank,
-        alpha=_number(data.get("lora_alpha", _DEFAULT), "lora_alpha"),
-        ranks=ranks,
-        alphas={key: _number(value, "alpha_pattern") for key, value in _patterns(data, "alpha_pattern").items()},
-        rank_stabilized=bool(data.get("use_rslora")),
-        dora=bool(data.get("use_dora")),
-        tied=bool(data.get("ensure_weight_tying")),
-        transposed=bool(data.get("fan_in_fan_out")),
-    )
-
-
-def _number(value: Any, option: str) -> float:
+def _finite(value: Any, option: str) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"`{option}` is {number}, which would make every weight that it scales infinite or NaN")
@@ -134,49 +122,43 @@ def _number(value: Any, option: str) -> float:
 
 
 def _patterns(data: Mapping[str, Any], option: str) -> dict[str, Any]:
-    """Pattern of module names -> value, the patterns all good."""
+    """Pattern of module names -> value. Raises ValueError if a pattern is not a regular expression."""
     found = {str(pattern): value for pattern, value in (data.get(option) or {}).items()}
     for pattern in found:
         try:
-            re.compile(_whole(pattern))
+            re.compile(_suffix(pattern))
         except re.error as error:
-            raise ValueError(f"`{option}` has '{pattern}', which is no regular expression ({error.msg})") from error
+            raise ValueError(f"`{option}` has '{pattern}', which is not a regular expression ({error.msg})") from error
     return found
 
 
-def _whole(pattern: str) -> str:
-    """PEFT's pattern for names that end like this."""
+def _suffix(pattern: str) -> str:
+    """PEFT matches a pattern with the end of a module's name."""
     return rf"(.*\.)?({pattern})$"
 
 
-def _refuse_other_kinds(data: Mapping[str, Any], name: str) -> None:
-    kind = str(data.get("peft_type"))
-    if kind != "LORA":
-        raise _refusal(name, f"`peft_type: {kind}`", "is no LoRA, so it cannot be added to the base here")
-    for key, why in _REFUSED.items():
-        if data.get(key):
-            raise _refusal(name, f"`{key}`", why)
-    for key in data:
-        variant = key.startswith("use_") or key.endswith("_config")
-        if variant and data[key] and key not in _UNDERSTOOD:
-            raise _refusal(name, f"`{key}`", "is not known to this version of cocktail_hub")
-    start = str(data.get("init_lora_weights", True)).lower()
-    if start not in _PLAIN_STARTS:
-        raise _refusal(name, f"`init_lora_weights: {data['init_lora_weights']}`", _STARTS_ELSEWHERE)
-
-
-def _refusal(name: str, option: str, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"The adapter '{name}' uses {option}, which {why}.\n"
-        "Read as a plain LoRA it would give other weights than PEFT does.\n"
-        "Merge it with PEFT (`merge_and_unload`), save the result, and mix that.",
-        model=name,
-    )
-
-
 def _matching(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """Return the value of the first pattern that matches the end of a module's name, as PEFT does."""
-    for pattern, value in patterns.items():
-        if re.match(_whole(pattern), module):
-            return value
-    return default
+    """Return the value of the first pattern that matches a module, as PEFT does."""
+    return next((value for pattern, value in patterns.items() if re.match(_suffix(pattern), module)), default)
+
+
+def _refuse_other_kinds(data: Mapping[str, Any], name: str) -> None:
+    kind, start = str(data.get("peft_type")), str(data.get("init_lora_weights", True))
+    reasons: list[tuple[str, str]] = []
+    if kind != "LORA":
+        reasons.append((f"peft_type: {kind}", "is not a LoRA, so it cannot be added to the base here"))
+    reasons += [(key, why) for key, why in _REFUSED.items() if data.get(key)]
+    variants = (key for key in data if key.startswith("use_") or key.endswith("_config"))
+    unknown = (key for key in variants if data[key] and key not in _UNDERSTOOD)
+    reasons += [(key, "is not known to this version of cocktail_hub") for key in unknown]
+    if start.lower() not in _UNCHANGED_BASE:
+        why = "changes the base's weights before training, and the adapter fits only those changed weights"
+        reasons.append((f"init_lora_weights: {start}", why))
+    if reasons:
+        option, why = reasons[0]
+        raise CheckpointError(
+            f"The adapter '{name}' uses `{option}`, which {why}.\n"
+            "Read as a plain LoRA it would give other weights than PEFT does.\n"
+            "Merge it with PEFT (`merge_and_unload`), save the result, and mix that.",
+            model=name,
+        )

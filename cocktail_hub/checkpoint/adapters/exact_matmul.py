@@ -1,8 +1,8 @@
 """Matrix products and sums with the same bytes on every processor.
 
-A library's matrix product adds in whatever order suits the processor, and rounds differently for it. Here the factors
-are first cut into parts of so few bits that every sum of their products is exact in float64, in any order of additions
-(Ozaki et al., Numerical Algorithms 59, 2012). Then the library may add as it likes.
+A library's matrix product adds in an order that depends on the processor, and so does the rounding. Here the factors
+are first split into parts of so few bits that every sum of their products is exact in float64 (Ozaki et al., Numerical
+Algorithms 59, 2012). Then the order no longer matters.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ import torch
 
 MANTISSA_BITS = 53
 """Bits of a float64: sums of whole numbers are exact below 2^53."""
+SMALLEST = 2.0**-1074
+"""The smallest positive float64; every other one is a multiple of it."""
 
 
 class Factor(NamedTuple):
-    """A matrix as a sum of two that have few bits each."""
+    """A matrix as a sum of two matrices with few bits each."""
 
     high: torch.Tensor
     """The leading bits, float64."""
     low: torch.Tensor | None
-    """The bits after those, float64; `None` where they are left out or all zero."""
+    """The next bits, float64; `None` where they are omitted or all zero."""
 
     @classmethod
     def of(cls, values: torch.Tensor, dim: int, *, precise: bool) -> Factor:
-        """Cut a factor into parts whose products can be added exactly.
+        """Split a factor into parts whose products can be added exactly.
 
         Args:
             values: finite float64 matrix.
@@ -59,7 +61,7 @@ def exact_product(left: Factor, right: Factor) -> torch.Tensor:
 
 
 def fixed_sum(values: torch.Tensor, *, dim: int) -> torch.Tensor:
-    """Sum over one dimension by adding halves: the same order of additions on every processor."""
+    """Sum over one dimension by adding halves, in the same order on every processor."""
     while values.shape[dim] > 1:
         half, odd = divmod(values.shape[dim], 2)
         folded = values.narrow(dim, 0, half) + values.narrow(dim, half, half)
@@ -68,21 +70,21 @@ def fixed_sum(values: torch.Tensor, *, dim: int) -> torch.Tensor:
 
 
 def root(values: torch.Tensor) -> torch.Tensor:
-    """Square root of float64 numbers, the nearest on every processor. MKL, which torch asks, misses it on some."""
+    """Correctly rounded square root of float64 numbers. torch uses MKL, which is not exact on every processor."""
     return torch.from_numpy(np.sqrt(values.numpy()))
 
 
 class RunningSum:
     """A sum of tensors that come one at a time, added in pairs, and pairs of pairs.
 
-    The order of additions depends on their number alone, and no more than log2 of it are held.
+    The order of additions depends only on their number, and at most log2 of that number of sums is kept.
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[int, torch.Tensor]] = []  # how often it was doubled, and a sum; from often to seldom
+        self._parts: list[tuple[int, torch.Tensor]] = []  # log2 of the number of terms, and their sum; descending
 
     def add(self, values: torch.Tensor) -> None:
-        """Take in the next tensor, which may be changed afterwards."""
+        """Add a tensor, which the caller may change afterwards."""
         level = 0
         while self._parts and self._parts[-1][0] == level:
             values = self._parts.pop()[1] + values
@@ -101,6 +103,6 @@ def _cut(values: torch.Tensor, bits: int, dim: int) -> tuple[torch.Tensor, torch
     """Round to `bits` bits below the largest value along `dim`; return that and the rest, both exact."""
     largest = values.abs().amax(dim, keepdim=True)
     power = torch.where(largest > 0, largest / torch.frexp(largest).mantissa, 1.0)  # of two, and exact
-    unit = power * 2.0**-bits
+    unit = (power * 2.0**-bits).clamp(min=SMALLEST)  # or it would underflow to 0 where all entries are denormal
     high = torch.round(values / unit) * unit
     return high, values - high

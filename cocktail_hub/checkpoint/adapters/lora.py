@@ -1,7 +1,7 @@
 """PEFT adapters (LoRA, rsLoRA, DoRA) as ingredients: what each tensor of the base becomes, from headers alone.
 
 A module's weight becomes W + scale * B @ A (arXiv:2106.09685); with DoRA, magnitude * (W + scale * B @ A) / norm per
-output (arXiv:2402.09353). Every tensor of the adapter must find its place, or the adapter is refused.
+output (arXiv:2402.09353). An adapter with a tensor that cannot be applied to the base is refused.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.config import AdapterConfig, read_adapter_config
-from cocktail_hub.checkpoint.adapters.targets import Places
-from cocktail_hub.checkpoint.conversion.name_patterns import unwrapped
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
-from cocktail_hub.checkpoint.weight_files import read_weight_files
+from cocktail_hub.checkpoint.adapters.targets import AdapterTargets
+from cocktail_hub.checkpoint.conversion.model_names import unwrapped
+from cocktail_hub.checkpoint.header import TensorSpec
+from cocktail_hub.checkpoint.weight_files import WeightFiles, read_weight_files
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import MIXABLE
 
@@ -30,12 +30,10 @@ _PART = re.compile(
     r"|lora_embedding_(?P<embedding>[AB])(?:\.default)?"
     r"|lora_(?P<magnitude>magnitude_vector)(?:\.default)?(?:\.weight)?)"
 )
-
-
-_PASSED = re.compile(r"\.(base_layer|modules_to_save(\.default)?)\.")
+_WRAPPERS = re.compile(r"\.(base_layer|modules_to_save(\.default)?)\.")
 """Parts of a name that PEFT's wrappers insert."""
-_KEPT = re.compile(r"\.(original_module|modules_to_save)(\.default)?\.")
-"""Parts of the names under which PEFT saves embeddings once more, where the vocabulary has grown."""
+_COPIES = re.compile(r"\.(original_module|modules_to_save)(\.default)?\.")
+"""Parts of the names under which PEFT saves embeddings a second time, where the vocabulary has grown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +41,7 @@ class Change:
     """What an adapter does to one tensor. Names are those in the adapter's file."""
 
     replaced_by: str = ""
-    """The tensor that takes the base's place; '' to keep the base's."""
+    """The tensor that replaces the base's; '' to keep the base's."""
     left: str = ""
     """Factor with a row per row of the tensor (B), or with a column per row where `transposed`."""
     right: str = ""
@@ -64,23 +62,13 @@ class Adapter:
 
     config: AdapterConfig
     """How it is applied."""
-    layout: WeightFiles
+    weights: WeightFiles
     """Its own tensors."""
 
     @property
     def name(self) -> str:
         """The ingredient, for messages."""
-        return self.layout.name
-
-    @property
-    def base_model(self) -> str:
-        """The model it was trained on: a Hub id or a folder; '' where the adapter does not say."""
-        return self.config.base_model
-
-    @property
-    def base_revision(self) -> str | None:
-        """The revision of it; `None` where the adapter does not say."""
-        return self.config.base_revision
+        return self.weights.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,82 +100,66 @@ def read_adapter(files: RepoFiles) -> Adapter:
         SourceError: it has no weights.
     """
     config = read_adapter_config(files)
-    return Adapter(config=config, layout=read_weight_files(files, stem="adapter_model"))
+    return Adapter(config=config, weights=read_weight_files(files, stem="adapter_model"))
 
 
 def adapt(base: WeightFiles, base_config: Mapping[str, Any], adapter: Adapter) -> AdaptedWeights:
-    """Find the place of every tensor of an adapter in its base.
+    """Find the target in the base of every tensor of an adapter.
 
     Args:
-        base: the base's layout.
+        base: headers of the base.
         base_config: the base's config.json.
-        adapter: what `read_adapter` gave.
+        adapter: what `read_adapter` returned.
 
     Raises:
-        CheckpointError: a tensor of the adapter has no place in the base, or does not fit it.
+        CheckpointError: a tensor of the adapter has no target in the base, or does not fit it.
         IncompatibleError: names differ and transformers does not know the model; or the base lacks a tensor that the
             adapter's class has, or ties one that the adapter changes.
     """
-    places = Places(base, base_config, adapter.config, name=adapter.name)
+    targets = AdapterTargets(base, base_config, adapter.config, name=adapter.name)
     specs = dict(base.specs)
     changes: dict[str, Change] = {}
     for module, parts in _modules(adapter).items():
-        if adapter.config.tied and places.is_second_name(f"{module}.weight"):
+        if adapter.config.tied and targets.is_second_name(f"{module}.weight"):
             continue
         for leaf, change in _changes(adapter, module, parts).items():
-            name = places.find(module, leaf, new=bool(change.replaced_by))
-            if change.left or not adapter.config.tied or not places.is_first_name(name):
-                places.refuse_tied(name)
+            name = targets.find(module, leaf, new=bool(change.replaced_by))
+            if change.left or not adapter.config.tied or not targets.is_first_name(name):
+                targets.refuse_tied(name)
             changes[name], specs[name] = _fit(adapter, name, change, specs.get(name))
-    _turn_square(base, adapter.config, places, changes, specs)
-    for name in places.without_place():
+    # Neither its shape nor PEFT's one flag for all matrices says how a square matrix is stored: the model's class does.
+    # Building it takes seconds, so only a model with a sign of matrices stored as (in, out) is built: all of them, such
+    # as GPT-2, have a matrix that is not square and has a bias with an element per column.
+    biased = ((spec, base.specs.get(f"{name.removesuffix('weight')}bias")) for name, spec in base.specs.items())
+    turned = any(bias and not _is_square(spec) and bias.shape == spec.shape[1:] for spec, bias in biased)
+    hint = adapter.config.transposed or any(change.transposed for change in changes.values())
+    if hint or (turned and targets.known):
+        for name, change in changes.items():
+            if change.left and not change.transposed and _is_square(specs[name]):
+                changes[name] = replace(change, transposed=targets.is_transposed(name))
+    for name in targets.unused():
         del specs[name]
-    return AdaptedWeights(base=base, adapter=adapter, specs=specs, changes=changes, config=places.config_for(specs))
-
-
-def _turn_square(
-    base: WeightFiles,
-    config: AdapterConfig,
-    places: Places,
-    changes: dict[str, Change],
-    specs: Mapping[str, TensorSpec],
-) -> None:
-    """Ask the model's class how its square matrices are stored: neither their shape nor PEFT's one flag says it.
-
-    PEFT writes `fan_in_fan_out` for all matrices together, as the last of them has it. A base without any sign of
-    matrices that are stored as (in, out) is spared the question, which takes seconds: it loads transformers.
-    """
-    hint = config.transposed or any(change.transposed for change in changes.values())
-    if not hint and not (_has_turned(base.specs) and places.known):
-        return
-    for name, change in changes.items():
-        if change.left and not change.transposed and _is_square(specs[name]):
-            changes[name] = replace(change, transposed=places.is_transposed(name))
-
-
-def _has_turned(specs: Mapping[str, TensorSpec]) -> bool:
-    """Tell whether some matrix that is not square has a bias as long as its rows: then they are columns.
-
-    Models that store matrices so have at least one, the queries, keys and values of GPT-2 in one.
-    """
-    for name, spec in specs.items():
-        bias = specs.get(f"{name.removesuffix('weight')}bias")
-        if bias is not None and not _is_square(spec) and bias.shape == spec.shape[1:]:
-            return True
-    return False
+    return AdaptedWeights(base=base, adapter=adapter, specs=specs, changes=changes, config=targets.config_for(specs))
 
 
 def _modules(adapter: Adapter) -> dict[str, dict[str, str]]:
     """Module of the base -> part (`A`, `B`, `B.bias`, `embedding.A`, `magnitude`, `=weight`...) -> adapter tensor."""
     found: dict[str, dict[str, str]] = {}
-    raw_of = unwrapped(adapter.layout.specs)
+    raw_of = unwrapped(adapter.weights.specs)
     for bare, key in raw_of.items():
-        if _KEPT.search(bare) and _KEPT.sub(".", bare) in raw_of:
+        if _COPIES.search(bare) and _COPIES.sub(".", bare) in raw_of:
             continue
-        _require_floats(adapter, key)
+        dtype = adapter.weights.specs[key].dtype
+        if dtype not in MIXABLE:
+            raise CheckpointError(
+                f"The adapter '{adapter.name}' stores '{key}' as {dtype}; supported are {', '.join(sorted(MIXABLE))}.\n"
+                "8-bit types are too coarse to be added to a base, and integers and flags cannot be averaged.\n"
+                "Use the adapter as it was trained, or load it with PEFT and save it again as float32.",
+                model=adapter.name,
+            )
         if not bare.startswith(_PREFIX):
-            raise _no_place(adapter, key, f"PEFT's names begin with '{_PREFIX}'")
-        path = _PASSED.sub(".", bare.removeprefix(_PREFIX))
+            raise _misfit(adapter, key, f"PEFT's names begin with '{_PREFIX}'")
+        path = _WRAPPERS.sub(".", bare.removeprefix(_PREFIX))
         match = _PART.fullmatch(path)
         if match is None:
             module, _, leaf = path.rpartition(".")
@@ -197,21 +169,9 @@ def _modules(adapter: Adapter) -> dict[str, dict[str, str]]:
             part = f"{match['side']}.{match['leaf']}" if match["side"] else f"embedding.{match['embedding']}"
             part = "magnitude" if match["magnitude"] else part.removesuffix(".weight")
         if part in found.setdefault(module, {}):
-            raise _no_place(adapter, key, f"'{found[module][part]}' is in the same place")
+            raise _misfit(adapter, key, f"it duplicates '{found[module][part]}'")
         found[module][part] = key
     return found
-
-
-def _require_floats(adapter: Adapter, key: str) -> None:
-    """Raise CheckpointError if a tensor is of a type that sums are not taken in, such as float8."""
-    dtype = adapter.layout.specs[key].dtype
-    if dtype not in MIXABLE:
-        raise CheckpointError(
-            f"The adapter '{adapter.name}' stores '{key}' as {dtype}; {', '.join(sorted(MIXABLE))} are taken.\n"
-            "Narrower types are too coarse to be added to a base, and others are no numbers to add.\n"
-            "Use the adapter as it was trained, or load it with PEFT and save it again as float32.",
-            model=adapter.name,
-        )
 
 
 def _changes(adapter: Adapter, module: str, parts: Mapping[str, str]) -> dict[str, Change]:
@@ -222,77 +182,63 @@ def _changes(adapter: Adapter, module: str, parts: Mapping[str, str]) -> dict[st
     embedding = "embedding.A" in left
     a, b = left.pop("embedding.A" if embedding else "A", ""), left.pop("embedding.B" if embedding else "B", "")
     if a and b:
-        changes["weight"] = replace(
-            changes.get("weight", Change()),
-            left=b,
-            right=a,
-            magnitude=left.pop("magnitude", ""),
-            scale=scale,
-            transposed=embedding,
-        )
-        _check_rank(adapter, module, a, b)
-        if adapter.config.dora and not changes["weight"].magnitude:
-            raise _without_magnitude(adapter, a)
+        magnitude = left.pop("magnitude", "")
+        _check_factors(adapter, module, a, b)
+        if adapter.config.dora and not magnitude:
+            missing = re.sub(r"lora_(embedding_)?A\b.*", "lora_magnitude_vector", a)
+            raise CheckpointError(
+                f"The adapter '{adapter.name}' is a DoRA (`use_dora`), but lacks the tensor '{missing}'.\n"
+                "Read as a plain LoRA, the module would not be what was trained.\n"
+                "Download or save the adapter again with PEFT's `save_pretrained`.",
+                model=adapter.name,
+            )
+        whole = changes.get("weight", Change())
+        changes["weight"] = replace(whole, left=b, right=a, magnitude=magnitude, scale=scale, transposed=embedding)
         if "B.bias" in left:
             changes["bias"] = replace(changes.get("bias", Change()), bias=left.pop("B.bias"), scale=scale)
     elif a or b:
-        raise _no_place(adapter, a or b, "its other factor is missing")
+        raise _misfit(adapter, a or b, "its other factor is missing")
     if left:
-        raise _no_place(adapter, next(iter(left.values())), "it belongs to no product of two matrices")
+        raise _misfit(adapter, next(iter(left.values())), "it belongs to no product of two matrices")
     return changes
 
 
-def _check_rank(adapter: Adapter, module: str, a: str, b: str) -> None:
+def _check_factors(adapter: Adapter, module: str, a: str, b: str) -> None:
+    """Raise CheckpointError unless A has as many rows, and B as many columns, as the rank."""
     rank = adapter.config.rank_of(module)
-    found = adapter.layout.specs[a].shape, adapter.layout.specs[b].shape
-    _refuse_groups(adapter, module, *found, rank)
-    if any(len(shape) < 2 for shape in found) or found[0][0] != rank or found[1][1] != rank:  # noqa: PLR2004 - matrices
-        raise _no_place(
-            adapter, a, f"the factors have shapes {list(found[0])} and {list(found[1])}, the rank is {rank}"
-        )
-
-
-def _refuse_groups(adapter: Adapter, module: str, a: tuple[int, ...], b: tuple[int, ...], rank: int) -> None:
-    """Raise CheckpointError for a convolution in groups, whose second factor has only the columns of one group."""
-    convolution = len(a) > 2 and len(b) > 2  # noqa: PLR2004 - more than matrices
-    if convolution and a[0] == rank and 0 < b[1] < rank and rank % b[1] == 0:
+    rows, columns = (adapter.weights.specs[key].shape for key in (a, b))
+    grouped = len(rows) > 2 and len(columns) > 2 and rows[0] == rank  # noqa: PLR2004 - more than matrices
+    if grouped and 0 < columns[1] < rank and rank % columns[1] == 0:
         raise CheckpointError(
-            f"The adapter '{adapter.name}' changes '{module}', a convolution in {rank // b[1]} groups.\n"
-            "That change is no product of two matrices that could be added to the base; PEFT cannot merge it either.\n"
+            f"The adapter '{adapter.name}' changes '{module}', a convolution in {rank // columns[1]} groups.\n"
+            "That change is not a product of two matrices that could be added to the base; PEFT cannot merge it "
+            "either.\n"
             f"Train the adapter without '{module}' (`exclude_modules`), or fine-tune the whole model and mix that.",
             model=adapter.name,
         )
-
-
-def _without_magnitude(adapter: Adapter, a: str) -> CheckpointError:
-    missing = re.sub(r"lora_(embedding_)?A\b.*", "lora_magnitude_vector", a)
-    return CheckpointError(
-        f"The adapter '{adapter.name}' is a DoRA (`use_dora`), but lacks the tensor '{missing}'.\n"
-        "Read as a plain LoRA, the module would not be what was trained.\n"
-        "Download or save the adapter again with PEFT's `save_pretrained`.",
-        model=adapter.name,
-    )
+    if min(len(rows), len(columns)) < 2 or rows[0] != rank or columns[1] != rank:  # noqa: PLR2004 - matrices
+        raise _misfit(adapter, a, f"the factors have shapes {list(rows)} and {list(columns)}, the rank is {rank}")
 
 
 def _fit(adapter: Adapter, name: str, change: Change, base: TensorSpec | None) -> tuple[Change, TensorSpec]:
-    """Check shapes, and tell how the tensor is stored. `base` is `None` for a tensor that the base lacks."""
-    theirs = adapter.layout.specs
+    """Check shapes, and find out how the tensor is stored. `base` is `None` for a tensor that the base lacks."""
+    theirs = adapter.weights.specs
     if change.replaced_by:
         new = theirs[change.replaced_by]
         base = TensorSpec(new.shape, base.dtype if base and base.dtype in MIXABLE else new.dtype)
     if base is None or base.dtype not in MIXABLE:
-        raise _no_place(adapter, change.right or change.bias, f"the base has no '{name}' of floating-point numbers")
+        raise _misfit(adapter, change.right or change.bias, f"the base has no '{name}' of floating-point numbers")
     if change.bias and theirs[change.bias].shape != base.shape:
-        raise _no_place(adapter, change.bias, f"'{name}' has shape {list(base.shape)}")
+        raise _misfit(adapter, change.bias, f"'{name}' has shape {list(base.shape)}")
     if change.left:
         rows, columns = theirs[change.left].shape[0], math.prod(theirs[change.right].shape[1:])
         straight = base.shape[:1] == (rows,) and math.prod(base.shape[1:]) == columns and not change.transposed
         if not straight and base.shape != (columns, rows):
             what = f"its product is {rows} x {columns}, but '{name}' has shape {list(base.shape)}"
-            raise _no_place(adapter, change.right, what)
+            raise _misfit(adapter, change.right, what)
         change = replace(change, transposed=not straight)
         if change.magnitude and theirs[change.magnitude].numel != rows:
-            raise _no_place(adapter, change.magnitude, f"'{name}' has {rows} outputs")
+            raise _misfit(adapter, change.magnitude, f"'{name}' has {rows} outputs")
     return change, base
 
 
@@ -300,7 +246,7 @@ def _is_square(spec: TensorSpec) -> bool:
     return len(spec.shape) == 2 and spec.shape[0] == spec.shape[1]  # noqa: PLR2004 - a matrix
 
 
-def _no_place(adapter: Adapter, key: str, why: str) -> CheckpointError:
+def _misfit(adapter: Adapter, key: str, why: str) -> CheckpointError:
     return CheckpointError(
         f"The adapter '{adapter.name}' has a tensor '{key}' that does not fit its base: {why}.\n"
         "Left out, the result would not be what was trained.\n"

@@ -1,6 +1,6 @@
 """Read a base with a LoRA or DoRA adapter a few rows at a time, never a whole merged tensor.
 
-Sums are taken in float64 and rounded once. They are the same on every processor: see `product.py`.
+Sums are computed in float64 and rounded once. They are the same on every processor: see `exact_matmul.py`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
 
 from cocktail_hub.checkpoint.adapters.exact_matmul import Factor, RunningSum, exact_product, fixed_sum, root
-from cocktail_hub.checkpoint.reader import open_weights
+from cocktail_hub.checkpoint.reader import WatchedReader, open_weights
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import itemsize, torch_dtype
 from cocktail_hub.methods.rounding import round_settled
@@ -26,24 +25,24 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.reader import TensorReader
 
 ELEMENTS_AT_ONCE = 1 << 17
-"""Elements that are worked on at a time: small enough for a processor's cache."""
+"""Elements computed at a time: small enough for a processor's cache."""
 HALF_BYTES = 2
 """Size of float16 and bfloat16."""
 KEPT_FACTORS = 4
 """Factors kept in memory for the rows that are read next."""
 KEPT_NORMS = 64
-"""Norms kept for other pieces of the same tensors: more than there are threads."""
+"""Norms kept for other ranges of the same tensors: more than there are threads."""
 
 
-class AdaptedReader(AbstractContextManager["AdaptedReader"]):
-    """A base and an adapter as one `TensorReader`. Neither is changed, so many may share one base."""
+class AdaptedReader:
+    """A base and an adapter as one `TensorReader`. Neither is changed, so many adapters may share one base."""
 
-    def __init__(self, layout: AdaptedWeights, base: TensorReader, adapter: TensorReader) -> None:
-        self.name = layout.name
+    def __init__(self, weights: AdaptedWeights, base: TensorReader, adapter: TensorReader) -> None:
+        self.name = weights.name
         """The ingredient, for messages."""
-        self.specs = layout.specs
+        self.specs = weights.specs
         """Tensor -> shape and dtype, under the base's names."""
-        self._changes, self._base, self._adapter = layout.changes, base, adapter
+        self._changes, self._base, self._adapter = weights.changes, base, adapter
         self._lock = threading.Lock()
         self._factors: OrderedDict[str, Factor] = OrderedDict()
         self._norms: dict[str, torch.Tensor] = {}
@@ -64,31 +63,26 @@ class AdaptedReader(AbstractContextManager["AdaptedReader"]):
             self._read_product(tensor, change, start, stop, out)
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError if a file behind this source has changed since it was opened."""
-        for source in (self._base, self._adapter):
-            check = getattr(source, "check_unchanged", None)
-            if check is not None:
-                check()
+        """Raise CheckpointError if a file has changed since it was opened."""
+        for reader in (self._base, self._adapter):
+            if isinstance(reader, WatchedReader):
+                reader.check_unchanged()
 
     def close(self) -> None:
         """Close the files of both."""
-        for source in (self._base, self._adapter):
-            close = getattr(source, "close", None)
-            if close is not None:
-                close()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._base.close()
+        self._adapter.close()
 
     def _read_product(self, tensor: str, change: Change, start: int, stop: int, out: torch.Tensor) -> None:
-        """Whole rows at a time, so that a piece holds the same numbers however it is cut."""
+        """Compute whole rows, so that the numbers do not depend on the range that is read."""
         width = _width(self.specs[tensor].shape)
         step = max(1, ELEMENTS_AT_ONCE // width)
         for first in range(start // width, -(-stop // width), step):
             last = min(first + step, -(-stop // width))
             rows = self._rows(tensor, change, first, last)
             if change.magnitude:
-                rows = rows * self._magnitudes(tensor, change, first, last)
+                factor = self._matrix(change.magnitude).reshape(-1) / self._norm(tensor, change)
+                rows = rows * (factor[None, :] if change.transposed else factor[first:last, None])
             begin, end = max(start, first * width), min(stop, last * width)
             found = rows.reshape(-1)[begin - first * width : end - first * width]
             round_settled(found, out[begin - start : end - start])
@@ -104,7 +98,7 @@ class AdaptedReader(AbstractContextManager["AdaptedReader"]):
         return exact_product(left.rows(first, last), right).mul_(change.scale).add_(base)
 
     def _original(self, tensor: str, start: int, stop: int) -> torch.Tensor:
-        """Elements of the base, or of what the adapter puts in its place, in float64."""
+        """Elements of the base, or of what the adapter replaces it with, in float64."""
         change = self._changes[tensor]
         source, name = (self._adapter, change.replaced_by) if change.replaced_by else (self._base, tensor)
         raw = torch.empty(stop - start, dtype=torch_dtype(source.specs[name].dtype))
@@ -129,19 +123,13 @@ class AdaptedReader(AbstractContextManager["AdaptedReader"]):
         if not torch.isfinite(raw).all():
             raise CheckpointError(
                 f"'{name}' of the adapter '{self.name}' holds infinity or NaN.\n"
-                "Every weight that it touches would be lost.\nUse another checkpoint of it.",
+                "Every weight that it changes would be lost.\nUse another checkpoint of it.",
                 model=self.name,
             )
         return raw.double().reshape(spec.shape[0], -1)
 
-    def _magnitudes(self, tensor: str, change: Change, first: int, last: int) -> torch.Tensor:
-        """DoRA's factor for rows `first:last`: magnitude over norm of each output, a column or, transposed, a row."""
-        norms = self._norm(tensor, change)
-        factor = self._matrix(change.magnitude).reshape(-1) / norms
-        return factor[None, :] if change.transposed else factor[first:last, None]
-
     def _norm(self, tensor: str, change: Change) -> torch.Tensor:
-        """Norm of W + scale * B @ A per output. The first thread that asks reads once through the tensor."""
+        """Norm of W + scale * B @ A per output. The first thread reads the tensor once; others wait for it."""
         with self._lock:
             lock = self._norm_locks.setdefault(tensor, threading.Lock())
         with lock:
@@ -179,7 +167,7 @@ def open_adapted(weights: AdaptedWeights, base_root: Path | str, adapter_root: P
         adapter_root: the folder that holds the adapter's files.
     """
     base = open_weights(weights.base, base_root)
-    return AdaptedReader(weights, base, open_weights(weights.adapter.layout, adapter_root))
+    return AdaptedReader(weights, base, open_weights(weights.adapter.weights, adapter_root))
 
 
 def _width(shape: tuple[int, ...]) -> int:

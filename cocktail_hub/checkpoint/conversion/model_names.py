@@ -1,8 +1,8 @@
-"""Bring the tensor names of a checkpoint to those of its model, with transformers' own conversions.
+"""Tensor names: those of a model, by transformers' own conversions, and what a name alone says.
 
 Checkpoints of one model differ in names (`LayerNorm.gamma`, a `bert.` prefix or none) and in shape (one tensor per
-expert, or all experts in one). transformers knows the way from each of them to the model; this asks it, on a model
-without memory (`meta` device). Nothing here reads weights, and only this module imports transformers.
+expert, or all experts in one). transformers converts each of them to the model; here it does so on a model without
+memory (`meta` device). No weights are read, and torch and transformers are loaded only to build a model.
 """
 
 from __future__ import annotations
@@ -10,25 +10,72 @@ from __future__ import annotations
 import copy
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from cocktail_hub.checkpoint.conversion.name_patterns import is_mask, is_rebuilt
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import torch
+
+_BUFFERS = re.compile(
+    r"(^|\.)(position_ids|token_type_ids|masked_bias|inv_freq|original_inv_freq|cos_cached|sin_cached|final_logits_bias"
+    r"|relative_position_index|num_batches_tracked)$"
+)
+_MASKS = re.compile(r"(^|\.)(attn|attention|crossattention)\.(bias|causal_mask)$")
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_DATA_PARALLEL = "module."
+
+
+def unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Map names without the parts that torch.compile, FSDP, DataParallel and Lightning add -> names in the file.
+
+    transformers does not know these parts: it would ignore such tensors and initialise the parameters at random.
+    """
+    names = list(names)
+    bare = {_WRAPPERS.sub("", name): name for name in names}
+    while bare and all(name.startswith(_DATA_PARALLEL) for name in bare):
+        bare = {name.removeprefix(_DATA_PARALLEL): raw for name, raw in bare.items()}
+    return bare if len(bare) == len(names) else {name: name for name in names}
+
+
+def is_rebuilt(name: str) -> bool:
+    """Whether every model computes a buffer of this name itself, so that a checkpoint may have it or not."""
+    return _BUFFERS.search(name) is not None
+
+
+def is_mask(name: str) -> bool:
+    """Whether old versions of transformers saved a causal mask under this name, if the model has no such parameter."""
+    return _MASKS.search(name) is not None
+
+
+def is_counter(name: str) -> bool:
+    """Whether a tensor only counts training steps, so that it has no average and may differ between ingredients."""
+    return name.endswith("num_batches_tracked")
+
+
+def common_pattern(names: Sequence[str]) -> str:
+    """Return a short regular expression that matches all of the names, to copy into a recipe."""
+    if len(names) == 1:
+        return re.escape(names[0])
+    parts = [name.split(".") for name in names]
+    shared = []
+    for column in zip(*parts, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(re.escape(column[0]))
+    return r"\.".join([*shared, ".*"]) if shared else "|".join(dict.fromkeys(rf"{re.escape(p[0])}\..*" for p in parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Tensors of a file that become one or more tensors of the model together, such as the experts of a layer."""
+    """Tensors of a file that together become one or more tensors of the model, such as the experts of a layer."""
 
     converter: int
-    """Which of the model's converters does it."""
+    """Index in the list of the model's converters."""
     sources: tuple[tuple[str, str, str], ...]
     """File name, the name the converter sees, and the pattern it matched; in the order the converter needs."""
     targets: tuple[str, ...]
@@ -47,26 +94,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameMap:
-    """Where the tensors of one checkpoint belong in the model."""
+    """Which tensors of the model the tensors of one checkpoint are."""
 
     renamed: dict[str, str] = field(default_factory=dict)
-    """Model name -> file name, for tensors taken as they are."""
+    """Model name -> file name, for tensors that are only renamed."""
     groups: dict[str, Group] = field(default_factory=dict)
-    """Model name -> the group that it is made from."""
+    """Model name -> the group that it is converted from."""
     unknown: dict[str, str] = field(default_factory=dict)
-    """File name -> what the loader would call it, for tensors that the model has no place for."""
-
-    def in_file(self, raw_of: Mapping[str, str]) -> NameMap:
-        """The same map for names as they are in the file, where `raw_of` says how the names given differ from them."""
-
-        def renamed(group: Group) -> Group:
-            return replace(group, sources=tuple((raw_of[name], seen, pattern) for name, seen, pattern in group.sources))
-
-        return NameMap(
-            renamed={target: raw_of[name] for target, name in self.renamed.items()},
-            groups={target: renamed(group) for target, group in self.groups.items()},
-            unknown={raw_of[name]: target for name, target in self.unknown.items()},
-        )
+    """File name -> name after the loader's renaming, for tensors that are not in the model."""
 
 
 class CanonicalModel:
@@ -77,12 +112,36 @@ class CanonicalModel:
 
         Args:
             config: config.json, with `model_type`, best with `architectures`.
-            name: whose it is, for messages.
+            name: the ingredient, for messages.
 
         Raises:
             IncompatibleError: transformers does not know the model, so names cannot be matched.
         """
-        self._model = _meta_model(config, name)
+        import torch
+        import transformers
+
+        def decoded(entry: dict[str, Any]) -> Any:
+            return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
+
+        # transformers writes numbers that JSON lacks as {"__float__": "Infinity"}
+        config = json.loads(json.dumps(dict(config)), object_hook=decoded)
+        model_type = config.get("model_type")
+        architecture = next(iter(config.get("architectures") or ()), None)
+        try:
+            parsed = transformers.CONFIG_MAPPING[model_type].from_dict(config)
+            cls = getattr(transformers, architecture or "", None) or transformers.MODEL_MAPPING[type(parsed)]
+            with torch.device("meta"):
+                self._model: Any = cls(parsed)
+        except Exception as error:  # every model validates its config in its own way
+            why = " ".join(str(error).split())
+            raise IncompatibleError(
+                f"The ingredients name their tensors differently, and transformers {transformers.__version__} cannot "
+                f"build {architecture or 'a model'} of type {model_type!r} from the config of '{name}' to match them "
+                f"({why}).\n"
+                "Tensors of models with their own code are matched by name alone.\n"
+                "Use ingredients that were saved with the same names, or a version of transformers that has the model.",
+                model=name,
+            ) from error
         self._state: dict[str, torch.Tensor] = self._model.state_dict()
         self._prefix: str = self._model.base_model_prefix
         buffers = {key for key, _ in self._model.named_buffers()}
@@ -95,25 +154,25 @@ class CanonicalModel:
         return frozenset(self._state)
 
     def tied(self, name: str) -> frozenset[str]:
-        """Names of the tensors that are this one, too (input and output embeddings), by the model's config."""
+        """Other names of the same tensor, such as output embeddings tied to the input, by the model's config."""
         pairs = dict(self._model.all_tied_weights_keys)
         root = pairs.get(name, name)
         return frozenset({root, *(target for target, source in pairs.items() if source == root)} - {name})
 
     def is_second_name(self, name: str) -> bool:
-        """Whether a tensor is another one by the model's config, which is the one that checkpoints have."""
+        """Whether the model's config ties a tensor to another one, under whose name checkpoints save it."""
         return name in self._model.all_tied_weights_keys
 
     def is_transposed(self, name: str) -> bool:
-        """Whether a matrix is stored as (in, out), as in GPT-2. What the class does not have is not."""
+        """Whether a matrix is stored as (in, out), as in GPT-2; False for tensors that the class does not have."""
         from transformers.pytorch_utils import Conv1D
 
         return isinstance(dict(self._model.named_modules()).get(name.rpartition(".")[0]), Conv1D)
 
     def spares(self, name: str) -> Literal["rebuilt", "unread"] | None:
-        """Why a checkpoint may have a tensor or not, `None` if it may not.
+        """Why a tensor is optional in a checkpoint; `None` if it is not.
 
-        It is a buffer that the model computes (`rebuilt`), or one that transformers says this class never reads
+        It is a buffer that the model computes (`rebuilt`), or transformers says that this class never reads it
         (`unread`).
         """
         if is_rebuilt(name) or {name, f"{self._prefix}.{name}", name.removeprefix(f"{self._prefix}.")} & self._rebuilt:
@@ -124,24 +183,33 @@ class CanonicalModel:
             return "rebuilt"
         return "unread" if any(pattern.search(name) for pattern in self._ignored) else None
 
-    def name_map(self, names: Iterable[str]) -> NameMap:
-        """Say where each tensor of a checkpoint belongs, exactly as transformers' loader would."""
-        from transformers.core_model_loading import dot_natural_key
+    def name_map(self, raw_of: Mapping[str, str]) -> NameMap:
+        """Match each tensor of a checkpoint to the model, exactly as transformers' loader would.
 
-        converters, renamings = copy.deepcopy(self._transforms)  # some remember what they have seen
+        Args:
+            raw_of: unwrapped name -> name in the file, as from `unwrapped`.
+        """
+        from transformers.core_model_loading import dot_natural_key, rename_source_key
+
+        converters, renamings = copy.deepcopy(self._transforms)  # some have state
         found = NameMap()
         collected: dict[str, list[tuple[str, str, str]]] = {}
         converter_of: dict[str, int] = {}
         index_of = {pattern: i for i, c in enumerate(converters) for pattern in c.source_patterns}
-        for name in sorted(names, key=dot_natural_key):
-            target, seen, pattern = self._target(name, renamings, converters)
+        for name in sorted(raw_of, key=dot_natural_key):
+            target, pattern = rename_source_key(name, renamings, converters, self._prefix, self._state)
+            if target not in self._state and name in self._state:  # already the model's name, which must not be renamed
+                target, pattern = rename_source_key(name, [], [], self._prefix, self._state)
             if target not in self._state or (pattern is None and target in found.renamed):
-                found.unknown[name] = target
+                found.unknown[raw_of[name]] = target
             elif pattern is None:
-                found.renamed[target] = name
+                found.renamed[target] = raw_of[name]
             else:
+                seen = name  # by the converter
+                for renaming in renamings:
+                    seen, _ = renaming.rename_source_key(seen)
                 converter_of.setdefault(target, index_of[pattern])
-                collected.setdefault(target, []).append((name, seen, pattern))
+                collected.setdefault(target, []).append((raw_of[name], seen, pattern))
         for first, sources in collected.items():
             patterns = converters[converter_of[first]].target_patterns
             targets = tuple(first.replace(patterns[0], pattern) for pattern in patterns)
@@ -176,22 +244,17 @@ class CanonicalModel:
             layer = layer or renamed
             converter.add_tensor(layer, target, pattern, tensors[target])
         made = self._run(converter, layer)
-        return {name: found for name, seen, _ in group.sources if (found := self._lookup(made, seen)) is not None}
-
-    def _lookup(self, made: Mapping[str, torch.Tensor], name: str) -> torch.Tensor | None:
-        """Find a tensor by its name with or without the prefix of the base model."""
-        for candidate in (name, f"{self._prefix}.{name}", name.removeprefix(f"{self._prefix}.")):
-            if candidate in made:
-                return made[candidate]
-        return None
+        bare = {name.removeprefix(f"{self._prefix}."): tensor for name, tensor in made.items()}
+        pairs = ((name, seen.removeprefix(f"{self._prefix}.")) for name, seen, _ in group.sources)
+        return {name: bare[seen] for name, seen in pairs if seen in bare}
 
     def _run(self, converter: Any, layer: str) -> dict[str, torch.Tensor]:
         try:
             made = converter.convert(layer, model=self._model, config=self._model.config)
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
             raise IncompatibleError(
-                f"'{layer}' cannot be brought from one way of storing it to the other: {error}.\n"
-                "The ingredients save this tensor in different parts.\n"
+                f"'{layer}' cannot be converted from one layout to the other: {error}.\n"
+                "The ingredients save this tensor in different layouts.\n"
                 "Load and save one of them with the current transformers, then mix.",
                 tensor=layer,
             ) from error
@@ -199,53 +262,10 @@ class CanonicalModel:
 
     @cached_property
     def _transforms(self) -> tuple[list[Any], list[Any]]:
-        """The model's converters and renamings, unused: work on copies."""
+        """The model's converters and renamings; copy them before use."""
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming
 
         transforms = get_model_conversion_mapping(self._model)
         converters = [t for t in transforms if isinstance(t, WeightConverter)]
         return converters, [t for t in transforms if isinstance(t, WeightRenaming)]
-
-    def _target(self, name: str, renamings: list[Any], converters: list[Any]) -> tuple[str, str, str | None]:
-        """Model name of one tensor, the name its converter sees, and the converter's pattern if there is one."""
-        from transformers.core_model_loading import rename_source_key
-
-        target, pattern = rename_source_key(name, renamings, converters, self._prefix, self._state)
-        if target not in self._state and name in self._state:  # already the model's name: it must not be renamed twice
-            target, pattern = rename_source_key(name, [], [], self._prefix, self._state)
-        seen = name
-        for renaming in renamings if pattern is not None else ():
-            seen, _ = renaming.rename_source_key(seen)
-        return target, seen, pattern
-
-
-def _meta_model(config: Mapping[str, Any], name: str) -> Any:
-    """The model of a config on the `meta` device."""
-    import transformers
-
-    model_type = config.get("model_type")
-    architecture = next(iter(config.get("architectures") or ()), None)
-    try:
-        parsed = transformers.CONFIG_MAPPING[model_type].from_dict(_with_floats(config))
-        cls = getattr(transformers, architecture or "", None) or transformers.MODEL_MAPPING[type(parsed)]
-        with torch.device("meta"):
-            return cls(parsed)
-    except Exception as error:  # every model has checks of its own for what a config may hold
-        why = " ".join(str(error).split())
-        raise IncompatibleError(
-            f"The ingredients name their tensors differently, and transformers {transformers.__version__} cannot build "
-            f"{architecture or 'a model'} of type {model_type!r} from the config of '{name}' to match them ({why}).\n"
-            "Tensors of models with their own code are matched by name alone.\n"
-            "Use ingredients that were saved with the same names, or a version of transformers that knows the model.",
-            model=name,
-        ) from error
-
-
-def _with_floats(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with the numbers that JSON lacks: transformers writes `{"__float__": "Infinity"}`."""
-
-    def decoded(entry: dict[str, Any]) -> Any:
-        return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
-
-    return dict(json.loads(json.dumps(dict(config)), object_hook=decoded))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
-from cocktail_hub.checkpoint.conversion.errors import different_values
-from cocktail_hub.checkpoint.reader import open_weights, read_pieces
-from cocktail_hub.methods.dtypes import torch_dtype
+from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel
+from cocktail_hub.checkpoint.reader import WatchedReader, byte_reader, byte_view, open_weights
+from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.methods.dtypes import itemsize, torch_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
     import torch
 
-    from cocktail_hub.checkpoint.conversion.blocks import Block, Run
-    from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel
+    from cocktail_hub.checkpoint.conversion.blocks import Block
+    from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import ElementRange, TensorReader
-    from cocktail_hub.checkpoint.tensor_spec import TensorSpec, WeightFiles
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 COMPARED_AT_ONCE = 1 << 22
 """Elements of two tied tensors that are compared at a time."""
 KEPT_BLOCKS = 2
-"""Converted blocks kept in memory, for the pieces that are read next."""
+"""Converted blocks kept in memory, for the ranges that are read next."""
 
 What = Literal["renamed", "converted", "tied", "rebuilt", "unread", "dropped", "taken"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What was done to bring one tensor of an ingredient to the first ingredient's names."""
+    """How one tensor of an ingredient was matched to the first ingredient's names."""
 
     what: What
     """renamed; converted: cut differently; tied: read from the tensor it is tied to; rebuilt: a buffer that the model
@@ -52,34 +52,34 @@ class Note:
 class TensorMapping:
     """How the tensors of the first ingredient are read from another one. Known from headers; can be pickled."""
 
-    layout: WeightFiles | AdaptedWeights
+    weights: WeightFiles | AdaptedWeights
     """The ingredient's own files, or those of a base and an adapter."""
     specs: Mapping[str, TensorSpec]
     """Name in the first ingredient -> shape and this ingredient's dtype; without those in `absent`."""
     names: Mapping[str, str]
-    """Name in the first ingredient -> name in the file, for tensors read as they are."""
-    runs: Mapping[str, tuple[Run, ...]]
-    """Name in the first ingredient -> pieces of the file, for tensors that are cut differently there."""
-    blocks: tuple[Block, ...]
-    """Tensors that are converted whole."""
-    absent: frozenset[str]
-    """Names that this ingredient lacks, and that are taken from the first alone."""
-    equal: tuple[tuple[str, str], ...]
-    """Pairs of tensors in the file that the first ingredient ties: they must hold the same values."""
-    notes: tuple[Note, ...]
-    """What was done."""
+    """Name in the first ingredient -> name in the file, for tensors that are only renamed."""
     config: Mapping[str, Any]
     """config.json of the first ingredient, by which `blocks` are converted."""
+    ranges: Mapping[str, tuple[ElementRange, ...]] = field(default_factory=dict)
+    """Name in the first ingredient -> elements of the file, for tensors that are cut differently there."""
+    blocks: tuple[Block, ...] = ()
+    """Tensors that are converted whole."""
+    absent: frozenset[str] = frozenset()
+    """Names that this ingredient lacks, and that are taken from the first alone."""
+    equal: tuple[tuple[str, str], ...] = ()
+    """Pairs of tensors in the file that the first ingredient ties: they must hold the same values."""
+    notes: tuple[Note, ...] = ()
+    """One per tensor whose name or content is not simply the file's."""
 
     @property
     def name(self) -> str:
         """The ingredient, for messages."""
-        return self.layout.name
+        return self.weights.name
 
     @property
     def plain(self) -> bool:
-        """Whether the files are read as they are."""
-        return not self.runs and not self.blocks and all(a == b for a, b in self.names.items())
+        """Whether the files are read under their own names, without conversion."""
+        return not self.ranges and not self.blocks and all(a == b for a, b in self.names.items())
 
     def open(self, root: Path | str, adapter_root: Path | str | None = None) -> TensorReader:
         """Open the ingredient's files under the first one's names.
@@ -92,143 +92,129 @@ class TensorMapping:
             CheckpointError, SourceError: as `open_weights`.
             IncompatibleError: tensors that the first ingredient ties differ here.
         """
-        if isinstance(self.layout, AdaptedWeights):
+        if isinstance(self.weights, AdaptedWeights):
             if adapter_root is None:
-                raise TypeError(f"'{self.name}' is an adapter: `open` needs its own folder, too")
+                raise TypeError(f"'{self.name}' is an adapter: `open` also needs `adapter_root`")
             from cocktail_hub.checkpoint.adapters.reader import open_adapted  # loads torch
 
-            return self.over(open_adapted(self.layout, root, adapter_root))
-        return self.over(open_weights(self.layout, root))
+            return self.over(open_adapted(self.weights, root, adapter_root))
+        return self.over(open_weights(self.weights, root))
 
-    def over(self, source: TensorReader) -> TensorReader:
-        """Give an open source of this layout the first ingredient's names."""
+    def over(self, reader: TensorReader) -> TensorReader:
+        """Wrap an open reader of `weights` so that it has the first ingredient's names.
+
+        Raises:
+            IncompatibleError: tensors that the first ingredient ties differ here.
+        """
         for kept, left_out in self.equal:
-            self._require_equal(source, kept, left_out)
-        return source if self.plain else MappedReader(self, source)
-
-    def _require_equal(self, source: TensorReader, kept: str, left_out: str) -> None:
-        import torch
-
-        numel = source.specs[kept].numel
-        size = min(numel, COMPARED_AT_ONCE)
-        a, b = (torch.empty(size, dtype=torch_dtype(source.specs[name].dtype)) for name in (kept, left_out))
-        for start in range(0, numel, COMPARED_AT_ONCE):
-            count = min(COMPARED_AT_ONCE, numel - start)
-            source.read(kept, start, start + count, a[:count])
-            source.read(left_out, start, start + count, b[:count])
-            if not bool((a[:count] == b[:count]).all()):  # in the wider of two dtypes
-                raise different_values(self.name, kept, left_out)
+            if not _are_equal(reader, kept, left_out):
+                raise IncompatibleError(
+                    f"Cannot mix '{self.name}': '{left_out}' and '{kept}' have different values, but are one tensor in "
+                    "the first ingredient (`tie_word_embeddings`).\n"
+                    f"A mix with tied embeddings would lose '{left_out}'.\n"
+                    f"List '{self.name}' first, or choose ingredients that all tie their embeddings.",
+                    model=self.name,
+                    tensor=left_out,
+                )
+        return reader if self.plain else MappedReader(self, reader)
 
 
-class MappedReader(AbstractContextManager["MappedReader"]):
-    """A `TensorReader` and `BatchReader` that reads another one under other names and in other cuts."""
+def _are_equal(reader: TensorReader, one: str, other: str) -> bool:
+    """Compare two tensors of the same shape, a chunk at a time."""
+    import torch
 
-    def __init__(self, mapping: TensorMapping, source: TensorReader) -> None:
+    numel = reader.specs[one].numel
+    size = min(numel, COMPARED_AT_ONCE)
+    a, b = (torch.empty(size, dtype=torch_dtype(reader.specs[name].dtype)) for name in (one, other))
+    for start in range(0, numel, COMPARED_AT_ONCE):
+        count = min(COMPARED_AT_ONCE, numel - start)
+        reader.read(one, start, start + count, a[:count])
+        reader.read(other, start, start + count, b[:count])
+        if not bool((a[:count] == b[:count]).all()):  # in the wider of two dtypes
+            return False
+    return True
+
+
+class MappedReader:
+    """A `TensorReader` and `ByteReader` that reads another one under other names and in other shapes."""
+
+    def __init__(self, mapping: TensorMapping, reader: TensorReader) -> None:
         self.name = mapping.name
         """The ingredient, for messages."""
         self.specs = mapping.specs
         """Tensor -> shape and dtype, under the first ingredient's names."""
-        self._view, self._source = mapping, source
-        self._starts = {name: _starts(runs) for name, runs in mapping.runs.items()}
-        self._whole = Converter(mapping, source)
+        self._mapping, self._reader, self._read_bytes = mapping, reader, byte_reader(reader)
+        self._starts = {  # first element of each range in the tensor that the ranges make up
+            name: list(itertools.accumulate((stop - start for _, start, stop in ranges), initial=0))
+            for name, ranges in mapping.ranges.items()
+        }
+        self._block_of = {name: block for block in mapping.blocks for name in block.targets}
+        self._lock = threading.Lock()
+        self._converted: OrderedDict[Block, dict[str, torch.Tensor]] = OrderedDict()
+        self._model: CanonicalModel | None = None
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorReader.read`)."""
-        self.read_pieces([(tensor, start, stop)], out)
+        self.read_bytes([(tensor, start, stop)], byte_view(out))
 
-    def read_pieces(self, pieces: Sequence[ElementRange], out: torch.Tensor) -> None:
-        """Copy the pieces one after the other into `out`."""
-        pending: list[ElementRange] = []
+    def read_bytes(self, ranges: Sequence[ElementRange], out: memoryview) -> None:
+        """Copy the ranges one after the other into `out` (see `ByteReader.read_bytes`)."""
+        pending: list[ElementRange] = []  # ranges of the file that fill out[begin:done]
         begin = done = 0
-        for tensor, start, stop in pieces:
-            if self._whole.has(tensor):
-                read_pieces(self._source, pending, out[begin:done])
-                out[done : done + stop - start].copy_(self._whole.tensor(tensor)[start:stop])
-                pending, begin = [], done + stop - start
+        for tensor, start, stop in ranges:
+            nbytes = (stop - start) * itemsize(self.specs[tensor].dtype)
+            if tensor in self._block_of:
+                self._read_bytes(pending, out[begin:done])
+                out[done : done + nbytes] = byte_view(self._convert(tensor)[start:stop])
+                pending, begin = [], done + nbytes
             elif tensor in self._starts:
-                pending += self._cut(tensor, start, stop)
+                pending += self._in_file(tensor, start, stop)
             else:
-                pending.append((self._view.names[tensor], start, stop))
-            done += stop - start
-        read_pieces(self._source, pending, out[begin:done])
+                pending.append((self._mapping.names[tensor], start, stop))
+            done += nbytes
+        self._read_bytes(pending, out[begin:done])
 
     def check_unchanged(self) -> None:
-        """Raise CheckpointError if a file behind this source has changed since it was opened."""
-        check = getattr(self._source, "check_unchanged", None)
-        if check is not None:
-            check()
+        """Raise CheckpointError if a file has changed since it was opened."""
+        if isinstance(self._reader, WatchedReader):
+            self._reader.check_unchanged()
 
     def close(self) -> None:
         """Close the files."""
-        close = getattr(self._source, "close", None)
-        if close is not None:
-            close()
+        self._reader.close()
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _cut(self, tensor: str, start: int, stop: int) -> list[ElementRange]:
-        """The pieces of the file that are elements `start:stop` of a tensor made of runs."""
-        runs, starts = self._view.runs[tensor], self._starts[tensor]
+    def _in_file(self, tensor: str, start: int, stop: int) -> list[ElementRange]:
+        """The ranges of the file that make up elements `start:stop` of a tensor that is cut differently there."""
+        ranges, starts = self._mapping.ranges[tensor], self._starts[tensor]
         found: list[ElementRange] = []
         index = bisect_right(starts, start) - 1
         while start < stop:
-            run = runs[index]
-            first = run.start + start - starts[index]
-            count = min(run.start + run.length - first, stop - start)
-            found.append((run.source, first, first + count))
+            source, first, last = ranges[index]
+            first += start - starts[index]
+            count = min(last - first, stop - start)
+            found.append((source, first, first + count))
             start += count
             index += 1
         return found
 
+    def _convert(self, tensor: str) -> torch.Tensor:
+        """A flattened tensor, converted whole with its block by transformers."""
+        import torch
 
-class Converter:
-    """Whole tensors converted by transformers, the last few blocks kept. Many threads may ask at once."""
-
-    def __init__(self, mapping: TensorMapping, source: TensorReader) -> None:
-        self._blocks = {name: block for block in mapping.blocks for name in block.targets}
-        self._config, self._source = mapping.config, source
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Block, dict[str, torch.Tensor]] = OrderedDict()
-        self._model: CanonicalModel | None = None
-
-    def has(self, tensor: str) -> bool:
-        """Whether a tensor is converted whole."""
-        return tensor in self._blocks
-
-    def tensor(self, tensor: str) -> torch.Tensor:
-        """The flattened tensor."""
-        block = self._blocks[tensor]
+        block = self._block_of[tensor]
         with self._lock:  # one conversion at a time bounds the memory
-            if block not in self._kept:
-                while len(self._kept) >= KEPT_BLOCKS:
-                    self._kept.popitem(last=False)
-                self._kept[block] = self._convert(block)
-            self._kept.move_to_end(block)
-            return self._kept[block][tensor]
-
-    def _convert(self, block: Block) -> dict[str, torch.Tensor]:
-        from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel
-
-        if self._model is None:
-            self._model = CanonicalModel(self._config, name=self._source.name)
-        made = block.convert(self._model, {name: _whole(self._source, name) for name in block.sources})
-        return {name: tensor.reshape(-1) for name, tensor in made.items()}
-
-
-def _whole(source: TensorReader, name: str) -> torch.Tensor:
-    import torch
-
-    spec = source.specs[name]
-    flat = torch.empty(math.prod(spec.shape), dtype=torch_dtype(spec.dtype))
-    source.read(name, 0, spec.numel, flat)
-    return flat.reshape(spec.shape)
-
-
-def _starts(runs: Sequence[Run]) -> list[int]:
-    """First element of each run in the tensor that the runs make up."""
-    starts, at = [], 0
-    for run in runs:
-        starts.append(at)
-        at += run.length
-    return starts
+            if block not in self._converted:
+                while len(self._converted) >= KEPT_BLOCKS:
+                    self._converted.popitem(last=False)
+                if self._model is None:
+                    self._model = CanonicalModel(self._mapping.config, name=self.name)
+                sources: dict[str, torch.Tensor] = {}
+                for name in block.sources:
+                    spec = self._reader.specs[name]
+                    flat = torch.empty(spec.numel, dtype=torch_dtype(spec.dtype))
+                    self._reader.read(name, 0, spec.numel, flat)
+                    sources[name] = flat.reshape(spec.shape)
+                made = block.convert(self._model, sources)
+                self._converted[block] = {name: made[name].reshape(-1) for name in made}
+            self._converted.move_to_end(block)
+            return self._converted[block][tensor]

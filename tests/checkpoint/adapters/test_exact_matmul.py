@@ -58,6 +58,15 @@ def test_extreme_factors_are_multiplied(value):
     assert product(left, right).item() == pytest.approx(3 * torch.tensor(value).item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("value", [2.0**-1074, 3 * 2.0**-1074, 2.0**-1023 + 2.0**-1074, 2.0**-1022, 2.0**-1000])
+def test_a_factor_of_denormals_keeps_every_bit(value):
+    values = torch.tensor([[0.0, value], [1.0, 2.0]], dtype=torch.float64)
+    factor = Factor.of(values, 1, precise=True)
+    assert torch.equal(factor.high + (0 if factor.low is None else factor.low), values)
+    factor = Factor.of(values.T, 0, precise=True)
+    assert torch.equal(factor.high + (0 if factor.low is None else factor.low), values.T)
+
+
 @pytest.mark.parametrize("size", range(1, 20))
 def test_a_fixed_sum_is_the_sum(size):
     values = torch.arange(1, size + 1, dtype=torch.float64)

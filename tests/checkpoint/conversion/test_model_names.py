@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from cocktail_hub.checkpoint.conversion.name_patterns import common_pattern, is_counter, is_mask, is_rebuilt, unwrapped
+from cocktail_hub.checkpoint.conversion.model_names import common_pattern, is_counter, is_mask, is_rebuilt, unwrapped
 
 
 @pytest.mark.parametrize(

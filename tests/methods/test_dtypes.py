@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from cocktail_hub.checkpoint.tensor_spec import TensorSpec
 from cocktail_hub.errors import CheckpointError, RecipeError
 from cocktail_hub.methods.dtypes import (
     BITS,
@@ -17,31 +16,6 @@ from cocktail_hub.methods.dtypes import (
     safetensors_dtype,
     torch_dtype,
 )
-
-
-def test_a_spec_knows_its_size() -> None:
-    spec = TensorSpec((3, 4), "BF16")
-    assert (spec.numel, spec.nbytes) == (12, 24)
-
-
-def test_a_scalar_has_one_element_and_an_empty_tensor_none() -> None:
-    assert TensorSpec((), "F32").nbytes == 4
-    assert TensorSpec((0, 7), "F32").nbytes == 0
-
-
-def test_packed_elements_are_counted_in_bits() -> None:
-    assert TensorSpec((3,), "F4").nbytes == 2
-    assert TensorSpec((4,), "F6_E2M3").nbytes == 3
-
-
-def test_an_unknown_dtype_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=re.escape("Unknown dtype 'F33'. Did you mean 'F32'?")):
-        TensorSpec((1,), "F33")
-
-
-def test_a_negative_size_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=re.escape("[2, -1]")):
-        TensorSpec((2, -1), "F32")
 
 
 @pytest.mark.parametrize("name", sorted(TORCH_NAMES))

@@ -43,7 +43,7 @@ class Weights:
 
     @property
     def effective_number(self) -> float:
-        """See `effective_number`."""
+        """1 / sum of squared weights, in [1, n]: how many equal ingredients would be mixed as much."""
         return effective_number(self.values)
 
     @property

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-import scoring_models as weigh_models
+import scoring_models
 import torch
 
 
@@ -21,34 +21,34 @@ def models_root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def llama(models_root):
-    return weigh_models.save_llama(models_root / "llama")
+    return scoring_models.save_llama(models_root / "llama")
 
 
 @pytest.fixture(scope="session")
 def chat_llama(models_root):
-    return weigh_models.save_llama(models_root / "chat", bos=True, template=weigh_models.TEMPLATE)
+    return scoring_models.save_llama(models_root / "chat", bos=True, template=scoring_models.TEMPLATE)
 
 
 @pytest.fixture(scope="session")
 def bert(models_root):
-    return weigh_models.save_bert(models_root / "bert")
+    return scoring_models.save_bert(models_root / "bert")
 
 
 @pytest.fixture(scope="session")
 def embedder(models_root):
-    return weigh_models.save_sentence_transformer(models_root / "embedder", prompts={"query": "question: "})
+    return scoring_models.save_sentence_transformer(models_root / "embedder", prompts={"query": "question: "})
 
 
 @pytest.fixture(scope="session")
 def reranker(models_root):
-    return weigh_models.save_reranker(models_root / "reranker")
+    return scoring_models.save_reranker(models_root / "reranker")
 
 
 @pytest.fixture(scope="session")
 def two_logits(models_root):
-    return weigh_models.save_reranker(models_root / "two_logits", labels=2)
+    return scoring_models.save_reranker(models_root / "two_logits", labels=2)
 
 
 @pytest.fixture(scope="session")
 def t5(models_root):
-    return weigh_models.save_t5(models_root / "t5")
+    return scoring_models.save_t5(models_root / "t5")

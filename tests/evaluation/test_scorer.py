@@ -3,7 +3,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-import scoring_models as weigh_models
+import scoring_models
 from scoring_models import QA, RANKED, settings_for
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel
 
@@ -38,7 +38,7 @@ def job(folder, name, opened=None, rows=QA, tokenizer=None, **keys):
 
 @pytest.fixture
 def three(tmp_path):
-    return [weigh_models.save_llama(tmp_path / f"l{seed}", seed=seed) for seed in range(3)]
+    return [scoring_models.save_llama(tmp_path / f"l{seed}", seed=seed) for seed in range(3)]
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_sentence_transformers_models_are_freed_too(embedder, reranker, task):
     folder = reranker if task == "text-ranking" else embedder
     gc.collect()
     before = alive()
-    weigh_models.score(folder, RANKED[:4], task)
+    scoring_models.score(folder, RANKED[:4], task)
     assert alive() == before
 
 
@@ -93,7 +93,7 @@ def test_progress_has_as_many_steps_for_every_ingredient(three, cache):
 
 def test_progress_of_an_encoder_counts_queries_and_passages_together(bert):
     seen = []
-    weigh_models.score(bert, RANKED[:2], "feature-extraction", on_texts=lambda *numbers: seen.append(numbers))
+    scoring_models.score(bert, RANKED[:2], "feature-extraction", on_texts=lambda *numbers: seen.append(numbers))
     assert seen == [(2, 10), (10, 10)]
 
 
@@ -136,7 +136,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(request, tmp_pat
     tokenizer.save_pretrained(tmp_path)
     rows = [RANKED[0] | {"query": "Quux"}] if kind == "bert" else [{"input": "in Quux", "output": "in Quux"}]
     with pytest.raises(ScoringError, match=r"The tokenizer gives token .*, but 'm' has embeddings for .* tokens only"):
-        weigh_models.score(folder, rows, task, tokenizer_folder=tmp_path)
+        scoring_models.score(folder, rows, task, tokenizer_folder=tmp_path)
 
 
 def test_chat_and_plain_models_are_not_compared(three, chat_llama, cache):

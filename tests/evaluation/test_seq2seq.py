@@ -1,5 +1,5 @@
 import pytest
-import scoring_models as weigh_models
+import scoring_models
 import torch
 from scoring_models import QA
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.whole
 
 
 def score(folder, examples=QA, **kwargs):
-    return weigh_models.score(folder, examples, "text2text-generation", **kwargs)
+    return scoring_models.score(folder, examples, "text2text-generation", **kwargs)
 
 
 def expected(folder, row):

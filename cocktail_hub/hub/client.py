@@ -58,11 +58,7 @@ class Hub:
         return huggingface_hub.HfApi(token=self.token, **_AGENT)
 
     def resolve(self, repo_id: str, revision: str | None, *, repo_type: str | None = None) -> str:
-        """Return the 40-hex commit that `revision` points to; offline, the one it last pointed to.
-
-        Raises:
-            SourceError: no such repo or revision, no access, or not cached and the Hub cannot be reached.
-        """
+        """Return the 40-hex commit of a revision; offline, the one it last pointed to. Raises SourceError."""
         with hub_errors(repo_id, revision):
             return self.api.resolve_revision(
                 repo_id,
@@ -120,11 +116,7 @@ class HubFiles:
 
     @cached_property
     def sizes(self) -> Mapping[str, int]:
-        """Every file -> its size in bytes.
-
-        Raises:
-            SourceError: no access, no such commit, or not cached and the Hub cannot be reached.
-        """
+        """Every file -> its size in bytes. Raises SourceError."""
         with hub_errors(self.name, self.commit):
             found = self._listing()
         for path in found:
@@ -206,28 +198,20 @@ class HubFiles:
         return Path(found) if isinstance(found, str) else None
 
     def range_request(self, path: str, start: int, stop: int) -> tuple[str, dict[str, str]]:
-        """URL and headers of a request for bytes `start:stop` of a file, `start` below `stop`.
-
-        Raises:
-            SourceError: offline.
-        """
+        """URL and headers of a request for bytes `start:stop` of a file, `start` below `stop`. Raises SourceError."""
         from huggingface_hub.utils import build_hf_headers
 
         self._require_online(path)
         headers: dict[str, str] = build_hf_headers(token=self.hub.token, **_AGENT)
-        return huggingface_hub.hf_hub_url(self.name, path, **self._at), {
-            **headers,
-            "Range": f"bytes={start}-{stop - 1}",
-        }
+        headers["Range"] = f"bytes={start}-{stop - 1}"
+        return huggingface_hub.hf_hub_url(self.name, path, **self._at), headers
 
     def _fetch(self, path: str, start: int, stop: int) -> bytes:
         from huggingface_hub.utils import http_backoff
 
         url, headers = self.range_request(path, start, stop)
-        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        response = http_backoff(
-            "GET", url, headers=headers, base_wait_time=FIRST_WAIT, follow_redirects=True, timeout=timeout
-        )
+        options: dict[str, Any] = {"base_wait_time": FIRST_WAIT, "timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT}
+        response = http_backoff("GET", url, headers=headers, follow_redirects=True, **options)
         huggingface_hub.hf_raise_for_status(response)
         content: bytes = response.content
         return content[start:stop] if response.status_code == 200 else content  # noqa: PLR2004 - the range was ignored

@@ -86,13 +86,10 @@ class Publisher:
 
     def make_repo(self) -> None:
         """Create the repo and the branch if they do not exist."""
-        self._retry(self._make_repo)
-
-    def _make_repo(self) -> None:
         target = self.publication
-        self.api.create_repo(target.repo_id, private=target.private, exist_ok=True)
-        if target.revision and not target.revision.startswith("refs/"):
-            self.api.create_branch(target.repo_id, branch=target.revision, exist_ok=True)
+        self._retry(lambda: self.api.create_repo(target.repo_id, private=target.private, exist_ok=True))
+        if (branch := target.revision) and not branch.startswith("refs/"):
+            self._retry(lambda: self.api.create_branch(target.repo_id, branch=branch, exist_ok=True))
 
     def upload(self, name: str, file: Path, sha256: str) -> Uploaded:
         """Upload one large file ahead of the commit; the local file is not needed after that."""
@@ -102,11 +99,7 @@ class Publisher:
             operation = huggingface_hub.CommitOperationAdd(name, file)
             operation.upload_info.sha256 = bytes.fromhex(sha256)
             self.api.preupload_lfs_files(
-                target.repo_id,
-                [operation],
-                revision=target.revision,
-                create_pr=target.create_pr,
-                free_memory=False,
+                target.repo_id, [operation], revision=target.revision, create_pr=target.create_pr, free_memory=False
             )
             if not operation._is_uploaded:  # noqa: SLF001 - the client has no public name for it
                 raise PublishError(
@@ -129,7 +122,6 @@ class Publisher:
 
         def commit() -> CommitInfo:
             nonlocal known
-            self._make_repo()
             opened = self._pull_requests()
             known = set(opened) if known is None else known
             if lost := opened.keys() - known:  # an earlier attempt opened it, but the answer was lost
@@ -142,6 +134,7 @@ class Publisher:
             readme = huggingface_hub.CommitOperationAdd(README, target.readme(card).encode())
             return self._create([*additions[head], readme, *map(huggingface_hub.CommitOperationDelete, stale)], head)
 
+        self.make_repo()
         return self._retry(commit)
 
     def remove_recipe(self, name: str) -> None:

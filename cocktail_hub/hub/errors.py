@@ -23,12 +23,7 @@ LONGEST_WAIT = 60.0
 
 @contextmanager
 def hub_errors(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """Translate errors of the client while a repo is read.
-
-    Raises:
-        SourceError: the Hub refused or could not be reached, or a file is not cached and the Hub must not be asked.
-        DiskSpaceError: the disk is too full for the download.
-    """
+    """Translate errors of the client while a repo is read to SourceError, or DiskSpaceError if the disk is full."""
     try:
         yield
     except CocktailError:

@@ -66,7 +66,7 @@ def fetch_ranges(
         for part in ranges
         for start in range(part.start, part.stop, REQUEST_BYTES)
     ]
-    stopped, lock = threading.Event(), threading.Lock()
+    stopped, lock, report = threading.Event(), threading.Lock(), on_progress or (lambda _: None)
 
     def fetch(request: ByteRange) -> None:
         done, failures, length = 0, 0, request.stop - request.start
@@ -78,16 +78,22 @@ def fetch_ranges(
                         data = block[: length - done]
                         target.write_from(data, request.offset + done)
                         done += len(data)
-                        if on_progress is not None:
-                            with lock:
-                                on_progress(len(data))
+                        with lock:
+                            report(len(data))
                         if done == length or stopped.is_set():
                             return
             except HTTPError as failure:
                 error = failure
             failures = 1 if done > before else failures + 1
-            if failures == ATTEMPTS or (error is not None and not may_pass(error)):
-                _give_up(request, done, error)
+            if error is not None and (failures == ATTEMPTS or not may_pass(error)):
+                with hub_errors(request.files.name, request.files.commit):
+                    raise error
+            if failures == ATTEMPTS:
+                raise SourceError(
+                    f"'{request.path}' of '{request.files.name}' ended {length - done:,} bytes early, {ATTEMPTS} times."
+                    "\nIts weights cannot be read.\n"
+                    "Try again later; if the error persists, the file on the Hub is truncated."
+                )
             stopped.wait(retry_wait(failures, error))
 
     with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="fetch") as pool:
@@ -104,10 +110,8 @@ def _blocks(part: ByteRange) -> Generator[bytes, None, None]:
     """Request a byte range; yields the answer block by block."""
     url, headers = part.files.range_request(part.path, part.start, part.stop)
     headers["Accept-Encoding"] = "identity"
-    stream = get_session().stream(
-        "GET", url, headers=headers, follow_redirects=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-    )
-    with stream as response:
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
         hf_raise_for_status(response)
         if response.status_code != _PARTIAL_CONTENT and part.start > 0:
             raise SourceError(
@@ -116,13 +120,3 @@ def _blocks(part: ByteRange) -> Generator[bytes, None, None]:
                 "Mix without `low_disk`, which downloads whole files."
             )
         yield from response.iter_bytes(_BLOCK)
-
-
-def _give_up(part: ByteRange, done: int, error: HTTPError | None) -> None:
-    with hub_errors(part.files.name, part.files.commit):
-        if error is not None:
-            raise error
-    raise SourceError(
-        f"'{part.path}' of '{part.files.name}' ended {part.stop - part.start - done:,} bytes early, {ATTEMPTS} times.\n"
-        "Its weights cannot be read.\nTry again later; if the error persists, the file on the Hub is truncated."
-    )

@@ -118,34 +118,31 @@ class OutputFolder:
                 shutil.rmtree(stage, ignore_errors=True)
             raise
 
-    def finish(self, resolved: ResolvedRecipe, hashes: Mapping[str, str]) -> Path:
-        """Turn the staging folder into the result, in one step. The caller holds the lock."""
+    def finish(self, resolved: ResolvedRecipe, hashes: Mapping[str, str] | None) -> Path:
+        """Turn the staging folder into the result, in one step. The caller holds the lock.
+
+        Args:
+            resolved: the mix.
+            hashes: for `write_manifest`; `None` if the folder has its manifest already.
+        """
         if self.output is None:
-            return self.cache.finish(self.key(resolved), dict(hashes)).path
-        with _write_errors(self.output):
-            write_manifest(self.stage_path(resolved), dict(hashes))
-        return self._publish(resolved, self.output)
+            return self.cache.finish(self.key(resolved), hashes).path
+        stage = self.stage_path(resolved)
+        with self._folder_lock(self.output), _write_errors(self.output):
+            if hashes is not None:
+                write_manifest(stage, hashes)
+            self.require()
+            (stage / JOURNAL).unlink(missing_ok=True)
+            _move(stage, self.output)
+            self._remove_leftovers(self.output)
+        return self.output
 
     def adopt_finished(self, resolved: ResolvedRecipe) -> Path | None:
-        """Publish the mix of a run that was killed between writing the manifest and renaming the staging folder.
+        """Finish the mix of a run that was killed between writing the manifest and renaming the staging folder.
 
         The caller holds the lock.
         """
-        if not self._holds(self.stage_path(resolved), resolved):
-            return None
-        if self.output is None:
-            return self.cache.publish(self.key(resolved)).path
-        return self._publish(resolved, self.output)
-
-    def _publish(self, resolved: ResolvedRecipe, output: Path) -> Path:
-        """Rename a staging folder that has its manifest to the user's folder."""
-        stage = self.stage_path(resolved)
-        with self._folder_lock(output), _write_errors(output):
-            self.require()
-            (stage / JOURNAL).unlink(missing_ok=True)
-            _move(stage, output)
-            self._remove_leftovers(output)
-        return output
+        return self.finish(resolved, None) if self._holds(self.stage_path(resolved), resolved) else None
 
     def _holds(self, folder: Path, resolved: ResolvedRecipe) -> bool:
         """Whether a folder is this mix, undamaged, in weight files of the requested size."""
@@ -199,11 +196,7 @@ def _write_errors(folder: Path) -> Iterator[None]:
 
 
 def cut_size(files: RepoFiles, folder: str = "") -> int:
-    """The maximum size of a weight file that a mix was made with, in bytes, from its config or that of a module.
-
-    Raises:
-        CheckpointError: a config is damaged.
-    """
+    """The maximum bytes of a weight file that a mix was made with, from its config or that of a module."""
     for place in (folder, *(str(PurePosixPath(folder, str(module["path"]))) for module in read_modules(files))):
         marked = read_config(files, "" if place == "." else place).get("cocktail")
         if isinstance(marked, dict) and "max_shard_size" in marked:

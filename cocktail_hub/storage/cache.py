@@ -31,7 +31,7 @@ from cocktail_hub.storage.disk import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ RECIPE = "recipe.json"
 LEFTOVER_AGE = 86_400.0
 """Seconds after the last write when a staging folder that no process has locked counts as abandoned."""
 _DIGEST_DIGITS = 64
-_IDENTITY_DIGITS = 8
 
 
 def cache_root() -> Path:
@@ -64,11 +63,7 @@ class CachedMix:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Path -> size in bytes and hash (`xxh128`; `sha256` in early mixes), for every file of the mix.
-
-        Raises:
-            CacheError: it is missing or damaged.
-        """
+        """Path -> size in bytes and hash (`xxh128`; `sha256` in early mixes). Raises CacheError if it is damaged."""
         files = self._read(MANIFEST).get("files")
         if isinstance(files, dict) and all(
             isinstance(entry, dict) and "size" in entry and HASHES.keys() & entry.keys() for entry in files.values()
@@ -83,11 +78,7 @@ class CachedMix:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The resolved recipe as JSON.
-
-        Raises:
-            CacheError: it is missing or damaged.
-        """
+        """The resolved recipe as JSON. Raises CacheError if it is missing or damaged."""
         return self._read(RECIPE)
 
     @property
@@ -152,10 +143,10 @@ class Cache:
             return path.read_text(encoding="ascii") if path.is_file() else ""
 
         with suppress(CacheError), cache_errors(self.root):
-            if len(known()) != _IDENTITY_DIGITS:  # none, or a process was killed while it wrote it
+            if not known():  # also when a process was killed while it wrote the file
                 with self.locked("identity"):
-                    if len(known()) != _IDENTITY_DIGITS:
-                        path.write_text(secrets.token_hex(_IDENTITY_DIGITS // 2), encoding="ascii")
+                    if not known():
+                        path.write_text(secrets.token_hex(4), encoding="ascii")
             return known()
         return f"{os.getpid():08x}"
 
@@ -180,14 +171,9 @@ class Cache:
 
     @contextmanager
     def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the lock called `name`, such as the digest of a mix; yields whether it is held.
+        """Hold the lock called `name`, such as the digest of a mix; yields whether it is held. Raises CacheError.
 
-        Args:
-            name: of the lock.
-            wait: until the process that holds the lock releases it; otherwise yield `False` in that case.
-
-        Raises:
-            CacheError: the cache cannot be written.
+        If another process holds it, wait, or with `wait=False` yield `False`.
         """
         path = self.root / "locks" / f"{name}.lock"
         lock = FileLock(path)
@@ -204,34 +190,26 @@ class Cache:
             lock.release()
 
     def staging(self, digest: str) -> Path:
-        """The folder of a mix in progress; kept when the work is interrupted, so that it can be resumed.
-
-        Raises:
-            CacheError: the cache cannot be written.
-        """
+        """The folder of a mix in progress; kept after an interruption, for the next run. Raises CacheError."""
         stage = self.root / "staging" / digest
         with cache_errors(self.root):
             stage.mkdir(parents=True, exist_ok=True)
         return stage
 
-    def finish(self, digest: str, hashes: dict[str, str]) -> CachedMix:
-        """Turn the staging folder into a finished mix: write the manifest, then `publish`. The caller holds the lock.
+    def finish(self, digest: str, hashes: Mapping[str, str] | None) -> CachedMix:
+        """Turn the staging folder into a finished mix. The caller holds the lock.
 
         Args:
             digest: of the resolved recipe.
-            hashes: XXH3-128, in hex, of files whose hash is known and that are synced already, by path.
+            hashes: for `write_manifest`; `None` if the folder has its manifest already.
 
         Raises:
             CacheError: the cache cannot be written; the staging folder is kept.
         """
-        with cache_errors(self.root):
-            write_manifest(self.staging(digest), hashes)
-        return self.publish(digest)
-
-    def publish(self, digest: str) -> CachedMix:
-        """Rename a staging folder that has its manifest. The caller holds the lock. Raises CacheError."""
         stage, target = self.staging(digest), self.folder(digest)
         with cache_errors(self.root):
+            if hashes is not None:
+                write_manifest(stage, hashes)
             (stage / JOURNAL).unlink(missing_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             remove(target)
@@ -253,13 +231,7 @@ class Cache:
         """Remove mixes unused for `older_than` seconds, and the least recently used ones beyond `max_bytes`.
 
         Mixes that a process has locked are kept. Leftovers of interrupted merges are removed, too, if nothing was
-        written to them for `older_than` seconds, by default for a day.
-
-        Returns:
-            The mixes that were removed.
-
-        Raises:
-            CacheError: the cache cannot be written.
+        written to them for `older_than` seconds, by default for a day. Returns the removed mixes. Raises CacheError.
         """
         self.prune_leftovers(older_than=LEFTOVER_AGE if older_than is None else older_than)
         removed, kept = [], 0
@@ -275,12 +247,9 @@ class Cache:
         return removed
 
     def prune_leftovers(self, *, older_than: float = LEFTOVER_AGE) -> list[Path]:
-        """Remove leftovers of interrupted work to which nothing was written for `older_than` seconds.
+        """Remove and return leftovers of interrupted work to which nothing was written for `older_than` seconds.
 
         Staging folders without a lock of their own are kept for at least a day.
-
-        Returns:
-            The folders that were removed.
         """
         removed = []
         for path in self.leftovers():
@@ -298,11 +267,7 @@ class Cache:
 
 @contextmanager
 def cache_errors(root: Path) -> Iterator[None]:
-    """Translate an OSError of writing to the cache.
-
-    Raises:
-        CacheError: names the folder, and what to do.
-    """
+    """Translate an OSError of writing to the cache to CacheError."""
     try:
         yield
     except (CocktailError, Timeout):  # some are OSErrors, and are translated already
@@ -326,7 +291,7 @@ def cache_errors(root: Path) -> Iterator[None]:
         ) from error
 
 
-def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
+def write_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
     """List every file of a folder with size and hash, and sync all of it to disk.
 
     Args:
@@ -345,10 +310,9 @@ def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
 
 
 def remove(folder: Path) -> bool:
-    """Remove a finished folder; returns whether it was there. It is renamed first, so that no part passes for a mix.
+    """Remove a finished folder; returns whether it was there. Raises CacheError.
 
-    Raises:
-        CacheError: the folder cannot be moved out of the way.
+    It is renamed first, so that no part of it passes for a mix.
     """
     hidden = folder.with_name(f".{folder.name}.removed-{secrets.token_hex(4)}")
     try:

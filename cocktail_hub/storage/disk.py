@@ -29,7 +29,6 @@ QUICK = "xxh128"
 HASHES: dict[str, Callable[[], Any]] = {QUICK: xxhash.xxh3_128, "sha256": hashlib.sha256}
 """Name -> constructor, as in hashlib. sha256, by which the Hub names contents, takes ten times as long."""
 
-_HASH_CHUNK = 1 << 20
 _SYNC_DATA: Callable[[int], None] | None = getattr(os, "fdatasync", None)
 """Syncs a file's content without its timestamps, which change with every write. Not every system has it."""
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
@@ -74,7 +73,7 @@ def size_of(folder: Path) -> int:
 
 def hash_of(path: Path, kind: str = QUICK) -> str:
     """Hash of a file's content, as hex; `kind` is a key of `HASHES`. Raises OSError."""
-    hasher, chunk = HASHES[kind](), memoryview(bytearray(_HASH_CHUNK))
+    hasher, chunk = HASHES[kind](), memoryview(bytearray(1 << 20))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(chunk):
             hasher.update(chunk[:count])
@@ -88,15 +87,12 @@ def sha256_of(path: Path) -> str:
 
 
 def write_atomically(path: Path, data: str | bytes, *, sync: bool) -> None:
-    """Write a file in one step: readers see the old content or the new content, never a part of it.
+    """Write a file in one step: readers see the old content or the new content, never a part of it. Raises OSError.
 
     Args:
         path: the file; missing folders are created.
         data: its content; text is written as UTF-8.
         sync: wait until the file is on disk, so that it also survives a power cut.
-
-    Raises:
-        OSError: the old content is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")

@@ -120,12 +120,7 @@ def keep_spare(number: int) -> None:
 
 
 def too_many_files(error: BaseException, what: str) -> str | None:
-    """The message for an error that means "too many open files"; `None` for every other error.
-
-    Args:
-        error: any error.
-        what: what failed, a sentence without its full stop.
-    """
+    """The message for "too many open files", beginning with `what` failed; `None` for every other error."""
     if not isinstance(error, OSError) or error.errno != errno.EMFILE:
         return None
     return (

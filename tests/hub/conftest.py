@@ -1,4 +1,4 @@
-"""Repos of Alice's, and two ways to wait less."""
+"""Repos of the user Alice; retries without waits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def options(token: str) -> Hub:
 
 @pytest.fixture
 def name() -> str:
-    """A repo that is not there yet."""
+    """Id of a repo that does not exist yet."""
     return f"alice/hub-{next(_NUMBERS)}"
 
 

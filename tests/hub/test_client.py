@@ -1,4 +1,4 @@
-"""Pin a revision, look at a repo, download from it: against a real Hub on loopback."""
+"""Resolve revisions, list and download files, against a Hub on the loopback interface."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.whole
 WEIGHTS = bytes(range(256)) * 40
 
 
-# -- pin -----------------------------------------------------------------------------------------------------------
+# -- resolve -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_branch_a_tag_and_a_commit_lead_to_the_commit(
@@ -45,7 +45,7 @@ def test_a_branch_a_tag_and_a_commit_lead_to_the_commit(
     assert options.resolve(repo, first[:10]) == first
 
 
-def test_a_whole_commit_is_not_asked_for(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
+def test_a_full_commit_hash_needs_no_request(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
     repo, commit = model
     hub.clear_requests()
     assert options.resolve(repo, commit) == commit
@@ -62,13 +62,13 @@ def test_a_dataset_is_pinned_like_a_model(name: str, push: Callable[..., str], o
     ("revision", "words"),
     [(None, "'alice/none' is not on the Hub, or it is private"), ("v1", "'alice/none' is not on the Hub")],
 )
-def test_a_repo_that_is_not_there_is_named(options: Hub, revision: str | None, words: str) -> None:
+def test_an_error_names_the_missing_repo(options: Hub, revision: str | None, words: str) -> None:
     with pytest.raises(SourceError, match=words) as caught:
         options.resolve("alice/none", revision)
     assert "for a local folder write './none'" in str(caught.value)
 
 
-def test_a_revision_that_is_not_there_is_named(model: tuple[str, str], options: Hub) -> None:
+def test_an_error_names_the_missing_revision(model: tuple[str, str], options: Hub) -> None:
     with pytest.raises(SourceError, match=rf"(?s)'{model[0]}' has no revision 'v9'\..*Check its spelling"):
         options.resolve(model[0], "v9")
 
@@ -82,22 +82,24 @@ def test_a_private_repo_without_the_right_token_says_how_to_log_in(
         Hub(token=other).resolve(name, None)
 
 
-def test_a_token_that_nobody_has_is_told_and_not_shown(model: tuple[str, str]) -> None:
+def test_an_invalid_token_is_reported_but_not_shown(model: tuple[str, str]) -> None:
     with pytest.raises(SourceError, match=r"The Hub does not accept the access token") as caught:
         Hub(token="hf_secret").resolve(model[0], None)
     assert "hf_secret" not in str(caught.value)
 
 
-def test_a_token_is_in_no_text_that_options_have() -> None:
+def test_the_token_is_not_in_the_repr() -> None:
     assert "hf_secret" not in repr(Hub(token="hf_secret"))
 
 
-def test_a_name_that_is_no_id_is_told(options: Hub) -> None:
+def test_an_invalid_repo_id_is_reported(options: Hub) -> None:
     with pytest.raises(SourceError, match="'a/b/c' is neither a local folder nor a Hub id"):
         options.resolve("a/b/c", None)
 
 
-def test_while_the_hub_is_down_a_branch_is_what_it_was(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
+def test_while_the_hub_is_down_a_branch_resolves_to_its_last_commit(
+    model: tuple[str, str], hub: LoopbackHub, options: Hub
+) -> None:
     repo, commit = model
     assert options.resolve(repo, None) == commit
     hub.fail(f"GET /api/models/{repo}", status=503, times=100)
@@ -110,7 +112,7 @@ def test_while_the_hub_is_down_an_unknown_repo_says_so(hub: LoopbackHub, options
         options.resolve("alice/never", None)
 
 
-# -- look ----------------------------------------------------------------------------------------------------------
+# -- list ----------------------------------------------------------------------------------------------------------
 
 
 def test_sizes_lists_every_file_and_downloads_no_weights(
@@ -129,7 +131,7 @@ def test_sizes_lists_every_file_and_downloads_no_weights(
     assert hub.sent("GET /_cdn/") == 0
 
 
-def test_a_commit_is_listed_once_for_all_time(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
+def test_a_commit_is_listed_only_once(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
     sizes = HubFiles(*model, options).sizes
     hub.clear_requests()
     again = HubFiles(*model, options)
@@ -143,7 +145,7 @@ def test_a_repo_without_any_config_is_listed_too(name: str, push: Callable[..., 
     assert HubFiles(name, commit, options).sizes["notes.txt"] == 3
 
 
-def test_a_gated_repo_says_where_to_ask(model: tuple[str, str], hub: LoopbackHub) -> None:
+def test_an_error_says_how_to_get_access_to_a_gated_repo(model: tuple[str, str], hub: LoopbackHub) -> None:
     repo, _ = model
     hub.set_gated(repo)
     bob = Hub(token="hf_bob")
@@ -152,12 +154,12 @@ def test_a_gated_repo_says_where_to_ask(model: tuple[str, str], hub: LoopbackHub
         _ = HubFiles(repo, commit, bob).sizes
 
 
-def test_a_commit_that_is_not_there_is_named(model: tuple[str, str], options: Hub) -> None:
+def test_an_error_names_the_missing_commit(model: tuple[str, str], options: Hub) -> None:
     with pytest.raises(SourceError, match=f"'{model[0]}' has no revision '{'0' * 40}'"):
         _ = HubFiles(model[0], "0" * 40, options).sizes
 
 
-def test_a_file_that_is_not_there_is_named_with_the_nearest(model: tuple[str, str], options: Hub) -> None:
+def test_an_error_names_the_missing_file_and_the_nearest_one(model: tuple[str, str], options: Hub) -> None:
     files = HubFiles(*model, options)
     with pytest.raises(SourceError, match=rf"'{model[0]}' has no file 'confg.json'. Did you mean 'config.json'\?"):
         files.read("confg.json")
@@ -178,7 +180,7 @@ def test_a_range_is_read_without_the_rest_and_without_the_token(
     assert all("authorization" not in request.headers for request in asked)
 
 
-def test_an_empty_range_asks_nothing(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
+def test_an_empty_range_needs_no_request(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
     files = HubFiles(*model, options)
     _ = files.sizes
     hub.clear_requests()
@@ -196,19 +198,19 @@ def test_a_range_of_a_cached_file_is_read_from_the_cache(
     assert hub.requests == []
 
 
-def test_a_range_beyond_the_end_says_how_much_came(model: tuple[str, str], options: Hub) -> None:
+def test_a_range_beyond_the_end_is_an_error_with_both_sizes(model: tuple[str, str], options: Hub) -> None:
     with pytest.raises(SourceError, match=r"'model.safetensors' of '.*' gave 40 bytes instead of 100"):
         HubFiles(*model, options).read_range("model.safetensors", 10_200, 10_300)
 
 
-def test_a_server_that_knows_no_ranges_still_gives_the_range(model: tuple[str, str], options: Hub) -> None:
-    """config.json is in git: its answer comes by another road than that of large files."""
+def test_a_range_is_cut_from_the_answer_of_a_server_without_ranges(model: tuple[str, str], options: Hub) -> None:
+    """README.md is in git, so its answer does not come from the storage of large files."""
     files = HubFiles(*model, options)
     assert files.read_range("README.md", 23, 30) == b"A model"
 
 
 @pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"cut_after": 3}])
-def test_a_range_that_breaks_off_is_asked_for_again(
+def test_a_range_that_breaks_off_is_retried(
     model: tuple[str, str], hub: LoopbackHub, options: Hub, fault: dict[str, int]
 ) -> None:
     files = HubFiles(*model, options)
@@ -217,7 +219,7 @@ def test_a_range_that_breaks_off_is_asked_for_again(
     assert files.read_range("model.safetensors", 0, 16) == WEIGHTS[:16]
 
 
-def test_a_hub_that_stays_down_is_told(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
+def test_a_hub_that_stays_down_is_reported(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
     files = HubFiles(*model, options)
     _ = files.sizes
     hub.fail("GET /_cdn/", status=503, times=100)
@@ -249,7 +251,7 @@ def test_only_the_named_files_are_downloaded_odd_names_too(
     assert files.cached("onnx/model.onnx") is None
 
 
-def test_what_is_cached_is_not_asked_for(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
+def test_cached_files_need_no_request(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
     first = HubFiles(*model, options).download(["model.safetensors"])
     hub.clear_requests()
     assert HubFiles(*model, options).download(["model.safetensors"]) == first
@@ -269,7 +271,9 @@ def test_another_cache_folder_is_used(model: tuple[str, str], token: str, tmp_pa
     assert Hub(cache_dir=tmp_path).cache_folder == tmp_path
 
 
-def test_several_models_come_side_by_side_and_in_order(push: Callable[..., str], name: str, options: Hub) -> None:
+def test_several_models_are_downloaded_at_once_and_returned_in_order(
+    push: Callable[..., str], name: str, options: Hub
+) -> None:
     repos = [f"{name}-{index}" for index in range(6)]
     commits = [push(repo, {"config.json": str(index).encode()}) for index, repo in enumerate(repos)]
     wanted = [(HubFiles(repo, commit, options), ["config.json"]) for repo, commit in zip(repos, commits, strict=True)]
@@ -277,7 +281,7 @@ def test_several_models_come_side_by_side_and_in_order(push: Callable[..., str],
     assert download_all([]) == []
 
 
-def test_a_download_that_breaks_off_goes_on(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
+def test_a_download_that_breaks_off_is_resumed(model: tuple[str, str], hub: LoopbackHub, options: Hub) -> None:
     files = HubFiles(*model, options)
     _ = files.sizes
     hub.fail("GET /_cdn/", cut_after=5000)
@@ -310,7 +314,7 @@ OFFLINE = """
 """
 
 
-def test_offline_the_cache_answers_and_says_what_it_lacks(
+def test_offline_everything_comes_from_the_cache_or_is_reported_missing(
     model: tuple[str, str], options: Hub, hub: LoopbackHub
 ) -> None:
     repo, commit = model
@@ -330,7 +334,7 @@ def test_offline_the_cache_answers_and_says_what_it_lacks(
     assert hub.requests == []
 
 
-def test_local_files_only_asks_nothing(model: tuple[str, str], hub: LoopbackHub, token: str) -> None:
+def test_local_files_only_makes_no_request(model: tuple[str, str], hub: LoopbackHub, token: str) -> None:
     repo, commit = model
     HubFiles(repo, commit, Hub(token=token)).read("config.json")
     hub.clear_requests()
@@ -341,7 +345,7 @@ def test_local_files_only_asks_nothing(model: tuple[str, str], hub: LoopbackHub,
     assert hub.requests == []
 
 
-def test_a_cache_that_another_tool_filled_is_listed_by_what_is_in_it(
+def test_a_cache_filled_by_another_tool_is_listed(
     model: tuple[str, str], token: str, tmp_path: Path, hub: LoopbackHub
 ) -> None:
     from huggingface_hub import hf_hub_download
@@ -356,9 +360,7 @@ def test_a_cache_that_another_tool_filled_is_listed_by_what_is_in_it(
     assert hub.requests == []
 
 
-def test_local_files_only_reads_no_header_and_asks_for_no_hash(
-    model: tuple[str, str], hub: LoopbackHub, token: str
-) -> None:
+def test_local_files_only_requests_no_header_and_no_hash(model: tuple[str, str], hub: LoopbackHub, token: str) -> None:
     repo, commit = model
     HubFiles(repo, commit, Hub(token=token)).read("config.json")
     hub.clear_requests()

@@ -1,4 +1,4 @@
-"""Publish: one commit or none, whatever happens on the way."""
+"""Publishing makes one commit or none, whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CARD = "---\nlicense: mit\n---\n# Mix\n"
 
 
 def weights(repo: str) -> bytes:
-    """A body that no other test has sent: the Hub takes each only once."""
+    """A body that no other test has uploaded: the Hub stores each only once."""
     return bytes(range(256)) * 10 + repo.encode()
 
 
@@ -40,7 +40,7 @@ def publication(repo: str, **changes: Any) -> Publication:
 
 
 def commits(hub: LoopbackHub) -> list[int]:
-    """Status of every commit that was asked for."""
+    """Status of every request for a commit."""
     return [r.status for r in hub.requests if r.method == "POST" and "/commit/" in r.path]
 
 
@@ -79,7 +79,7 @@ def test_doing_it_again_makes_no_commit_and_sends_nothing(name: str, options: Hu
     assert [request for request in hub.requests if request.method == "PUT"] == []
 
 
-def test_a_branch_is_made_where_it_is_not_there(name: str, options: Hub, hub: LoopbackHub, api: HfApi) -> None:
+def test_a_missing_branch_is_created(name: str, options: Hub, hub: LoopbackHub, api: HfApi) -> None:
     options.commit(publication(name, revision="dev/x"))
     options.commit(publication(name, revision="dev/x", files={"config.json": b"[]"}))
     assert commits(hub) == [200, 200]
@@ -125,7 +125,7 @@ def test_the_card_cannot_come_from_two_places(name: str) -> None:
 # -- what was there before -----------------------------------------------------------------------------------------
 
 
-def test_the_card_that_is_there_is_handed_over_with_its_line_ends(
+def test_the_existing_card_is_passed_with_its_line_ends(
     name: str, push: Callable[..., str], options: Hub, api: HfApi
 ) -> None:
     old = b"---\r\nlicense: mit\r\n---\r\n# Mine\r\n"
@@ -141,13 +141,13 @@ def test_the_card_that_is_there_is_handed_over_with_its_line_ends(
     assert content(api, name, "README.md") == old + b"Ours\r\n"
 
 
-def test_a_repo_without_a_card_has_none_to_hand_over(name: str, options: Hub) -> None:
+def test_without_a_card_none_is_passed(name: str, options: Hub) -> None:
     seen: list[str | None] = []
     options.commit(publication(name, readme=lambda existing: seen.append(existing) or CARD))
     assert seen == [None]
 
 
-def test_a_card_that_is_no_text_is_not_clobbered(name: str, options: Hub, api: HfApi) -> None:
+def test_a_card_that_is_not_text_is_not_overwritten(name: str, options: Hub, api: HfApi) -> None:
     api.create_repo(name)
     latin = "Gr\xfc\xdfe".encode("latin-1")
     commit_past_the_client(api, name, "README.md", latin)
@@ -157,7 +157,7 @@ def test_a_card_that_is_no_text_is_not_clobbered(name: str, options: Hub, api: H
 
 
 def commit_past_the_client(api: HfApi, repo: str, path: str, body: bytes) -> None:
-    """As git would: the client sends no README that is not UTF-8."""
+    """Commit as git would: the client refuses a README that is not UTF-8."""
     file = {"path": path, "content": base64.b64encode(body).decode(), "encoding": "base64"}
     lines = [{"key": "header", "value": {"summary": "Add"}}, {"key": "file", "value": file}]
     headers = {"authorization": f"Bearer {api.token}", "content-type": "application/x-ndjson"}
@@ -169,7 +169,7 @@ def commit_past_the_client(api: HfApi, repo: str, path: str, body: bytes) -> Non
     assert answer.status_code == 200
 
 
-def test_an_error_of_whoever_writes_the_card_passes_as_it_is(name: str, options: Hub, hub: LoopbackHub) -> None:
+def test_an_error_while_the_card_is_written_is_not_translated(name: str, options: Hub, hub: LoopbackHub) -> None:
     def fail(_: str | None) -> str:
         raise RecipeError("mine")
 
@@ -207,11 +207,13 @@ def test_weights_that_an_earlier_publication_left_are_removed_and_nothing_else(
     }
 
 
-# -- in trouble ----------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"status": 500}, {"status": 409}])
-def test_a_busy_hub_is_asked_again(name: str, options: Hub, hub: LoopbackHub, fault: dict[str, int]) -> None:
+def test_a_commit_is_retried_while_the_hub_is_busy(
+    name: str, options: Hub, hub: LoopbackHub, fault: dict[str, int]
+) -> None:
     hub.fail("POST .*/commit/", times=3, **fault)  # type: ignore[arg-type]
     options.commit(publication(name))
     assert commits(hub) == [fault["status"]] * 3 + [200]
@@ -220,7 +222,7 @@ def test_a_busy_hub_is_asked_again(name: str, options: Hub, hub: LoopbackHub, fa
 @pytest.mark.parametrize(
     "match", ["POST /api/repos/create", "GET /api/models/alice/hub", "POST /api/validate-yaml", "POST .*/branch/"]
 )
-def test_every_step_before_the_commit_is_tried_again(name: str, options: Hub, hub: LoopbackHub, match: str) -> None:
+def test_every_step_before_the_commit_is_retried(name: str, options: Hub, hub: LoopbackHub, match: str) -> None:
     hub.fail(match, status=503, times=2)
     options.commit(publication(name, revision="dev"))
     assert commits(hub) == [200]
@@ -260,10 +262,10 @@ def test_a_second_pull_request_is_opened_when_it_is_asked_for(model: tuple[str, 
     assert numbers == [1, 2]
 
 
-def test_somebody_elses_commit_in_between_is_built_upon(
+def test_a_concurrent_commit_is_built_upon(
     name: str, push: Callable[..., str], options: Hub, hub: LoopbackHub, api: HfApi
 ) -> None:
-    """The other commit changes a file that was just seen to be as it should; it must not be taken for unchanged."""
+    """The other commit changes a file that was unchanged before; it must be committed now."""
     push(name, {"config.json": b"{}"})
     asked = []
 
@@ -281,7 +283,7 @@ def test_somebody_elses_commit_in_between_is_built_upon(
     assert content(api, name, "README.md").decode() == CARD + "theirsours"
 
 
-def test_an_upload_that_breaks_off_is_tried_again(
+def test_an_upload_that_breaks_off_is_retried(
     name: str, options: Hub, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if hub.xet:
@@ -293,7 +295,7 @@ def test_an_upload_that_breaks_off_is_tried_again(
     assert commits(hub) == [200]
 
 
-def test_a_hub_that_stays_down_is_told_and_nothing_is_half_done(
+def test_a_hub_that_stays_down_is_reported_and_nothing_is_half_done(
     model: tuple[str, str], options: Hub, hub: LoopbackHub, api: HfApi
 ) -> None:
     repo, commit = model
@@ -313,9 +315,7 @@ def test_a_hub_that_stays_down_is_told_and_nothing_is_half_done(
     assert commits(hub) == [503] * 5 + [200]
 
 
-def test_the_hub_says_how_long_to_wait(
-    name: str, options: Hub, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_retry_after_is_obeyed(name: str, options: Hub, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.fail("POST .*/commit/", status=429, headers={"Retry-After": "17"})
     waits: list[float] = []
     monkeypatch.setattr(publishing.time, "sleep", waits.append)
@@ -324,7 +324,7 @@ def test_the_hub_says_how_long_to_wait(
 
 
 @pytest.mark.parametrize("other", [False, "hf_bob", "hf_reader", "hf_nobody"])
-def test_without_the_right_to_write_it_says_how_to_get_it(
+def test_an_error_says_how_to_get_write_access(
     model: tuple[str, str], hub: LoopbackHub, api: HfApi, other: str | bool
 ) -> None:
     repo, commit = model
@@ -349,13 +349,13 @@ def test_metadata_that_the_hub_refuses_is_shown(name: str, options: Hub, hub: Lo
     assert commits(hub) == []
 
 
-def test_a_name_that_is_no_repo_id_is_told_at_once(options: Hub, hub: LoopbackHub) -> None:
+def test_an_invalid_repo_id_is_refused_without_a_request(options: Hub, hub: LoopbackHub) -> None:
     with pytest.raises(PublishError, match=r"(?s)The Hub refused 'a/b/c': Repo id must be.*Check the repo id"):
         options.commit(publication("a/b/c"))
     assert hub.requests == []
 
 
-def test_offline_nothing_is_tried(name: str, hub: LoopbackHub, token: str) -> None:
+def test_offline_nothing_is_attempted(name: str, hub: LoopbackHub, token: str) -> None:
     with pytest.raises(PublishError, match=rf"'{name}' cannot be published offline"):
         Hub(token=token, local_files_only=True).commit(publication(name))
     assert hub.requests == []
@@ -389,7 +389,7 @@ OVER_XET = """
 """
 
 
-def test_it_is_the_same_over_xet(tmp_path: Path) -> None:
+def test_publishing_works_over_xet(tmp_path: Path) -> None:
     with LoopbackHub(xet=True) as hub:
         hub.add_user("alice", token="hf_alice")
         hub.fail("POST .*/commit/", status=503, times=1)

@@ -1,4 +1,4 @@
-"""What the Hub's refusals mean: every message says what is wrong, why it matters and how to fix it."""
+"""Every message about an error of the Hub says what is wrong, why it matters and how to fix it."""
 
 from __future__ import annotations
 
@@ -109,20 +109,20 @@ def told(error: Exception, kind: type[CocktailError] = SourceError) -> str:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_every_failure_is_put_into_words(error: Exception, starts: str, ends: str) -> None:
+def test_every_error_is_translated(error: Exception, starts: str, ends: str) -> None:
     message = told(error)
     assert message.startswith(starts)
     assert message.endswith(ends)
 
 
-def test_a_full_disk_says_where_there_may_be_room() -> None:
+def test_a_full_disk_is_reported_with_a_way_out() -> None:
     message = told(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), DiskSpaceError)
     assert message.startswith("The disk became full while 'org/a' was downloaded: [Errno 28]")
     assert message.endswith("Free some space, or set HF_HOME to a folder on a larger disk.")
 
 
-def test_a_refusal_behind_a_missing_cache_entry_is_what_counts() -> None:
-    """The client looks into the cache when the Hub refuses, and then reports the cache."""
+def test_a_refusal_behind_a_missing_cache_entry_is_reported() -> None:
+    """After a refusal the client looks into the cache, and reports that the file is not cached."""
     hidden = errors.LocalEntryNotFoundError("not cached")
     hidden.__cause__ = errors.GatedRepoError("no", response=answer(403))
     assert told(hidden).startswith("'org/a' is gated")
@@ -131,18 +131,18 @@ def test_a_refusal_behind_a_missing_cache_entry_is_what_counts() -> None:
     assert told(down).startswith("'org/a' at revision 'v1' is not in the local cache")
 
 
-def test_errors_of_our_own_pass_as_they_are() -> None:
+def test_our_own_errors_are_not_translated() -> None:
     for error in (SourceError("mine"), CheckpointError("mine")):
         with pytest.raises(type(error), match=r"^mine$"), hub_errors("org/a"):
             raise error
 
 
-def test_errors_that_are_nobodys_fault_but_ours_pass_as_they_are() -> None:
+def test_bugs_are_not_translated() -> None:
     with pytest.raises(KeyError), hub_errors("org/a"):
         raise KeyError("bug")
 
 
-def test_the_first_line_is_the_first_that_says_something() -> None:
+def test_the_first_line_is_the_first_that_is_not_empty() -> None:
     assert first_line(ValueError("\n  \n  one\ntwo")) == "one"
     assert first_line(ValueError("")) == "ValueError"
 

@@ -36,9 +36,7 @@ def test_a_bar_shows_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("bars")
-def test_a_bar_with_a_delay_is_not_for_what_is_done_by_then(
-    clock: list[float], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_delayed_bar_does_not_appear_for_shorter_work(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     with bar("merge", 100, unit="%", delay=1.0) as advance:
         clock[0] += 0.9
         advance(100)
@@ -59,7 +57,7 @@ def test_a_bar_that_comes_late_counts_from_the_start(clock: list[float], capsys:
 
 
 @pytest.mark.usefixtures("bars")
-def test_no_bar_where_the_hubs_bars_are_switched_off(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_bar_appears_where_the_hubs_bars_are_disabled(capsys: pytest.CaptureFixture[str]) -> None:
     disable_progress_bars("cocktail_hub")
     try:
         with bar("merge", 100) as advance:

@@ -1,4 +1,4 @@
-"""Parts of files on the Hub: cut into requests, put in their places, taken up again, refused in words."""
+"""Byte ranges of files on the Hub: split into requests, written to their offsets, resumed, refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def files(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def fetched(files: HubFiles, folder: Path, *spans: tuple[int, int]) -> bytes:
-    """Some spans of the file, one after the other."""
+    """Some byte ranges of the file, one after the other."""
     parts, offset = [], 0
     for start, stop in spans:
         parts.append(ByteRange(files=files, path="large.safetensors", start=start, stop=stop, offset=offset))
@@ -45,7 +45,7 @@ def fetched(files: HubFiles, folder: Path, *spans: tuple[int, int]) -> bytes:
     return found
 
 
-def test_large_parts_are_cut_into_requests(
+def test_large_ranges_are_split_into_requests(
     hub: LoopbackHub, files: HubFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranges, "REQUEST_BYTES", 40_000)
@@ -54,28 +54,28 @@ def test_large_parts_are_cut_into_requests(
     assert hub.sent("GET /_cdn/") == 100_001
 
 
-def test_what_breaks_off_goes_on_from_there(hub: LoopbackHub, files: HubFiles, tmp_path: Path) -> None:
+def test_a_range_that_breaks_off_is_resumed(hub: LoopbackHub, files: HubFiles, tmp_path: Path) -> None:
     hub.fail("GET /_cdn/", cut_after=70_000, times=3)
     hub.fail("GET /acme/ranges/resolve/", status=503, times=2)
     assert fetched(files, tmp_path, (0, 300_000)) == CONTENT
     assert hub.sent("GET /_cdn/") <= 300_000 + 3 * ranges._BLOCK
 
 
-def test_a_hub_that_keeps_failing_is_given_up(hub: LoopbackHub, files: HubFiles, tmp_path: Path) -> None:
+def test_retries_end(hub: LoopbackHub, files: HubFiles, tmp_path: Path) -> None:
     hub.fail("GET /_cdn/", status=503, times=100)
     with pytest.raises(SourceError, match="The Hub refused a request about 'acme/ranges'"):
         fetched(files, tmp_path, (0, 1000))
     assert len([seen for seen in hub.requests if "/_cdn/" in seen.path]) == ranges.ATTEMPTS
 
 
-def test_a_refusal_is_not_tried_again(hub: LoopbackHub, files: HubFiles, tmp_path: Path) -> None:
+def test_a_refusal_is_not_retried(hub: LoopbackHub, files: HubFiles, tmp_path: Path) -> None:
     hub.fail("GET /_cdn/", status=404, times=100)
     with pytest.raises(SourceError):
         fetched(files, tmp_path, (0, 1000))
     assert len([seen for seen in hub.requests if "/_cdn/" in seen.path]) == 1
 
 
-def test_nothing_is_asked_where_the_hub_is_not_to_be_asked(hub: LoopbackHub, files: HubFiles, tmp_path: Path) -> None:
+def test_offline_makes_no_request(hub: LoopbackHub, files: HubFiles, tmp_path: Path) -> None:
     files = replace(files, hub=Hub(cache_dir=tmp_path / "hub", local_files_only=True))
     with pytest.raises(SourceError, match="not in the local cache"):
         fetched(files, tmp_path, (0, 1000))

@@ -1,4 +1,4 @@
-"""Where a mix may be put, and what is done with what lies there already."""
+"""Where a mix may be written, and what happens to files that are there already."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ def recipe_of(weights: tuple[float, float] = (0.7, 0.3)) -> dict[str, object]:
     return {"ingredients": [{"model": str(f), "weight": w} for f, w in zip(folders, weights, strict=True)]}
 
 
-def place_of(output: Path, cache: Path | None = None, **options: Any) -> tuple[OutputFolder, ResolvedRecipe, MergePlan]:
-    """A place, and the recipe and plan of the mix for it."""
+def output_folder_of(
+    output: Path, cache: Path | None = None, **options: Any
+) -> tuple[OutputFolder, ResolvedRecipe, MergePlan]:
+    """An output folder, and the recipe and plan of the mix for it."""
     chosen = MixOptions(**options)
     origin = load_recipe_source(recipe_of(), chosen.hub)
     checked, resolved = check_and_weigh(prepare(origin, chosen))
@@ -48,9 +50,7 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_the_folder_that_one_works_in_is_refused_before_anything_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_working_directory_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(CacheError) as caught:
@@ -64,7 +64,7 @@ def test_the_folder_that_one_works_in_is_refused_before_anything_is_done(
     assert mix(recipe_of(), output="mix").path == Path("mix")
 
 
-def test_where_a_disk_is_mounted_no_mix_can_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mount_point_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "disk").mkdir()
     monkeypatch.setattr("os.path.ismount", lambda path: Path(path) == tmp_path / "disk")
     with pytest.raises(CacheError, match=r"disk' is a mount point\.(?s:.*)Name a folder inside it: '.*mix'"):
@@ -86,14 +86,14 @@ def test_a_link_to_an_empty_folder_stays_a_link(tmp_path: Path, fresh_cache: Pat
     assert mix(recipe_of(), output=tmp_path / "link").report["cached"]
 
 
-def test_one_folder_has_one_lock_however_it_is_spelled(tmp_path: Path, fresh_cache: Path) -> None:
+def test_a_folder_has_one_lock_under_any_spelling_of_its_path(tmp_path: Path, fresh_cache: Path) -> None:
     mix(recipe_of(), output=tmp_path / "out")
     mix(recipe_of(), output=tmp_path / "there" / ".." / "out")
     assert len(list((fresh_cache / "locks").glob("folder-*.lock"))) == 1
 
 
-def test_files_of_another_plan_in_the_working_folder_are_no_part_of_the_mix(tmp_path: Path, fresh_cache: Path) -> None:
-    place, resolved, plan = place_of(tmp_path / "out")
+def test_files_of_another_plan_in_the_staging_folder_are_removed(tmp_path: Path, fresh_cache: Path) -> None:
+    place, resolved, plan = output_folder_of(tmp_path / "out")
     stage = place.stage_path(resolved)
     (stage / "old").mkdir(parents=True)
     for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "old/code.py", "config.json"):
@@ -107,7 +107,7 @@ def test_files_of_another_plan_in_the_working_folder_are_no_part_of_the_mix(tmp_
     assert "model-00001-of-00002.safetensors" not in json.loads((made.path / MANIFEST).read_text())["files"]
 
 
-def test_a_mix_with_the_models_code_is_given_to_those_who_trust_it_alone(fresh_cache: Path) -> None:
+def test_a_mix_with_custom_code_is_found_only_by_callers_who_trust_it(fresh_cache: Path) -> None:
     trusting = MixOptions(trust_remote_code=True)
     first = mix(recipe_of(), options=trusting)
     second = mix(recipe_of())
@@ -118,8 +118,8 @@ def test_a_mix_with_the_models_code_is_given_to_those_who_trust_it_alone(fresh_c
     assert mix(recipe_of()).report["cached"]
 
 
-def test_what_killed_runs_of_trusting_callers_left_is_tidied_as_well(tmp_path: Path, fresh_cache: Path) -> None:
-    place, resolved, _ = place_of(tmp_path / "out", trust_remote_code=True)
+def test_leftovers_of_killed_runs_that_trust_code_are_removed(tmp_path: Path, fresh_cache: Path) -> None:
+    place, resolved, _ = output_folder_of(tmp_path / "out", trust_remote_code=True)
     left = place.stage_path(resolved)
     left.mkdir()
     mix(recipe_of(), output=tmp_path / "out")
@@ -137,7 +137,7 @@ def test_an_earlier_mix_whose_recipe_cannot_be_read_can_be_replaced(tmp_path: Pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="modes mean something else there")
-def test_a_copy_from_a_cache_that_is_read_only_can_be_written(tmp_path: Path, fresh_cache: Path) -> None:
+def test_a_copy_from_a_read_only_cache_is_writable(tmp_path: Path, fresh_cache: Path) -> None:
     made = mix(recipe_of())
     for path in (made.path, *made.path.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -148,16 +148,16 @@ def test_a_copy_from_a_cache_that_is_read_only_can_be_written(tmp_path: Path, fr
     assert Cache().find(made.recipe.digest) is not None
 
 
-def test_users_of_other_caches_do_not_work_in_one_folder(tmp_path: Path) -> None:
+def test_users_of_different_caches_have_different_staging_folders(tmp_path: Path) -> None:
     (one, resolved, _), (again, *_), (other, *_) = (
-        place_of(tmp_path / "out", tmp_path / name) for name in ("one", "one", "other")
+        output_folder_of(tmp_path / "out", tmp_path / name) for name in ("one", "one", "other")
     )
     assert one.stage_path(resolved) == again.stage_path(resolved)
     assert one.stage_path(resolved) != other.stage_path(resolved)
 
 
-def test_what_users_of_other_caches_work_on_is_not_tidied(tmp_path: Path) -> None:
-    other, resolved, _ = place_of(tmp_path / "out", tmp_path / "other")
+def test_staging_folders_of_other_caches_are_not_removed(tmp_path: Path) -> None:
+    other, resolved, _ = output_folder_of(tmp_path / "out", tmp_path / "other")
     with other.stage(resolved, set()) as work:
         (work / "model.safetensors.incomplete").write_bytes(b"half")
         copy = tmp_path / f".out.copy.{other.cache.identity}.partial"
@@ -167,9 +167,9 @@ def test_what_users_of_other_caches_work_on_is_not_tidied(tmp_path: Path) -> Non
         assert copy.is_dir()
 
 
-def test_of_two_caches_the_second_finds_its_output_taken(tmp_path: Path) -> None:
-    """Both made it at once; whoever is second leaves the first one's mix as it is."""
-    other, resolved, _ = place_of(tmp_path / "out", tmp_path / "other")
+def test_of_two_caches_the_second_finds_the_output_folder_taken(tmp_path: Path) -> None:
+    """Both made the mix at once; the second leaves that of the first unchanged."""
+    other, resolved, _ = output_folder_of(tmp_path / "out", tmp_path / "other")
     with other.stage(resolved, set()) as work:
         (work / "model.safetensors").write_bytes(b"of the other")
     made = mix(recipe_of(), output=tmp_path / "out")

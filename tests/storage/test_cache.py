@@ -1,4 +1,4 @@
-"""The cache: a folder that is there is complete, whoever was killed or waited on the way."""
+"""A mix in the cache is complete, whichever process was killed or had to wait."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def fill(folder: Path, size: int = 100) -> None:
-    """Write what a small mix consists of."""
+    """Write the files of a small mix."""
     (folder / "1_Pooling").mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(b"\x01" * size)
     (folder / "1_Pooling" / "config.json").write_text("{}")
@@ -77,7 +77,7 @@ def output_of(process: subprocess.Popen[str]) -> str:
     return out
 
 
-# -- where ---------------------------------------------------------------------------------------------------------
+# -- folder ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_the_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert Cache().root == Path.home() / "mine"
 
 
-def test_without_a_choice_it_lies_among_the_assets_of_huggingface_hub(tmp_path: Path) -> None:
+def test_by_default_the_cache_is_among_the_assets_of_huggingface_hub(tmp_path: Path) -> None:
     code = "from cocktail_hub.storage.cache import Cache; print(Cache().root)"
     environment = {
         key: value for key, value in os.environ.items() if key not in ("COCKTAIL_HUB_CACHE", "HF_ASSETS_CACHE")
@@ -98,7 +98,7 @@ def test_without_a_choice_it_lies_among_the_assets_of_huggingface_hub(tmp_path: 
     assert not (tmp_path / "assets").exists()  # asking where it would be makes nothing
 
 
-def test_looking_into_a_cache_that_is_not_there_makes_nothing(cache: Cache) -> None:
+def test_reading_a_missing_cache_creates_nothing(cache: Cache) -> None:
     assert cache.find(ONE) is None
     assert cache.mixes() == []
     assert cache.leftovers() == []
@@ -128,14 +128,14 @@ def test_a_finished_mix_is_found_with_all_its_files(cache: Cache) -> None:
     assert cache.leftovers() == []
 
 
-def test_a_hash_that_is_known_is_not_computed_again(cache: Cache) -> None:
+def test_a_known_hash_is_not_computed_again(cache: Cache) -> None:
     fill(cache.staging(ONE))
     mix = cache.finish(ONE, {"model.safetensors": "f" * 32})
     assert mix.manifest["model.safetensors"]["xxh128"] == "f" * 32
     assert mix.damage(thorough=True) == ["model.safetensors has other content than was written"]
 
 
-def test_an_early_mix_has_sha256_and_is_held_to_it(cache: Cache) -> None:
+def test_an_early_mix_is_checked_by_its_sha256(cache: Cache) -> None:
     mix = finished(cache, ONE)
     listing = {
         name: {"size": entry["size"], "sha256": sha256_of(mix.path / name)} for name, entry in mix.manifest.items()
@@ -148,7 +148,7 @@ def test_an_early_mix_has_sha256_and_is_held_to_it(cache: Cache) -> None:
     assert found.damage(thorough=True) == ["model.safetensors has other content than was written"]
 
 
-def test_a_mix_that_is_made_again_takes_the_place_of_the_old_one(cache: Cache) -> None:
+def test_a_mix_that_is_made_again_replaces_the_old_one(cache: Cache) -> None:
     finished(cache, ONE, size=10)
     finished(cache, ONE, size=20)
     found = cache.find(ONE)
@@ -185,19 +185,19 @@ def test_damage_is_noticed_and_the_mix_is_made_again(
     harm(mix.path)
     assert cache.find(ONE) is None
     assert words in caplog.text
-    assert mix.path.is_dir(), "somebody may be reading it"
+    assert mix.path.is_dir(), "a process may be reading it"
     finished(cache, ONE)
     assert cache.find(ONE) is not None
 
 
-def test_other_content_of_the_same_size_is_noticed_by_a_thorough_look(cache: Cache) -> None:
+def test_a_thorough_check_notices_other_content_of_the_same_size(cache: Cache) -> None:
     mix = finished(cache, ONE)
     (mix.path / "model.safetensors").write_bytes(b"\x02" * 100)
     assert mix.damage() == []
     assert mix.damage(thorough=True) == ["model.safetensors has other content than was written"]
 
 
-def test_a_damaged_recipe_is_told_with_its_folder(cache: Cache) -> None:
+def test_an_error_about_a_damaged_recipe_names_the_folder(cache: Cache) -> None:
     mix = finished(cache, ONE)
     (mix.path / RECIPE).write_text("{")
     with pytest.raises(CacheError, match=rf"(?s)'recipe.json' of the mix in '.*{ONE}' cannot be read: .*is made again"):
@@ -244,7 +244,7 @@ KILLED = """
 @pytest.mark.whole
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_kill_at_any_moment_leaves_a_whole_mix_or_none(cache: Cache, replaced: bool) -> None:
+def test_a_kill_at_any_moment_leaves_a_complete_mix_or_none(cache: Cache, replaced: bool) -> None:
     """Another process finishes a mix and is killed at the n-th step that changes the disk, for every n."""
     for steps in range(100):
         if replaced and cache.find(ONE) is None:
@@ -290,7 +290,7 @@ def test_of_two_processes_that_want_the_same_mix_one_works_and_the_other_waits(c
     assert sorted(output_of(process).strip() for process in both) == ["found", "made"]
 
 
-def test_waiting_for_another_process_is_told(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_for_another_process_is_logged(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
     code = """
         import sys, time
         from pathlib import Path
@@ -325,7 +325,7 @@ def test_different_mixes_do_not_wait_for_each_other(cache: Cache) -> None:
         pass
 
 
-def test_an_error_under_the_lock_is_left_as_it_is(cache: Cache) -> None:
+def test_an_error_under_the_lock_is_not_translated(cache: Cache) -> None:
     with pytest.raises(FileNotFoundError, match="mine"), cache.locked(ONE):
         raise FileNotFoundError(errno.ENOENT, "mine")
     with cache.locked(ONE):
@@ -341,21 +341,21 @@ def test_mixes_are_listed_most_recently_used_first(cache: Cache) -> None:
     assert [mix.digest for mix in cache.mixes()] == [TWO, THREE, ONE]
 
 
-def test_a_mix_that_goes_away_while_it_is_looked_at_is_no_trouble(cache: Cache) -> None:
+def test_a_mix_may_disappear_while_it_is_listed(cache: Cache) -> None:
     mix = CachedMix(digest=ONE, path=cache.folder(ONE))
     assert (mix.last_used, mix.nbytes) == (0.0, 0)
 
 
-def test_prune_by_age_removes_what_was_not_used(cache: Cache) -> None:
+def test_prune_by_age_removes_unused_mixes(cache: Cache) -> None:
     finished(cache, ONE, unused_days=40)
     finished(cache, TWO, unused_days=20)
     gone = cache.prune(older_than=30 * DAY)
     assert [mix.digest for mix in gone] == [ONE]
-    assert gone[0].nbytes > 100, "the size is still known, to be told"
+    assert gone[0].nbytes > 100, "the size is still known"
     assert [mix.digest for mix in cache.mixes()] == [TWO]
 
 
-def test_prune_by_size_removes_the_longest_unused_first(cache: Cache) -> None:
+def test_prune_by_size_removes_the_least_recently_used_first(cache: Cache) -> None:
     mixes = [finished(cache, digest, size=1000, unused_days=days) for digest, days in ((ONE, 3), (TWO, 1), (THREE, 2))]
     gone = cache.prune(max_bytes=2 * mixes[0].nbytes)
     assert [mix.digest for mix in gone] == [ONE]
@@ -369,14 +369,14 @@ def test_a_large_mix_does_not_push_out_older_ones_that_fit(cache: Cache) -> None
     assert [mix.digest for mix in cache.prune(max_bytes=50_000)] == [TWO]
 
 
-def test_prune_to_nothing_removes_every_mix_damaged_ones_too(cache: Cache) -> None:
+def test_prune_to_nothing_removes_all_mixes_including_damaged_ones(cache: Cache) -> None:
     finished(cache, ONE)
     (finished(cache, TWO).path / MANIFEST).unlink()
     assert {mix.digest for mix in cache.prune(max_bytes=0)} == {ONE, TWO}
     assert list((cache.root / "mixes").iterdir()) == []
 
 
-def test_pruning_goes_on_where_another_process_was_quicker(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruning_continues_where_another_process_was_faster(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     for digest, days in ((ONE, 1), (TWO, 2), (THREE, 3)):
         finished(cache, digest, unused_days=days)
     listed = cache.mixes()
@@ -386,14 +386,14 @@ def test_pruning_goes_on_where_another_process_was_quicker(cache: Cache, monkeyp
     assert list((cache.root / "mixes").iterdir()) == []
 
 
-def test_a_mix_that_somebody_works_on_is_not_pruned(cache: Cache) -> None:
+def test_a_locked_mix_is_not_pruned(cache: Cache) -> None:
     finished(cache, ONE, unused_days=5)
     with cache.locked(ONE):
         assert cache.prune(max_bytes=0) == []
     assert [mix.digest for mix in cache.prune(max_bytes=0)] == [ONE]
 
 
-def test_what_an_interrupted_merge_left_is_kept_for_a_day(cache: Cache) -> None:
+def test_leftovers_of_an_interrupted_merge_are_kept_for_a_day(cache: Cache) -> None:
     stage = cache.staging(ONE)
     fill(stage)
     assert cache.leftovers() == [stage]
@@ -405,7 +405,7 @@ def test_what_an_interrupted_merge_left_is_kept_for_a_day(cache: Cache) -> None:
     assert cache.leftovers() == []
 
 
-def test_one_fresh_file_keeps_a_working_folder(cache: Cache) -> None:
+def test_one_recent_file_keeps_a_staging_folder(cache: Cache) -> None:
     stage = cache.staging(ONE)
     fill(stage)
     age(stage, 3)
@@ -413,7 +413,7 @@ def test_one_fresh_file_keeps_a_working_folder(cache: Cache) -> None:
     assert cache.prune_leftovers() == []
 
 
-def test_a_working_folder_whose_lock_is_held_is_never_pruned(cache: Cache) -> None:
+def test_a_staging_folder_whose_lock_is_held_is_never_pruned(cache: Cache) -> None:
     stage = cache.staging(ONE)
     age(stage, 400)
     with cache.locked(ONE):
@@ -421,7 +421,7 @@ def test_a_working_folder_whose_lock_is_held_is_never_pruned(cache: Cache) -> No
     assert cache.prune_leftovers(older_than=0.0) == [stage]
 
 
-def test_prune_takes_leftovers_along(cache: Cache) -> None:
+def test_prune_removes_leftovers(cache: Cache) -> None:
     age(cache.staging(ONE), 2)
     age(cache.staging(TWO), 0.5)
     assert cache.prune(max_bytes=10**9) == []
@@ -430,14 +430,14 @@ def test_prune_takes_leftovers_along(cache: Cache) -> None:
     assert cache.leftovers() == []
 
 
-def test_a_scratch_folder_without_a_lock_is_kept_for_a_day_whatever_is_asked(cache: Cache) -> None:
+def test_a_staging_folder_without_a_lock_is_kept_for_a_day_in_any_case(cache: Cache) -> None:
     scratch = cache.staging("scoring-x1")
     assert cache.prune_leftovers(older_than=0.0) == []
     age(scratch, 2)
     assert cache.prune_leftovers(older_than=0.0) == [scratch]
 
 
-def test_a_mix_that_was_removed_by_half_is_no_mix_and_goes_at_the_next_pruning(cache: Cache) -> None:
+def test_a_half_removed_mix_is_not_a_mix_and_is_pruned_next_time(cache: Cache) -> None:
     half = finished(cache, ONE).path.rename(cache.root / "mixes" / f".{ONE}.removed-0123")
     assert cache.mixes() == []
     assert cache.leftovers() == [half]
@@ -445,10 +445,10 @@ def test_a_mix_that_was_removed_by_half_is_no_mix_and_goes_at_the_next_pruning(c
     assert cache.leftovers() == []
 
 
-# -- what the disk refuses -----------------------------------------------------------------------------------------
+# -- disk errors -----------------------------------------------------------------------------------------
 
 
-def test_a_cache_that_cannot_be_a_folder_is_told_with_its_name(tmp_path: Path) -> None:
+def test_an_error_about_a_cache_that_cannot_be_a_folder_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = Cache(tmp_path / "file" / "cache")
     for act in (lambda: cache.staging(ONE), lambda: cache.locked(ONE).__enter__(), lambda: cache.finish(ONE, {})):
@@ -485,21 +485,21 @@ def test_a_read_only_cache_can_be_read_and_says_why_it_cannot_be_written(cache: 
         (errno.EIO, "'/c' cannot hold the cache: [Errno 5] Input/output error."),
     ],
 )
-def test_every_refusal_of_the_disk_says_what_to_do(number: int, words: str) -> None:
+def test_every_disk_error_says_what_to_do(number: int, words: str) -> None:
     with pytest.raises(CacheError) as caught, cache_errors(Path("/c")):
         raise OSError(number, os.strerror(number))
     assert str(caught.value).startswith(words)
     assert "COCKTAIL_HUB_CACHE" in str(caught.value)
 
 
-def test_a_disk_without_locks_is_told() -> None:
+def test_a_disk_without_locks_is_reported() -> None:
     with pytest.raises(CacheError, match="'/c' is on a disk without file locks"), cache_errors(Path("/c")):
         raise NotImplementedError
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no limits on the size of files on Windows")
 def test_a_disk_that_fills_up_while_the_mix_is_finished_loses_nothing(cache: Cache) -> None:
-    """Files of more than 50 bytes are refused by the system, as a full disk would."""
+    """The system refuses files of more than 50 bytes, as a full disk would."""
     fill(cache.staging(ONE))
     code = """
         import resource, sys
@@ -518,7 +518,7 @@ def test_a_disk_that_fills_up_while_the_mix_is_finished_loses_nothing(cache: Cac
     assert cache.finish(ONE, {}).damage(thorough=True) == []
 
 
-def test_a_folder_that_cannot_be_moved_away_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_removed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusing(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -527,7 +527,7 @@ def test_a_folder_that_cannot_be_moved_away_is_told(tmp_path: Path, monkeypatch:
         remove(tmp_path / "none")
 
 
-def test_a_folder_that_is_gone_already_is_as_good_as_removed(tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_already_needs_no_removal(tmp_path: Path) -> None:
     (tmp_path / "mix").mkdir()
     assert remove(tmp_path / "mix")
     assert not remove(tmp_path / "mix")
@@ -542,7 +542,7 @@ def test_the_manifest_is_plain_json_for_other_tools(cache: Cache) -> None:
 
 
 def refusing(code: int) -> Callable[[int], None]:
-    """A system that refuses to sync folders."""
+    """An fsync that refuses folders."""
     sync = os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -562,7 +562,7 @@ def test_a_file_system_that_cannot_sync_folders_holds_a_cache(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders are not synced on Windows")
-def test_a_disk_that_fails_to_sync_a_folder_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_to_sync_a_folder_is_reported(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
     with pytest.raises(CacheError, match="cannot hold the cache"):
         finished(cache, ONE)

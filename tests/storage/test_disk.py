@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 # -- free space ----------------------------------------------------------------------------------------------------
 
 
-def test_what_fits_is_let_through_even_into_folders_that_are_not_there_yet(tmp_path: Path) -> None:
+def test_needs_that_fit_are_accepted_even_for_missing_folders(tmp_path: Path) -> None:
     require_free_space([(tmp_path / "a" / "b", 1, "the mix"), (tmp_path, 0, "the downloads")])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_needs_on_one_disk_are_added_up_and_named(tmp_path: Path) -> None:
+def test_needs_on_one_disk_are_added_up_and_listed(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     most = int(free * 0.75)
     require_free_space([(tmp_path, most, "the downloads")])
@@ -55,8 +55,8 @@ def test_size_of_counts_every_file_below(tmp_path: Path) -> None:
     assert size_of(tmp_path / "none") == 0
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows does not tell what a file takes")
-def test_an_unfinished_file_counts_as_far_as_it_is_written(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not report allocated blocks")
+def test_an_unfinished_file_counts_what_is_written(tmp_path: Path) -> None:
     with (tmp_path / "model.safetensors.incomplete").open("wb") as file:
         file.truncate(1 << 20)
     assert size_of(tmp_path) == 0
@@ -66,14 +66,14 @@ def test_an_unfinished_file_counts_as_far_as_it_is_written(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 21) + 7])
-def test_a_file_is_hashed_whatever_its_size(tmp_path: Path, size: int) -> None:
+def test_a_file_of_any_size_is_hashed(tmp_path: Path, size: int) -> None:
     path, content = tmp_path / "file", bytes(range(251)) * (size // 251 + 1)
     path.write_bytes(content[:size])
     assert hash_of(path) == xxhash.xxh3_128(content[:size]).hexdigest()
     assert sha256_of(path) == hashlib.sha256(content[:size]).hexdigest()
 
 
-def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_hash_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="md5"):
         hash_of(tmp_path / "file", "md5")
     assert sorted(HASHES) == ["sha256", "xxh128"]
@@ -127,7 +127,7 @@ def fd(tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Files that were brought to disk, on a system that knows how."""
+    """Descriptors that were synced, on a system with fdatasync."""
     found: list[int] = []
     monkeypatch.setattr(disk, "_SYNC_DATA", found.append)
     return found
@@ -142,8 +142,8 @@ def test_this_system_syncs_files_in_the_background(fd: int) -> None:
     assert sync.close() is None
 
 
-def test_a_file_is_brought_to_disk_aside(fd: int, monkeypatch: pytest.MonkeyPatch, calls: list[int]) -> None:
-    """Whoever asks does not wait, and what is asked for in the meantime is done once, after that."""
+def test_a_file_is_synced_without_waiting(fd: int, monkeypatch: pytest.MonkeyPatch, calls: list[int]) -> None:
+    """`begin` does not wait; further calls during a sync lead to one more sync after it."""
     begun, go_on = threading.Event(), threading.Event()
 
     def slowly(descriptor: int) -> None:
@@ -165,7 +165,7 @@ def test_a_file_is_brought_to_disk_aside(fd: int, monkeypatch: pytest.MonkeyPatc
     assert calls == [fd, fd]
 
 
-def test_the_file_may_be_closed_once_a_running_sync_has_ended(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_waits_for_the_running_sync(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, ended = threading.Event(), threading.Event()
 
     def slowly(_: int) -> None:
@@ -181,8 +181,8 @@ def test_the_file_may_be_closed_once_a_running_sync_has_ended(fd: int, monkeypat
     assert ended.is_set()
 
 
-def test_a_disk_that_fails_sync_is_told_of_at_the_end(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system tells a failure once; a last fsync would find nothing wrong."""
+def test_a_failed_sync_is_reported_at_the_end(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system reports a failure once; the final fsync would succeed."""
     failed = threading.Event()
 
     def fail(_: int) -> None:
@@ -199,7 +199,7 @@ def test_a_disk_that_fails_sync_is_told_of_at_the_end(fd: int, monkeypatch: pyte
         assert failure.errno == errno.EIO
 
 
-def test_a_system_without_fdatasync_waits_at_the_end(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_fdatasync_leaves_it_to_the_final_sync(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "_SYNC_DATA", None)
     before = threading.active_count()
     sync = BackgroundSync(fd)
@@ -208,7 +208,7 @@ def test_a_system_without_fdatasync_waits_at_the_end(fd: int, monkeypatch: pytes
     assert sync.close() is None
 
 
-def test_a_system_that_starts_no_more_threads_waits_at_the_end(
+def test_a_system_out_of_threads_leaves_it_to_the_final_sync(
     fd: int, monkeypatch: pytest.MonkeyPatch, calls: list[int]
 ) -> None:
     def refuse(_: threading.Thread) -> None:

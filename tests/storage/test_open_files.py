@@ -1,4 +1,4 @@
-"""A mix of many weight files has them all open at once, whatever a shell allows."""
+"""A mix keeps all its weight files open at once, whatever the limit of the shell."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def made(folders: list[Path], out: Path, soft: int, hard: int) -> str:
 
 
 @pytest.mark.whole
-def test_a_low_limit_is_raised_as_far_as_it_takes(folders: list[Path], tmp_path: Path) -> None:
+def test_a_low_limit_is_raised_as_far_as_needed(folders: list[Path], tmp_path: Path) -> None:
     said = made(folders, tmp_path / "out", 100, 4096)
     assert 300 <= int(said.removeprefix("limit ")) <= 600
     assert len(load_file(tmp_path / "out" / "model.safetensors")) == 30
 
 
 @pytest.mark.whole
-def test_a_limit_that_the_system_holds_to_is_named_with_what_to_do(folders: list[Path], tmp_path: Path) -> None:
+def test_an_error_about_a_hard_limit_says_what_to_do(folders: list[Path], tmp_path: Path) -> None:
     kind, _, words = made(folders, tmp_path / "out", 100, 100).partition(" ")
     first, _, rest = words.partition("\n")
     assert kind == "CheckpointError"
@@ -95,7 +95,7 @@ def test_a_limit_that_the_system_holds_to_is_named_with_what_to_do(folders: list
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The limits, first as they are, then as they were set to; the real ones stay."""
+    """The limits: the initial ones, then those that were set. The real ones do not change."""
     limits = [(256, 1000)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
@@ -116,7 +116,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         (1000, resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY),
     ],
 )
-def test_the_limit_is_doubled_when_few_numbers_are_left_and_never_above_the_hard_one(
+def test_the_limit_is_doubled_near_its_end_but_not_beyond_the_hard_limit(
     limit: list[tuple[int, int]], number: int, soft: int, hard: int, then: int
 ) -> None:
     limit[:] = [(soft, hard)]
@@ -138,7 +138,9 @@ def test_a_system_without_such_limits_is_left_alone(monkeypatch: pytest.MonkeyPa
     keep_spare(255)
 
 
-def test_whoever_opens_a_file_says_so_in_the_same_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_to_open_a_file_reports_the_limit_in_the_same_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = OSError(errno.EMFILE, "Too many open files")
 
     def refusing(*_: object, **__: object) -> None:
@@ -165,7 +167,7 @@ def test_whoever_opens_a_file_says_so_in_the_same_words(tmp_path: Path, monkeypa
     assert str(read.value) == f"Cannot read 'pytorch_model.bin' of 'org/a': {words}"
 
 
-def test_a_file_that_may_not_be_opened_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refusing(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 

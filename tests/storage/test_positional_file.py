@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["at once", "seek under a lock"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs with the system's own calls and with those that every system has."""
+    """Run every test with positional calls and with the fallback for systems without them."""
     if request.param == "at once" and not positional.HAS_POSITIONAL_IO:
         pytest.skip("this system has no reads and writes at an offset")
     if request.param != "at once":
@@ -42,14 +42,14 @@ def test_bytes_are_written_at_an_offset_in_any_order(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"helloworld"
 
 
-def test_what_was_there_is_overwritten(tmp_path: Path) -> None:
+def test_old_content_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"something longer")
     with PositionalFile(tmp_path / "a", write=True) as file:
         file.write_from(b"new", 0)
     assert (tmp_path / "a").read_bytes() == b"new"
 
 
-def test_many_threads_read_and_write_one_file_without_mixing_up(tmp_path: Path) -> None:
+def test_many_threads_can_read_and_write_one_file(tmp_path: Path) -> None:
     block, count = 1000, 200
 
     def put(file: PositionalFile, index: int) -> None:
@@ -91,7 +91,7 @@ def test_a_file_is_closed_once(tmp_path: Path) -> None:
         file.write_from(b"x", 0)
 
 
-def test_the_system_is_asked_to_read_ahead_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_ahead_is_requested_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, start, size, kind: asked.append((start, size)), raising=False)
     monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
@@ -105,13 +105,13 @@ def test_the_system_is_asked_to_read_ahead_now_and_then(tmp_path: Path, monkeypa
         assert asked[3:] == [(20, 100)]
 
 
-def test_a_system_that_takes_no_advice_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_read_ahead_hints_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "posix_fadvise", raising=False)
     with PositionalFile(tmp_path / "a", write=True) as file:
         file.ask_ahead(10)
 
 
-def test_a_file_system_without_use_for_advice_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_may_refuse_read_ahead_hints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: int) -> None:
         raise OSError(22, "Invalid argument")
 
@@ -121,7 +121,7 @@ def test_a_file_system_without_use_for_advice_is_fine(tmp_path: Path, monkeypatc
         file.ask_ahead(10)
 
 
-def test_a_file_that_nobody_closed_is_closed_with_its_last_reader(tmp_path: Path) -> None:
+def test_a_file_that_was_not_closed_is_closed_with_its_last_reference(tmp_path: Path) -> None:
     """A merge that could not open its third model leaves two open."""
     (tmp_path / "file").write_bytes(b"abc")
     descriptor = PositionalFile(tmp_path / "file").fd

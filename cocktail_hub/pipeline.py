@@ -359,7 +359,8 @@ def publish(
         PublishError: the Hub did not accept it; the repo is unchanged.
         CocktailError: the mix cannot be made.
     """
-    from cocktail_hub.publishing.publish import FORMS, publish_recipe, publish_weights
+    from cocktail_hub.publishing.publish import FORMS, publish_weights
+    from cocktail_hub.publishing.recipe_repo import publish_recipe
 
     if as_ not in FORMS:
         raise RecipeError(f"`as_` must be one of {', '.join(FORMS)}, got {as_!r}. {did_you_mean(str(as_), FORMS)}")

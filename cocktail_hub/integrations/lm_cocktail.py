@@ -94,7 +94,7 @@ def mix_models(
     recipe = Recipe(
         ingredients=tuple(Ingredient(model=name, weight=weight) for name, weight in pairs), task=_task(model_type)
     )
-    prepared = prepare(recipe, _options(token))
+    prepared = prepare(recipe, MixOptions(hub=Hub(token=token), replace=True))
     return _finish(prepared, model_type, _require_class(prepared, model_type), output_path)
 
 
@@ -153,7 +153,6 @@ def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its o
         raise RecipeError(f"`example_data` must be a list of mappings, got a {type(examples).__name__}.")
     if not examples:
         raise RecipeError("`example_data` is empty.\nThe weights are computed from it.\nGive at least one example.")
-    task = _task(model_type)
     weighting = Weighting(
         examples=tuple(examples),
         temperature=temperature,
@@ -161,12 +160,13 @@ def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its o
         max_length=max_input_length,
         negatives=neg_number,
     )
+    task = _task(model_type)
     settings = ScoringSettings(
         task=task, max_length=max_input_length, neg_number=neg_number, batch_size=batch_size, compat=True
     )
     ingredients = tuple(Ingredient(model=name) for name in _names(model_names_or_paths))
     recipe = Recipe(ingredients=ingredients, task=task, weighting=weighting)
-    prepared = prepare(recipe, _options(token), recall=False)
+    prepared = prepare(recipe, MixOptions(hub=Hub(token=token), replace=True), recall=False)
     architecture = _require_class(prepared, model_type)
     if output_path is not None and not (Path(output_path) / MANIFEST).is_file():
         require_own(Path(output_path))  # before scoring, which takes long
@@ -175,10 +175,6 @@ def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its o
         logger.info("%s", table_of(found.losses, found.shares))
     weighed = with_weights(prepared.recipe, found.weights, found.evidence)
     return _finish(replace(prepared, recipe=weighed), model_type, architecture, output_path)
-
-
-def _options(token: str | bool | None) -> MixOptions:
-    return MixOptions(hub=Hub(token=token), replace=True)
 
 
 def _names(models: Sequence[Any]) -> list[str]:

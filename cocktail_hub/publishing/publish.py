@@ -1,9 +1,8 @@
-"""A mix, or its recipe, as one commit on the Hub."""
+"""The folder of a mix as one commit on the Hub."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,7 @@ from cocktail_hub.hub.publication import README
 from cocktail_hub.publishing.card.header import merge_readme
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.card_facts import Form, gather_facts, planned_specs, stored_specs
-from cocktail_hub.publishing.recipe_repo import refuse_local_models, write_recipe_repo
-from cocktail_hub.recipe import as_resolved
+from cocktail_hub.publishing.recipe_repo import refuse_local_models
 from cocktail_hub.recipe.redact import public_recipe
 from cocktail_hub.resolve.source import RECIPE_FILE
 from cocktail_hub.storage.cache import MANIFEST, CachedMix
@@ -26,11 +24,9 @@ if TYPE_CHECKING:
 
     from huggingface_hub import CommitInfo
 
-    from cocktail_hub.evaluation.example_files import ExamplesFound
     from cocktail_hub.hub import Hub, Publication, Uploaded
-    from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.merge.plan import MergePlan
-    from cocktail_hub.recipe import Recipe, ResolvedRecipe
+    from cocktail_hub.recipe import ResolvedRecipe
 
 FORMS: tuple[Form, ...] = get_args(Form)
 
@@ -74,25 +70,3 @@ def publish_weights(
     facts = gather_facts(recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id)
     readme = partial(merge_readme, card=render_card(recipe, facts))
     return hub.commit(replace(publication, files={**files, **publication.files}, readme=readme))
-
-
-def publish_recipe(
-    recipe: Recipe,
-    examples: ExamplesFound | None,
-    publication: Publication,
-    options: MixOptions,
-    *,
-    labels: Mapping[str, Any],
-    with_examples: bool = True,
-) -> CommitInfo:
-    """Publish a pinned recipe with everything that its repo needs to be loaded like a model.
-
-    Open weights stay open; `with_examples` says whether the file that they are computed from is published, too.
-    """
-    with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        recipe, kind = write_recipe_repo(recipe, examples, folder, options, labels=labels, with_examples=with_examples)
-        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        facts = gather_facts(recipe, kind, options.hub, form="recipe", repo_id=publication.repo_id)
-        card = render_card(recipe if recipe.weights is None else as_resolved(recipe), facts)
-        return options.hub.commit(replace(publication, files=files, readme=partial(merge_readme, card=card)))

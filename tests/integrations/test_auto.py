@@ -196,7 +196,9 @@ def test_without_cache_a_mix_that_is_cached_is_used(hub: LoopbackHub, monkeypatc
 def test_without_cache_weights_cannot_stay_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
     places = {"embeddings": "cpu", "encoder": "disk", "pooler": "cpu"}
-    with pytest.raises(RecipeError, match="`cache=False` cannot be combined with weights that are offloaded to the disk"):
+    with pytest.raises(
+        RecipeError, match="`cache=False` cannot be combined with weights that are offloaded to the disk"
+    ):
         AutoCocktailModel.from_pretrained(RECIPE, cache=False, device_map=places, offload_folder=tmp_path / "off")
 
 

@@ -11,7 +11,7 @@ import transformers
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from cocktail_hub import mix_models, mix_models_by_layers, mix_models_with_data
-from cocktail_hub.errors import CacheError, RecipeError, ScoringError
+from cocktail_hub.errors import CacheError, RecipeError, ScoringError, SourceError
 from cocktail_hub.evaluation import scorer
 from cocktail_hub.integrations.lm_cocktail import TASK_OF_MODEL_TYPE
 

@@ -33,12 +33,9 @@ class ModelHooks:
 
 
 def attach(model: Any, mix: Mix, *, complete: bool = True) -> None:
-    """Make `model.push_to_hub` publish the mix until the model is trained or changed.
+    """Make `push_to_hub` of a model publish the mix that it was loaded from, until it is trained or changed.
 
-    Args:
-        model: a model that was loaded from the mix.
-        mix: the mix.
-        complete: whether all its weights come from the mix. With a new head, or quantised, it is another model.
+    A model that is not `complete`, because it has a new head, or that is quantised is another model than the mix.
     """
     if not complete or getattr(model, "hf_quantizer", None) is not None:
         _forget_recipe(model)

@@ -41,16 +41,10 @@ def publish_weights(
     as_: Form = "merged",
     plan: MergePlan | None = None,
 ) -> CommitInfo:
-    """Publish the folder of a finished mix. Paths of this machine are removed from its recipe.
+    """Publish the folder of a mix, without paths of this machine in its recipe.
 
-    Args:
-        folder: the finished mix.
-        recipe: what it was made from.
-        publication: repo and commit, with weight files that were uploaded ahead and are not in the folder.
-        hub: the Hub to write to.
-        labels: `id2label` and `label2id` set by the recipe's repo; empty to use those of the ingredients.
-        as_: `merged` or `both`.
-        plan: the plan of the uploaded files; `None` if the weights are in the folder.
+    `publication` may have weight files that were uploaded already and are not in the folder; `plan` is their plan then.
+    `labels` are `id2label` and `label2id` set by the recipe's repo, empty to use those of the ingredients.
     """
     if as_ == "both":
         refuse_local_models(recipe)

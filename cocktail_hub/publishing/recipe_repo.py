@@ -40,15 +40,10 @@ def publish_recipe(
     labels: Mapping[str, Any],
     with_examples: bool = True,
 ) -> CommitInfo:
-    """Publish a recipe with everything that its repo needs to be loaded like a model. Open weights stay open.
+    """Publish a pinned recipe with everything that its repo needs to be loaded like a model. Open weights stay open.
 
-    Args:
-        recipe: a recipe whose models are pinned.
-        examples: its examples, if it has open weights.
-        publication: repo and commit.
-        options: how to read from the Hub, and how to merge small modules.
-        labels: `id2label` and `label2id` of the mix; empty to use those of the ingredients.
-        with_examples: whether to publish the file of examples.
+    `labels` are `id2label` and `label2id` of the mix, empty to use those of the ingredients; `with_examples` says if a
+    file of examples may be published.
 
     Raises:
         PublishError: nobody else could make the mix, or the Hub did not accept it.
@@ -77,9 +72,8 @@ def _write_models(
 ) -> dict[str, Mapping[str, Any]]:
     """Write the small files of the ingredients, and merge the modules that transformers does not load.
 
-    Returns:
-        Folder -> the ingredients' config for it: the root, and every model of transformers. Libraries look into the
-        root's config.json before they load a model, whichever folder the model is in.
+    Returns folder -> the ingredients' config, for each model of transformers and for the root: libraries look into the
+    root's config.json before they load a model, whichever folder the model is in.
     """
     first = report.models[report.first]
     copy_small_files(report, folder, code=False)

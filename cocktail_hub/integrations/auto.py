@@ -199,8 +199,3 @@ class Dispatcher:
         overrides = keywords_for(prepared.source.labels, config.take_overrides())
         native = type(config_of(report.config)).from_dict(dict(report.config), **overrides)
         return cls.auto_class.from_config(native, **kwargs)
-
-
-def dispatcher(auto_class: Any) -> type[Dispatcher]:
-    """Return the class to register with one auto class."""
-    return type(f"CocktailFor{auto_class.__name__}", (Dispatcher,), {"auto_class": auto_class})

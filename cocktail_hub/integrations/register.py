@@ -27,13 +27,14 @@ def register_models(module: ModuleType) -> None:
     """Make every auto class that loads models accept a recipe."""
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-    from cocktail_hub.integrations.auto import dispatcher
+    from cocktail_hub.integrations.auto import Dispatcher
     from cocktail_hub.integrations.config import CocktailConfig
 
     found: list[Any] = [value for value in vars(module).values() if isinstance(value, type)]
     for auto_class in (value for value in found if issubclass(value, _BaseAutoModelClass)):
         if auto_class._model_mapping is not None:  # noqa: SLF001 - only real auto classes have one
-            auto_class.register(CocktailConfig, dispatcher(auto_class), exist_ok=True)
+            own = type(f"CocktailFor{auto_class.__name__}", (Dispatcher,), {"auto_class": auto_class})
+            auto_class.register(CocktailConfig, own, exist_ok=True)
 
 
 HOOKS = {

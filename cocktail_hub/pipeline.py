@@ -172,7 +172,8 @@ def mix(
     """Make the mix that a recipe describes, or find it in the cache.
 
     Args:
-        source: a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, or a Hub id.
+        source: a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, a Hub id, or what `prepare`
+            returned, which has its options.
         output: folder to write the mix to, new or empty; `None`: the cache.
         revision: of the recipe's repo, when `source` is a Hub id.
         subfolder: of the recipe's repo or folder.
@@ -182,14 +183,12 @@ def mix(
     Raises:
         CocktailError: says what is wrong and how to fix it; nothing half-made is left behind.
     """
-    prepared = prepare(source, with_hub(options, hub), revision=revision, subfolder=subfolder)
-    return mix_prepared(prepared, output=Path(output) if output is not None else None)
-
-
-def mix_prepared(prepared: Prepared, *, output: Path | None = None) -> Mix:
-    """Like `mix`, for a recipe that is already prepared."""
+    if isinstance(source, Prepared):
+        prepared = source
+    else:
+        prepared = prepare(source, with_hub(options, hub), revision=revision, subfolder=subfolder)
     options = prepared.options
-    folder = OutputFolder(options=options, output=output)
+    folder = OutputFolder(options=options, output=None if output is None else Path(output))
     if found := cached_mix(prepared, folder):
         return found
     folder.require()  # before the ingredients are scored, which takes long
@@ -265,14 +264,7 @@ def with_hub(options: MixOptions | None, hub: Mapping[str, Any]) -> MixOptions:
 def check(
     source: Any, *, revision: str | None = None, subfolder: str = "", options: MixOptions | None = None, **hub: Any
 ) -> Preview:
-    """Check whether a recipe can be mixed, and what that would take, without downloading weights.
-
-    Args:
-        source: a recipe, as `mix` takes it.
-        revision: of the recipe's repo, when `source` is a Hub id.
-        subfolder: of the recipe's repo or folder.
-        options: how the mix would be made.
-        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+    """Check whether a recipe can be mixed, and what that takes, without downloading weights. Parameters as for `mix`.
 
     Raises:
         CocktailError: the ingredients do not fit together, or cannot be read; names the tensor and the model.
@@ -298,8 +290,8 @@ def score(
     """Compute each ingredient's loss on a few examples, and the weights from the losses.
 
     Args:
-        source: a recipe, as `mix` takes it. Weights that it gives are computed anew.
-        examples: a list, a path or a Hub dataset id; `None`: the examples of the recipe's `weighting`.
+        source: a recipe, as `mix` takes it. Weights that it gives are ignored.
+        examples: a list, a path or a Hub dataset id; `None`: those of the recipe's `weighting`.
         rule: `softmax` or `uniform`; `None`: the recipe's, or softmax.
         temperature: in nats, above 0, or `auto`; `None`: the recipe's, or 5.
         columns: our key -> the column of `examples` that holds it, e.g. `{"input": "question"}`.
@@ -317,7 +309,7 @@ def score(
     loaded = load_recipe_source(source, options.hub, revision=revision)
     recipe = open_recipe(loaded.recipe, examples, rule=rule, temperature=temperature, columns=columns)
     loaded = replace(loaded, recipe=recipe)
-    if examples is not None:  # a caller, unlike a recipe from the Hub, may name files of this machine
+    if examples is not None:  # the caller may name files of this machine, which a recipe from the Hub may not
         loaded = replace(loaded, files=None, folder="")
     prepared = prepare(loaded, options, recall=False)
     weights, evidence = weigh_prepared(prepared, prepared.check())
@@ -339,11 +331,11 @@ def publish(
     token: str | bool | None = None,
     options: MixOptions | None = None,
 ) -> CommitInfo:
-    """Publish a recipe, its merged weights, or both, in one commit. Safe to repeat.
+    """Publish a recipe, its merged weights, or both in one commit. Safe to repeat.
 
     Args:
         source: a `Mix`, or whatever `mix` takes.
-        repo_id: repo to write to; created if missing. An existing README is kept, except for our part of it.
+        repo_id: repo to write to; created if missing. Our section of an existing README is replaced, the rest kept.
         as_: `merged`: weights that load without this package; `recipe`: a few kilobytes, mixed where they are loaded;
             `both`: weights that can be loaded as a recipe, too.
         source_revision: branch, tag or commit of the recipe's repo, when `source` is a Hub id.
@@ -360,7 +352,8 @@ def publish(
         PublishError: the Hub did not accept it; the repo is unchanged.
         CocktailError: the mix cannot be made.
     """
-    from cocktail_hub.publishing.publish import FORMS, publish_recipe, publish_weights
+    from cocktail_hub.publishing.publish import FORMS, publish_weights
+    from cocktail_hub.publishing.recipe_repo import publish_recipe
 
     if as_ not in FORMS:
         raise RecipeError(f"`as_` must be one of {', '.join(FORMS)}, got {as_!r}. {did_you_mean(str(as_), FORMS)}")
@@ -387,17 +380,17 @@ def publish(
         prepared = prepare(source, options, revision=source_revision)
         if options.low_disk:
             return _publish_by_shard(prepared, publication, as_)
-        made = mix_prepared(prepared)
+        made = mix(prepared)
     elif max_shard_size is not None:
         made = replace(mix(made.recipe, options=options), labels=made.labels)
     return publish_weights(made.path, made.recipe, publication, options.hub, labels=made.labels, as_=as_)
 
 
 def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -> CommitInfo:
-    """Mix and publish without ever holding a whole model, or the whole mix, on the disk.
+    """Mix and publish without ever having a whole model, or the whole mix, on the disk.
 
-    The files on the Hub are those of an ordinary mix. An interrupted run leaves its uploaded files on the Hub and a
-    journal of them here; the next run continues from there.
+    The result is that of an ordinary mix. An interrupted run leaves its uploaded files on the Hub and a journal of them
+    here, from which the next run continues.
     """
     from cocktail_hub.merge.upload_shards import upload_shards
     from cocktail_hub.publishing.publish import publish_weights
@@ -429,15 +422,10 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
 
 
 def verify(source: Any, *, revision: str | None = None, options: MixOptions | None = None, **hub: Any) -> Verification:
-    """Make a published mix again from its ingredients and compare the weights, byte for byte.
+    """Make a published mix again from its ingredients, and compare the weights byte for byte.
 
-    Weights in a Hub repo are compared by the hashes that the Hub records; they are not downloaded.
-
-    Args:
-        source: a merged repo on the Hub, or a folder with a `recipe.json`.
-        revision: of the repo.
-        options: how to make the mix.
-        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+    `source` is a merged repo on the Hub, or a folder with a `recipe.json`; the other parameters are as for `mix`.
+    Published weights are not downloaded: the Hub records their hashes.
 
     Raises:
         SourceError: an ingredient cannot be found or accessed, so nothing could be checked.
@@ -449,6 +437,6 @@ def verify(source: Any, *, revision: str | None = None, options: MixOptions | No
     found = weight_hashes(files)
     again = replace(options, max_shard_size=cut_size(files, loaded.folder), force=True)  # ignore the cache
     with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
-        made = mix_prepared(prepare(loaded, again), output=Path(scratch) / "mix")
+        made = mix(prepare(loaded, again), output=Path(scratch) / "mix")
         expected = weight_hashes(made.path)
     return Verification(name=loaded.name, digest=made.recipe.digest, expected=expected, found=found)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cocktail_hub.cli.options import Bytes
 from cocktail_hub.cli.output import say, show_json, size, table
 from cocktail_hub.errors import CacheError
-from cocktail_hub.resolve.resolve import prune_notes
-from cocktail_hub.storage.cache import Cache, CachedMix
+
+if TYPE_CHECKING:
+    from cocktail_hub.storage.cache import CachedMix
 
 _DAY = 86_400
 
@@ -25,6 +26,8 @@ def cache() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def list_(as_json: bool) -> None:
     """List every finished mix: digest, size, last use and ingredients."""
+    from cocktail_hub.storage.cache import Cache
+
     found = [_described(mix) for mix in Cache().mixes()]
     if as_json:
         show_json(found)
@@ -39,6 +42,9 @@ def list_(as_json: bool) -> None:
 @click.option("--all", "everything", is_flag=True, help="Remove every mix.")
 def prune(older_than: float | None, max_size: int | None, everything: bool) -> None:
     """Remove mixes; a removed mix is made again when it is needed."""
+    from cocktail_hub.resolve.resolve import prune_notes
+    from cocktail_hub.storage.cache import Cache
+
     if older_than is None and max_size is None and not everything:
         raise click.UsageError("Say what to remove: --older-than DAYS, --max-size SIZE, or --all.")
     age = None if older_than is None else older_than * _DAY
@@ -52,6 +58,8 @@ def prune(older_than: float | None, max_size: int | None, everything: bool) -> N
 @cache.command()
 def verify() -> None:
     """Compare every file of every mix with its recorded hash. Exit code 1 if any is damaged."""
+    from cocktail_hub.storage.cache import Cache
+
     damaged = {mix.digest: lines for mix in Cache().mixes() if (lines := mix.damage(thorough=True))}
     for digest, lines in damaged.items():
         for line in lines:

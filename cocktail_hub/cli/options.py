@@ -37,17 +37,13 @@ _OPTIONS = {
     "token": click.option("--token", help="Access token. Default: the saved one."),
     "cache_dir": click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the Hub cache."),
     "local_files_only": click.option("--local-files-only", is_flag=True, help="Use only locally cached files."),
-    "device": click.option(
-        "--device", default="cpu", show_default=True, help="Device to merge on: cpu, cuda or cuda:N."
-    ),
+    "device": click.option("--device", default="cpu", show_default=True, help="Merge on cpu, cuda or cuda:N."),
     "threads": click.option(
         "--threads",
         type=click.IntRange(min=1),
         help="Number of worker threads. Default: one per processor, at most 16.",
     ),
-    "max_memory": click.option(
-        "--max-memory", type=Bytes(), help="Limit for the merge's buffers, e.g. 500MB. Default: 1GiB."
-    ),
+    "max_memory": click.option("--max-memory", type=Bytes(), help="Limit for buffers, e.g. 500MB. Default: 1GiB."),
     "max_shard_size": click.option(
         "--max-shard-size", type=Bytes(), default="5GB", show_default=True, help="Limit for one weight file."
     ),
@@ -58,9 +54,7 @@ _OPTIONS = {
         show_default=True,
         help="Run on threads of this machine, or on a Ray cluster.",
     ),
-    "low_disk": click.option(
-        "--low-disk", is_flag=True, help="Download only what one output file needs at a time, instead of whole models."
-    ),
+    "low_disk": click.option("--low-disk", is_flag=True, help="Download only what one output file needs at a time."),
     "trust_remote_code": click.option(
         "--trust-remote-code", is_flag=True, help="Allow custom code from the ingredients' repos."
     ),

@@ -3,7 +3,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,20 @@ _FORWARDED = {
     "problem_type": "problem_type",
     "return_dict": "return_dict",
 }
-"""Keyword -> attribute of any config that says how a model is loaded or run; set on a recipe, it is for the mix."""
+"""Keyword -> attribute of any config that says how a model is loaded or run; on a recipe, it applies to the mix."""
 _RECIPE_KEYS = tuple(f.name for f in fields(Recipe))
 
 
 @strict
 class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is not typed
-    """A recipe as a config.
-
-    Give the recipe in short, or whole:
+    """A recipe as a config, from two lists or from a whole recipe.
 
         CocktailConfig(ingredients=["BAAI/bge-base-en-v1.5", "Shitao/bge-hotpotqa"], weights=[0.5, 0.5])
         CocktailConfig(recipe={"ingredients": [...], "weighting": {...}})
 
     Args:
         ingredients: two or more Hub ids or local folders, or mappings as in a recipe.
-        weights: a share per ingredient; they sum to 1. Leave out with a `weighting`.
+        weights: one per ingredient; they sum to 1. Omit with a `weighting`.
         recipe: the whole recipe, as in `docs/recipe.md`; instead of the two above.
         **kwargs: other keys of a recipe (`method`, `weighting`, `base`, ...), or fields of any config (`id2label`,
             ...).
@@ -52,29 +50,37 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
     model_type = "cocktail"
 
     recipe: dict[str, Any] | None = None
-    """The recipe. The one key that is ours, so that nothing collides with transformers' own."""
+    """The recipe. All of it is one key, so that no key collides with those of transformers."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Put a recipe given in short into `recipe`, and refuse one that is wrong."""
+        """Build `recipe` from the keys of a recipe among the keywords, and validate it."""
         self._overrides: dict[str, Any] = {}
         if "ingredients" in kwargs or "weights" in kwargs:
-            self.recipe = self._spelled_out(kwargs)
-        if self.recipe is not None:  # transformers makes an empty one to learn the defaults
+            self.recipe = self._recipe_from(kwargs)
+        if self.recipe is not None:  # transformers creates an empty config to learn the defaults
             self.recipe = Recipe.from_dict(self.recipe).to_dict()
         super().__post_init__(**kwargs)
 
-    def _spelled_out(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The recipe that was given in short. Takes its keys out of the keywords."""
+    def _recipe_from(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Remove the keys of a recipe from the keywords, and return them as one."""
         if self.recipe is not None:
             raise RecipeError("Give either `recipe`, or `ingredients` and `weights`, not both.")
-        short = {key: kwargs.pop(key) for key in _RECIPE_KEYS if key in kwargs}
+        recipe = {key: kwargs.pop(key) for key in _RECIPE_KEYS if key in kwargs}
         weights = kwargs.pop("weights", None)
         for key in kwargs:
             if near := difflib.get_close_matches(key, _RECIPE_KEYS, n=1, cutoff=0.8):
                 raise RecipeError(f"Unknown key '{key}'. Did you mean '{near[0]}'?")
         if (dtype := vars(self).get("dtype")) is not None:  # a field of every config, and a key of the recipe
-            short["dtype"], self.dtype = str(dtype).removeprefix("torch."), None
-        return short if weights is None else short | {"ingredients": _weighed(short.get("ingredients"), weights)}
+            recipe["dtype"], self.dtype = str(dtype).removeprefix("torch."), None
+        if weights is not None:
+            listed = list(recipe.get("ingredients") or ())
+            if len(listed) != len(weights):
+                raise RecipeError(
+                    f"`weights` has {len(weights)} numbers for {len(listed)} `ingredients`. Give one per ingredient."
+                )
+            models = (dict(i) if isinstance(i, Mapping) else {"model": i} for i in listed)
+            recipe["ingredients"] = [i | {"weight": w} for i, w in zip(models, weights, strict=True)]
+        return recipe
 
     @property
     def ingredients(self) -> list[str]:
@@ -83,15 +89,15 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
 
     @property
     def weights(self) -> list[float] | None:
-        """A share per ingredient; `None` while they are still to be computed."""
+        """One weight per ingredient; `None` while they are open."""
         weights = self.to_recipe().weights
         return None if weights is None else list(weights)
 
     def to_recipe(self) -> Recipe:
-        """The recipe as a value.
+        """Return the recipe.
 
         Raises:
-            RecipeError: the config holds none.
+            RecipeError: the config has none.
         """
         if self.recipe is None:
             raise RecipeError("This CocktailConfig is empty. Give `ingredients` and `weights`, or a `recipe`.")
@@ -99,35 +105,35 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, **kwargs: Any) -> "CocktailConfig":
-        """Wrap a recipe; `kwargs` are fields of any config, e.g. `architectures`."""
+        """Return the config of a recipe; `kwargs` are fields of any config, e.g. `architectures`."""
         return cls(recipe=recipe.to_dict(), **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """Read a recipe repo; remember where from, as `AutoConfig` does: one from the Hub may do less."""
+        """Read a recipe repo, and remember its name: a recipe from the Hub may not name folders."""
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
         revision, folder = kwargs.get("revision"), kwargs.get("subfolder") or ""
         found = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         config: Any = found[0] if isinstance(found, tuple) else found
-        config._recipe_revision, config._recipe_folder = revision, folder  # noqa: SLF001 - attributes of ours
+        config._recipe_revision, config._recipe_folder = revision, folder  # noqa: SLF001 - our own attributes
         return found
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Read a config; remember the keywords that it absorbs, because they are meant for the mix.
+        """Read a config, and remember the keywords that it absorbs, because they are meant for the mix.
 
-        `AutoModel.from_pretrained(recipe, attn_implementation="eager")` hands every keyword to the config first,
-        and what the config takes never reaches the model.
+        `AutoModel.from_pretrained(recipe, attn_implementation="eager")` passes every keyword to the config first, and
+        those that the config absorbs never reach the model.
         """
         wanted = kwargs.pop("return_unused_kwargs", False)
-        given = dict(kwargs)  # the next line takes the absorbed ones out of its own
+        given = dict(kwargs)  # the next line removes the absorbed ones from its own
         config, unused = super().from_dict(dict(config_dict), return_unused_kwargs=True, **kwargs)
         taken = {key: value for key, value in given.items() if key not in unused and key not in _NOT_OVERRIDES}
         vars(config)["_overrides"] = taken
         return (config, unused) if wanted else config
 
     def take_overrides(self) -> dict[str, Any]:
-        """The keywords that this config absorbed on their way to the model, and what was set on it since."""
+        """Return the keywords that this config absorbed on their way to the model, and what was set on it since."""
         plain = CocktailConfig()
         absorbed = {key: value for key, value in self._overrides.items() if key != "num_labels"}
         for key, attribute in _FORWARDED.items():
@@ -140,37 +146,23 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
         return absorbed
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that belongs into config.json."""
+        """Return what config.json contains."""
         shown: dict[str, Any] = super().to_dict()
         for own in ("_overrides", "_recipe_revision", "_recipe_folder"):
             shown.pop(own, None)
         return shown
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write config.json. With `push_to_hub=True` the recipe is published, too, to `repo_id`."""
+        """Write config.json; with `push_to_hub=True` also publish the recipe to `repo_id`."""
         super().save_pretrained(save_directory)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """Publish the recipe as a repo: pinned, with tokenizer files and card, in one commit.
+        """Publish the pinned recipe with tokenizer files and card, in one commit, and return its `CommitInfo`.
 
-        Takes the keywords of `cocktail_hub.publishing` (`private`, `revision`, `create_pr`, `commit_message`, `token`).
-
-        Returns:
-            huggingface_hub's `CommitInfo`.
+        Takes the keywords of `cocktail_hub.publish` (`private`, `revision`, `create_pr`, `commit_message`, `token`).
         """
         from cocktail_hub.pipeline import publish
 
         return publish(self, repo_id, **{"as_": "recipe", **kwargs})
-
-
-def _weighed(ingredients: Any, weights: Sequence[float]) -> list[Mapping[str, Any]]:
-    """`ingredients` and `weights` side by side -> ingredients with their weights."""
-    listed = list(ingredients or ())
-    if len(listed) != len(weights):
-        raise RecipeError(
-            f"`weights` has {len(weights)} numbers for {len(listed)} `ingredients`. Give one per ingredient."
-        )
-    named = [dict(i) if isinstance(i, dict) else {"model": i} for i in listed]
-    return [i | {"weight": w} for i, w in zip(named, weights, strict=True)]

@@ -1,6 +1,6 @@
-"""The API of the original `LM_Cocktail`, on top of recipes: change one import line, and scripts go on working.
+"""The API of the original `LM_Cocktail`, on top of recipes: scripts work after changing one import line.
 
-`docs/migrate-from-lm-cocktail.md` says what differs and why.
+`docs/migrate-from-lm-cocktail.md` lists what differs and why.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from cocktail_hub.checkpoint.model_files import MODULES, read_config
 from cocktail_hub.errors import RecipeError, did_you_mean
+from cocktail_hub.hub import Hub
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.output_folder import require_place
 from cocktail_hub.merge.small_files import write_json
-from cocktail_hub.pipeline import Mix, mix, prepare, weigh_prepared
+from cocktail_hub.pipeline import mix, prepare, weigh_prepared
 from cocktail_hub.recipe import Ingredient, Recipe, Weighting
 from cocktail_hub.recipe.task import TASKS, ScoredAs
-from cocktail_hub.resolve.resolve import open_model, resolve
+from cocktail_hub.resolve.resolve import open_model, with_weights
 from cocktail_hub.search.report import table_of
 from cocktail_hub.storage.cache import MANIFEST, CachedMix, write_manifest
 from cocktail_hub.storage.disk import QUICK
+
+if TYPE_CHECKING:
+    from cocktail_hub.pipeline import Mix, Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -36,44 +40,70 @@ ARCHITECTURES = {
     "reranker": (*TASKS["text-classification"].endings, "ForCausalLM"),
     "encoder-decoder": TASKS["text2text-generation"].endings,
 }
-"""`model_type` -> what the names of its classes end in; any other class would get a head of random numbers."""
-MODULE_FILES = (MODULES, "1_Pooling/config.json", "config_sentence_transformers.json")
-"""Files that a plain encoder gets."""
+"""`model_type` -> how the names of its classes end; loaded as any other class, a model would get a random head."""
 TOLERANCE = 1e-3
-"""How far weights may miss 1, as in the original; they are then divided by their sum."""
+"""How far the sum of the weights may be from 1, as in the original; they are then divided by it."""
 
 
 def mix_models(
-    model_names_or_paths: Sequence[str], model_type: str, weights: Sequence[float], output_path: str | None = None
+    model_names_or_paths: Sequence[str],
+    model_type: str,
+    weights: Sequence[float],
+    output_path: str | None = None,
+    *,
+    token: str | bool | None = None,
 ) -> Any:
     """Mix models with given weights.
 
     Args:
         model_names_or_paths: Hub ids or local folders.
         model_type: `decoder`, `encoder`, `reranker` or `encoder-decoder`.
-        weights: one per model; they sum to 1 up to 1e-3.
+        weights: one per model; their sum is 1 up to 1e-3.
         output_path: folder to write the mix to, complete with tokenizer, sentence-transformers modules, card and
-            recipe. An earlier mix there is replaced; anything else is left alone.
+            recipe. An earlier mix there is replaced; any other content is left alone.
+        token: access token for the Hub; `None`: the saved one.
 
     Returns:
         The mix as an ordinary transformers model.
 
     Raises:
-        RecipeError: weights that do not sum to 1, an unknown `model_type`, or one that the models are not of.
-        CacheError: there is something else than an earlier mix at `output_path`.
+        RecipeError: weights that do not sum to 1, an unknown `model_type`, or one that does not fit the models.
+        CacheError: `output_path` contains something other than an earlier mix.
         CocktailError: the models do not fit together, or cannot be read.
     """
     names = _names(model_names_or_paths)
-    task = _task(model_type)
-    ingredients = _weighted(names, _shares(weights, names))
-    return _finish(resolve(Recipe(ingredients=ingredients, task=task), MixOptions().hub), model_type, output_path)
+    if len(weights) != len(names):
+        raise RecipeError(f"There are {len(weights)} weights for {len(names)} models. Give one per model.")
+    total = math.fsum(weights)
+    if not abs(total - 1.0) <= TOLERANCE * (1 + 1e-9):
+        raise RecipeError(
+            f"The weights sum to {total:g}, not to 1 (up to {TOLERANCE:g}).\n"
+            "The original accepts any sum below 1, which scales the whole model and breaks it.\n"
+            "Divide each weight by their sum."
+        )
+    pairs = [(name, weight / total) for name, weight in zip(names, weights, strict=True)]
+    if len(set(names)) > 1:  # a model listed twice gets the sum of its weights, but one mixed with itself stays two
+        summed = dict.fromkeys(names, 0.0)
+        for name, weight in pairs:
+            summed[name] += weight
+        pairs = list(summed.items())
+    recipe = Recipe(
+        ingredients=tuple(Ingredient(model=name, weight=weight) for name, weight in pairs), task=_task(model_type)
+    )
+    prepared = prepare(recipe, MixOptions(hub=Hub(token=token), replace=True))
+    return _finish(prepared, model_type, _require_class(prepared, model_type), output_path)
 
 
 def mix_models_by_layers(
-    model_names_or_paths: Sequence[str], model_type: str, weights: Sequence[float], output_path: str | None = None
+    model_names_or_paths: Sequence[str],
+    model_type: str,
+    weights: Sequence[float],
+    output_path: str | None = None,
+    *,
+    token: str | bool | None = None,
 ) -> Any:
-    """The same as `mix_models`, which needs little memory here: every mix is made a piece of a tensor at a time."""
-    return mix_models(model_names_or_paths, model_type, weights, output_path)
+    """Do the same as `mix_models`, which never has a whole model in memory."""
+    return mix_models(model_names_or_paths, model_type, weights, output_path, token=token)
 
 
 def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its order
@@ -87,10 +117,11 @@ def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its o
     output_path: str | None = None,
     *,
     example_ata: Sequence[Mapping[str, Any]] | None = None,
+    token: str | bool | None = None,
 ) -> Any:
     """Mix models with weights from their losses on a few examples: `softmax(-loss / temperature)`.
 
-    The losses are the original's, whose candidates for an embedder are the passages of one batch of `batch_size`.
+    The losses are the original's: the candidates for an embedder are the passages of one batch of `batch_size`.
 
     Args:
         model_names_or_paths: Hub ids or local folders, each once.
@@ -98,10 +129,11 @@ def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its o
         example_data: `{"input", "output"}` for decoders and encoder-decoders, `{"query", "pos", "neg"}` for the others.
         temperature: in nats, above 0; lower favours the best model.
         batch_size: examples per batch.
-        max_input_length: longest text in tokens; no longer than what a model takes.
-        neg_number: negatives used of each example, at most.
+        max_input_length: limit of a text in tokens; a model's own limit applies as well.
+        neg_number: limit of negatives per example.
         output_path: as for `mix_models`.
-        example_ata: `example_data` as version 0.0.4 of the original spells it.
+        example_ata: `example_data`, as version 0.0.4 of the original spells it.
+        token: access token for the Hub; `None`: the saved one.
 
     Returns:
         The mix as an ordinary transformers model.
@@ -110,24 +142,31 @@ def mix_models_with_data(  # noqa: PLR0917 - the original's parameters, in its o
         ScoringError: the examples cannot rank the models.
         CocktailError: as for `mix_models`.
     """
-    task = _task(model_type)
+    if example_data is not None and example_ata is not None:
+        raise RecipeError("`example_data` and `example_ata` are two spellings of one parameter. Give one of them.")
+    examples: Any = example_data if example_data is not None else example_ata
+    if isinstance(examples, (str, Mapping)) or (examples is not None and not isinstance(examples, Sequence)):
+        raise RecipeError(f"`example_data` must be a list of mappings, got a {type(examples).__name__}.")
+    if not examples:
+        raise RecipeError("`example_data` is empty.\nThe weights are computed from it.\nGive at least one example.")
     weighting = Weighting(
-        examples=_examples(example_data, example_ata),
+        examples=tuple(examples),
         temperature=temperature,
         batch_size=batch_size,
         max_length=max_input_length,
         negatives=neg_number,
     )
+    task = _task(model_type)
     ingredients = tuple(Ingredient(model=name) for name in _names(model_names_or_paths))
-    prepared = prepare(Recipe(ingredients=ingredients, task=task, weighting=weighting), recall=False)
-    pinned = prepared.recipe
-    _require_class(pinned, model_type)
+    recipe = Recipe(ingredients=ingredients, task=task, weighting=weighting)
+    prepared = prepare(recipe, MixOptions(hub=Hub(token=token), replace=True), recall=False)
+    architecture = _require_class(prepared, model_type)
     if output_path is not None and not (Path(output_path) / MANIFEST).is_file():
         require_place(Path(output_path), replace=True)  # before scoring, which takes long
     found, evidence = weigh_prepared(prepared, prepared.check(), lm_cocktail=True)
     logger.info("%s", table_of(found))
-    weighed = tuple(replace(i, weight=w) for i, w in zip(pinned.ingredients, found.values, strict=True))
-    return _finish(replace(pinned, ingredients=weighed, weighting=None, evidence=evidence), model_type, output_path)
+    weighed = with_weights(prepared.recipe, found.values, evidence)
+    return _finish(replace(prepared, recipe=weighed), model_type, architecture, output_path)
 
 
 def _names(models: Sequence[Any]) -> list[str]:
@@ -141,99 +180,65 @@ def _names(models: Sequence[Any]) -> list[str]:
 def _task(model_type: str) -> str:
     if model_type not in TASK_OF_MODEL_TYPE:
         raise RecipeError(
-            f"`model_type` is {model_type!r}, which is none of the kinds of model. "
+            f"`model_type` is {model_type!r}, which is not a known kind of model. "
             f"{did_you_mean(str(model_type), TASK_OF_MODEL_TYPE)}"
         )
     return TASK_OF_MODEL_TYPE[model_type]
 
 
-def _examples(data: Any, ata: Any) -> tuple[Mapping[str, Any], ...]:
-    if data is not None and ata is not None:
-        raise RecipeError("`example_data` and `example_ata` are two spellings of one parameter. Give one of them.")
-    examples = data if data is not None else ata
-    if isinstance(examples, (str, Mapping)) or (examples is not None and not isinstance(examples, Sequence)):
-        raise RecipeError(f"`example_data` must be a list of mappings, got a {type(examples).__name__}.")
-    if not examples:
-        raise RecipeError("`example_data` is empty.\nThe weights are computed from it.\nGive at least one example.")
-    return tuple(examples)
-
-
-def _shares(weights: Sequence[float], models: Sequence[str]) -> list[float]:
-    """The weights, divided by their sum where it misses 1 by no more than the original accepts."""
-    if len(weights) != len(models):
-        raise RecipeError(f"There are {len(weights)} weights for {len(models)} models. Give one per model.")
-    total = math.fsum(weights)
-    if not abs(total - 1.0) <= TOLERANCE * (1 + 1e-9):
-        raise RecipeError(
-            f"The weights sum to {total:g}, not to 1 (up to {TOLERANCE:g}).\n"
-            "The original accepts any sum below 1, which scales the whole model and breaks it.\n"
-            "Divide each weight by the sum of all."
-        )
-    return [weight / total for weight in weights]
-
-
-def _weighted(models: Sequence[str], weights: Sequence[float]) -> tuple[Ingredient, ...]:
-    """One ingredient per model; one that is listed twice gets the sum, but a model mixed with itself stays two."""
-    summed: dict[str, float] = {}
-    for model, weight in zip(models, weights, strict=True):
-        summed[model] = summed.get(model, 0.0) + weight
-    pairs = list(zip(models, weights, strict=True)) if len(summed) == 1 else list(summed.items())
-    return tuple(Ingredient(model=model, weight=weight) for model, weight in pairs)
-
-
-def _finish(pinned: Recipe, model_type: str, output_path: str | None) -> Any:
-    """Mix, write, load."""
-    architecture = _require_class(pinned, model_type)
-    made = mix(pinned, output=output_path, options=MixOptions(replace=True))
+def _finish(prepared: Prepared, model_type: str, architecture: str, output_path: str | None) -> Any:
+    """Mix, write and load."""
+    made = mix(prepared, output=output_path)
     if model_type == "encoder":
         model = made.load(task="feature-extraction")
         if output_path is not None:
-            _give_modules(made, model.config.hidden_size)
+            _add_modules(made, model.config.hidden_size)
         return model
-    own = model_type == "reranker" and architecture.endswith("ForCausalLM")  # its words for yes and no are the head
-    return made.load(task=None if own else pinned.task)
+    # A reranker that is a language model has no other head: it scores by its words for yes and no.
+    generates = model_type == "reranker" and architecture.endswith("ForCausalLM")
+    return made.load(task=None if generates else prepared.recipe.task)
 
 
-def _require_class(pinned: Recipe, model_type: str) -> str:
-    """Refuse models of another kind, whose missing heads transformers would fill with random numbers.
+def _require_class(prepared: Prepared, model_type: str) -> str:
+    """Refuse models of another kind, for which transformers would make random heads.
 
     Returns:
-        Class name of the first.
+        Name of the first model's class.
     """
-    classes = [_class_of(ingredient, model_type) for ingredient in pinned.ingredients]
-    return classes[0]
+    found = []
+    for ingredient in prepared.recipe.ingredients:
+        located = open_model(ingredient.base or ingredient, prepared.hub)
+        config = read_config(located.files, located.model_files.main)
+        architecture = str((config.get("architectures") or [""])[0])
+        fits = architecture.endswith(ARCHITECTURES.get(model_type, ("",)))
+        if model_type == "decoder" and config.get("model_type") in TASKS["text2text-generation"].model_types:
+            fits = False
+        if architecture and not fits:
+            raise RecipeError(
+                f"'{ingredient.label}' is a {architecture}, not a model of type {model_type}.\n"
+                "Loaded as one, it would have missing or random weights.\n"
+                f"Choose another `model_type` ({', '.join(TASK_OF_MODEL_TYPE)}), or another model."
+            )
+        found.append(architecture)
+    return found[0]
 
 
-def _class_of(ingredient: Ingredient, model_type: str) -> str:
-    located = open_model(ingredient.base or ingredient, MixOptions().hub)
-    config = read_config(located.files, located.model_files.main)
-    architecture = str((config.get("architectures") or [""])[0])
-    endings = ARCHITECTURES.get(model_type, ("",))
-    two_parts = config.get("model_type") in TASKS["text2text-generation"].model_types
-    if architecture and (not architecture.endswith(endings) or (model_type == "decoder" and two_parts)):
-        raise RecipeError(
-            f"'{ingredient.label}' is a {architecture}, which is no {model_type}.\n"
-            "Loaded as one, it would lack weights or get random ones.\n"
-            f"Choose another `model_type` ({', '.join(TASK_OF_MODEL_TYPE)}), or another model."
-        )
-    return architecture
+def _add_modules(made: Mix, dimensions: int) -> None:
+    """Make sentence-transformers read a plain encoder as the original does: first token, scaled to length 1.
 
-
-def _give_modules(made: Mix, dimensions: int) -> None:
-    """Let sentence-transformers read a plain encoder as the original does: first token, scaled to length 1.
-
-    Without these files it would fall back to mean pooling. Models that bring modules of their own keep them.
+    Without these files it would use mean pooling. Models with modules of their own keep them.
     """
-    modules, pooling, embedder = (made.path / name for name in MODULE_FILES)
-    if modules.is_file():
+    if (made.path / MODULES).is_file():
         return
     written = CachedMix(digest=made.recipe.digest, path=made.path).manifest
-    write_json(pooling, {"word_embedding_dimension": dimensions, "pooling_mode_cls_token": True})
-    write_json(embedder, {"prompts": {}, "similarity_fn_name": "cosine"})
-    places = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    chain = [
+    pooling = {"word_embedding_dimension": dimensions, "pooling_mode_cls_token": True}
+    write_json(made.path / "1_Pooling/config.json", pooling)
+    write_json(made.path / "config_sentence_transformers.json", {"prompts": {}, "similarity_fn_name": "cosine"})
+    modules = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for index, (path, kind) in enumerate(places)
+        for index, (path, kind) in enumerate(
+            (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
+        )
     ]
-    write_json(modules, chain)  # last: it makes the others count
+    write_json(made.path / MODULES, modules)  # last: sentence-transformers ignores the others without it
     write_manifest(made.path, {name: str(entry[QUICK]) for name, entry in written.items() if QUICK in entry})

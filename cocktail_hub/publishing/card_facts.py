@@ -72,16 +72,7 @@ def gather_facts(
     form: Form = "merged",
     repo_id: str | None = None,
 ) -> CardFacts:
-    """Read the ingredients' cards, and count the parameters of the mix.
-
-    Args:
-        recipe: a recipe whose models are pinned.
-        kind: what the mix is.
-        hub: the Hub to read from.
-        specs: the merged tensors; `None` for a recipe without weights.
-        form: what is published.
-        repo_id: where it is published.
-    """
+    """Read the cards of pinned ingredients, and count the parameters in `specs`, the tensors of the mix."""
     references = recipe.all_references
     with ThreadPoolExecutor(max(1, len(references))) as pool:
         found = pool.map(lambda reference: _card_metadata(reference, hub), references)
@@ -134,12 +125,12 @@ def languages_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def planned_specs(plan: MergePlan) -> Iterator[TensorSpec]:
-    """Yield the tensors that a plan writes."""
+    """Return the tensors that a plan writes."""
     return (tensor.spec for shard in plan.shards for tensor in shard.tensors)
 
 
 def stored_specs(folder: Path) -> Iterator[TensorSpec]:
-    """Yield the tensors in the weight files of a mix, from their headers."""
+    """Return the tensors in the weight files of a mix, from their headers."""
     files = LocalFiles(folder)
     weights = sorted({path.rpartition("/")[0] for path in files.sizes if path.endswith(".safetensors")})
     return (spec for component in weights for spec in read_weight_files(files, component).specs.values())

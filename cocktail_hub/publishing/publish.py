@@ -1,12 +1,10 @@
-"""A mix, or its recipe, as one commit on the Hub."""
+"""The folder of a mix as one commit on the Hub."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from cocktail_hub.checkpoint.files import LocalFiles
@@ -15,22 +13,20 @@ from cocktail_hub.hub.commit import README
 from cocktail_hub.publishing.card.header import merge_readme
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.card_facts import Form, gather_facts, planned_specs, stored_specs
-from cocktail_hub.publishing.recipe_repo import refuse_local_models, write_recipe_repo
-from cocktail_hub.recipe import as_resolved
+from cocktail_hub.publishing.recipe_repo import refuse_local_models
 from cocktail_hub.recipe.redact import public_recipe
 from cocktail_hub.resolve.source import RECIPE_FILE
 from cocktail_hub.storage.cache import MANIFEST, CachedMix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from huggingface_hub import CommitInfo
 
-    from cocktail_hub.evaluation.example_files import ExamplesFound
     from cocktail_hub.hub import Hub, Publication, Uploaded
-    from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.merge.plan import MergePlan
-    from cocktail_hub.recipe import Recipe, ResolvedRecipe
+    from cocktail_hub.recipe import ResolvedRecipe
 
 FORMS: tuple[Form, ...] = get_args(Form)
 
@@ -45,16 +41,10 @@ def publish_weights(
     as_: Form = "merged",
     plan: MergePlan | None = None,
 ) -> CommitInfo:
-    """Publish the folder of a finished mix. Paths of this machine are removed from its recipe.
+    """Publish the folder of a mix, without paths of this machine in its recipe.
 
-    Args:
-        folder: the finished mix.
-        recipe: what it was made from.
-        publication: repo and commit, with weight files that were uploaded ahead and are not in the folder.
-        hub: the Hub to write to.
-        labels: `id2label` and `label2id` set by the recipe's repo; empty to use those of the ingredients.
-        as_: `merged` or `both`.
-        plan: the plan of the uploaded files; `None` if the weights are in the folder.
+    `publication` may have weight files that were uploaded already and are not in the folder; `plan` is their plan then.
+    `labels` are `id2label` and `label2id` set by the recipe's repo, empty to use those of the ingredients.
     """
     if as_ == "both":
         refuse_local_models(recipe)
@@ -74,25 +64,3 @@ def publish_weights(
     facts = gather_facts(recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id)
     readme = partial(merge_readme, card=render_card(recipe, facts))
     return hub.commit(replace(publication, files={**files, **publication.files}, readme=readme))
-
-
-def publish_recipe(
-    recipe: Recipe,
-    examples: ExamplesFound | None,
-    publication: Publication,
-    options: MixOptions,
-    *,
-    labels: Mapping[str, Any],
-    with_examples: bool = True,
-) -> CommitInfo:
-    """Publish a pinned recipe with everything that its repo needs to be loaded like a model.
-
-    Open weights stay open; `with_examples` says whether the file that they are computed from is published, too.
-    """
-    with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        recipe, kind = write_recipe_repo(recipe, examples, folder, options, labels=labels, with_examples=with_examples)
-        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        facts = gather_facts(recipe, kind, options.hub, form="recipe", repo_id=publication.repo_id)
-        card = render_card(recipe if recipe.weights is None else as_resolved(recipe), facts)
-        return options.hub.commit(replace(publication, files=files, readme=partial(merge_readme, card=card)))

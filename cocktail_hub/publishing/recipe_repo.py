@@ -1,9 +1,11 @@
-"""The files of a recipe repo: config, tokenizer, sentence-transformers modules, examples. No large weights."""
+"""A recipe repo: config, tokenizer, sentence-transformers modules, examples and card; no large weights."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,45 +13,68 @@ from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import PublishError
 from cocktail_hub.merge.run import merge_modules
 from cocktail_hub.merge.small_files import copy_small_files, write_json
+from cocktail_hub.publishing.card.header import merge_readme
+from cocktail_hub.publishing.card.render import render_card
+from cocktail_hub.publishing.card_facts import gather_facts
+from cocktail_hub.recipe import as_resolved
 from cocktail_hub.recipe.redact import public_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cocktail_hub.compat import ModelKind
+    from huggingface_hub import CommitInfo
+
+    from cocktail_hub.compat import CompatibilityReport
     from cocktail_hub.evaluation.example_files import ExamplesFound
+    from cocktail_hub.hub import Publication
     from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.recipe import Recipe
 
 
-def write_recipe_repo(
+def publish_recipe(
     recipe: Recipe,
     examples: ExamplesFound | None,
-    folder: Path,
+    publication: Publication,
     options: MixOptions,
     *,
     labels: Mapping[str, Any],
-    with_examples: bool,
-) -> tuple[Recipe, ModelKind]:
-    """Write everything that lets a recipe be loaded like a model.
+    with_examples: bool = True,
+) -> CommitInfo:
+    """Publish a pinned recipe with everything that its repo needs to be loaded like a model. Open weights stay open.
 
-    Args:
-        recipe: a recipe whose models are pinned; its weights may be open.
-        examples: its examples, if it has open weights.
-        folder: where to write.
-        options: how to read from the Hub, and how to merge small modules.
-        labels: `id2label` and `label2id` of the mix; empty to use those of the ingredients.
-        with_examples: whether to publish the file of examples.
-
-    Returns:
-        The recipe as it is in the repo, beside its examples, and what the mix will be.
+    `labels` are `id2label` and `label2id` of the mix, empty to use those of the ingredients; `with_examples` says if a
+    file of examples may be published.
 
     Raises:
-        PublishError: nobody else could make the mix.
+        PublishError: nobody else could make the mix, or the Hub did not accept it.
         CocktailError: the ingredients do not fit together.
     """
     refuse_local_models(recipe)
     report = check_models(recipe, options.hub, trust_remote_code=options.trust_remote_code)
+    with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        native = _write_models(recipe, report, folder, options)
+        recipe = _add_examples(recipe, folder, examples, wanted=with_examples)
+        for component, config in native.items():
+            shown = {key: config[key] for key in ("architectures", "id2label", "label2id") if config.get(key)}
+            values = {"model_type": "cocktail", **shown, **labels, "recipe": public_recipe(recipe).to_dict()}
+            write_json(folder / component / "config.json", values)
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        # Several transformers (a Router) are not one model of that library.
+        kind = report.kind if "model_type" in native[""] else replace(report.kind, architecture="", model_type="")
+        facts = gather_facts(recipe, kind, options.hub, form="recipe", repo_id=publication.repo_id)
+        card = render_card(recipe if recipe.weights is None else as_resolved(recipe), facts)
+        return options.hub.commit(replace(publication, files=files, readme=partial(merge_readme, card=card)))
+
+
+def _write_models(
+    recipe: Recipe, report: CompatibilityReport, folder: Path, options: MixOptions
+) -> dict[str, Mapping[str, Any]]:
+    """Write the small files of the ingredients, and merge the modules that transformers does not load.
+
+    Returns folder -> the ingredients' config, for each model of transformers and for the root: libraries look into the
+    root's config.json before they load a model, whichever folder the model is in.
+    """
     first = report.models[report.first]
     copy_small_files(report, folder, code=False)
     # Components without a `model_type` are loaded by other libraries, which need their weights in the repo.
@@ -64,17 +89,9 @@ def write_recipe_repo(
     if modules:
         merge_modules(report, modules, folder, options)
     _name_tokenizer_class(folder / first.main)
-    recipe = _add_examples(recipe, folder, examples, wanted=with_examples)
-    # Libraries look into the config.json of the root before they load a model, whichever folder the model is in.
-    configs: dict[str, Mapping[str, Any]] = {"": {}} | {component: first.config_in(component) for component in native}
     if len(native) == 1:
-        configs = {"": report.config, native[0]: report.config}
-    for component, config in configs.items():
-        shown = {key: config[key] for key in ("architectures", "id2label", "label2id") if config.get(key)}
-        values = {"model_type": "cocktail", **shown, **labels, "recipe": public_recipe(recipe).to_dict()}
-        write_json(folder / component / "config.json", values)
-    # Several transformers (a Router) are not one model of that library.
-    return recipe, report.kind if len(native) == 1 else replace(report.kind, architecture="", model_type="")
+        return {"": report.config, native[0]: report.config}
+    return {"": {}} | {component: first.config_in(component) for component in native}
 
 
 def refuse_local_models(recipe: Recipe) -> None:

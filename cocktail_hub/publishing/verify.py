@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.errors import RecipeError, SourceError
+from cocktail_hub.errors import RecipeError
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.recipe import as_resolved
 from cocktail_hub.storage.disk import sha256_of
@@ -15,7 +15,6 @@ from cocktail_hub.storage.disk import sha256_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.resolve.source import RecipeSource
 
 
@@ -40,25 +39,23 @@ class Verification:
     @property
     def differences(self) -> list[str]:
         """One line for each file that differs."""
-        lines = []
-        for path in sorted(self.expected.keys() | self.found.keys()):
-            expected, found = self.expected.get(path), self.found.get(path)
+        lines = {path: f"{path} is missing" for path in self.expected.keys() - self.found.keys()}
+        for path, found in self.found.items():
+            expected = self.expected.get(path)
             if expected is None:
-                lines.append(f"{path} does not come from the recipe")
-            elif found is None:
-                lines.append(f"{path} is missing")
+                lines[path] = f"{path} does not come from the recipe"
             elif expected != found:
-                lines.append(f"{path} has sha256 {found[:16]}..., the recipe gives {expected[:16]}...")
-        return lines
+                lines[path] = f"{path} has sha256 {found[:16]}..., the recipe gives {expected[:16]}..."
+        return [lines[path] for path in sorted(lines)]
 
 
-def require_merged(source: RecipeSource) -> RepoFiles:
+def require_merged(source: RecipeSource) -> HubFiles | LocalFiles:
     """Return the files of merged weights whose recipe is resolved.
 
     Raises:
         RecipeError: there are no merged weights, or their recipe is not resolved.
     """
-    if not source.merged or source.files is None:
+    if not source.merged or not isinstance(source.files, (HubFiles, LocalFiles)):
         raise RecipeError(
             f"'{source.name}' has no merged weights, so there is nothing to verify.\n"
             "A recipe repo is mixed where it is loaded.\nName a repo or folder that was published as weights."
@@ -73,13 +70,10 @@ def require_merged(source: RecipeSource) -> RepoFiles:
     return source.files
 
 
-def weight_hashes(files: RepoFiles | Path) -> dict[str, str]:
+def weight_hashes(files: HubFiles | LocalFiles | Path) -> dict[str, str]:
     """Return weight file -> sha256, as recorded by the Hub or computed from a folder."""
-    if isinstance(files, Path):
-        files = LocalFiles(files)
+    files = LocalFiles(files) if isinstance(files, Path) else files
     paths = [path for path in files.sizes if path.endswith(".safetensors")]
     if isinstance(files, HubFiles):
         return files.hashes(paths)
-    if isinstance(files, LocalFiles):
-        return {path: sha256_of(files.path(path)) for path in paths}
-    raise SourceError(f"The weights of '{files.name}' cannot be compared.")
+    return {path: sha256_of(files.path(path)) for path in paths}

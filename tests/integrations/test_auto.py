@@ -196,7 +196,9 @@ def test_without_cache_a_mix_that_is_cached_is_used(hub: LoopbackHub, monkeypatc
 def test_without_cache_weights_cannot_stay_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
     places = {"embeddings": "cpu", "encoder": "disk", "pooler": "cpu"}
-    with pytest.raises(RecipeError, match="`cache=False` cannot go with weights that are offloaded to the disk"):
+    with pytest.raises(
+        RecipeError, match="`cache=False` cannot be combined with weights that are offloaded to the disk"
+    ):
         AutoCocktailModel.from_pretrained(RECIPE, cache=False, device_map=places, offload_folder=tmp_path / "off")
 
 
@@ -281,7 +283,7 @@ def test_an_architecture_of_another_version_is_loaded_by_its_kind(tmp_path: Path
 
 
 def test_the_class_itself_makes_no_model() -> None:
-    with pytest.raises(OSError, match=r"AutoCocktailModel is made by `AutoCocktailModel.from_pretrained\(recipe\)`"):
+    with pytest.raises(OSError, match=r"AutoCocktailModel is created by `AutoCocktailModel.from_pretrained\(recipe\)`"):
         AutoCocktailModel()
 
 

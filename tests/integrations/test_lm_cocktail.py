@@ -11,7 +11,7 @@ import transformers
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from cocktail_hub import mix_models, mix_models_by_layers, mix_models_with_data
-from cocktail_hub.errors import CacheError, RecipeError, ScoringError
+from cocktail_hub.errors import CacheError, RecipeError, ScoringError, SourceError
 from cocktail_hub.evaluation import scorer
 from cocktail_hub.integrations.lm_cocktail import TASK_OF_MODEL_TYPE
 
@@ -60,8 +60,8 @@ def test_every_kind_is_mixed_by_both_functions(model_type, function):
 
 def test_the_parameters_are_the_originals_in_its_order():
     given = ["model_names_or_paths", "model_type", "weights", "output_path"]
-    assert list(inspect.signature(mix_models).parameters) == given
-    assert list(inspect.signature(mix_models_by_layers).parameters) == given
+    assert list(inspect.signature(mix_models).parameters) == [*given, "token"]
+    assert inspect.signature(mix_models_by_layers) == inspect.signature(mix_models)
     with_data = inspect.signature(mix_models_with_data).parameters
     assert list(with_data)[:8] == [
         *("model_names_or_paths", "model_type", "example_data", "temperature"),
@@ -69,6 +69,15 @@ def test_the_parameters_are_the_originals_in_its_order():
     ]
     defaults = [parameter.default for parameter in with_data.values()][3:8]
     assert defaults == [5.0, 2, 2048, 7, None]
+
+
+def test_a_token_opens_private_models():
+    ids = [f"{models.ORG}/private-lm-{letter}" for letter in "ab"]
+    for repo_id, folder in zip(ids, models.pair("bert").folders, strict=True):
+        models.push(folder, repo_id, private=True)
+    with pytest.raises(SourceError, match="or it is private"):
+        mix_models(ids, "encoder", [0.75, 0.25], token=False)
+    models.assert_holds(mix_models(ids, "encoder", [0.75, 0.25], token=models.TOKEN), models.expected("bert"))
 
 
 def test_the_originals_keywords_work():
@@ -131,7 +140,7 @@ def test_a_model_that_is_listed_twice_among_others_gets_the_sum_of_its_weights()
     ],
 )
 def test_models_of_another_kind_are_refused_before_they_get_random_heads(model_type, family, architecture, tmp_path):
-    with pytest.raises(RecipeError, match=f"is a {architecture}, which is no {model_type}"):
+    with pytest.raises(RecipeError, match=f"is a {architecture}, not a model of type {model_type}"):
         mix_models(folders(family), model_type, [0.5, 0.5], str(tmp_path / "mix"))
     assert not (tmp_path / "mix").exists()
 

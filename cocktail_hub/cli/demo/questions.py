@@ -42,15 +42,7 @@ def read_questions() -> dict[str, list[Question]]:
 
 
 def score(model: Any, sets: Mapping[str, list[Question]]) -> dict[str, Score]:
-    """Score an embedder on every set. The answers of all sets are candidates for every question.
-
-    Args:
-        model: a SentenceTransformer.
-        sets: name -> questions.
-
-    Returns:
-        Name of the set -> its scores.
-    """
+    """Score a `SentenceTransformer` on every set, with the answers of all sets as candidates for every question."""
     pool = [item.answer for items in sets.values() for item in items]
     answers = _embed(model, pool)
     found = {}

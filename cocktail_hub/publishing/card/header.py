@@ -1,6 +1,6 @@
 """The README of a repo: read its YAML header, and put our header and section into a README that is there already.
 
-This neither loads the Hub's client, which takes longer than a mix of small local models, nor touches what others wrote.
+The Hub's client is not loaded for this: that takes longer than a mix of small local models.
 """
 
 from __future__ import annotations
@@ -111,11 +111,7 @@ def merge_readme(existing: str | None, card: str) -> str:
 
 
 def drop_section(existing: str) -> str:
-    """Remove our section from a README, and the metadata that was written with it and has not been changed since.
-
-    Raises:
-        PublishError: as `merge_readme`.
-    """
+    """Remove our section from a README, and the metadata that was written with it and has not been changed since."""
     readme = split_readme(existing)
     edges = _find_section(readme.body)
     if edges is None:

@@ -36,13 +36,10 @@ _SENTENCE_TRANSFORMERS = {
 
 
 def render_card(recipe: Recipe, facts: CardFacts) -> str:
-    """Return the README of a mix: the same for the same recipe and facts, with nothing of the user's machine in it.
+    """Return the README of a mix, or of a pinned recipe whose weights may be open.
 
-    The part between the two marks is replaced by the next publication (see `merge_readme`).
-
-    Args:
-        recipe: what was mixed or will be. Models are pinned; weights may be open.
-        facts: where the card goes, and what the mix is.
+    It is the same for the same recipe and facts, and has nothing of the user's machine in it. The part between the two
+    marks is replaced by the next publication (see `merge_readme`).
     """
     public = public_recipe(recipe)
     licenses = _licenses(recipe, public, facts)

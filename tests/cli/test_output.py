@@ -1,0 +1,25 @@
+"""Sizes, tables and errors, as the command prints them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cocktail_hub.cli.output import error_message, size, table
+from cocktail_hub.errors import RecipeError
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "expected"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (90_900_000, "90.9 MB"), (2e15, "2.0 PB"), (5e18, "5000.0 PB")],
+)
+def test_sizes_have_decimal_units(nbytes: float, expected: str) -> None:
+    assert size(nbytes) == expected
+
+
+def test_columns_are_as_wide_as_their_longest_cell() -> None:
+    assert table(["a", "b"], [["long", "c"], ["", "dd"]]) == "a     b\nlong  c\n      dd"
+
+
+def test_errors_of_the_system_are_told_apart_from_those_of_the_recipe() -> None:
+    assert error_message(RecipeError("Unknown key.")) == "Unknown key."
+    assert error_message(OSError("No space left")).startswith("No space left\nThe system or the network reported this")

@@ -74,8 +74,8 @@ def merge_readme(existing: str | None, card: str) -> str:
     """Put the section and the metadata of a card into a README.
 
     The user's own licence and language stay, and our tags are added to the user's. Without a section of ours the card's
-    goes to the end. Line endings, byte order mark and the order of keys stay; comments in the metadata stay unless a
-    key changes. Merging the same card again changes nothing.
+    goes to the end. Line endings (those of the first line), byte order mark and order of keys stay; comments in the
+    metadata stay unless a key changes. Merging the same card again changes nothing.
 
     Args:
         existing: the README, read without translating its line endings; `None` if there is none.
@@ -86,7 +86,9 @@ def merge_readme(existing: str | None, card: str) -> str:
     """
     if existing is None or not existing.removeprefix(_BOM).strip():
         return card
-    line_break, readme, new = _line_break(existing), split_readme(existing), split_readme(card)
+    if existing.partition("\n")[0].endswith("\r"):
+        return merge_readme(existing.replace("\r\n", "\n"), card).replace("\n", "\r\n")
+    readme, new = split_readme(existing), split_readme(card)
     edges = _find_section(readme.body)
     written = _recorded(readme.body[slice(*edges)]) if edges else {}
     current, wanted = _parse_metadata(readme.block or ""), _parse_metadata(new.block or "")
@@ -95,37 +97,38 @@ def merge_readme(existing: str | None, card: str) -> str:
         if all(current.get(key) in (None, written.get(key)) for key in group):
             changes |= {key: wanted.get(key) for key in group}
     changes["tags"] = _merged_tags(current, wanted, written)
-    metadata = change_metadata(readme.block or "", changes, line_break)
-
-    section = new.body[slice(*_find_section(new.body) or (0, 0))].replace("\n", line_break)
+    metadata = change_metadata(readme.block or "", changes)
+    section = new.body[slice(*_find_section(new.body) or (0, 0))]
     if edges is not None:
         body = readme.body[: edges[0]] + section + readme.body[edges[1] :]
     elif readme.body.strip():
-        ended = readme.body[len(readme.body.rstrip("\r\n")) :].count("\n")
-        body = readme.body + line_break * max(0, 2 - ended) + section + line_break
+        ended = len(readme.body) - len(readme.body.rstrip("\n"))
+        body = readme.body + "\n" * max(0, 2 - ended) + section + "\n"
     else:
-        body = line_break + new.body.strip().replace("\n", line_break) + line_break
+        body = f"\n{new.body.strip()}\n"
     if readme.block is None:
-        return f"{readme.before}---{line_break}{metadata}{line_break}---{line_break * 2}{body}"
+        return f"{readme.before}---\n{metadata}\n---\n\n{body}"
     return readme.before + metadata + readme.after + body
 
 
 def drop_section(existing: str) -> str:
     """Remove our section from a README, and the metadata that was written with it and has not been changed since."""
+    if existing.partition("\n")[0].endswith("\r"):
+        return drop_section(existing.replace("\r\n", "\n")).replace("\n", "\r\n")
     readme = split_readme(existing)
     edges = _find_section(readme.body)
     if edges is None:
         return existing
-    body = readme.body[: edges[0]].rstrip("\r\n") + readme.body[edges[1] :]
+    body = readme.body[: edges[0]].rstrip("\n") + readme.body[edges[1] :]
     if readme.block is None:
         return readme.before + body
     written, current = _recorded(readme.body[slice(*edges)]), _parse_metadata(readme.block)
     changes: dict[str, Any] = {key: None for key, value in written.items() if current.get(key) == value}
     changes["tags"] = _merged_tags(current, {}, written) or None
-    return readme.before + change_metadata(readme.block, changes, _line_break(existing)) + readme.after + body
+    return readme.before + change_metadata(readme.block, changes) + readme.after + body
 
 
-def change_metadata(block: str, changes: Mapping[str, Any], line_break: str) -> str:
+def change_metadata(block: str, changes: Mapping[str, Any]) -> str:
     """Set top-level keys of a YAML block, and remove those that are `None`.
 
     Raises:
@@ -144,7 +147,7 @@ def change_metadata(block: str, changes: Mapping[str, Any], line_break: str) -> 
         return ""
     root = yaml.MappingNode("tag:yaml.org,2002:map", list(entries.values()), flow_style=False)
     text: str = yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True, width=10_000)
-    return text.strip().replace("\n", line_break)
+    return text.strip()
 
 
 def _parse_metadata(block: str) -> dict[str, Any]:
@@ -191,8 +194,3 @@ def _find_section(body: str) -> tuple[int, int] | None:
             "Correct the two lines in README.md, or remove both to have the section added at the end."
         )
     return starts[0], ends[0]
-
-
-def _line_break(text: str) -> str:
-    """Return the line ending of the first line."""
-    return "\r\n" if text.partition("\n")[0].endswith("\r") and "\n" in text else "\n"

@@ -197,7 +197,7 @@ def test_a_record_that_the_user_broke_takes_nothing_away(card, later) -> None:
     ],
 )
 def test_one_key_changes_and_the_others_stay_as_they_are_written(block: str, expected: str) -> None:
-    assert change_metadata(block, {"b": "x"}, "\n") == expected
+    assert change_metadata(block, {"b": "x"}) == expected
 
 
 @pytest.mark.parametrize(
@@ -205,12 +205,12 @@ def test_one_key_changes_and_the_others_stay_as_they_are_written(block: str, exp
     [("a: 1\nb: 2\nc: 3", "a: 1\nc: 3"), ("b: 2\nc: 3", "c: 3"), ("a: 1\nb:\n- 2\n- 3", "a: 1"), ("b: 2", "")],
 )
 def test_a_key_can_be_removed(block: str, expected: str) -> None:
-    assert change_metadata(block, {"b": None}, "\n") == expected
+    assert change_metadata(block, {"b": None}) == expected
 
 
 def test_metadata_that_is_right_already_is_left_as_it_is_written() -> None:
     block = "b:   'x'   # quoted\na: [ 1 ]"
-    assert change_metadata(block, {"b": "x", "a": [1], "c": None}, "\n") == block
+    assert change_metadata(block, {"b": "x", "a": [1], "c": None}) == block
 
 
 TEXT = st.text(
@@ -239,7 +239,7 @@ def test_merging_keeps_the_rest_and_is_idempotent(*, card, later, data, body, af
     existing = existing.replace("\n", "\r\n") if crlf else existing
     merged = merge_readme(existing, card)
     assert merge_readme(merged, card) == merged
-    extended = merged + after
+    extended = merged + (after.replace("\n", "\r\n") if "\r\n" in merged else after)
     again = merge_readme(extended, later)
     assert _outside(again) == _outside(extended)
     assert merge_readme(again, later) == again

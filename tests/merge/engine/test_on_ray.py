@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,8 @@ from cocktail_hub.evaluation.on_ray import _demand
 from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.hub import Hub
 from cocktail_hub.merge.engine.budget import COUNTING_BYTES, SEARCH_BYTES
-from cocktail_hub.merge.engine.execute import execute
-from cocktail_hub.merge.engine.on_ray import ATTEMPTS, ShardTask, execute_on_ray
+from cocktail_hub.merge.engine.execute import MergeTask, execute
+from cocktail_hub.merge.engine.on_ray import ATTEMPTS, make_shard
 from cocktail_hub.merge.engine.ray_cluster import KNOCK_SECONDS, Cluster, Demand, _call, joined
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import MixOptions
@@ -108,6 +109,9 @@ def planned(recipe: dict[str, Any], tmp_path: Path) -> tuple[MergePlan, ShardInp
     return plan_mix(checked, options.max_shard_size), inputs
 
 
+execute_on_ray = partial(execute, engine="ray")
+
+
 class Assassin(threading.Thread):
     """Kills the first worker that begins a shard after `spared` others have begun one."""
 
@@ -133,8 +137,8 @@ class Assassin(threading.Thread):
 
 
 OWN_CLUSTER = """
-    from cocktail_hub import cluster
     from cocktail_hub.cli import main
+    from cocktail_hub.merge.engine import ray_cluster as cluster
 
     own, connect = [], cluster._connect
     cluster._connect = lambda ray: own.append(connect(ray)) or own[-1]
@@ -403,15 +407,15 @@ def test_a_cluster_without_graphics_cards_is_told_at_once(
     ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
 ) -> None:
     plan, inputs = planned
-    with pytest.raises(MergeError, match="no node of the Ray cluster has a graphics card"):
+    with pytest.raises(MergeError, match="no node of the Ray cluster has a GPU"):
         execute_on_ray(plan, inputs, tmp_path / "out", device="cuda")
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(planned: tuple[MergePlan, ShardInputs], tmp_path: Path) -> None:
     plan, inputs = planned
-    task = ShardTask(plan=plan, inputs=inputs, folder=tmp_path / "elsewhere", threads=1, max_memory=None, device="cpu")
+    task = MergeTask(plan=plan, inputs=inputs, folder=tmp_path / "elsewhere")
     with pytest.raises(MergeError, match="does not see the output folder"):
-        task.make(0)
+        make_shard(task, 0)
 
 
 def test_a_disk_that_runs_full_on_a_worker_is_called_so(
@@ -422,10 +426,10 @@ def test_a_disk_that_runs_full_on_a_worker_is_called_so(
 
     plan, inputs = planned
     (tmp_path / ATTEMPTS).mkdir()
-    task = ShardTask(plan=plan, inputs=inputs, folder=tmp_path, threads=1, max_memory=None, device="cpu")
+    task = MergeTask(plan=plan, inputs=inputs, folder=tmp_path)
     monkeypatch.setattr(ShardInputs, "opened", full)
     with pytest.raises(DiskSpaceError, match=f"The disk of '{tmp_path}' has"):
-        task.make(0)
+        make_shard(task, 0)
 
 
 def test_without_ray_the_extra_is_named(

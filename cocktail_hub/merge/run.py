@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.compat import CompatibilityReport
     from cocktail_hub.compat.components import Component
-    from cocktail_hub.merge.engine.execute import MergeReport, OpenModels, Upload
+    from cocktail_hub.merge.engine.execute import MergeReport, OpenModels, Runner, Upload
     from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.merge.plan import MergePlan
 
@@ -62,6 +62,9 @@ def write_weights(
     shutil.rmtree(folder / PARTIAL_INPUTS, ignore_errors=True)  # of a run that was killed
     require_free_space(needed_space(plan, report, folder, options, upload=upload is not None))
     local = not options.low_disk and options.engine != "ray"
+    run: Runner | None = None
+    if options.engine == "ray":
+        from cocktail_hub.merge.engine.on_ray import run_on_ray as run
     with (
         _opened(plan, report, folder, options) as inputs,
         bar("publish" if upload else "merge", plan.output_bytes, delay=SHORT if local else 0.0) as advance,
@@ -70,7 +73,7 @@ def write_weights(
             plan,
             inputs,
             folder,
-            engine=options.engine,
+            run=run,
             threads=options.threads,
             max_memory=options.memory_bytes,
             device=options.device,

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
     Upload = Callable[[str, Path, str], object]
     """Uploads one shard: its path in the plan, its file, and the file's sha256."""
+    Runner = Callable[
+        ["MergeTask", Sequence[ShardPlan], Journal, Callable[[int], object]], AbstractContextManager["Usage"]
+    ]
+    """Makes shards of a task, enters them in the journal, and reports bytes; when its block ends, all are finished."""
 
 
 @runtime_checkable
@@ -112,7 +116,7 @@ def execute(
     inputs: Sequence[Sequence[TensorReader]] | Inputs,
     folder: Path | str,
     *,
-    engine: str = "threads",
+    run: Runner | None = None,
     threads: int | None = None,
     max_memory: int | None = None,
     device: str = "cpu",
@@ -123,7 +127,7 @@ def execute(
 ) -> MergeReport:
     """Write every weight file of a plan, and the indices of sharded components, into `folder`.
 
-    The bytes depend on the plan and the models alone: not on engine, threads, memory, processor or device. A run that
+    The bytes depend on the plan and the models alone: not on runner, threads, memory, processor or device. A run that
     was killed leaves a journal in `folder`; the next one with the same plan does not make its finished shards again.
     The plan does not know which models it was made for, so `folder` must belong to one resolved recipe.
 
@@ -132,7 +136,7 @@ def execute(
         inputs: for each component of the plan its models, in the order of `ComponentPlan.models`; or what opens them
             shard by shard.
         folder: where to write; made if it is missing. On Ray every node must see it under this path.
-        engine: 'threads' of this machine, or 'ray'.
+        run: what makes the shards: `run_here`, the default, or `run_on_ray`.
         threads: `None`: one per usable processor, up to 16; on Ray, of one shard: 4, or as many as the smallest node
             has.
         max_memory: most bytes of buffers (on Ray, of one shard); `None`: 1 GiB, of which a few MB per thread are used.
@@ -168,10 +172,6 @@ def execute(
         waiting = [path for path, entry in journal.finished.items() if not entry.uploaded]
         todo = [*(shard for shard in plan.shards if shard.path in waiting), *missing]
     advance(plan.output_bytes - sum(shard.nbytes for shard in todo))
-    if engine == "ray":
-        from cocktail_hub.merge.engine.on_ray import run_on_ray as run
-    else:
-        run = run_here
     models = inputs if isinstance(inputs, Inputs) else OpenModels(inputs)
     task = MergeTask(
         plan=plan, inputs=models, folder=root, threads=threads, max_memory=max_memory, device=device, upload=upload
@@ -182,7 +182,7 @@ def execute(
         return max(left, default=0) if upload else sum(left)
 
     with disk_errors(root, needed):
-        with run(task, todo, journal, advance) as usage:
+        with (run or run_here)(task, todo, journal, advance) as usage:
             meanwhile()
         if upload is None:
             write_indices(plan, root)

@@ -34,7 +34,7 @@ from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.hub import Hub
 from cocktail_hub.merge.engine.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.engine.execute import MergeTask, execute
-from cocktail_hub.merge.engine.on_ray import ATTEMPTS, make_shard
+from cocktail_hub.merge.engine.on_ray import ATTEMPTS, make_shard, run_on_ray
 from cocktail_hub.merge.engine.ray_cluster import KNOCK_SECONDS, Cluster, Demand, _call, joined
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import MixOptions
@@ -109,7 +109,7 @@ def planned(recipe: dict[str, Any], tmp_path: Path) -> tuple[MergePlan, ShardInp
     return plan_mix(checked, options.max_shard_size), inputs
 
 
-execute_on_ray = partial(execute, engine="ray")
+execute_on_ray = partial(execute, run=run_on_ray)
 
 
 class Assassin(threading.Thread):

@@ -163,14 +163,12 @@ def needed_space(
     inputs = ShardInputs(components=report.components, models=report.models, scratch=folder)
     whole = sum(files.missing(paths) for files, paths in inputs.whole_files())
     partial = max((inputs.fetched_bytes(shard) for shard in plan.shards), default=0)
-    if upload:
-        result = max((shard.nbytes for shard in plan.shards), default=0), "one file of the mix"
-    else:
-        result = plan.output_bytes, "the mix"
+    largest = max((shard.nbytes for shard in plan.shards), default=0)
+    result, purpose = (largest, "one file of the mix") if upload else (plan.output_bytes, "the mix")
     return [
         (cache, whole, "files that cannot be read in parts"),
         (folder, partial, "the parts of the models that one file is made from"),
-        (folder, max(0, result[0] - written), result[1]),
+        (folder, max(0, result - written), purpose),
     ]
 
 

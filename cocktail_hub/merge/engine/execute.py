@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cocktail_hub.checkpoint.reader import WatchedReader
 from cocktail_hub.errors import CheckpointError
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     Upload = Callable[[str, Path, str], object]
     """Uploads one shard: its path in the plan, its file, and the file's sha256."""
     Runner = Callable[
-        ["MergeTask", Sequence[ShardPlan], Journal, Callable[[int], object]], AbstractContextManager["Usage"]
+        ["MergeTask", Sequence[ShardPlan], Journal, Callable[[int], object]], AbstractContextManager[tuple[int, int]]
     ]
-    """Makes shards of a task, enters them in the journal, and reports bytes; when its block ends, all are finished."""
+    """Makes shards of a task, records them in the journal, and reports bytes; when its block ends, all are finished.
+    Yields the bytes that it read, and how many threads computed at a time."""
 
 
 @runtime_checkable
@@ -86,15 +87,6 @@ class MergeTask:
     """The sink of finished shards; `None`: they stay in `folder`."""
 
 
-class Usage(NamedTuple):
-    """What a runner used."""
-
-    bytes_read: int
-    """Bytes read from all models."""
-    threads: int
-    """Threads that computed at a time, in all processes."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeReport:
     """What a merge did."""
@@ -133,22 +125,20 @@ def execute(
 
     Args:
         plan: what to write.
-        inputs: for each component of the plan its models, in the order of `ComponentPlan.models`; or what opens them
-            shard by shard.
+        inputs: for each component of the plan its models, or what opens them shard by shard.
         folder: where to write; made if it is missing. On Ray every node must see it under this path.
         run: what makes the shards: `run_here`, the default, or `run_on_ray`.
         threads: `None`: one per usable processor, up to 16; on Ray, of one shard: 4, or as many as the smallest node
             has.
-        max_memory: most bytes of buffers (on Ray, of one shard); `None`: 1 GiB, of which a few MB per thread are used.
+        max_memory: most bytes of buffers (on Ray, of one shard); `None`: 1 GiB. A few MB per thread are used.
         device: where to compute: 'cpu', 'cuda' or 'cuda:1'.
         upload: called with path, file and sha256 of every finished shard, whose file is then deleted; shards that an
             earlier run uploaded are skipped. `None`: shards stay in `folder`.
         on_progress: called with the bytes added to the output, from any thread but never from two at once; the
             numbers add up to `plan.output_bytes`.
-        meanwhile: called once, when all is computed but the last shard may still be on its way to the disk. What it
-            raises is raised, an OSError as one of writing to `folder`.
-        keep_journal: leave the journal for the caller to delete: a run that is killed before that finds every shard
-            finished.
+        meanwhile: called once, when all is computed but the last shard may still be on its way to the disk. Its
+            OSError is taken for one of writing to `folder`.
+        keep_journal: leave the journal to the caller: until it is deleted, another run finds every shard finished.
 
     Raises:
         DiskSpaceError: the disk ran full.
@@ -182,17 +172,17 @@ def execute(
         return max(left, default=0) if upload else sum(left)
 
     with disk_errors(root, needed):
-        with (run or run_here)(task, todo, journal, advance) as usage:
+        with (run or run_here)(task, todo, journal, advance) as (bytes_read, used_threads):
             meanwhile()
         if upload is None:
             write_indices(plan, root)
         if not keep_journal:
             journal.remove()
     return MergeReport(
-        bytes_read=usage.bytes_read,
+        bytes_read=bytes_read,
         bytes_written=sum(shard.nbytes for shard in missing),
         seconds=time.monotonic() - started,
-        threads=usage.threads,
+        threads=used_threads,
         digests={shard.path: journal.finished[shard.path].digest for shard in plan.shards},
     )
 
@@ -200,7 +190,7 @@ def execute(
 @contextmanager
 def run_here(
     task: MergeTask, todo: Sequence[ShardPlan], journal: Journal, advance: Callable[[int], object]
-) -> Iterator[Usage]:
+) -> Iterator[tuple[int, int]]:
     """Compute one shard after the other on this machine; when the block ends, all are finished.
 
     While one shard is computed, the one before it is synced. While one is uploaded, the inputs of the next are fetched,
@@ -228,7 +218,7 @@ def run_here(
                 raise
             last = finisher.submit(_finish, task, shard, writer, journal, advance)
         try:
-            yield Usage(pool.bytes_read, len(pool.workers))
+            yield pool.bytes_read, len(pool.workers)
         finally:
             if last is not None:  # an error of a shard is raised rather than one of the block
                 last.result()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cocktail_hub.errors import MergeError
-from cocktail_hub.merge.engine.execute import MergeTask, Usage, run_here
+from cocktail_hub.merge.engine.execute import MergeTask, run_here
 from cocktail_hub.merge.engine.journal import Entry, Journal
 from cocktail_hub.merge.engine.ray_cluster import Cluster, Demand, joined
 from cocktail_hub.merge.inputs import ShardInputs
@@ -31,7 +31,7 @@ ATTEMPTS = ".attempts"
 @contextmanager
 def run_on_ray(
     task: MergeTask, todo: Sequence[ShardPlan], journal: Journal, advance: Callable[[int], object]
-) -> Iterator[Usage]:
+) -> Iterator[tuple[int, int]]:
     """Make shards on a Ray cluster; when the block begins, all are finished.
 
     Raises:
@@ -55,8 +55,8 @@ def run_on_ray(
                     advance(shard.nbytes)
         finally:
             shutil.rmtree(attempts, ignore_errors=True)
-        usage = Usage(bytes_read, demand.cpus * min(cluster.at_once(demand), max(1, len(todo))))
-    yield usage
+        threads = demand.cpus * min(cluster.at_once(demand), max(1, len(todo)))
+    yield bytes_read, threads
 
 
 def make_shard(task: MergeTask, index: int) -> tuple[str, int]:
@@ -79,13 +79,13 @@ def make_shard(task: MergeTask, index: int) -> tuple[str, int]:
         try:
             plan = replace(task.plan, shards=(shard,))
             journal = Journal(own, plan)
-            with run_here(replace(task, plan=plan, folder=own), [shard], journal, lambda _: None) as usage:
+            with run_here(replace(task, plan=plan, folder=own), [shard], journal, lambda _: None) as (bytes_read, _):
                 pass
             if task.upload is None:
                 (own / shard.path).replace(task.folder / shard.path)
         finally:
             shutil.rmtree(own, ignore_errors=True)
-    return journal.finished[shard.path].digest, usage.bytes_read
+    return journal.finished[shard.path].digest, bytes_read
 
 
 def task_demand(cluster: Cluster, threads: int | None, device: str) -> Demand:

@@ -13,10 +13,10 @@ import subprocess
 import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from cocktail_hub.checkpoint.reader import SafetensorsReader
 from cocktail_hub.errors import MergeError
@@ -37,11 +37,9 @@ READY = b"cocktail_hub worker is ready\n"
 
 def can_open(models: Sequence[Sequence[TensorReader]]) -> bool:
     """Tell whether processes can be started here, and can open these models: plain files, under their own names."""
-    program = Path(
-        sys.executable or ""
-    ).stem.lower()  # that of a program which embeds Python, or was frozen, is its own
-    is_python = program.startswith(("python", "pypy")) and not getattr(sys, "frozen", False)
-    return is_python and all(isinstance(reader, SafetensorsReader) for component in models for reader in component)
+    # `sys.executable` of a program that embeds Python, or was frozen, is that program.
+    python = Path(sys.executable or "").stem.lower().startswith(("python", "pypy")) and not hasattr(sys, "frozen")
+    return python and all(isinstance(reader, SafetensorsReader) for component in models for reader in component)
 
 
 class WorkerProcess:
@@ -50,9 +48,7 @@ class WorkerProcess:
     def __init__(self, arena: int) -> None:
         """Start the process, with `arena` bytes of buffers, without waiting for it. Raises MergeError."""
         path = [str(folder) for folder in sys.path]
-        code = (
-            f"import sys; sys.path[:] = {path}; from cocktail_hub.merge.engine.processes import serve; serve({arena})"
-        )
+        code = f"import sys; sys.path[:] = {path}; from {__name__} import serve; serve({arena})"
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this very Python
                 [sys.executable, "-c", code],
@@ -108,9 +104,8 @@ class WorkerProcess:
             pass
 
 
-@dataclass(frozen=True)
-class FileOutput:
-    """The file of a shard, which the leading process has created."""
+class FileOutput(NamedTuple):
+    """The file of a shard, which the leading process has created, as its worker processes write it."""
 
     path: Path
     """Where the file is."""
@@ -134,22 +129,23 @@ def serve(arena: int) -> None:
         try:
             while True:
                 orders.put(pickle.load(sys.stdin.buffer))  # noqa: S301 - of the process that started this one
-        finally:  # of the pipe: nothing more is wanted, or the leading process is dead, so stop at once
+        finally:  # the leading process has closed the pipe, or is dead: stop at once, even within a chunk
             os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-    buffers = Buffers(arena)
-    answers.write(READY)
+    buffers, answer = Buffers(arena), READY
     with buffers.at_work():
         while True:
-            answers.flush()
+            try:
+                answers.write(answer)
+                answers.flush()
+            except OSError:  # the leading process is dead
+                os._exit(0)
             new_job, chunks = orders.get()
-            answer: int | Exception
             try:
                 if new_job is not None:
                     job: ShardJob = pickle.loads(new_job)  # noqa: S301
                 make_chunks(buffers, job, chunks)
-                answer = buffers.bytes_read
+                answer = pickle.dumps(buffers.bytes_read)
             except Exception as error:  # noqa: BLE001 - raised again by the leading process
-                answer = error
-            pickle.dump(answer, answers)
+                answer = pickle.dumps(error)

@@ -120,8 +120,6 @@ class ShardWriter:
         try:
             while done < self._nbytes:
                 reached = self._wait_beyond(done)
-                if reached is None:
-                    return
                 while done < reached and not self._stopped:
                     count = self._file.read_into(view[: min(HASH_BYTES, reached - done)], done)
                     if count == 0:
@@ -132,15 +130,15 @@ class ShardWriter:
                     if done - synced >= SYNC_BYTES:
                         self._early.begin()
                         synced = done
+                if self._stopped:
+                    return
         except OSError as error:
             self._failure = error
 
-    def _wait_beyond(self, done: int) -> int | None:
-        """Return up to where the file is written without a gap, beyond `done`; `None` when there will be no more."""
+    def _wait_beyond(self, done: int) -> int:
+        """Return up to where the file is written without a gap, once that is beyond `done` or the writer is stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or done in self._written)
-            if self._stopped:
-                return None
             while done in self._written:
                 done = self._written.pop(done)
             return done

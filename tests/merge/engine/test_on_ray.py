@@ -35,7 +35,7 @@ from cocktail_hub.hub import Hub
 from cocktail_hub.merge.engine.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.engine.execute import MergeTask, execute
 from cocktail_hub.merge.engine.on_ray import ATTEMPTS, make_shard, run_on_ray
-from cocktail_hub.merge.engine.ray_cluster import KNOCK_SECONDS, Cluster, Demand, _call, joined
+from cocktail_hub.merge.engine.ray_cluster import CONNECT_SECONDS, Cluster, Demand, _call, joined
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.plan import plan_merge
@@ -400,7 +400,7 @@ def test_a_cluster_that_is_not_there_is_told_within_seconds(monkeypatch: pytest.
         started = time.monotonic()
         with pytest.raises(MergeError, match=r"RAY_ADDRESS=.* cannot be reached"), joined():
             pass
-    assert time.monotonic() - started < 2 * KNOCK_SECONDS
+    assert time.monotonic() - started < 2 * CONNECT_SECONDS
 
 
 def test_a_cluster_without_graphics_cards_is_told_at_once(

@@ -202,51 +202,46 @@ def test_output_of_libraries_is_not_taken_for_an_answer(tmp_path: Path, monkeypa
 
 
 LEADER = """
-    import sys
+    import sys, threading, time
     from pathlib import Path
 
-    from cocktail_hub.merge.engine import execute, workers
-    from cocktail_hub.merge.engine.processes import WorkerProcess
-    from merge_helpers import mix
+    from cocktail_hub.merge.engine.processes import FileOutput, WorkerProcess
+    from cocktail_hub.merge.kernels.job import ShardJob
 
-    def report(count):
-        if workers_of:
-            print(workers_of.pop(), flush=True)
+    worker = WorkerProcess(1 << 18)
+    if sys.argv[1] == "computing":
+        job = ShardJob(method="linear", parameters={}, models=(), sources=(), output=FileOutput(Path("out")))
+        threading.Thread(target=worker.make, args=(job, []), daemon=True).start()
+        while not worker._ready:
+            time.sleep(0.01)
+    print(worker._process.pid, flush=True)
+    time.sleep(600)
+"""
+LONG_COMPUTATION = """
+import time
+import cocktail_hub.merge.engine.processes as processes
 
-    workers_of, start = [], WorkerProcess.__init__
-
-    def started(self, arena):
-        start(self, arena)
-        workers_of.append(self._process.pid)
-
-    WorkerProcess.__init__ = started
-    workers.WORTH_PROCESSES, workers._wants_torch = 0, lambda plan: False
-    folders = [Path(folder) for folder in sys.argv[2:]]
-    if sys.argv[1] == "idle":
-        started(object.__new__(WorkerProcess), 1 << 18)
-        report(0)
-        sys.stdin.read()
-    mix(folders, folders[0] / "out", weights=[0.5, 0.5], method="ties", threads=2, on_progress=report)
+processes.make_chunks = lambda *_: time.sleep(600)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")
-@pytest.mark.parametrize("moment", ["idle", "computing"])
-def test_the_death_of_the_leading_process_ends_its_workers_at_once(tmp_path: Path, moment: str) -> None:
-    folders = save_all(tmp_path, [{"x": torch.randn(3000, 10_000)} for _ in range(3)])  # one chunk that takes seconds
-    command = [sys.executable, "-c", textwrap.dedent(LEADER), moment, *map(str, folders)]
-    paths = os.pathsep.join(map(str, (Path(__file__).parents[2], *sys.path)))
+@pytest.mark.parametrize("moment", ["starting", "computing"])
+def test_the_death_of_the_leading_process_ends_its_workers(tmp_path: Path, moment: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LONG_COMPUTATION)
+    paths = os.pathsep.join(map(str, (tmp_path, *sys.path)))
     leader = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}
+        [sys.executable, "-c", textwrap.dedent(LEADER), moment],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
     )
-    assert leader.stdin
     assert leader.stdout
     worker = int(leader.stdout.readline())
     leader.send_signal(signal.SIGKILL)
     leader.wait()
-    leader.stdin.close()
     leader.stdout.close()
-    assert ended(worker, within=2)
+    assert ended(worker, within=60)
 
 
 def ended(pid: int, *, within: float) -> bool:

@@ -90,7 +90,7 @@ class ShardInputs:
 
     @contextmanager
     def opened(self, shard: ShardPlan) -> Iterator[list[TensorReader]]:
-        """Open what one shard needs of each model (see `Inputs.opened`)."""
+        """Open what one shard needs of each model, in the plan's order. Raises SourceError and CheckpointError."""
         component = self.components[shard.component]
         with self._opened(component, _needed(component, shard)) as readers:
             pairs = zip(component.mappings, readers, strict=True)
@@ -125,16 +125,14 @@ class ShardInputs:
 
     def whole_files(self) -> list[tuple[HubFiles, Sequence[str]]]:
         """Weight files that are downloaded whole all the same: adapters, and `.bin`, which cannot be read in parts."""
-        found: list[tuple[HubFiles, Sequence[str]]] = []
+        found: list[tuple[RepoFiles, Sequence[str]]] = []
         for index, model in enumerate(self.models):
             mappings = [component.mappings[index] for component in self.components]
             of_body = [own_weight_files(mapping) for mapping in mappings if model.holder(mapping) is model.body]
-            pickled = [path for weights in of_body if weights.format == "pickle" for path in weights.weight_files]
-            if pickled and isinstance(model.body.files, HubFiles):
-                found.append((model.body.files, pickled))
-            if model.adapted and isinstance(model.located.files, HubFiles):
+            found += [(model.body.files, weights.weight_files) for weights in of_body if weights.format == "pickle"]
+            if model.adapted:
                 found.append((model.located.files, model.located.model_files.weight_files))
-        return found
+        return [(files, paths) for files, paths in found if isinstance(files, HubFiles)]
 
     def _bodies(self, component: Component, needed: Iterable[set[str]]) -> dict[str, _Body]:
         """Return the whole models behind a component, by `_key`, each with all tensors that are needed of it."""
@@ -198,12 +196,7 @@ def own_weight_files(mapping: TensorMapping) -> WeightFiles:
 def needed_tensors(mapping: TensorMapping, names: Iterable[str]) -> set[str]:
     """Return which tensors of `own_weight_files(mapping)` are needed to read some tensors of the mix.
 
-    Args:
-        mapping: how the ingredient is read.
-        names: tensors of the mix, keys of `mapping.specs`.
-
-    Returns:
-        Names in the files; whole tensors, even where only rows of one are read.
+    `names` are keys of `mapping.specs`. Whole tensors are needed, even where only rows of one are read.
     """
     blocks = {target: block for block in mapping.blocks for target in block.targets}
     found: set[str] = set()
@@ -242,7 +235,7 @@ def place_tensors(
         offset: first byte in the local file.
 
     Returns:
-        The slots in the local file, and what to fetch for them: adjacent tensors as one range.
+        The slots in the local file, and what to fetch for them: one range for adjacent tensors.
     """
     from cocktail_hub.hub.ranges import ByteRange
 

@@ -1,4 +1,4 @@
-"""Publish Hub to Hub on little disk: what one weight file needs is fetched, merged, uploaded and dropped."""
+"""Publish Hub to Hub on little disk: what one weight file needs is fetched, merged, uploaded and deleted."""
 
 from __future__ import annotations
 
@@ -52,12 +52,7 @@ def upload_weights(
 ) -> dict[str, Uploaded]:
     """Make every weight file of a plan and upload it; none is kept here.
 
-    Args:
-        plan: what to make.
-        report: the models.
-        stage: staging folder of this plan and this repo; what an earlier run uploaded is not uploaded again.
-        publication: where the commit will go.
-        options: how to merge, with `low_disk`.
+    What an earlier run with the same staging folder uploaded is not uploaded again.
 
     Returns:
         Path of every weight file -> what the Hub has of it.
@@ -94,5 +89,5 @@ def upload_expired(error: PublishError, target: Target, stage: Path) -> PublishE
     return PublishError(
         f"The Hub no longer has all weight files that were uploaded ahead for '{target.repo_id}'.\n"
         "It keeps files that no commit names for a limited time. Nothing in the repo was changed.\n"
-        "Run the same command again: all files are made and uploaded anew."
+        "Run the same command again: all files are made and uploaded again."
     )

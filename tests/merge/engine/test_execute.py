@@ -278,9 +278,7 @@ def test_no_worker_is_started_where_every_shard_is_finished(tmp_path: Path, monk
     assert again.digests == first.digests
 
 
-def test_other_work_is_done_while_the_last_shard_is_brought_to_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_work_is_done_while_the_last_shard_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may begin before the last shard has its name; all others have theirs by then."""
     begun, found = threading.Event(), list[list[str]]()
     published = ShardWriter.publish
@@ -323,7 +321,7 @@ def test_other_work_that_fails_leaves_the_finished_shards(tmp_path: Path) -> Non
     assert again.bytes_read == 0
 
 
-def test_a_shard_that_fails_is_told_of_before_other_work_that_fails(
+def test_an_error_of_a_shard_is_raised_before_one_of_other_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: ShardWriter) -> str:
@@ -410,7 +408,7 @@ def test_integers_that_differ_name_the_tensor_and_the_model(tmp_path: Path) -> N
     assert leftovers(tmp_path / "out") == []
 
 
-def test_the_tensor_that_differs_is_found_among_neighbours(tmp_path: Path) -> None:
+def test_the_tensor_that_differs_is_found_among_adjacent_ones(tmp_path: Path) -> None:
     first = {f"ids{i}": torch.arange(i + 1) for i in range(9)}
     second = first | {"ids6": torch.arange(7).flip(0)}
     folders = save_all(tmp_path, [first, second])
@@ -499,7 +497,7 @@ def test_a_flushing_caller_gets_the_same_bytes(tmp_path: Path) -> None:
     assert same(load(tmp_path / "out"), tiny)
 
 
-def test_sources_that_only_read_are_enough(tmp_path: Path) -> None:
+def test_a_reader_needs_no_more_than_read(tmp_path: Path) -> None:
     class Plain:
         def __init__(self, source: SafetensorsReader) -> None:
             self.name, self.specs, self._source = source.name, source.specs, source

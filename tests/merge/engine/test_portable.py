@@ -1,4 +1,4 @@
-"""The same bytes on any processor: torch and numpy are told to use the instructions of older ones."""
+"""The same bytes on any processor: torch and numpy use the instructions of older ones."""
 
 from __future__ import annotations
 

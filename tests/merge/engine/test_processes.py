@@ -1,4 +1,4 @@
-"""Runs made in other processes: the same bytes, the same errors, and nobody left behind."""
+"""Chunks computed in other processes: the same bytes, the same errors, and no process left behind."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_other_processes_make_the_same_bytes(
     assert expected[1] == made.output_bytes
 
 
-def test_a_process_serves_for_one_shard_after_the_other(tmp_path: Path, elsewhere: OneProcess) -> None:
+def test_a_process_works_on_one_shard_after_the_other(tmp_path: Path, elsewhere: OneProcess) -> None:
     for number, seeds in enumerate([(0, 1), (2, 3)]):
         folders = save_all(tmp_path / str(number), [model(seed) for seed in seeds])
         made = plan(folders, weights=[0.5, 0.5])
@@ -100,7 +100,7 @@ def test_a_process_serves_for_one_shard_after_the_other(tmp_path: Path, elsewher
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux lists them")
-def test_a_process_has_no_threads_but_those_that_compute_and_listen(tmp_path: Path, elsewhere: OneProcess) -> None:
+def test_a_process_has_two_threads(tmp_path: Path, elsewhere: OneProcess) -> None:
     folders = save_all(tmp_path, [model(0), model(1)])
     fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", elsewhere)
     assert len(list(Path(f"/proc/{elsewhere.process._process.pid}/task").iterdir())) == 2

@@ -15,7 +15,6 @@ from cocktail_hub.evaluation.example_files import ExamplesFound, locate_examples
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
 from cocktail_hub.hub.commit import README, Publication
 from cocktail_hub.merge.engine.journal import working_files
-from cocktail_hub.merge.engine.shard import write_errors
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.output_folder import OutputFolder, copy_out, cut_size
 from cocktail_hub.merge.run import plan_mix, require_device, write_weights
@@ -27,6 +26,7 @@ from cocktail_hub.publishing.verify import Verification, require_merged, weight_
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local
+from cocktail_hub.storage.errors import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -200,7 +200,7 @@ def mix(
         with folder.stage(resolved, working_files(plan)) as stage:
 
             def write_small_files() -> None:
-                with write_errors(stage, 0):
+                with disk_errors(stage):
                     copy_small_files(report, stage, code=options.trust_remote_code)
                     write_recipe(resolved, report, stage, options.max_shard_size)
                     facts = gather_facts(resolved, report.kind, options.hub, planned_specs(plan))
@@ -392,10 +392,9 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
     The result is that of an ordinary mix. An interrupted run leaves its uploaded files on the Hub and a journal of them
     here, from which the next run continues.
     """
-    from cocktail_hub.merge.upload_shards import upload_shards
     from cocktail_hub.publishing.publish import publish_weights
     from cocktail_hub.publishing.recipe_repo import refuse_local_models
-    from cocktail_hub.publishing.streaming import staging_name, upload_expired, write_small_files
+    from cocktail_hub.publishing.streaming import staging_name, upload_expired, upload_weights, write_small_files
 
     options, source = prepared.options, prepared.source
     if as_ == "both":
@@ -408,7 +407,7 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
     name = staging_name(folder.key(resolved), publication, options.hub)
     with folder.cache.locked(name):
         stage = folder.cache.staging(name)
-        files = upload_shards(plan, report, stage, publication, options)
+        files = upload_weights(plan, report, stage / "weights", publication, options)
         small = write_small_files(report, resolved, plan, stage / "files", options)
         uploaded = replace(publication, files=files)
         try:

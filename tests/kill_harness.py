@@ -155,9 +155,9 @@ def _run(job: dict[str, Any], begun: int) -> None:
 
 
 def _have_workers() -> None:
-    from cocktail_hub.merge.kernels import buffers as bench
+    from cocktail_hub.merge.engine import workers
 
-    bench.WORTH_PROCESSES, bench._wants_torch = 0, lambda plan: False
+    workers.WORTH_PROCESSES, workers._wants_torch = 0, lambda plan: False
 
 
 class _Fate:

@@ -117,14 +117,18 @@ class ScoringContext:
         """Finished weight files, entered in the journal or under their final name -> inode and time."""
         found = {path.name: path for path in self.folder.rglob("*.safetensors")}
         for journal in self.folder.rglob(JOURNAL):
-            for name in json.loads(journal.read_text())["finished"]:
+            for name, (_, _, uploaded) in json.loads(journal.read_text())["finished"].items():
+                if uploaded:
+                    continue
                 found.setdefault(name, journal.with_name(f"{name}.incomplete"))
         return {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in found.items()}
 
     def sent(self) -> set[str]:
-        """Digests of what the Hub was sent and the journal says so."""
-        notes = [json.loads(path.read_text())["sent"] for path in self.cache.glob("staging/*/sent.json")]
-        return {sha256 for note in notes for _, sha256 in note.values()}
+        """Digests of the files that the journal says are uploaded."""
+        journals = [
+            json.loads(path.read_text())["finished"] for path in self.cache.glob(f"staging/*/weights/{JOURNAL}")
+        ]
+        return {sha256 for journal in journals for _, sha256, uploaded in journal.values() if uploaded}
 
     def litter(self) -> list[str]:
         """What should not be there after a success: anything but the result, digests, and the

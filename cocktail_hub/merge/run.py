@@ -1,4 +1,4 @@
-"""Run a merge plan: on threads or on Ray, with whole models on the disk or a part of them at a time."""
+"""Run a merge plan: download the models, whole or a part of them at a time, and write the weights of the mix."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ import shutil
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from cocktail_hub.errors import MergeError
 from cocktail_hub.hub.progress import bar
-from cocktail_hub.merge.engine.ray_cluster import import_ray
+from cocktail_hub.merge.download import bytes_to_fetch, fetch
+from cocktail_hub.merge.engine.journal import Journal
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, parse_size
 from cocktail_hub.storage.cache import JOURNAL
 from cocktail_hub.storage.disk import require_free_space, size_of
+from cocktail_hub.storage.errors import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from cocktail_hub.compat import CompatibilityReport
     from cocktail_hub.compat.check import Component
-    from cocktail_hub.merge.engine.execute import MergeReport
+    from cocktail_hub.merge.engine.execute import MergeReport, OpenModels, Runner, Upload
     from cocktail_hub.merge.options import MixOptions
-    from cocktail_hub.merge.plan import MergePlan, ShardPlan
+    from cocktail_hub.merge.plan import MergePlan
 
-PARTIAL_INPUTS = ".windows"
-"""Folder in the staging folder for what is fetched of the models while one output file is made."""
+PARTIAL_INPUTS = ".partial-inputs"
+"""Folder beside the weights for what is fetched of the models while one of their files is made."""
 SHORT = 2.0
-"""Seconds that a merge of files on this machine may take without a progress bar."""
+"""Seconds that a merge of local files may take without a progress bar."""
 
 
 def write_weights(
@@ -37,173 +39,137 @@ def write_weights(
     folder: Path,
     options: MixOptions,
     *,
+    upload: Upload | None = None,
     meanwhile: Callable[[], object] = lambda: None,
 ) -> MergeReport:
-    """Write every weight file of a plan into a folder, and bring what that takes. The journal of it stays there.
+    """Write every weight file of a plan into a folder, and download what that takes. The journal stays there.
 
     Args:
         plan: what to write.
         report: the models.
-        folder: where to.
-        options: how.
-        meanwhile: called once, when all weights are written but the disk may still be busy with the last of them.
+        folder: where to write.
+        options: how to merge.
+        upload: called with every finished file, which is then deleted (see `execute`); `None`: they stay.
+        meanwhile: called once, when all is computed but the last file may still be on its way to the disk.
 
     Raises:
-        DiskSpaceError: the disk has too little room; said before anything is downloaded.
-        MergeError: the merge could not be finished; finished files are kept for the next try.
+        DiskSpaceError: the disk has too little room; raised before anything is downloaded.
+        MergeError: the merge could not be finished; finished files are kept for the next run.
         CocktailError: as `execute`.
     """
-    from cocktail_hub.merge.engine.on_ray import ATTEMPTS
+    from cocktail_hub.merge.engine.execute import execute  # loads numpy
 
-    for left in (PARTIAL_INPUTS, ATTEMPTS):  # by a run that was killed, on whichever engine
-        shutil.rmtree(folder / left, ignore_errors=True)
-    require_free_space(needed_space(plan, report, folder, options))
+    shutil.rmtree(folder / PARTIAL_INPUTS, ignore_errors=True)  # of a run that was killed
+    require_free_space(needed_space(plan, report, folder, options, upload=upload is not None))
+    local = not options.low_disk and options.engine != "ray"
+    run: Runner | None = None
     if options.engine == "ray":
-        merged = _on_ray(plan, report, folder, options)
-        meanwhile()
-        return merged
-    run = _on_low_disk if options.low_disk else _on_threads
-    return run(plan, report, folder, options, meanwhile)
-
-
-def require_device(options: MixOptions) -> None:
-    """Make sure that the merge can run where it should; asked before anything is downloaded or scored.
-
-    Raises:
-        MissingExtraError: it should run on Ray, which is not installed.
-        MergeError: there is no such device here.
-    """
-    if options.engine == "ray":  # which finds a node that has the device
-        import_ray()
-    elif options.device != "cpu":
-        _require_card(options.device)
-
-
-def _require_card(device: str) -> None:
-    import torch
-
-    number = int(device.partition(":")[2] or 0)
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if number >= count:
-        found = f"torch finds {count} CUDA devices here" if count else "torch finds no CUDA device here"
-        raise MergeError(
-            f"The merge cannot run on '{device}': {found}.\nNothing was downloaded or merged.\n"
-            f"Use `cpu`, which gives the same bytes{', or a lower number' if count else ', or a torch with CUDA'}."
+        from cocktail_hub.merge.engine.on_ray import run_on_ray as run
+    with (
+        _opened(plan, report, folder, options) as inputs,
+        bar("publish" if upload else "merge", plan.output_bytes, delay=SHORT if local else 0.0) as advance,
+    ):
+        return execute(
+            plan,
+            inputs,
+            folder,
+            run=run,
+            threads=options.threads,
+            max_memory=options.memory_bytes,
+            device=options.device,
+            upload=upload,
+            on_progress=advance,
+            meanwhile=meanwhile,
+            keep_journal=True,
         )
 
 
+@contextmanager
+def _opened(
+    plan: MergePlan, report: CompatibilityReport, folder: Path, options: MixOptions
+) -> Iterator[OpenModels | ShardInputs]:
+    """Open the models whole, or shard by shard: on little disk, and on Ray, whose workers open them for themselves."""
+    from cocktail_hub.merge.engine.execute import OpenModels
+
+    roots = None if options.low_disk else fetch(report.models)
+    with ExitStack() as stack:
+        if roots is not None and options.engine != "ray":
+            readers = []
+            for component in report.components:
+                readers.append(component.open(roots))
+                for reader in readers[-1]:
+                    stack.callback(reader.close)
+            report.require_unchanged()
+            yield OpenModels(readers)
+            return
+        inputs = ShardInputs(
+            components=report.components,
+            models=report.models,
+            scratch=folder / PARTIAL_INPUTS,
+            node_local=options.engine == "ray",
+        )
+        stack.callback(shutil.rmtree, inputs.scratch, ignore_errors=True)
+        inputs.check_ties()
+        if options.engine != "ray":
+            with disk_errors(folder, plan.output_bytes):
+                missing = Journal(folder, plan).missing
+            total = sum(inputs.fetched_bytes(shard) for shard in missing)
+            inputs.on_fetch = stack.enter_context(bar("fetch", total))
+        yield inputs
+
+
+def require_device(options: MixOptions) -> None:
+    """Check that the engine and the device exist, before anything is downloaded or scored.
+
+    Raises:
+        MissingExtraError: the engine is Ray, which is not installed.
+        MergeError: there is no such device here.
+    """
+    if options.engine == "ray":  # which finds a node that has the device
+        from cocktail_hub.merge.engine.ray_cluster import import_ray
+
+        import_ray()
+    elif options.device != "cpu":
+        import torch
+
+        number = int(options.device.partition(":")[2] or 0)
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if number >= count:
+            found = f"torch finds {count} CUDA devices here" if count else "torch finds no CUDA device here"
+            other = "use a lower number" if count else "install a CUDA build of torch"
+            raise MergeError(
+                f"The merge cannot run on '{options.device}': {found}.\nNothing was downloaded or merged.\n"
+                f"Use `cpu`, which gives the same bytes, or {other}."
+            )
+
+
 def needed_space(
-    plan: MergePlan, report: CompatibilityReport, folder: Path | None, options: MixOptions
+    plan: MergePlan, report: CompatibilityReport, folder: Path | None, options: MixOptions, *, upload: bool = False
 ) -> list[tuple[Path, int, str]]:
-    """Bytes that a mix still takes: for each folder how many, and what for.
+    """Return the bytes that a mix still takes: for each folder how many, and what for.
 
     Args:
         plan: what to write.
         report: the models.
-        folder: where to; part of it may be there already. `None`: nowhere yet.
-        options: how.
+        folder: where to write; part of it may be there already. `None`: not known yet.
+        options: how to merge.
+        upload: whether a file is deleted before the next one is written.
     """
-    from cocktail_hub.merge.download import bytes_to_fetch
-
-    to_write = max(0, plan.output_bytes - size_of(folder)) if folder else plan.output_bytes
-    folder = folder or Path()
+    written = size_of(folder) if folder else 0
+    folder, cache = folder or Path(), options.hub.cache_folder
     if not options.low_disk:
         downloads = bytes_to_fetch(report.models)
-        return [(options.hub.cache_folder, downloads, "the downloads"), (folder, to_write, "the mix")]
+        return [(cache, downloads, "the downloads"), (folder, max(0, plan.output_bytes - written), "the mix")]
     inputs = ShardInputs(components=report.components, models=report.models, scratch=folder)
+    whole = sum(files.missing(paths) for files, paths in inputs.whole_files())
+    partial = max((inputs.fetched_bytes(shard) for shard in plan.shards), default=0)
+    largest = max((shard.nbytes for shard in plan.shards), default=0)
+    result, purpose = (largest, "one file of the mix") if upload else (plan.output_bytes, "the mix")
     return [
-        (options.hub.cache_folder, whole_bytes(inputs), "files that cannot be read in parts"),
-        (folder, largest_window(plan, inputs), "the parts of the models that one file is made from"),
-        (folder, to_write, "the mix"),
+        (cache, whole, "files that cannot be read in parts"),
+        (folder, partial, "the parts of the models that one file is made from"),
+        (folder, max(0, result - written), purpose),
     ]
-
-
-def whole_bytes(inputs: ShardInputs) -> int:
-    """Bytes that are downloaded for good, even on little disk."""
-    return sum(files.missing(paths) for files, paths in inputs.whole_files())
-
-
-def largest_window(plan: MergePlan, inputs: ShardInputs) -> int:
-    """Most bytes of the models that are on the disk at a time while each file is made in turn."""
-    return max((inputs.fetched_bytes(shard) for shard in plan.shards), default=0)
-
-
-@contextmanager
-def windows(shards: Sequence[ShardPlan], report: CompatibilityReport, folder: Path) -> Iterator[ShardInputs]:
-    """The models of a plan, opened shard by shard, with a bar for what is fetched; their tied tensors are compared.
-
-    Args:
-        shards: what is going to be made.
-        report: the models.
-        folder: on the disk that was found large enough; nothing of the models is left in it.
-    """
-    inputs = ShardInputs(components=report.components, models=report.models, scratch=folder / PARTIAL_INPUTS)
-    try:
-        inputs.check_ties()
-        with bar("fetch", sum(inputs.fetched_bytes(shard) for shard in shards)) as advance:
-            inputs.on_fetch = advance
-            yield inputs
-    finally:
-        shutil.rmtree(inputs.scratch, ignore_errors=True)
-
-
-def _on_threads(
-    plan: MergePlan, report: CompatibilityReport, folder: Path, options: MixOptions, meanwhile: Callable[[], object]
-) -> MergeReport:
-    from cocktail_hub.merge.download import fetch
-    from cocktail_hub.merge.engine.execute import execute
-
-    roots = fetch(report.models)
-    with ExitStack() as opened, bar("merge", plan.output_bytes, delay=SHORT) as advance:
-        sources = [component.open(roots) for component in report.components]
-        for source in (source for component in sources for source in component):
-            opened.callback(source.close)
-        report.require_unchanged()
-        return execute(plan, sources, folder, **_settings(options), on_progress=advance, meanwhile=meanwhile)
-
-
-def _on_low_disk(
-    plan: MergePlan, report: CompatibilityReport, folder: Path, options: MixOptions, meanwhile: Callable[[], object]
-) -> MergeReport:
-    from cocktail_hub.merge.engine.execute import execute
-
-    missing = [shard for shard in plan.shards if not (folder / shard.path).is_file()]
-    with windows(missing, report, folder) as inputs, bar("merge", plan.output_bytes) as advance:
-        return execute(plan, inputs, folder, **_settings(options), on_progress=advance, meanwhile=meanwhile)
-
-
-def _on_ray(plan: MergePlan, report: CompatibilityReport, folder: Path, options: MixOptions) -> MergeReport:
-    """Workers fetch what they need for themselves; without `low_disk` it is downloaded here first, for all of them."""
-    from cocktail_hub.merge.download import fetch
-    from cocktail_hub.merge.engine.on_ray import execute_on_ray
-
-    if not options.low_disk:
-        fetch(report.models)
-    inputs = ShardInputs(
-        components=report.components, models=report.models, scratch=folder / PARTIAL_INPUTS, node_local=True
-    )
-    try:
-        inputs.check_ties()
-        with bar("merge", plan.output_bytes) as advance:
-            return execute_on_ray(plan, inputs, folder, **_settings(options), on_progress=advance)
-    finally:
-        shutil.rmtree(inputs.scratch, ignore_errors=True)
-
-
-class _Settings(TypedDict):
-    threads: int | None
-    max_memory: int | None
-    device: str
-    keep_journal: bool
-
-
-def _settings(options: MixOptions) -> _Settings:
-    return {
-        "threads": options.threads,
-        "max_memory": options.memory_bytes,
-        "device": options.device,
-        "keep_journal": True,
-    }
 
 
 def plan_mix(report: CompatibilityReport, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -> MergePlan:
@@ -234,7 +200,7 @@ def merge_modules(
     """Write the merged weights of some components only: the small modules (Dense) that a recipe repo contains.
 
     Args:
-        report: the models, with every weight given.
+        report: the models; every weight is known.
         components: the components to write.
         folder: where to write them.
         options: how to merge.

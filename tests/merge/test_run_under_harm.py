@@ -98,7 +98,7 @@ HARMS = [cut_short, rewrite, replace, Path.unlink]
 
 @pytest.mark.parametrize("low_disk", [False, True])
 @pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
-def test_a_model_that_changes_under_the_merge_is_noticed_and_finished_files_are_kept(
+def test_a_model_that_changes_during_the_merge_is_noticed_and_finished_files_are_kept(
     harm: Callable[[Path], None],
     low_disk: bool,
     tmp_path: Path,
@@ -124,7 +124,7 @@ def test_a_model_that_changes_under_the_merge_is_noticed_and_finished_files_are_
 
 
 @pytest.mark.parametrize("output", [True, False])
-def test_after_a_change_that_stays_the_mix_is_another_one(
+def test_a_lasting_change_makes_another_mix(
     output: bool, tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out" if output else None
@@ -190,7 +190,7 @@ def test_a_disk_that_cannot_be_read_keeps_finished_files(
 
 
 @pytest.mark.parametrize("place", ["output", "cache"])
-def test_a_working_folder_that_is_removed_under_the_merge_ends_in_words(
+def test_a_staging_folder_that_is_removed_during_the_merge_is_an_error(
     place: str, tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out" if place == "output" else None
@@ -207,7 +207,7 @@ def test_a_working_folder_that_is_removed_under_the_merge_ends_in_words(
     assert len(finished(made.path)) > 5
 
 
-def test_a_folder_that_others_fill_in_the_meantime_is_left_alone(
+def test_an_output_folder_that_is_filled_meanwhile_is_left_alone(
     tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -267,7 +267,7 @@ def invoke(recipe: dict[str, Any], tmp_path: Path, *arguments: object) -> Result
 
 
 @pytest.mark.parametrize("place", ["output", "cache"])
-def test_a_disk_that_runs_full_under_the_merge(
+def test_a_disk_that_fills_up_during_the_merge(
     place: str, disk: Disk, tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = contents(mix(recipe, output=tmp_path / "calm", options=OPTIONS).path)
@@ -290,7 +290,7 @@ def test_a_disk_that_runs_full_under_the_merge(
 
 
 @pytest.mark.parametrize("step", ["copy_small_files", "write_manifest"])
-def test_a_disk_that_runs_full_after_the_merge(
+def test_a_disk_that_fills_up_after_the_merge(
     step: str, disk: Disk, tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = "pipeline" if step == "copy_small_files" else "merge.output_folder"
@@ -303,10 +303,10 @@ def test_a_disk_that_runs_full_after_the_merge(
         patched.setattr(f"cocktail_hub.{module}.{step}", full)
         done = invoke(recipe, tmp_path, "-o", disk.folder / "out")
     assert (done.exit_code, done.stdout) == (1, ""), done.stderr
-    told = (
+    expected = (
         "the small files beside the weights need some more" if step == "copy_small_files" else "No space left on device"
     )
-    assert told in done.stderr
+    assert expected in done.stderr
     assert str(disk.folder) in done.stderr
     kept = finished(disk.folder)
     assert len(kept) > 5
@@ -352,7 +352,7 @@ def test_a_disk_that_is_too_small_for_what_is_downloaded(
 
 
 @pytest.mark.filterwarnings("ignore:Not enough free disk space:UserWarning")
-def test_a_disk_that_runs_full_under_a_download(
+def test_a_disk_that_fills_up_during_a_download(
     hub: LoopbackHub,
     disk: Disk,
     tmp_path: Path,

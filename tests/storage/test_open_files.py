@@ -18,8 +18,7 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.reader import open_weights
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError, MergeError, SourceError
-from cocktail_hub.merge.engine.processes import ProcessBuffers
-from cocktail_hub.merge.engine.shard import write_errors
+from cocktail_hub.storage.errors import disk_errors
 from cocktail_hub.storage.positional_file import keep_spare
 
 if TYPE_CHECKING:
@@ -149,12 +148,8 @@ def test_every_way_to_open_a_file_reports_the_limit_in_the_same_words(
     torch.save({"weight": torch.ones(2)}, tmp_path / "pytorch_model.bin")
     files = LocalFiles(tmp_path, name="org/a")
     layout = read_weight_files(files)
-    words = "this process has reached the limit on open files.\n" + ADVICE
-    monkeypatch.setattr(subprocess, "Popen", refusing)
-    with pytest.raises(MergeError) as started:
-        ProcessBuffers(1 << 18)
-    assert str(started.value) == f"A worker process of the merge cannot be started: {words}"
-    with pytest.raises(MergeError) as written, write_errors(tmp_path, 0):
+    words = "this program has as many files open as the system lets it.\n" + ADVICE
+    with pytest.raises(MergeError) as written, disk_errors(tmp_path):
         raise full
     assert str(written.value) == f"'{tmp_path}' cannot be written to: {words}"
     monkeypatch.setattr(torch, "load", refusing)

@@ -1,4 +1,4 @@
-"""Cut a shard into runs: stretches of the output that one thread makes in one go."""
+"""Cut a shard into chunks: parts of the output that one thread makes in one go."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
     from cocktail_hub.merge.plan import ShardPlan, TensorPlan
 
-PIECES_PER_RUN = 4096
-"""Most tensors in a run, so that a stop does not have to wait for long."""
+PIECES_PER_CHUNK = 4096
+"""Most tensors in a chunk, so that a stop does not have to wait for long."""
 
-_RUNS_PER_THREAD = 16
-"""A run is long if fewer of its length would make up a thread's share of a shard."""
+_CHUNKS_PER_THREAD = 16
+"""A chunk is long if fewer of its length would make up a thread's part of a shard."""
 _BATCHES_PER_THREAD = 64
-"""Short runs are handed out so many at a time that a thread's share of a shard is at least this many batches."""
+"""Short chunks are handed out so many at a time that a thread's part of a shard is at least this many batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Neighbouring elements of the output that are made in the same way: part of a tensor, or many small ones."""
+    """Adjacent elements of the output that are computed in the same way: part of a tensor, or many small ones."""
 
     like: TensorPlan
     """One of the tensors; the others differ from it in name and shape alone."""
@@ -41,83 +41,55 @@ class Chunk:
         return self.numel * itemsize(self.like.dtype)
 
 
-def cut_runs(shard: ShardPlan, offset: int, capacity: Callable[[TensorPlan], int]) -> Iterator[Chunk]:
-    """Yield runs that cover the data of a shard, in file order.
+def cut_chunks(shard: ShardPlan, offset: int, capacity: Callable[[TensorPlan], int]) -> Iterator[Chunk]:
+    """Yield chunks that cover the data of a shard, in file order.
 
     Args:
         shard: its tensors.
         offset: where the data begins in the file.
-        capacity: most elements of a run like this tensor; 0: such a tensor is a run of its own, whatever its size.
+        capacity: most elements of a chunk like this tensor; 0: such a tensor is a chunk of its own, whatever its size.
     """
-    open_run: _OpenRun | None = None
+    first: TensorPlan | None = None  # of the open chunk
+    pieces: list[tuple[str, int, int]] = []
+    begin = numel = room = 0
     for tensor in shard.tensors:
-        numel = math.prod(tensor.shape)
-        if numel == 0:
-            continue
-        if open_run is None or not open_run.takes(tensor):
-            if open_run is not None:
-                yield open_run.close()
-            open_run = _OpenRun(tensor, offset, capacity(tensor) or numel)
-        start = 0
-        while start < numel:
-            if open_run.full:
-                yield open_run.close()
-                open_run = _OpenRun(tensor, offset, capacity(tensor) or numel)
-            count = min(numel - start, open_run.room)
-            open_run.append(tensor.name, start, start + count)
-            start += count
+        start, stop = 0, math.prod(tensor.shape)
+        while start < stop:
+            if first is None or not room or len(pieces) == PIECES_PER_CHUNK or _kind(tensor) != _kind(first):
+                if first is not None:
+                    yield Chunk(first, tuple(pieces), begin, numel)
+                first, pieces, begin, numel, room = tensor, [], offset, 0, capacity(tensor) or stop
+            count = min(stop - start, room)
+            pieces.append((tensor.name, start, start + count))
+            start, numel, room = start + count, numel + count, room - count
             offset += count * itemsize(tensor.dtype)
-    if open_run is not None:
-        yield open_run.close()
+    if first is not None:
+        yield Chunk(first, tuple(pieces), begin, numel)
 
 
-def long_first(runs: Iterable[Chunk], threads: int) -> list[Chunk]:
-    """Return runs in an order that keeps all threads busy to the end.
+def _kind(tensor: TensorPlan) -> tuple[object, ...]:
+    return (tensor.rule, tensor.models, tensor.weights, tensor.dtypes, tensor.dtype)
+
+
+def long_first(chunks: Iterable[Chunk], threads: int) -> list[Chunk]:
+    """Return chunks in an order that keeps all threads busy to the end.
 
     Long ones come first, so that none is left for one thread alone; the others stay in file order, which the hash of
     the file follows.
     """
-    found = list(runs)
-    long = sum(run.numel for run in found) / (_RUNS_PER_THREAD * threads)
-    return sorted(found, key=lambda run: run.numel <= long)
+    found = list(chunks)
+    long = sum(chunk.numel for chunk in found) / (_CHUNKS_PER_THREAD * threads)
+    return sorted(found, key=lambda chunk: chunk.numel <= long)
 
 
-def batched(runs: Sequence[Chunk], threads: int) -> Iterator[list[Chunk]]:
-    """Yield runs in their order, as many at a time as may be handed out together: each handing over takes time."""
-    most = sum(run.numel for run in runs) / (_BATCHES_PER_THREAD * threads)
+def batched(chunks: Sequence[Chunk], threads: int) -> Iterator[list[Chunk]]:
+    """Yield chunks in their order, as many at a time as may be handed out together: each handing over takes time."""
+    most = sum(chunk.numel for chunk in chunks) / (_BATCHES_PER_THREAD * threads)
     batch: list[Chunk] = []
-    for run in runs:
-        if batch and sum(each.numel for each in batch) + run.numel > most:
+    for chunk in chunks:
+        if batch and sum(each.numel for each in batch) + chunk.numel > most:
             yield batch
             batch = []
-        batch.append(run)
+        batch.append(chunk)
     if batch:
         yield batch
-
-
-class _OpenRun:
-    """A run that still grows."""
-
-    def __init__(self, like: TensorPlan, offset: int, room: int) -> None:
-        self.like = like
-        self.offset = offset
-        self.room = room
-        self.numel = 0
-        self.pieces: list[tuple[str, int, int]] = []
-        self._kind = (like.rule, like.models, like.weights, like.dtypes, like.dtype)
-
-    @property
-    def full(self) -> bool:
-        return self.room == 0 or len(self.pieces) == PIECES_PER_RUN
-
-    def takes(self, tensor: TensorPlan) -> bool:
-        kind = (tensor.rule, tensor.models, tensor.weights, tensor.dtypes, tensor.dtype)
-        return kind == self._kind
-
-    def append(self, name: str, start: int, stop: int) -> None:
-        self.pieces.append((name, start, stop))
-        self.numel += stop - start
-        self.room -= stop - start
-
-    def close(self) -> Chunk:
-        return Chunk(self.like, tuple(self.pieces), self.offset, self.numel)

@@ -1,4 +1,4 @@
-"""Which shards of a plan are finished: the memory of a merge that was killed."""
+"""The journal of a merge: which shards of its plan are finished, on this machine or on the Hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from cocktail_hub.merge.engine.writer import SUFFIX
 from cocktail_hub.storage.cache import JOURNAL
 from cocktail_hub.storage.disk import sync_folder
 
@@ -14,13 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from cocktail_hub.merge.plan import MergePlan
+    from cocktail_hub.merge.plan import MergePlan, ShardPlan
+
+INCOMPLETE = ".incomplete"
+"""Added to the final name of a file until it is complete and on disk."""
 
 
 def working_files(plan: MergePlan) -> set[str]:
-    """Return the paths, below the folder of a merge, that a killed run may have left to go on with."""
+    """Return the paths, below the folder of a merge, that a killed run may have left for the next one."""
     shards = {shard.path for shard in plan.shards}
-    return {JOURNAL, *shards, *(path + SUFFIX for path in shards)}
+    return {JOURNAL, *shards, *(path + INCOMPLETE for path in shards)}
 
 
 class Entry(NamedTuple):
@@ -29,43 +31,50 @@ class Entry(NamedTuple):
     size: int
     """Bytes of the file."""
     digest: str
-    """XXH3-128 of the file, in hex."""
+    """Hash of the file in hex: XXH3-128, or sha256 for a shard that is uploaded."""
+    uploaded: bool = False
+    """Whether the Hub has the file, so that it is no longer kept here."""
 
 
 class Journal:
     """The finished shards of one plan in one folder.
 
-    A shard is entered when its file is complete and on disk, before it gets its final name: so there is no moment at
-    which a kill would lose it.
+    A shard is recorded when its file is complete and on disk, before it gets its final name: a kill at any moment
+    loses no finished shard.
     """
 
     def __init__(self, folder: Path, plan: MergePlan) -> None:
-        """Read what is there, forget what another plan has entered, and give finished files their final name.
+        """Make the plan's folders, read the journal unless it is of another plan, and rename what is finished.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        self._folder = folder
-        self._digest = plan.digest
-        self._path = folder / JOURNAL
-        known = self._read()
+        self._folder, self._plan, self._path = folder, plan, folder / JOURNAL
         self.finished: dict[str, Entry] = {}
-        """Path of a finished shard -> size and digest."""
+        """Path of a finished shard -> its entry."""
+        folder.mkdir(parents=True, exist_ok=True)
+        known = self._read()
         for shard in plan.shards:
-            entry = known.get(shard.path)
-            if entry is not None and entry.size == shard.nbytes and _settle(folder / shard.path, entry.size):
+            entry, path = known.get(shard.path), folder / shard.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if entry and entry.size == shard.nbytes and (entry.uploaded or _adopt(path, entry.size)):
                 self.finished[shard.path] = entry
             else:
-                _part(folder / shard.path).unlink(missing_ok=True)
+                incomplete(path).unlink(missing_ok=True)
         self._save()
 
+    @property
+    def missing(self) -> list[ShardPlan]:
+        """The shards that are not finished, in the plan's order."""
+        return [shard for shard in self._plan.shards if shard.path not in self.finished]
+
     def record(self, path: str, entry: Entry) -> None:
-        """Enter a finished shard. Raises OSError."""
+        """Record a finished shard. Raises OSError."""
         self.finished[path] = entry
         self._save()
 
     def remove(self) -> None:
-        """Forget everything: the merge is complete."""
+        """Delete the journal of a complete merge."""
         self._path.unlink(missing_ok=True)
 
     def _read(self) -> Mapping[str, Entry]:
@@ -73,27 +82,28 @@ class Journal:
             saved = json.loads(self._path.read_text(encoding="utf-8"))
             known = {path: Entry(*entry) for path, entry in saved["finished"].items()}
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return {}  # none, or not one of ours: nothing is known to be finished
-        return known if saved.get("plan") == self._digest else {}
+            return {}  # none, or damaged by a power cut: nothing is known to be finished
+        return known if saved.get("plan") == self._plan.digest else {}
 
     def _save(self) -> None:
         """Replace the journal in one step."""
-        part = _part(self._path)
+        part = incomplete(self._path)
         with part.open("w", encoding="utf-8") as file:
-            json.dump({"plan": self._digest, "finished": self.finished}, file)
+            json.dump({"plan": self._plan.digest, "finished": self.finished}, file)
             file.flush()
             os.fsync(file.fileno())
         part.replace(self._path)
         sync_folder(self._folder)
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + SUFFIX)
+def incomplete(path: Path) -> Path:
+    """Return where a file is written until it is complete."""
+    return path.with_name(path.name + INCOMPLETE)
 
 
-def _settle(path: Path, size: int) -> bool:
-    """Tell whether a shard that was entered is there, under its final name from now on."""
-    part = _part(path)
+def _adopt(path: Path, size: int) -> bool:
+    """Give a recorded shard its final name if it has not got it yet; tell whether the file is there."""
+    part = incomplete(path)
     if part.is_file() and part.stat().st_size == size:
         part.replace(path)
         sync_folder(path.parent)

@@ -1,4 +1,4 @@
-"""Ray: join a cluster that is there, or start one on this machine; run pure functions on it until all are done."""
+"""Connect to a Ray cluster, or start one on this machine, and run pure functions on it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
 RETRIES = 3
-"""How often a task is begun again when its worker has died."""
+"""How often a task is restarted when its worker has died."""
 STORE_BYTES = 256 << 20
-"""Shared memory of a cluster that is started here: tasks hand over paths and digests, not weights."""
-KNOCK_SECONDS = 10.0
-"""How long a cluster may take to answer at all."""
+"""Shared memory of a cluster that is started here: tasks return digests, not weights."""
+CONNECT_SECONDS = 10.0
+"""How long a cluster may take to accept a connection."""
 _PASSED_ON = ("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET", "COCKTAIL_HUB_CACHE")
-"""Variables of this process that workers of a cluster need, too, to find the same files."""
+"""Environment variables that workers of a cluster need to find the same files."""
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -36,15 +36,15 @@ class Demand:
     cpus: int = 1
     """Processors."""
     gpus: float = 0
-    """Graphics cards; may be a part of one."""
+    """GPUs; may be a part of one."""
 
 
 @contextmanager
 def joined() -> Iterator[Cluster]:
-    """Connect to Ray, and let go again of what was not there before.
+    """Connect to Ray while the block runs.
 
-    A connection that this process has is used. Else `RAY_ADDRESS`, or a cluster that this machine belongs to; else a
-    small one is started here, and stopped at the end.
+    An open connection of this process is used. Otherwise `RAY_ADDRESS`, or a cluster that this machine belongs to;
+    otherwise a small one is started here, and stopped at the end.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -62,11 +62,7 @@ def joined() -> Iterator[Cluster]:
 
 
 def import_ray() -> Any:
-    """Import Ray.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
+    """Import Ray. Raises MissingExtraError."""
     try:
         import ray
     except ImportError as error:
@@ -75,12 +71,13 @@ def import_ray() -> Any:
 
 
 def _connect(ray: Any) -> bool:
-    """Connect; tells whether a cluster was started for it."""
+    """Connect; return whether a cluster was started for it."""
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
     given = os.environ.get("RAY_ADDRESS")
     try:
-        if given:
-            _knock(given)
+        if given and (found := re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)", given)):
+            # An address where nobody listens is an error now; Ray itself would wait for many minutes.
+            socket.create_connection((found[1], int(found[2])), timeout=CONNECT_SECONDS).close()
         ray.init(address="auto", **quiet)
     except OSError as error:
         if given:
@@ -95,12 +92,6 @@ def _connect(ray: Any) -> bool:
     return False
 
 
-def _knock(address: str) -> None:
-    """Make sure that somebody listens at `HOST:PORT`. Ray itself would wait for many minutes. Raises OSError."""
-    if found := re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)", address):
-        socket.create_connection((found[1], int(found[2])), timeout=KNOCK_SECONDS).close()
-
-
 class Cluster:
     """A connection to Ray."""
 
@@ -109,17 +100,17 @@ class Cluster:
         self._own = own
 
     def cpus_per_task(self, most: int) -> int:
-        """As many processors as `most` that every node has."""
+        """Return how many processors every node has, at most `most`."""
         nodes = [node["Resources"].get("CPU", 0) for node in self._ray.nodes() if node["Alive"]]
         return max(1, min([most, *(int(count) for count in nodes if count >= 1)]))
 
     @property
     def gpus(self) -> int:
-        """Graphics cards of all nodes."""
+        """GPUs of all nodes."""
         return int(self._ray.cluster_resources().get("GPU", 0))
 
     def at_once(self, demand: Demand) -> int:
-        """How many such tasks run side by side."""
+        """Return how many such tasks run at a time."""
         found = self._ray.cluster_resources()
         slots = [int(found.get("CPU", 0) // demand.cpus)]
         if demand.gpus:
@@ -129,22 +120,23 @@ class Cluster:
     def run(
         self, work: Callable[[Shared, Item], Result], shared: Shared, items: Sequence[Item], demand: Demand
     ) -> Generator[tuple[int, Result], None, None]:
-        """Do `work(shared, item)` for every item on the cluster; yields index and result as they come.
+        """Call `work(shared, item)` for every item on the cluster, and yield index and result as they come.
 
-        A task whose worker dies is begun again, so `work` must give the same however often it is begun.
+        A task whose worker dies is restarted, so `work` must give the same result whenever it is called.
 
         Raises:
             CocktailError: the first that a task raised; the other tasks are stopped.
             MergeError: a worker died too often, or cannot import this package.
         """
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         task = self._ray.remote(_call).options(
             num_cpus=demand.cpus,
             num_gpus=demand.gpus,
             max_retries=RETRIES,
-            runtime_env=None if self._own else {"env_vars": _environment()},
+            runtime_env=None if self._own else {"env_vars": environment},
         )
-        handed = self._ray.put(shared)
-        pending = {task.remote(VERSION, work, handed, item): index for index, item in enumerate(items)}
+        reference = self._ray.put(shared)
+        pending = {task.remote(VERSION, work, reference, item): index for index, item in enumerate(items)}
         try:
             while pending:
                 (done,), _ = self._ray.wait(list(pending), num_returns=1)
@@ -171,10 +163,6 @@ class Cluster:
                 f"A worker of the Ray cluster died {RETRIES + 1} times over the same task: {reason}\n"
                 "What is finished is kept.\nCheck the node's memory and logs, then run the same command again."
             ) from error
-
-
-def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
 
 
 def _call(version: str, work: Callable[[Any, Any], Any], shared: Any, item: Any) -> Any:

@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-import re
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ from merge_helpers import (
 )
 from safetensors import safe_open
 
-from cocktail_hub.errors import CheckpointError, DiskSpaceError, IncompatibleError, MergeError, SourceError
+from cocktail_hub.errors import CheckpointError, DiskSpaceError, IncompatibleError, SourceError
 from cocktail_hub.merge.engine import execute as execute_module
 from cocktail_hub.merge.engine.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.engine.execute import execute
@@ -267,27 +266,25 @@ def test_the_report_counts_bytes_and_knows_digests(tmp_path: Path) -> None:
         assert hash_of(tmp_path / "out" / path) == digest
 
 
-def test_nobody_is_set_to_work_where_every_shard_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_is_started_where_every_shard_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = save_all(tmp_path, [model(0), model(1)])
     made = plan(folders, weights=[0.5, 0.5])
     with ExitStack() as stack:
         sources = [opened(stack, folders)]
         first = execute(made, sources, tmp_path / "out", keep_journal=True)
-        monkeypatch.setattr(execute_module, "make_benches", None)
+        monkeypatch.setattr(execute_module, "make_workers", None)
         again = execute(made, sources, tmp_path / "out")
     assert (again.threads, again.bytes_read, again.bytes_written) == (0, 0, 0)
     assert again.digests == first.digests
 
 
-def test_other_work_is_done_while_the_last_shard_is_brought_to_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_work_is_done_while_the_last_shard_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may begin before the last shard has its name; all others have theirs by then."""
     begun, found = threading.Event(), list[list[str]]()
     published = ShardWriter.publish
 
     def publish(writer: ShardWriter) -> None:
-        if writer.part.name.startswith("model-00002-of-00002"):
+        if writer.path.name.startswith("model-00002-of-00002"):
             assert begun.wait(60)
         published(writer)
 
@@ -324,7 +321,7 @@ def test_other_work_that_fails_leaves_the_finished_shards(tmp_path: Path) -> Non
     assert again.bytes_read == 0
 
 
-def test_a_shard_that_fails_is_told_of_before_other_work_that_fails(
+def test_an_error_of_a_shard_is_raised_before_one_of_other_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: ShardWriter) -> str:
@@ -337,6 +334,36 @@ def test_a_shard_that_fails_is_told_of_before_other_work_that_fails(
     folders = save_all(tmp_path, [model(0), model(1)])
     with pytest.raises(DiskSpaceError, match=r"but the mix needs [0-9,]+ more"):
         mix(folders, tmp_path / "out", weights=[0.5, 0.5], meanwhile=other_work)
+
+
+def test_shards_are_uploaded_once_and_none_is_kept(tmp_path: Path) -> None:
+    folders = save_all(tmp_path, [model(0), model(1)])
+    options: dict[str, Any] = {"weights": [0.5, 0.5], "max_shard_size": 3000}
+    mix(folders, tmp_path / "kept", **options)
+    expected = {path: hash_of(tmp_path / "kept" / path, "sha256") for path in digests(tmp_path / "kept")}
+    del expected["model.safetensors.index.json"]
+    made, found, seen = plan(folders, **options), dict[str, str](), list[int]()
+    out = tmp_path / "out"
+
+    def upload(path: str, file: Path, sha256: str) -> None:
+        if len(found) == 2 and len(seen) == 3:
+            raise SourceError("no network")
+        assert sorted(out.glob("*.safetensors")) == [file]  # there may be room for one shard only
+        assert hash_of(file, "sha256") == sha256
+        found[path] = sha256
+
+    with ExitStack() as stack:
+        sources = [opened(stack, folders)]
+        with pytest.raises(SourceError, match="no network"):
+            execute(made, sources, out, upload=upload, on_progress=seen.append, keep_journal=True)
+        assert len(found) == 2
+        seen.clear()
+        report = execute(made, sources, out, upload=upload, on_progress=seen.append, keep_journal=True)
+        again = execute(made, sources, out, upload=upload)
+    assert found == report.digests == again.digests == expected
+    assert sum(seen) == made.output_bytes
+    assert report.bytes_written < made.output_bytes - sum(seen[:1])  # one waited to be uploaded
+    assert (again.threads, again.bytes_written, list(out.iterdir())) == (0, 0, [])
 
 
 def test_progress_adds_up_to_the_output(tmp_path: Path) -> None:
@@ -381,7 +408,7 @@ def test_integers_that_differ_name_the_tensor_and_the_model(tmp_path: Path) -> N
     assert leftovers(tmp_path / "out") == []
 
 
-def test_the_tensor_that_differs_is_found_among_neighbours(tmp_path: Path) -> None:
+def test_the_tensor_that_differs_is_found_among_adjacent_ones(tmp_path: Path) -> None:
     first = {f"ids{i}": torch.arange(i + 1) for i in range(9)}
     second = first | {"ids6": torch.arange(7).flip(0)}
     folders = save_all(tmp_path, [first, second])
@@ -426,23 +453,14 @@ def test_other_models_than_planned_for_are_refused(tmp_path: Path) -> None:
             execute(made, [sources], tmp_path / "out")
 
 
-def test_a_wrong_number_of_sources_is_refused(tmp_path: Path) -> None:
-    folders = save_all(tmp_path, [model(0), model(1)])
-    made = plan(folders, weights=[0.5, 0.5])
-    with ExitStack() as stack:
-        sources = opened(stack, folders)
-        with pytest.raises(MergeError, match="The plan mixes 2 models, but 1 sources were given"):
-            execute(made, [sources[:1]], tmp_path / "out")
-        with pytest.raises(MergeError, match="The plan has 1 components, but sources for 2 were given"):
-            execute(made, [sources, sources], tmp_path / "out")
+def test_a_shard_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(writer: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-
-def test_too_little_room_is_noticed_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = save_all(tmp_path, [model(0), model(1)])
-    monkeypatch.setattr(execute_module, "free_bytes", lambda _: 1000)
-    needed = plan(folders, weights=[0.5, 0.5]).output_bytes
-    with pytest.raises(DiskSpaceError, match=re.escape(f"but the mix needs {needed:,} more")):
-        mix(folders, tmp_path / "out", weights=[0.5, 0.5])
+    monkeypatch.setattr(ShardWriter, "seal", full)
+    with pytest.raises(DiskSpaceError):
+        mix(folders, tmp_path / "out", weights=[0.7, 0.3])
     assert leftovers(tmp_path / "out") == []
 
 
@@ -479,7 +497,7 @@ def test_a_flushing_caller_gets_the_same_bytes(tmp_path: Path) -> None:
     assert same(load(tmp_path / "out"), tiny)
 
 
-def test_sources_that_only_read_are_enough(tmp_path: Path) -> None:
+def test_a_reader_needs_no_more_than_read(tmp_path: Path) -> None:
     class Plain:
         def __init__(self, source: SafetensorsReader) -> None:
             self.name, self.specs, self._source = source.name, source.specs, source

@@ -39,7 +39,7 @@ def test_a_finished_shard_is_remembered(made: MergePlan, out: Path) -> None:
     assert Journal(out, made).finished == {made.shards[0].path: entry}
 
 
-def test_a_shard_that_was_entered_but_not_renamed_is_finished(made: MergePlan, out: Path) -> None:
+def test_a_shard_that_was_recorded_but_not_renamed_is_finished(made: MergePlan, out: Path) -> None:
     journal = Journal(out, made)
     entry = finish(out, made, 0, suffix=".incomplete")
     journal.record(made.shards[0].path, entry)
@@ -48,7 +48,7 @@ def test_a_shard_that_was_entered_but_not_renamed_is_finished(made: MergePlan, o
     assert not (out / (made.shards[0].path + ".incomplete")).exists()
 
 
-def test_a_file_that_was_not_entered_is_not_finished(made: MergePlan, out: Path) -> None:
+def test_a_file_that_was_not_recorded_is_not_finished(made: MergePlan, out: Path) -> None:
     finish(out, made, 0)
     assert Journal(out, made).finished == {}
 
@@ -57,6 +57,15 @@ def test_an_unfinished_file_is_removed(made: MergePlan, out: Path) -> None:
     finish(out, made, 1, suffix=".incomplete")
     Journal(out, made)
     assert [path.name for path in out.iterdir()] == [JOURNAL]
+
+
+def test_an_uploaded_shard_needs_no_file(made: MergePlan, out: Path) -> None:
+    first, *others = made.shards
+    entry = Entry(first.nbytes, "f" * 64, uploaded=True)
+    Journal(out, made).record(first.path, entry)
+    again = Journal(out, made)
+    assert again.finished == {first.path: entry}
+    assert again.missing == others
 
 
 @pytest.mark.parametrize("change", ["gone", "shorter"])

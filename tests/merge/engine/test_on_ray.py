@@ -1,4 +1,4 @@
-"""Merging and scoring on a real local Ray of two workers: the same bytes, whoever dies."""
+"""Merging and scoring on a real local Ray of two workers: the same bytes, whichever worker dies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -28,12 +29,13 @@ from cocktail_hub.checkpoint.files import FileState, LocalFiles
 from cocktail_hub.checkpoint.reader import open_weights
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError, DiskSpaceError, MergeError, MissingExtraError
-from cocktail_hub.evaluation.on_ray import demand_of
+from cocktail_hub.evaluation.on_ray import _demand
+from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.hub import Hub
 from cocktail_hub.merge.engine.budget import COUNTING_BYTES, SEARCH_BYTES
-from cocktail_hub.merge.engine.execute import execute
-from cocktail_hub.merge.engine.on_ray import ATTEMPTS, ShardTask, execute_on_ray
-from cocktail_hub.merge.engine.ray_cluster import KNOCK_SECONDS, Cluster, Demand, _call, joined
+from cocktail_hub.merge.engine.execute import MergeTask, execute
+from cocktail_hub.merge.engine.on_ray import ATTEMPTS, make_shard, run_on_ray
+from cocktail_hub.merge.engine.ray_cluster import CONNECT_SECONDS, Cluster, Demand, _call, joined
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.plan import plan_merge
@@ -103,8 +105,11 @@ def planned(recipe: dict[str, Any], tmp_path: Path) -> tuple[MergePlan, ShardInp
     options = MixOptions(max_shard_size="5MB")
     origin = load_recipe_source(recipe, options.hub)
     checked, _ = check_and_weigh(prepare(origin, options))
-    inputs = ShardInputs(components=checked.components, models=checked.models, scratch=tmp_path / "windows")
+    inputs = ShardInputs(components=checked.components, models=checked.models, scratch=tmp_path / "partial")
     return plan_mix(checked, options.max_shard_size), inputs
+
+
+execute_on_ray = partial(execute, run=run_on_ray)
 
 
 class Assassin(threading.Thread):
@@ -132,8 +137,8 @@ class Assassin(threading.Thread):
 
 
 OWN_CLUSTER = """
-    from cocktail_hub import cluster
     from cocktail_hub.cli import main
+    from cocktail_hub.merge.engine import ray_cluster as cluster
 
     own, connect = [], cluster._connect
     cluster._connect = lambda ray: own.append(connect(ray)) or own[-1]
@@ -164,7 +169,7 @@ def test_the_command_line_starts_a_cluster_of_its_own_and_stops_it(recipe: dict[
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_after_the_death_of_the_program_the_next_one_goes_on(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_by_the_next_one(recipe: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     run = "import sys; from cocktail_hub.cli import main; sys.exit(main())"
@@ -247,7 +252,7 @@ class Folders:
     def opened(self, shard: ShardPlan) -> Iterator[list[TensorReader]]:
         with ExitStack() as stack:
             layouts = [(read_weight_files(LocalFiles(folder)), folder) for folder in self.folders]
-            yield [stack.enter_context(closing(open_weights(layout, folder))) for layout, folder in layouts]
+            yield [stack.enter_context(open_weights(layout, folder)) for layout, folder in layouts]
 
 
 class Stop(Exception):  # noqa: N818 - not an error
@@ -270,7 +275,7 @@ def test_finished_shards_are_not_made_again(ray: Any, planned: tuple[MergePlan, 
     assert report.digests == execute(plan, inputs, tmp_path / "threads").digests
 
 
-def test_what_one_engine_began_the_other_finishes(
+def test_one_runner_resumes_what_the_other_began(
     ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
 ) -> None:
     plan, inputs = planned
@@ -288,7 +293,7 @@ def test_what_one_engine_began_the_other_finishes(
     assert report.digests == execute(plan, inputs, tmp_path / "threads").digests
 
 
-def test_mixing_and_publishing_take_the_engine_as_an_option(
+def test_mixing_and_publishing_run_on_ray_with_the_same_bytes(
     ray: Any, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cocktail"))
@@ -326,24 +331,25 @@ def test_ingredients_are_scored_on_workers_with_the_same_losses(
 
 
 @pytest.mark.parametrize(("device", "cards", "gpus"), [("auto", 2, 1), ("cuda", 1, 1), ("auto", 0, 0), ("cpu", 2, 0)])
-def test_an_ingredient_is_scored_on_a_card_where_there_are_any(device: str, cards: int, gpus: int) -> None:
+def test_an_ingredient_is_scored_on_a_gpu_where_there_are_any(device: str, cards: int, gpus: int) -> None:
     resources = {"CPU": 4.0, "GPU": float(cards)}
     found = SimpleNamespace(
         nodes=lambda: [{"Alive": True, "Resources": resources}], cluster_resources=lambda: resources
     )
-    assert demand_of(Cluster(found, own=False), device) == Demand(cpus=4, gpus=gpus)
+    demand = _demand(Cluster(found, own=False), ScoringSettings(task="decoder", device=device))
+    assert demand == Demand(cpus=4, gpus=gpus)
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
-def test_an_error_of_a_task_is_raised_as_it_is_and_not_tried_again(
+def test_an_error_of_a_task_is_raised_unchanged_and_not_retried(
     ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
 ) -> None:
     plan, inputs = planned
     files = inputs.models[0].body.files
     assert isinstance(files, LocalFiles)
-    files._states["model.safetensors"] = FileState(1, 2, 3, 4)
+    files._stamps["model.safetensors"] = FileState(1, 2, 3, 4)
     with pytest.raises(CheckpointError, match="changed while it was being mixed") as caught:
         execute_on_ray(plan, inputs, tmp_path / "out")
     assert caught.value.model == plan.components[0].models[0]
@@ -359,12 +365,12 @@ def _divide(shared: int, item: int) -> float:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_each_time_ends_in_words(ray: Any) -> None:
+def test_a_worker_that_dies_each_time_is_a_merge_error(ray: Any) -> None:
     with joined() as cluster, pytest.raises(MergeError, match="died 4 times over the same task"):
         list(cluster.run(_die, None, [0], Demand()))
 
 
-def test_an_unexpected_error_of_a_worker_ends_in_words(ray: Any) -> None:
+def test_an_unexpected_error_of_a_worker_is_a_merge_error(ray: Any) -> None:
     with joined() as cluster, pytest.raises(MergeError, match=r"failed: ZeroDivisionError\('division by zero'\)"):
         list(cluster.run(_divide, 1, [0], Demand()))
 
@@ -385,7 +391,7 @@ def test_more_threads_than_a_node_has_are_refused(
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
-def test_a_cluster_that_is_not_there_is_told_within_seconds(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+def test_an_unreachable_cluster_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
     with socket.socket() as bound:  # but nobody listens
         bound.bind(("127.0.0.1", 0))
@@ -394,25 +400,25 @@ def test_a_cluster_that_is_not_there_is_told_within_seconds(monkeypatch: pytest.
         started = time.monotonic()
         with pytest.raises(MergeError, match=r"RAY_ADDRESS=.* cannot be reached"), joined():
             pass
-    assert time.monotonic() - started < 2 * KNOCK_SECONDS
+    assert time.monotonic() - started < 2 * CONNECT_SECONDS
 
 
-def test_a_cluster_without_graphics_cards_is_told_at_once(
+def test_a_cluster_without_gpus_is_reported_at_once(
     ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
 ) -> None:
     plan, inputs = planned
-    with pytest.raises(MergeError, match="no node of the Ray cluster has a graphics card"):
+    with pytest.raises(MergeError, match="no node of the Ray cluster has a GPU"):
         execute_on_ray(plan, inputs, tmp_path / "out", device="cuda")
 
 
 def test_a_node_that_does_not_see_the_folder_says_so(planned: tuple[MergePlan, ShardInputs], tmp_path: Path) -> None:
     plan, inputs = planned
-    task = ShardTask(plan=plan, inputs=inputs, folder=tmp_path / "elsewhere", threads=1, max_memory=None, device="cpu")
+    task = MergeTask(plan=plan, inputs=inputs, folder=tmp_path / "elsewhere")
     with pytest.raises(MergeError, match="does not see the output folder"):
-        task.make(0)
+        make_shard(task, 0)
 
 
-def test_a_disk_that_runs_full_on_a_worker_is_called_so(
+def test_a_full_disk_of_a_worker_is_a_disk_space_error(
     planned: tuple[MergePlan, ShardInputs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -420,10 +426,10 @@ def test_a_disk_that_runs_full_on_a_worker_is_called_so(
 
     plan, inputs = planned
     (tmp_path / ATTEMPTS).mkdir()
-    task = ShardTask(plan=plan, inputs=inputs, folder=tmp_path, threads=1, max_memory=None, device="cpu")
+    task = MergeTask(plan=plan, inputs=inputs, folder=tmp_path)
     monkeypatch.setattr(ShardInputs, "opened", full)
     with pytest.raises(DiskSpaceError, match=f"The disk of '{tmp_path}' has"):
-        task.make(0)
+        make_shard(task, 0)
 
 
 def test_without_ray_the_extra_is_named(

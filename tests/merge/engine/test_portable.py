@@ -1,4 +1,4 @@
-"""The same bytes on any processor: torch and numpy are told to use the instructions of older ones."""
+"""The same bytes on any processor: torch and numpy use the instructions of older ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MERGE_ALL = """
     sys.path.insert(0, {tests!r})
     import torch
     from merge_helpers import digests, mix
-    from cocktail_hub.merge.engine import backends as bench
+    from cocktail_hub.merge.engine import workers
     from cocktail_hub.methods.linear import METHODS
-    root, needs_torch = Path({root!r}), bench._wants_torch
+    root, needs_torch = Path({root!r}), workers._wants_torch
 
     def as_if_it_were_not_there(plan):
         del sys.modules["torch"]
@@ -30,7 +30,7 @@ MERGE_ALL = """
         return wanted
 
     if sys.argv[2] == "numpy":
-        bench._wants_torch = as_if_it_were_not_there
+        workers._wants_torch = as_if_it_were_not_there
     print(torch.backends.cpu.get_cpu_capability())
     for dtype in ("float32", "bfloat16", "float16"):
         folders = [root / dtype / f"m{{i}}" for i in range(3)]

@@ -1,9 +1,9 @@
-"""Runs made in other processes: the same bytes, the same errors, and nobody left behind."""
+"""Chunks computed in other processes: the same bytes, the same errors, and no process left behind."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
-import io
 import json
 import os
 import pickle
@@ -12,10 +12,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -23,66 +22,53 @@ from merge_helpers import Tensors, model, opened, plan, save, save_all
 
 from cocktail_hub.checkpoint.reader import SafetensorsReader
 from cocktail_hub.errors import CheckpointError, IncompatibleError, MergeError
-from cocktail_hub.merge.engine import backends as bench_module
-from cocktail_hub.merge.engine import processes as process_bench
-from cocktail_hub.merge.engine.backends import make_benches
-from cocktail_hub.merge.engine.processes import ProcessBuffers, can_leave
-from cocktail_hub.merge.engine.shard import Progress, fill_shard
-from cocktail_hub.merge.engine.threads import WorkerPool
-from cocktail_hub.merge.engine.worker import READY, REPORT_BYTES, Done, End, Failed, ReportedFile
+from cocktail_hub.merge.engine.execute import MergeTask, OpenModels, fill_shard
+from cocktail_hub.merge.engine.processes import READY, FileOutput, WorkerProcess, can_open
+from cocktail_hub.merge.engine.workers import WorkerPool
 from cocktail_hub.merge.kernels.buffers import Buffers
-from cocktail_hub.storage.positional_file import PositionalFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cocktail_hub.merge.engine.chunks import Chunk
-    from cocktail_hub.merge.kernels.job import ShardJob
     from cocktail_hub.merge.plan import MergePlan
 
 ARENA = 1 << 18
 pytestmark = pytest.mark.whole
 
 
-class Elsewhere(Buffers):
-    """A bench of this process that has all its runs made in another one."""
+class OneProcess(WorkerPool):
+    """A pool whose only worker is a process."""
+
+    local = Buffers(ARENA)  # type: ignore[assignment] - cuts chunks, makes none
 
     def __init__(self) -> None:
-        super().__init__(ARENA)
-        self.process = ProcessBuffers(ARENA)
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        with self.process.at_work():
-            yield
-
-    def make(self, job: ShardJob, runs: Sequence[Chunk]) -> None:
-        self.process.make(job, runs)
-
-    def close(self) -> None:
-        self.process.close()
+        self.process = WorkerProcess(ARENA)
+        super().__init__([self.process])
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[Elsewhere]:
-    bench = Elsewhere()
-    yield bench
-    bench.close()
-    assert bench.process._process.poll() is not None
+def elsewhere() -> Iterator[OneProcess]:
+    pool = OneProcess()
+    yield pool
+    pool.close()
+    assert pool.process._process.poll() is not None
 
 
-def fill(made: MergePlan, folders: Sequence[Path], out: Path, benches: Sequence[Any]) -> tuple[bytes, int]:
+def fill(made: MergePlan, folders: Sequence[Path], out: Path, pool: WorkerPool) -> tuple[bytes, int]:
     """The bytes of the first shard, and how many of them were reported."""
     out.mkdir()
     reported: list[int] = []
     with ExitStack() as stack:
-        sources = opened(stack, folders)
-        writer = fill_shard(
-            made, made.shards[0], sources, out, team=WorkerPool(benches), progress=Progress(reported.append)
-        )
+        readers = opened(stack, folders)
+        task = MergeTask(plan=made, inputs=OpenModels([readers]), folder=out)
+        writer = fill_shard(task, made.shards[0], readers, pool, reported.append)
         writer.seal()
         writer.publish()
     return (out / made.shards[0].path).read_bytes(), sum(reported)
+
+
+def fill_here(made: MergePlan, folders: Sequence[Path], out: Path) -> tuple[bytes, int]:
+    return fill(made, folders, out, WorkerPool([Buffers(ARENA)]))
 
 
 OPTIONS = {
@@ -95,28 +81,28 @@ OPTIONS = {
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("method", OPTIONS)
 def test_other_processes_make_the_same_bytes(
-    tmp_path: Path, method: str, dtype: torch.dtype, elsewhere: Elsewhere
+    tmp_path: Path, method: str, dtype: torch.dtype, elsewhere: OneProcess
 ) -> None:
     folders = save_all(tmp_path, [model(seed, dtype) for seed in range(3)])
     made = plan(folders, **OPTIONS[method])
-    expected = fill(made, folders, tmp_path / "here", [Buffers(ARENA)])
-    assert fill(made, folders, tmp_path / "there", [elsewhere]) == expected
+    expected = fill_here(made, folders, tmp_path / "here")
+    assert fill(made, folders, tmp_path / "there", elsewhere) == expected
     assert elsewhere.process.bytes_read > 0
     assert expected[1] == made.output_bytes
 
 
-def test_a_process_serves_for_one_shard_after_the_other(tmp_path: Path, elsewhere: Elsewhere) -> None:
+def test_a_process_works_on_one_shard_after_the_other(tmp_path: Path, elsewhere: OneProcess) -> None:
     for number, seeds in enumerate([(0, 1), (2, 3)]):
         folders = save_all(tmp_path / str(number), [model(seed) for seed in seeds])
         made = plan(folders, weights=[0.5, 0.5])
-        expected = fill(made, folders, tmp_path / f"here{number}", [Buffers(ARENA)])
-        assert fill(made, folders, tmp_path / f"there{number}", [elsewhere]) == expected
+        expected = fill_here(made, folders, tmp_path / f"here{number}")
+        assert fill(made, folders, tmp_path / f"there{number}", elsewhere) == expected
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux lists them")
-def test_a_process_has_no_threads_but_those_that_compute_and_listen(tmp_path: Path, elsewhere: Elsewhere) -> None:
+def test_a_process_has_two_threads(tmp_path: Path, elsewhere: OneProcess) -> None:
     folders = save_all(tmp_path, [model(0), model(1)])
-    fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [elsewhere])
+    fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", elsewhere)
     assert len(list(Path(f"/proc/{elsewhere.process._process.pid}/task").iterdir())) == 2
 
 
@@ -125,15 +111,15 @@ def broken(tmp_path: Path, tensors: Tensors) -> tuple[MergePlan, list[Path]]:
     return plan(folders, weights=[0.5, 0.5]), folders
 
 
-def test_what_is_wrong_with_a_model_is_told_by_whoever_finds_it(tmp_path: Path, elsewhere: Elsewhere) -> None:
+def test_an_error_that_a_process_finds_is_raised_here(tmp_path: Path, elsewhere: OneProcess) -> None:
     made, folders = broken(tmp_path, {"scale": torch.tensor(float("nan"), dtype=torch.bfloat16)})
     with pytest.raises(IncompatibleError, match="'scale' of 'm1' holds NaN") as caught:
-        fill(made, folders, tmp_path / "out", [elsewhere])
+        fill(made, folders, tmp_path / "out", elsewhere)
     assert (caught.value.model, caught.value.tensor) == ("m1", "scale")
     assert list((tmp_path / "out").iterdir()) == []
     made, folders = broken(tmp_path, {"position_ids": torch.arange(12) + 1})
     with pytest.raises(IncompatibleError, match="the integers of 'position_ids' differ"):
-        fill(made, folders, tmp_path / "again", [elsewhere])
+        fill(made, folders, tmp_path / "again", elsewhere)
 
 
 def test_a_model_that_has_changed_is_not_opened_again(tmp_path: Path) -> None:
@@ -148,121 +134,107 @@ def test_a_model_that_has_changed_is_not_opened_again(tmp_path: Path) -> None:
             pickle.loads(pickled)
 
 
-def test_what_follows_each_other_is_reported_together(tmp_path: Path) -> None:
-    path, told = tmp_path / "out", []
-    path.write_bytes(bytes(100))
-    with PositionalFile(path, write=True, create=False) as file:
-        output = ReportedFile(file, lambda wrote: told.append(tuple(wrote)))
-        for offset in (0, 3, 6, 50, 20):
-            output.write(offset, memoryview(b"abc"))
-        assert told == [(0, 9), (50, 3)]
-        output.report()
-        output.report()
-        output.note(30, REPORT_BYTES)
-    assert told[2:] == [(20, 3), (30, REPORT_BYTES)]
-    assert path.read_bytes()[:10] == b"abcabcabc\0"
-    assert output.path == path
-
-
-def test_a_killed_process_is_an_error_and_nothing_is_left(tmp_path: Path, elsewhere: Elsewhere) -> None:
+def test_a_killed_process_is_an_error_and_nothing_is_left(tmp_path: Path, elsewhere: OneProcess) -> None:
     folders = save_all(tmp_path, [model(0), model(1)])
     elsewhere.process._process.kill()
     with pytest.raises(
         MergeError, match=r"worker process of the merge was killed by signal 9.\n.*shards are kept.\nRun the same"
     ):
-        fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [elsewhere])
+        fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", elsewhere)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-class Pipe:
-    """A pipe of which every use fails."""
-
-    def __init__(self, error: OSError) -> None:
-        self.error = error
-
-    def write(self, data: bytes) -> None:
-        raise self.error
-
-    def close(self) -> None:
-        raise self.error
-
-
-def test_a_broken_pipe_of_any_name_is_a_dead_process(tmp_path: Path, elsewhere: Elsewhere) -> None:
-    """Windows calls it an invalid argument."""
+def test_an_answer_that_is_cut_short_is_a_dead_process(tmp_path: Path) -> None:
     folders = save_all(tmp_path, [model(0), model(1)])
-    process = elsewhere.process
-    process._orders.close()
-    process._orders = Pipe(OSError(errno.EINVAL, "Invalid argument"))
-    with pytest.raises(MergeError, match=r"A worker process of the merge (was killed by|ended with)"):
-        fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [elsewhere])
-    elsewhere.close()
-    assert process._process.returncode is not None
+    pool = OneProcess()
+    with pool.process._process:
+        pool.process._process.kill()
+    for kept in (0, 1, 2):
+        code = f"import sys; sys.stdout.buffer.write({(READY + pickle.dumps(1))[: len(READY) + kept]!r})"
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        pool.process._process, pool.process._orders, pool.process._answers = process, process.stdin, process.stdout
+        pool.process._ready = False
+        with pytest.raises(MergeError, match=r"A worker process of the merge (was killed by|ended with)"):
+            fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / f"out{kept}", pool)
+        pool.close()
 
 
-@pytest.mark.parametrize("kept", [0, 1, 20])
-def test_an_answer_that_is_cut_short_is_a_dead_process(tmp_path: Path, elsewhere: Elsewhere, kept: int) -> None:
+def test_an_error_of_the_disk_in_a_process_is_not_taken_for_its_death(
+    tmp_path: Path, elsewhere: OneProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(job: object, output: FileOutput) -> object:
+        return replaced(job, output=FileOutput(tmp_path / "nowhere" / "file"))
+
+    replaced = dataclasses.replace
     folders = save_all(tmp_path, [model(0), model(1)])
-    answers = elsewhere.process._answers
-    elsewhere.process._answers = io.BytesIO(READY + pickle.dumps(Done(1))[:kept])
-    with pytest.raises(MergeError, match=r"A worker process of the merge (was killed by|ended with)"):
-        fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [elsewhere])
-    answers.close()
-
-
-def test_an_error_of_the_disk_in_a_process_is_not_taken_for_its_death(elsewhere: Elsewhere) -> None:
-    answers = elsewhere.process._answers
-    full = Failed(OSError(errno.ENOSPC, "No space left on device"))
-    elsewhere.process._answers = io.BytesIO(READY + pickle.dumps(full))
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        elsewhere.process._order(End(), SimpleNamespace())
-    assert caught.value.errno == errno.ENOSPC
+    monkeypatch.setattr("cocktail_hub.merge.engine.processes.replace", gone)
+    with pytest.raises(OSError, match="nowhere") as caught:
+        fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", elsewhere)
+    assert caught.value.errno == errno.ENOENT
     assert elsewhere.process._process.poll() is None
-    answers.close()
 
 
 def test_a_process_that_cannot_begin_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = save_all(tmp_path, [model(0), model(1)])
     with monkeypatch.context() as patch:
         patch.setattr(sys, "path", [])
-        lost = Elsewhere()
+        lost = OneProcess()
     with pytest.raises(MergeError, match="ended with exit code 1"):
-        fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [lost])
+        fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", lost)
     lost.close()
 
 
 def test_a_system_that_starts_no_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python3")
     with pytest.raises(MergeError, match=r"cannot be started: .*No such file.*\nNothing was merged.\n.*one thread"):
-        ProcessBuffers(ARENA)
+        WorkerProcess(ARENA)
 
 
-def test_what_libraries_print_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_of_libraries_is_not_taken_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('hello from a library')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     folders = save_all(tmp_path, [model(0), model(1)])
-    loud = Elsewhere()
+    loud = OneProcess()
     try:
-        assert fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [loud])[1] > 0
+        assert fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", loud)[1] > 0
     finally:
         loud.close()
 
 
 LEADER = """
-    import sys, time
-    from cocktail_hub.merge.engine.processes import ProcessBuffers
+    import sys, threading, time
+    from pathlib import Path
 
-    bench = ProcessBuffers(1 << 18)
-    bench._wait_ready() if len(sys.argv) > 1 else None
-    print(bench._process.pid, flush=True)
+    from cocktail_hub.merge.engine.processes import FileOutput, WorkerProcess
+    from cocktail_hub.merge.kernels.job import ShardJob
+
+    worker = WorkerProcess(1 << 18)
+    if sys.argv[1] == "computing":
+        job = ShardJob(method="linear", parameters={}, models=(), sources=(), output=FileOutput(Path("out")))
+        threading.Thread(target=worker.make, args=(job, []), daemon=True).start()
+        while not worker._ready:
+            time.sleep(0.01)
+    print(worker._process.pid, flush=True)
     time.sleep(600)
+"""
+LONG_COMPUTATION = """
+import time
+import cocktail_hub.merge.engine.processes as processes
+
+processes.make_chunks = lambda *_: time.sleep(600)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")
-@pytest.mark.parametrize("arguments", [[], ["ready"]])
-def test_the_death_of_the_leading_process_ends_its_workers(arguments: list[str]) -> None:
+@pytest.mark.parametrize("moment", ["starting", "computing"])
+def test_the_death_of_the_leading_process_ends_its_workers(tmp_path: Path, moment: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LONG_COMPUTATION)
+    paths = os.pathsep.join(map(str, (tmp_path, *sys.path)))
     leader = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(LEADER), *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(LEADER), moment],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
     )
     assert leader.stdout
     worker = int(leader.stdout.readline())
@@ -286,42 +258,29 @@ def ended(pid: int, *, within: float) -> bool:
     return False
 
 
-def test_who_reads_plain_files_can_do_so_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_files_can_be_read_by_another_process_of_this_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ExitStack() as stack:
-        sources = opened(stack, save_all(tmp_path, [model(0), model(1)]))
-        assert all(type(source) is SafetensorsReader for source in sources)
-        assert can_leave([sources])
-        assert not can_leave([[*sources, object()]])
+        readers = opened(stack, save_all(tmp_path, [model(0), model(1)]))
+        assert all(type(reader) is SafetensorsReader for reader in readers)
+        assert can_open([readers])
+        assert not can_open([[*readers, object()]])
         for name, value in (("executable", "/opt/photo-editor"), ("executable", ""), ("frozen", True)):
             with monkeypatch.context() as patch:
                 patch.setattr(sys, name, value, raising=False)
-                assert not can_leave([sources])
-
-
-def test_processes_are_started_where_there_is_enough_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kinds(threads: int, *, may_leave: bool = True) -> list[str]:
-        team = WorkerPool(make_benches(made, threads, None, "cpu", may_leave=may_leave))
-        team.close()
-        return [type(bench).__name__ for bench in team.benches]
-
-    made = plan(save_all(tmp_path, [model(0), model(1)]), weights=[0.5, 0.5])
-    monkeypatch.delitem(sys.modules, "torch")
-    assert kinds(2) == ["Buffers", "Buffers"]
-    monkeypatch.setattr(bench_module, "WORTH_PROCESSES", made.input_bytes)
-    assert kinds(3) == ["Buffers", "ProcessBuffers", "ProcessBuffers"]
-    assert kinds(1) == ["Buffers"]
-    assert kinds(2, may_leave=False) == ["Buffers", "Buffers"]
+                assert not can_open([readers])
 
 
 MIX = """
     import sys
     from cocktail_hub.cli import main
-    from cocktail_hub.merge.engine import backends, processes
+    from cocktail_hub.merge.engine import processes, workers
 
-    backends.WORTH_PROCESSES = 0
+    workers.WORTH_PROCESSES = 0
     started = []
-    start = processes.ProcessBuffers.__init__
-    processes.ProcessBuffers.__init__ = lambda self, arena: started.append(start(self, arena))
+    start = processes.WorkerProcess.__init__
+    processes.WorkerProcess.__init__ = lambda self, arena: started.append(start(self, arena))
     try:
         main(sys.argv[1:])
     finally:
@@ -329,7 +288,7 @@ MIX = """
 """
 
 
-def test_the_command_line_mixes_on_processes_without_torch(tmp_path: Path) -> None:
+def test_the_command_line_mixes_in_processes_without_torch(tmp_path: Path) -> None:
     from models import fill as filled
     from models import small_llama
 
@@ -349,13 +308,6 @@ def test_the_command_line_mixes_on_processes_without_torch(tmp_path: Path) -> No
     assert files[0] == files[1]
 
 
-def test_a_process_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_bench, "EXIT_SECONDS", 0.0)
-    bench = ProcessBuffers(ARENA)
-    bench.close()
-    assert bench._process.returncode is not None
-
-
 MANY_FILES = """
     import os, resource, sys
     from pathlib import Path
@@ -363,13 +315,13 @@ MANY_FILES = """
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, 4096))
 
     from merge_helpers import plan
-    from test_processes import Elsewhere, fill
+    from test_processes import OneProcess, fill
 
-    bench = Elsewhere()
+    pool = OneProcess()
     folders = [Path(folder) for folder in sys.argv[2:]]
-    fill(plan(folders, weights=[0.2] * 5), folders, Path(sys.argv[1]), [bench])
-    print(len(os.listdir(f"/proc/{bench.process._process.pid}/fd")))
-    bench.close()
+    fill(plan(folders, weights=[0.2] * 5), folders, Path(sys.argv[1]), pool)
+    print(len(os.listdir(f"/proc/{pool.process._process.pid}/fd")))
+    pool.close()
 """
 
 

@@ -16,8 +16,8 @@ import torch
 from merge_helpers import digests, mix, model, plan, save, save_all
 
 from cocktail_hub.errors import MergeError
-from cocktail_hub.merge.engine import backends as bench_module
-from cocktail_hub.merge.engine.backends import make_benches
+from cocktail_hub.merge.engine import workers as workers_module
+from cocktail_hub.merge.engine.workers import make_workers
 from cocktail_hub.merge.kernels.buffers import ALIGNMENT, Buffers
 from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
 from cocktail_hub.methods.dtypes import itemsize
@@ -101,7 +101,7 @@ def test_numpy_gives_the_same_bytes_as_torch(
     folders, options = three(tmp_path, dtype)
     mix(folders, tmp_path / "torch", **options[method])
     used = []
-    monkeypatch.setattr(bench_module, "_wants_torch", lambda _: used.append(1))
+    monkeypatch.setattr(workers_module, "_wants_torch", lambda _: used.append(1))
     mix(folders, tmp_path / "numpy", **options[method], threads=2)
     assert used
     assert digests(tmp_path / "torch") == digests(tmp_path / "numpy")
@@ -110,7 +110,7 @@ def test_numpy_gives_the_same_bytes_as_torch(
 def test_the_same_model_twice_is_that_model_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
     folder = save(tmp_path / "m", {"every": every})
-    monkeypatch.setattr(bench_module, "_wants_torch", lambda _: False)
+    monkeypatch.setattr(workers_module, "_wants_torch", lambda _: False)
     mix([folder, folder], tmp_path / "out", weights=[0.3, 0.7])
     assert digests(tmp_path / "out")["model.safetensors"] == digests(folder)["model.safetensors"]
 
@@ -135,12 +135,12 @@ def test_torch_is_loaded_where_it_is_needed(
     folders = save_all(tmp_path, [model(i, getattr(torch, dtype)) for i, dtype in enumerate(dtypes)])
     made = plan(folders, **{"weights": [0.5, 0.5], **options})
     monkeypatch.delitem(sys.modules, "torch")
-    assert (type(make_benches(made, 1, None, "cpu")[0]) is Buffers) == torch_free
+    assert (type(make_workers(made, 1, None, "cpu")[0]) is Buffers) == torch_free
 
 
 def test_torch_is_used_where_it_is_there(tmp_path: Path) -> None:
     made = plan(save_all(tmp_path, [model(0), model(1)]), weights=[0.5, 0.5])
-    assert type(make_benches(made, 1, None, "cpu")[0]) is TorchBuffers
+    assert type(make_workers(made, 1, None, "cpu")[0]) is TorchBuffers
 
 
 def test_torch_is_used_where_numbers_near_zero_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_torch_is_used_where_numbers_near_zero_would_be_lost(tmp_path: Path, mon
     torch.set_flush_denormal(True)
     try:
         monkeypatch.delitem(sys.modules, "torch")
-        assert type(make_benches(made, 1, None, "cpu")[0]) is TorchBuffers
+        assert type(make_workers(made, 1, None, "cpu")[0]) is TorchBuffers
     finally:
         torch.set_flush_denormal(False)
 

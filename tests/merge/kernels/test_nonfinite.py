@@ -9,7 +9,7 @@ import pytest
 import torch
 from merge_helpers import load, mix, save
 
-import cocktail_hub.merge.engine.backends as bench_module
+import cocktail_hub.merge.engine.workers as workers_module
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.methods.linear import METHODS
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parametrize("library", ["torch", "numpy"])
 
 @pytest.fixture(autouse=True)
 def _library(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
-    monkeypatch.setattr(bench_module, "_wants_torch", lambda _: library == "torch")
+    monkeypatch.setattr(workers_module, "_wants_torch", lambda _: library == "torch")
 
 
 def three(root: Path, dtype: torch.dtype, values: tuple[float, float, float]) -> list[Path]:

@@ -38,7 +38,7 @@ from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.run import plan_mix
 from cocktail_hub.pipeline import check_and_weigh, prepare
 from cocktail_hub.resolve.source import load_recipe_source
-from cocktail_hub.storage.cache import cache_root
+from cocktail_hub.storage.cache import JOURNAL, cache_root
 
 if TYPE_CHECKING:
     from typing import Self
@@ -158,7 +158,7 @@ def plan_of(recipe: Any, options: MixOptions) -> tuple[MergePlan, ShardInputs]:
     origin = load_recipe_source(recipe, options.hub)
     checked, _ = check_and_weigh(prepare(origin, options))
     inputs = ShardInputs(
-        components=checked.components, models=checked.models, scratch=options.hub.cache_folder / "windows"
+        components=checked.components, models=checked.models, scratch=options.hub.cache_folder / "partial"
     )
     return plan_mix(checked, options.max_shard_size), inputs
 
@@ -201,9 +201,9 @@ def test_a_mix_on_little_disk_has_the_same_bytes_and_never_holds_a_whole_model(
     hub.clear_requests()
     with Watch(tmp_path) as watch:
         made = mix(recipe, output=tmp_path / "low", options=low)
-    window = max(inputs.fetched_bytes(shard) for shard in plan.shards)
-    assert window < 2.1 * SHARD
-    assert watch.peak < plan.output_bytes + window + SMALL < plan.input_bytes
+    partial = max(inputs.fetched_bytes(shard) for shard in plan.shards)
+    assert partial < 2.1 * SHARD
+    assert watch.peak < plan.output_bytes + partial + SMALL < plan.input_bytes
     assert plan.input_bytes <= downloaded(hub) < plan.input_bytes + HEADERS  # the weights once, and their headers
     assert contents(made.path) == contents(mix(recipe, output=tmp_path / "whole", options=whole).path)
 
@@ -212,11 +212,11 @@ def test_publishing_on_little_disk_holds_one_file_and_what_it_is_made_from(
     hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions, whole: MixOptions
 ) -> None:
     plan, inputs = plan_of(recipe, low)
-    window = max(inputs.fetched_bytes(shard) for shard in plan.shards)
+    partial = max(inputs.fetched_bytes(shard) for shard in plan.shards)
     largest = max(shard.nbytes for shard in plan.shards)
     with Watch(*everything(low)) as watch:
         publish(recipe, "alice/low", options=low)
-    assert largest < watch.peak < window + largest + SMALL < plan.output_bytes / 2
+    assert largest < watch.peak < partial + largest + SMALL < plan.output_bytes / 2
     assert commits("alice/low") == 2  # that of the new repo, and this one
     assert not list((cache_root() / "staging").iterdir())
     publish(recipe, "alice/whole", options=whole)
@@ -237,7 +237,7 @@ def test_the_card_is_that_of_the_ordinary_way(
     assert cards[0].replace("low-card", "whole-card") == cards[1]
 
 
-def test_what_is_cached_is_sent_as_it_is(
+def test_a_cached_mix_is_uploaded_unchanged(
     hub: LoopbackHub, recipe: dict[str, Any], low: MixOptions, whole: MixOptions
 ) -> None:
     mix(recipe, options=whole)
@@ -288,7 +288,7 @@ def _command(recipe: Path, repo_id: str, options: MixOptions) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_a_killed_publication_goes_on_where_it_was(
+def test_a_killed_publication_is_resumed(
     hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions
 ) -> None:
     file = tmp_path / "recipe.json"
@@ -299,18 +299,18 @@ def test_a_killed_publication_goes_on_where_it_was(
         time.sleep(0.005)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    (journal,) = cache_root().glob("staging/*/sent.json")
-    noted = json.loads(journal.read_text())
-    assert 2 <= len(noted["sent"]) < 9
+    (journal,) = cache_root().glob(f"staging/*/weights/{JOURNAL}")
+    noted = json.loads(journal.read_text())["finished"]
+    digests = {sha256 for _, sha256, uploaded in noted.values() if uploaded}
+    assert 2 <= len(digests) < 9
     assert commits("alice/low-killed") == 1
     plan, _ = plan_of(recipe, low)
     hub.clear_requests()
     publish(str(file), "alice/low-killed", options=low)
-    left = sum(shard.input_bytes for shard in plan.shards if shard.path not in noted["sent"] | noted["merged"])
+    left = sum(shard.input_bytes for shard in plan.shards if shard.path not in noted)
     assert left <= downloaded(hub) < left + HEADERS
-    digests = {sha256 for _, sha256 in noted["sent"].values()}
     assert [path for path in sent_ahead(hub) if path.rpartition("/")[2] in digests] == []
-    assert 9 - len(noted["sent"]) - 1 <= len(sent_ahead(hub)) <= 9 - len(noted["sent"])  # one may have come, unnoted
+    assert 9 - len(digests) - 1 <= len(sent_ahead(hub)) <= 9 - len(digests)  # one may have arrived, unrecorded
     assert commits("alice/low-killed") == 2
     made = mix(recipe, options=MixOptions(hub=low.hub, max_shard_size=SHARD))
     found = on_hub("alice/low-killed", tmp_path)
@@ -335,7 +335,7 @@ def test_after_a_refused_commit_nothing_is_made_again(
     assert commits("alice/low-refused") == 2
 
 
-def test_what_waited_to_be_sent_is_not_merged_again(
+def test_what_waited_to_be_uploaded_is_not_merged_again(
     hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions
 ) -> None:
     hub.fail("/preupload/", status=403, times=1)
@@ -349,7 +349,7 @@ def test_what_waited_to_be_sent_is_not_merged_again(
 
 
 @pytest.mark.skipif(XET, reason="takes a file out of the LFS store")
-def test_files_that_the_hub_has_dropped_are_made_again(
+def test_files_that_the_hub_has_deleted_are_made_again(
     hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions
 ) -> None:
     hub.fail("POST .*/commit/", status=403)
@@ -365,7 +365,7 @@ def test_files_that_the_hub_has_dropped_are_made_again(
     assert commits("alice/low-dropped") == 2
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(
+def test_a_download_resumes_where_the_connection_broke(
     hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cocktail_hub.hub.errors.FIRST_WAIT", 0.01)
@@ -380,7 +380,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(
     assert contents(rough.path) == expected
 
 
-def test_a_hub_that_stays_away_keeps_what_is_finished(
+def test_an_unavailable_hub_leaves_what_is_finished(
     hub: LoopbackHub, tmp_path: Path, recipe: dict[str, Any], low: MixOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cocktail_hub.hub.errors.FIRST_WAIT", 0.001)
@@ -499,7 +499,7 @@ def test_a_local_file_that_changes_between_two_shards_is_noticed(tmp_path: Path,
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def test_open_shares_are_refused_because_scoring_takes_whole_models(
+def test_unknown_weights_are_refused_because_scoring_takes_whole_models(
     hub: LoopbackHub, recipe: dict[str, Any], low: MixOptions
 ) -> None:
     recipe = {
@@ -510,7 +510,7 @@ def test_open_shares_are_refused_because_scoring_takes_whole_models(
         mix(recipe, options=low)
 
 
-def test_too_little_disk_is_said_before_anything_is_fetched(
+def test_too_little_disk_is_reported_before_anything_is_fetched(
     hub: LoopbackHub, recipe: dict[str, Any], low: MixOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 2_000_000})
@@ -521,7 +521,7 @@ def test_too_little_disk_is_said_before_anything_is_fetched(
     assert downloaded(hub) < HEADERS
 
 
-def test_a_disk_that_runs_full_while_the_models_are_fetched_is_called_so(
+def test_a_disk_that_fills_up_while_models_are_fetched_is_a_disk_space_error(
     recipe: dict[str, Any], low: MixOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -536,6 +536,6 @@ def test_nothing_is_fetched_offline(hub: LoopbackHub, tmp_path: Path, recipe: di
     plan, inputs = plan_of(recipe, low)
     for model in inputs.models:
         vars(model.body.files)["hub"] = Hub(cache_dir=low.hub.cache_dir, local_files_only=True)
-    inputs.scratch = tmp_path / "windows"
+    inputs.scratch = tmp_path / "partial"
     with pytest.raises(SourceError, match="not in the local cache"), inputs.opened(plan.shards[0]):
         pass

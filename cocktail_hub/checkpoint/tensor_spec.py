@@ -21,6 +21,8 @@ class TensorSpec:
     """Sizes, each >= 0; `()` for a scalar."""
     dtype: str
     """safetensors name: a key of `BITS`."""
+    stored: str = ""
+    """The dtype that a checkpoint of the model has, where its reader hands over a wider one; '' where it does not."""
 
     def __post_init__(self) -> None:
         if self.dtype not in BITS:

@@ -14,6 +14,7 @@ import click
 
 from cocktail_hub.cli.cache import cache
 from cocktail_hub.cli.demo_command import demo
+from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.recipes import check, mix, push, score
 from cocktail_hub.cli.verify import verify
 from cocktail_hub.errors import CocktailError
@@ -113,5 +114,5 @@ def main() -> None:
     """
 
 
-for command in (mix, check, score, push, verify, cache, demo):
+for command in (mix, check, score, push, verify, methods, cache, demo):
     main.add_command(command)

@@ -10,7 +10,7 @@ from typing import Any
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.recipe import Recipe
 
-MERGE_FORMAT = 4
+MERGE_FORMAT = 5
 """Raised whenever the same recipe would give other bytes. Part of a recipe's digest, by which mixes are cached, and of
 what computed shares are kept by: both are then made anew."""
 _WITHOUT_EFFECT = ("task", "evidence", "base", "ingredients")

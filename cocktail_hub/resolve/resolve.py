@@ -17,7 +17,7 @@ from cocktail_hub.checkpoint.model_files import (
     read_model_files,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, SourceError
-from cocktail_hub.methods.spec import linear_weights
+from cocktail_hub.methods.contract import normalized
 from cocktail_hub.recipe import (
     Ingredient,
     ModelReference,
@@ -268,7 +268,7 @@ def _part(outer: Ingredient, recipe: Recipe, hub: Hub, inside: tuple[ModelRefere
         )
     inner = _resolve(inner, hub, inside=(*inside, here), digests=digests)
     _require_linear(outer, inner, recipe)
-    shares = linear_weights(inner.weights or ())
+    shares = normalized(inner.weights or ())
     flat = (
         replace(i, weight=(outer.weight or 0.0) * share) for i, share in zip(inner.ingredients, shares, strict=True)
     )
@@ -335,7 +335,7 @@ def _add_anchor(recipe: Recipe) -> Recipe:
     if anchor is None or recipe.weights is None:
         return recipe
     first = replace(Ingredient.from_value(anchor, "anchor"), weight=anchor.share)
-    shares = linear_weights(recipe.weights)
+    shares = normalized(recipe.weights)
     others = [replace(i, weight=(1.0 - anchor.share) * w) for i, w in zip(recipe.ingredients, shares, strict=True)]
     evidence = dict(recipe.evidence or {}) | {"anchor": {"model": anchor.model, "share": anchor.share}}
     return replace(recipe, ingredients=_joined([first, *others]), anchor=None, evidence=evidence)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.whole
 
-COMMANDS = ("mix", "check", "score", "push", "verify", "cache", "demo")
+COMMANDS = ("mix", "check", "score", "push", "verify", "methods", "cache", "demo")
 HEAVY = ("torch", "transformers", "sentence_transformers")
 CLIENT = ("huggingface_hub.hf_api", "tqdm")
 """Parts of the Hub's client that take longer to import than small models to mix."""

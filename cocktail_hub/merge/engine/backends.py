@@ -9,7 +9,7 @@ import numpy as np
 
 from cocktail_hub.merge.engine.processes import ProcessBuffers
 from cocktail_hub.merge.kernels.buffers import Buffers
-from cocktail_hub.methods import numpy_ops as sums
+from cocktail_hub.methods.numpy_arrays import can_compute
 
 if TYPE_CHECKING:
     from cocktail_hub.merge.plan import MergePlan
@@ -45,8 +45,8 @@ def _wants_torch(plan: MergePlan) -> bool:
     """Tell whether torch is needed, or there anyway."""
     if "torch" in sys.modules or _flushes_denormals():
         return True
-    mixed = (tensor for shard in plan.shards for tensor in shard.tensors if tensor.rule == "mix")
-    return not all(tensor.is_copy or sums.can_sum((*tensor.dtypes, tensor.dtype)) for tensor in mixed)
+    mixed = (tensor for shard in plan.shards for tensor in shard.tensors if tensor.rule != "same")
+    return not all(tensor.is_copy or can_compute((*tensor.dtypes, tensor.dtype)) for tensor in mixed)
 
 
 def _flushes_denormals() -> bool:

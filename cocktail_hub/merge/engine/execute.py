@@ -44,6 +44,8 @@ class MergeReport:
     """Threads and processes that read, computed and wrote; 0 where every shard was finished."""
     digests: Mapping[str, str]
     """Path of every shard -> XXH3-128 in hex, those of earlier runs included."""
+    coefficients: Mapping[str, tuple[float, ...]]
+    """Tensor -> factors of the models, where the method measured it; not of shards finished by an earlier run."""
 
 
 def execute(
@@ -103,6 +105,7 @@ def execute(
         seconds=time.monotonic() - started,
         threads=len(team.benches),
         digests={shard.path: journal.finished[shard.path].digest for shard in plan.shards},
+        coefficients=team.coefficients,
     )
 
 

@@ -108,6 +108,7 @@ def execute_on_ray(
     with joined() as cluster:
         journal, todo = begin(plan, root, progress)
         bytes_read = 0
+        coefficients: dict[str, tuple[float, ...]] = {}
         numbers = [plan.shards.index(shard) for shard in todo]
 
         def left() -> int:
@@ -131,6 +132,7 @@ def execute_on_ray(
                 shard = todo[position]
                 journal.record(shard.path, Entry(shard.nbytes, shard_made.digest))
                 bytes_read += shard_made.bytes_read
+                coefficients |= shard_made.coefficients
                 progress.add(shard.nbytes)
         at_once = min(cluster.at_once(demand), max(1, len(todo)))
     with write_errors(root, 0):
@@ -143,6 +145,7 @@ def execute_on_ray(
         seconds=time.monotonic() - started,
         threads=task.threads * at_once,
         digests={shard.path: journal.finished[shard.path].digest for shard in plan.shards},
+        coefficients=coefficients,
     )
 
 

@@ -20,7 +20,7 @@ from cocktail_hub.merge.engine.worker import READY, Begin, Done, End, Failed, Op
 from cocktail_hub.storage.open_files import too_many_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cocktail_hub.checkpoint.reader import TensorReader
     from cocktail_hub.merge.engine.chunks import Chunk
@@ -70,6 +70,8 @@ class ProcessBuffers:
         self._job: ShardJob | None = None
         self.bytes_read = 0
         """Bytes read from all models so far."""
+        self.coefficients: Mapping[str, tuple[float, ...]] = {}
+        """Factors that were measured so far (see `Buffers.coefficients`)."""
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -116,7 +118,7 @@ class ProcessBuffers:
             if isinstance(answer, Failed):
                 raise answer.error
             job.output.note(answer.offset, answer.nbytes)
-        self.bytes_read = answer.bytes_read
+        self.bytes_read, self.coefficients = answer
 
     def _answer(self) -> Wrote | Done | Failed:
         with self._pipes():

@@ -23,7 +23,7 @@ from cocktail_hub.storage.hashing import QUICK
 from cocktail_hub.storage.open_files import too_many_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cocktail_hub.checkpoint.reader import TensorReader
     from cocktail_hub.merge.engine.chunks import Chunk
@@ -53,6 +53,8 @@ class Made(NamedTuple):
     """Hash of the file, in hex."""
     bytes_read: int
     """Bytes read from all models; more than those of its tensors where the method reads some of them twice."""
+    coefficients: Mapping[str, tuple[float, ...]]
+    """Tensor -> factors of the models, the base first, where the method measured the tensor."""
 
 
 def merge_shard(
@@ -94,7 +96,7 @@ def merge_shard(
         except BaseException:
             writer.abort()
             raise
-    return Made(digest, team.bytes_read)
+    return Made(digest, team.bytes_read, team.coefficients)
 
 
 def fill_shard(

@@ -39,6 +39,11 @@ class WorkerPool(Closing):
         """Bytes read from all models so far."""
         return sum(bench.bytes_read for bench in self.benches)
 
+    @property
+    def coefficients(self) -> dict[str, tuple[float, ...]]:
+        """Tensor -> factors of the models, where the method measured the tensor."""
+        return {name: found for bench in self.benches for name, found in bench.coefficients.items()}
+
     def close(self) -> None:
         """End the processes of benches that have one: of all of them, even if one of them raises."""
         with ExitStack() as stack:

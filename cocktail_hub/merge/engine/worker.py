@@ -64,6 +64,8 @@ class Done(NamedTuple):
 
     bytes_read: int
     """Bytes read from all models so far."""
+    coefficients: Mapping[str, tuple[float, ...]]
+    """Factors that were measured so far (see `Buffers.coefficients`)."""
 
 
 class Failed(NamedTuple):
@@ -138,7 +140,7 @@ class _Worker:
                 self._output.report()
         except Exception as error:  # noqa: BLE001 - raised again by the leading process
             return Failed(error)
-        return Done(self.bench.bytes_read)
+        return Done(self.bench.bytes_read, self.bench.coefficients)
 
     def _open(self, order: Open) -> None:
         for source in self._sources:

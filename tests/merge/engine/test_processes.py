@@ -203,7 +203,7 @@ def test_a_broken_pipe_of_any_name_is_a_dead_process(tmp_path: Path, elsewhere: 
 def test_an_answer_that_is_cut_short_is_a_dead_process(tmp_path: Path, elsewhere: Elsewhere, kept: int) -> None:
     folders = save_all(tmp_path, [model(0), model(1)])
     answers = elsewhere.process._answers
-    elsewhere.process._answers = io.BytesIO(READY + pickle.dumps(Done(1))[:kept])
+    elsewhere.process._answers = io.BytesIO(READY + pickle.dumps(Done(1, {}))[:kept])
     with pytest.raises(MergeError, match=r"A worker process of the merge (was killed by|ended with)"):
         fill(plan(folders, weights=[0.5, 0.5]), folders, tmp_path / "out", [elsewhere])
     answers.close()

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.checkpoint.reader import open_weights
 from cocktail_hub.checkpoint.weight_files import read_weight_files
+from cocktail_hub.merge.engine.chunks import cut_chunks
 from cocktail_hub.merge.engine.execute import execute
-from cocktail_hub.merge.plan import ComponentInput, plan_merge
+from cocktail_hub.merge.kernels.dispatch import make_chunks, run_capacity
+from cocktail_hub.merge.kernels.job import ShardJob
+from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
+from cocktail_hub.merge.plan import ComponentInput, ComponentPlan, MergePlan, ShardPlan, TensorPlan, plan_merge
+from cocktail_hub.methods.dtypes import safetensors_dtype, torch_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from cocktail_hub.checkpoint.reader import SafetensorsReader
     from cocktail_hub.merge.engine.execute import MergeReport
-    from cocktail_hub.merge.plan import MergePlan
+    from cocktail_hub.merge.kernels.buffers import Buffers
 
 Tensors = dict[str, torch.Tensor]
 EXECUTE = {"threads", "max_memory", "device", "on_progress", "meanwhile"}
@@ -95,3 +102,89 @@ def digests(folder: Path) -> dict[str, str]:
 def tensor_digests(folder: Path) -> dict[str, bytes]:
     """Name -> bytes, whatever the shards."""
     return {name: tensor.flatten().view(torch.uint8).numpy().tobytes() for name, tensor in load(folder).items()}
+
+
+class Memory:
+    """A model whose tensors are in memory, and a file that is: what the engine reads from and writes to."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], size: int = 0) -> None:
+        self.name = "model"
+        self.tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        self.specs = {
+            name: TensorSpec(tuple(tensor.shape), safetensors_dtype(tensor.dtype)) for name, tensor in tensors.items()
+        }
+        self.path = Path("nowhere")
+        self.data = bytearray(size)
+
+    def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
+        out.copy_(self.tensors[tensor].flatten()[start:stop])
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self.data[offset : offset + len(data)] = bytes(data)
+
+    def note(self, offset: int, count: int) -> None:
+        raise AssertionError("there is no other process")
+
+
+def merged(
+    tensors: Sequence[torch.Tensor],
+    weights: Sequence[float],
+    method: str = "linear",
+    *,
+    dtype: torch.dtype | None = None,
+    library: type[Buffers] = TorchBuffers,
+    arena: int = 1 << 24,
+    **parameters: float,
+) -> torch.Tensor:
+    """Merge tensors in memory, the base first where there is one; `lam` is lambda."""
+    sources = [Memory({"x": tensor}) for tensor in tensors]
+    given = ComponentInput(
+        specs=tuple(source.specs for source in sources), models=tuple(f"m{i}" for i in range(len(sources)))
+    )
+    named = {"lambda" if name == "lam" else name: value for name, value in parameters.items()}
+    out_dtype = None if dtype is None else str(dtype).removeprefix("torch.")
+    made = plan_merge([given], method=method, weights=weights, parameters=named, dtype=out_dtype)
+    return computed(made, sources, library, arena)["x"]
+
+
+def added(
+    tensors: Sequence[torch.Tensor],
+    weights: Sequence[float],
+    *,
+    dtype: torch.dtype | None = None,
+    library: type[Buffers] = TorchBuffers,
+) -> torch.Tensor:
+    """Add up tensors by any factors."""
+    sources = [Memory({"x": tensor}) for tensor in tensors]
+    spec, used = sources[0].specs["x"], [i for i, weight in enumerate(weights) if weight != 0.0]
+    tensor = TensorPlan(
+        name="x",
+        shape=spec.shape,
+        dtype=spec.dtype if dtype is None else safetensors_dtype(dtype),
+        rule="sum",
+        models=tuple(used),
+        weights=tuple(weights[i] for i in used),
+        dtypes=tuple(sources[i].specs["x"].dtype for i in used),
+    )
+    component = ComponentPlan(folder="", models=tuple("abcdefghij"[: len(tensors)]), index_path=None, total_size=0)
+    shard = ShardPlan(path="x", component=0, tensors=(tensor,))
+    made = MergePlan(method="linear", parameters={}, components=(component,), shards=(shard,))
+    return computed(made, sources, library, 1 << 24)["x"]
+
+
+def computed(made: MergePlan, sources: Sequence[Memory], library: type[Buffers], arena: int) -> dict[str, torch.Tensor]:
+    """Compute the one shard of a plan in memory."""
+    (shard,), bench = made.shards, library(arena)
+    out = Memory({}, shard.data_bytes)
+    job = ShardJob(
+        method=made.method, parameters=made.parameters, models=made.components[0].models, sources=sources, output=out
+    )
+    with bench.at_work():
+        make_chunks(bench, job, list(cut_chunks(shard, 0, partial(run_capacity, bench, made.method))))
+    found, start = {}, 0
+    for tensor in shard.tensors:
+        data = out.data[start : start + tensor.spec.nbytes]
+        raw = torch.frombuffer(data, dtype=torch_dtype(tensor.dtype)) if data else torch.empty(0)
+        found[tensor.name] = raw.to(torch_dtype(tensor.dtype)).reshape(tensor.shape)
+        start += tensor.spec.nbytes
+    return found

@@ -14,7 +14,7 @@ import pytest
 from help_page import HEAD, PAGE, help_page
 from models import TOKEN, published
 
-from cocktail_hub.methods.spec import METHOD_TABLE
+from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe import DTYPES, Anchor, Ingredient, Recipe, Weighting
 from cocktail_hub.recipe.weighting import POOLINGS, RULES
 
@@ -70,21 +70,19 @@ def test_every_setting_of_scoring_is_on_its_page() -> None:
 
 def test_the_table_of_methods_is_that_of_the_code() -> None:
     shown = rows(section("methods.md", "# Methods"))
-    assert shown.keys() == METHOD_TABLE.keys()
-    for name, (formula, base, weights) in shown.items():
-        spec = METHOD_TABLE[name]
-        assert formula.strip("`") == spec.summary
-        assert base == ("yes" if spec.needs_base else "no")
-        assert weights == ("sum to 1" if spec.convex else "any" if spec.negative else "0 or more")
+    assert shown.keys() == METHODS.keys()
+    for name, cells in shown.items():
+        spec = METHODS[name]
+        assert cells == [f"`{spec.summary}`", spec.base, spec.accepted_weights, spec.accepted_ingredients]
 
 
-@pytest.mark.parametrize("method", METHOD_TABLE)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_parameter_of_a_method_is_explained_with_its_default(method: str) -> None:
     text = section("methods.md", f"## {method}")
-    for name, spec in METHOD_TABLE[method].parameters.items():
+    for name, spec in METHODS[method].parameters.items():
         assert f"`{name}`" in text
-        assert f"default {spec.default:g}" in text
-    for number in re.findall(r"\d{4}\.\d{5}", METHOD_TABLE[method].source):
+        assert f"default {spec.shown_default}" in text
+    for number in re.findall(r"arXiv:(\d{4}\.\d{5})", METHODS[method].source):
         assert f"https://arxiv.org/abs/{number}" in text
 
 

@@ -34,6 +34,8 @@ class TensorSpec:
     """Sizes, each >= 0; `()` for a scalar."""
     dtype: str
     """safetensors name: a key of `BITS`."""
+    stored: str = ""
+    """The dtype in the checkpoint, if its reader returns a wider one; otherwise empty."""
 
     def __post_init__(self) -> None:
         if self.dtype not in BITS:

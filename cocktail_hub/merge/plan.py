@@ -7,7 +7,7 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,21 +16,23 @@ import huggingface_hub
 from cocktail_hub.checkpoint.header import TensorSpec, render_header
 from cocktail_hub.errors import CheckpointError, IncompatibleError, RecipeError, did_you_mean
 from cocktail_hub.merge.engine.budget import Budget
+from cocktail_hub.methods.contract import with_base
 from cocktail_hub.methods.dtypes import EXACT, MIXABLE, itemsize, mixable_dtype
-from cocktail_hub.methods.spec import METHOD_TABLE, arithmetic_weights, linear_weights
+from cocktail_hub.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from cocktail_hub.methods.spec import MethodSpec
+    from cocktail_hub.methods.contract import Method
     from cocktail_hub.recipe import LayerRule
 
-FORMAT_VERSION = 2
+_Rule = Literal["same", "sum", "models", "task_vectors"]
+FORMAT_VERSION = 3
 """Raised whenever the same plan would give other bytes. Part of a plan's digest, which the journals of merges and of
 uploads that were interrupted note: what another version has finished is then made anew, not gone on with. Finished
 mixes have a number of their own, `recipe.MERGE_FORMAT`."""
-WEIGHT_SUM_TOLERANCE = 1e-6 + 1e-12
-"""How far weights that must sum to 1 may miss it."""
+BYTES_PER_VECTOR = 1 << 12
+"""Room for 64 numbers of a model and for what methods compute of them: with less, no chunk of many models would fit."""
 METADATA = {"format": "pt"}
 """What transformers writes, and asks for, in the header of its files."""
 
@@ -61,13 +63,14 @@ class TensorPlan:
     """Shape of every input and of the output."""
     dtype: str
     """safetensors name of the output's dtype."""
-    rule: Literal["mix", "same"]
-    """`mix`: by the method. `same`: integers and flags, equal in every model that has them."""
+    rule: _Rule
+    """`same`: integers and flags, equal in every model that has them. `sum`: the weighted sum of the models. Otherwise
+    by the method, from the models, or from their differences to the first one, the base."""
     models: tuple[int, ...]
     """Indices of the models that are read, in the order in which they are added up."""
     weights: tuple[float, ...]
-    """One per entry of `models`: the coefficient of a combination. A method with an order statistic has its base
-    first, with weight 1. Empty for `same`."""
+    """For `sum` one factor per entry of `models`. For the method one weight per ingredient, none for the base. Empty
+    for `same`."""
     dtypes: tuple[str, ...]
     """One per entry of `models`: its dtype in the file."""
 
@@ -79,7 +82,7 @@ class TensorPlan:
     @property
     def is_copy(self) -> bool:
         """Whether the result is one model's tensor, bit for bit."""
-        return self.rule == "mix" and self.weights == (1.0,) and self.dtypes == (self.dtype,)
+        return self.rule == "sum" and self.weights == (1.0,) and self.dtypes == (self.dtype,)
 
     @property
     def input_bytes(self) -> int:
@@ -140,7 +143,7 @@ class MergePlan:
     version: int = FORMAT_VERSION
     """Version of the arithmetic, and of how a file is laid out, that the plan counts on."""
     method: str
-    """A key of `METHOD_TABLE`."""
+    """A key of `METHODS`."""
     parameters: Mapping[str, float]
     """Every parameter of the method."""
     components: tuple[ComponentPlan, ...]
@@ -183,10 +186,19 @@ class MergePlan:
 
     def budget(self, threads: int | None = None, max_memory: int | None = None, device: str = "cpu") -> Budget:
         """Return how many threads with which buffers would run this plan."""
-        kind = METHOD_TABLE[self.method].kind
-        models = max((len(tensor.weights) for shard in self.shards for tensor in shard.tensors), default=1)
-        searches = models - 1 if kind == "order" else 0  # the base needs none
-        return Budget.of(threads=threads, max_memory=max_memory, searches=searches, remote=device != "cpu")
+        tensors = [tensor for shard in self.shards for tensor in shard.tensors]
+        ranked = any(step.statistic == "kth_largest" for step in METHODS[self.method].measure)
+        searches = max((len(tensor.weights) for tensor in tensors), default=1) if ranked else 0
+        vectors = max(
+            (len(tensor.models) for tensor in tensors if tensor.rule in ("models", "task_vectors")), default=0
+        )
+        return Budget.of(
+            threads=threads,
+            max_memory=max_memory,
+            searches=searches,
+            remote=device != "cpu",
+            smallest=BYTES_PER_VECTOR * (vectors + 1),
+        )
 
     def peak_memory(self, threads: int | None = None, max_memory: int | None = None, device: str = "cpu") -> int:
         """Return the most bytes that the merge's buffers take, whatever the size of the model.
@@ -208,6 +220,7 @@ def plan_merge(
     weights: Sequence[float],
     parameters: Mapping[str, Any] | None = None,
     layers: Sequence[LayerRule] = (),
+    normalize: bool = False,
     dtype: str | None = None,
     max_shard_size: int | str = "5GB",
 ) -> MergePlan:
@@ -215,10 +228,11 @@ def plan_merge(
 
     Args:
         components: the folders with weights, each with the header specs of every model.
-        method: a key of `METHOD_TABLE`.
+        method: a key of `METHODS`.
         weights: one per ingredient (not for the base), in recipe order.
         parameters: of the method; what is left out has its default.
         layers: other weights for tensors whose whole name matches; the first rule that matches wins.
+        normalize: divide the weights by their sum, and so those of each layer rule.
         dtype: of the floating-point tensors of the mix; `None` or 'auto': the first ingredient's, tensor by tensor.
         max_shard_size: bytes, or text such as '5GB' (powers of 1000).
 
@@ -227,14 +241,17 @@ def plan_merge(
         IncompatibleError: the models differ in a tensor; `model` and `tensor` say where.
         CheckpointError: a tensor has a dtype that cannot be mixed.
     """
-    if method not in METHOD_TABLE:
-        raise RecipeError(f"Unknown `method` '{method}'. {did_you_mean(method, METHOD_TABLE)}")
-    spec = METHOD_TABLE[method]
+    if method not in METHODS:
+        raise RecipeError(f"Unknown `method` '{method}'. {did_you_mean(method, METHODS)}")
+    spec = METHODS[method]
+    checked = partial(spec.used_weights, normalize=normalize)
     planner = _Planner(
         spec=spec,
         parameters=spec.with_defaults(parameters or {}),
-        weights=_checked_weights(weights, spec, "weights"),
-        rules=tuple((re.compile(rule.match), _checked_weights(rule.weights, spec, rule.match)) for rule in layers),
+        weights=checked(weights, "the weights"),
+        rules=tuple(
+            (re.compile(rule.match), checked(rule.weights, f"the weights of '{rule.match}'")) for rule in layers
+        ),
         dtype=None if dtype in (None, "auto") else mixable_dtype(str(dtype)),
     )
     plans: list[ComponentPlan] = []
@@ -246,22 +263,11 @@ def plan_merge(
     return MergePlan(method=method, parameters=planner.parameters, components=tuple(plans), shards=tuple(shards))
 
 
-def _checked_weights(weights: Sequence[float], spec: MethodSpec, where: str) -> tuple[float, ...]:
-    for weight in weights:
-        if not math.isfinite(weight) or (weight < 0 and not spec.negative):
-            kind = "finite numbers" if spec.negative else "finite numbers from 0 up"
-            raise RecipeError(f"The weights of '{where}' must be {kind}, got {weight!r}.")
-    total = math.fsum(weights)
-    if spec.convex and abs(total - 1.0) > WEIGHT_SUM_TOLERANCE:
-        raise RecipeError(f"The weights of '{where}' sum to {total:g}, not to 1. Divide each by their sum.")
-    return tuple(float(weight) for weight in weights)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Planner:
     """What is the same for every tensor."""
 
-    spec: MethodSpec
+    spec: Method
     parameters: dict[str, float]
     weights: tuple[float, ...]
     rules: tuple[tuple[re.Pattern[str], tuple[float, ...]], ...]
@@ -269,14 +275,20 @@ class _Planner:
 
     def tensors(self, component: ComponentInput) -> list[TensorPlan]:
         """Plan every tensor of a component: in the order of the first ingredient, then what only others have."""
-        given = len(component.specs) - self.spec.needs_base
+        based = self._based(component)
+        given = len(component.specs) - based
         for weights in (self.weights, *(weights for _, weights in self.rules)):
             if len(weights) != given or len(component.models) != len(component.specs):
                 raise RecipeError(f"{len(weights)} weights for {given} ingredients. Give one per ingredient.")
-        first = component.specs[int(self.spec.needs_base)]
+        first = component.specs[based]
         names = dict.fromkeys(name for specs in (first, *component.specs) for name in specs)
         planned = (self._tensor(name, component, first) for name in names)
         return [tensor for tensor in planned if tensor is not None]
+
+    def _based(self, component: ComponentInput) -> bool:
+        """Tell whether the first model of a component is a base."""
+        optional = self.spec.base == "optional" and len(component.specs) > len(self.weights)
+        return optional or self.spec.base == "needed"
 
     def _tensor(self, name: str, component: ComponentInput, first: Mapping[str, TensorSpec]) -> TensorPlan | None:
         holders = tuple(index for index, specs in enumerate(component.specs) if name in specs)
@@ -289,8 +301,9 @@ class _Planner:
             _require_equal(name, component, holders, "dtype")
             _require_equal(name, component, holders, "shape")
             return self._same(name, specs[0], holders) if name in first else None
-        coefficients = self._coefficients(name, component.first_only)
-        used = tuple(index for index, weight in enumerate(coefficients) if weight != 0.0)
+        rule, weights = self._weights(name, component)
+        given = (1.0, *weights) if rule == "task_vectors" else weights
+        used = tuple(index for index, weight in enumerate(given) if weight != 0.0)
         for index in used:
             if index not in holders:
                 raise _missing(name, component, index, holders)
@@ -298,14 +311,14 @@ class _Planner:
             _require_equal(name, component, holders, "dtype")
         _require_equal(name, component, used, "shape")
         dtypes = tuple(component.specs[index][name].dtype for index in used)
-        own = first[name].dtype if name in first else dtypes[0]
+        own = first.get(name) or component.specs[used[0]][name]
         return TensorPlan(
             name=name,
             shape=component.specs[used[0]][name].shape,
-            dtype=self.dtype or own,
-            rule="mix",
+            dtype=self.dtype or own.stored or own.dtype,
+            rule=rule,
             models=used,
-            weights=tuple(coefficients[index] for index in used),
+            weights=tuple(weight for weight in weights if weight != 0.0),
             dtypes=dtypes,
         )
 
@@ -315,17 +328,22 @@ class _Planner:
             name=name, shape=spec.shape, dtype=spec.dtype, rule="same", models=holders, weights=(), dtypes=dtypes
         )
 
-    def _coefficients(self, name: str, first_only: Collection[str]) -> tuple[float, ...]:
-        """One per model, base first where there is one; 0 for a model that is not read."""
-        if name in first_only:
-            first = int(self.spec.needs_base)
-            return tuple(float(index == first) for index in range(first + len(self.weights)))
+    def _weights(self, name: str, component: ComponentInput) -> tuple[_Rule, tuple[float, ...]]:
+        """How a tensor is made, and the factors of the models, or the weights of the ingredients; 0: it is not read."""
+        based = self._based(component)
+        if name in component.first_only:
+            return "sum", tuple(float(index == based) for index in range(len(component.specs)))
         weights = next((given for pattern, given in self.rules if pattern.fullmatch(name)), self.weights)
-        if self.spec.convex:
-            return linear_weights(weights)
-        if self.spec.kind == "combination":
-            return arithmetic_weights(weights, self.parameters["lambda"])
-        return (1.0, *weights)
+        given = tuple(weight for weight in weights if weight != 0.0)
+        if self.spec.coefficients and (self.spec.combine or not self.spec.measure) and given:
+            found = self.spec.coefficients(given, self.parameters)
+        else:
+            found = () if based and not given else None  # with every weight 0: the base
+        if found is None:
+            return ("task_vectors" if based else "models"), weights
+        each = iter(found)
+        coefficients = tuple(next(each) if weight != 0.0 else 0.0 for weight in weights)
+        return "sum", with_base(coefficients) if based else coefficients
 
 
 def _not_mixable(name: str, model: str, dtype: str) -> CheckpointError:

@@ -189,6 +189,7 @@ def plan_mix(report: CompatibilityReport, max_shard_size: int | str = DEFAULT_SH
         weights=recipe.weights or (),
         parameters=recipe.parameters,
         layers=recipe.layers,
+        normalize=recipe.normalize,
         dtype=None if recipe.dtype == "auto" else recipe.dtype,
         max_shard_size=parse_size(max_shard_size),
     )

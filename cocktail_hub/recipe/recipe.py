@@ -7,13 +7,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import RecipeError
-from cocktail_hub.methods.spec import METHOD_TABLE, MethodSpec
+from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe.missing import MissingPolicy
 from cocktail_hub.recipe.reference import Anchor, Ingredient, ModelReference
 from cocktail_hub.recipe.task import TASKS
-from cocktail_hub.recipe.tensor_rules import LayerRule, check_sum
+from cocktail_hub.recipe.tensor_rules import LayerRule
 from cocktail_hub.recipe.validation import (
     as_choice,
+    as_flag,
     as_json,
     as_list,
     as_mapping,
@@ -24,21 +25,21 @@ from cocktail_hub.recipe.validation import (
 from cocktail_hub.recipe.weighting import Weighting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
     from typing_extensions import Self
 
+    from cocktail_hub.methods.contract import Method
+
 SCHEMA = 1
 """Version of the recipe format; a recipe of a later one is refused."""
-FEWEST_MODELS = 2
-"""A mix of one model is that model."""
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 _ELSEWHERE: Mapping[str, str] = {
     **{f.name: "It belongs under `weighting`." for f in fields(Weighting)},
-    **{name: "It belongs under `parameters`." for spec in METHOD_TABLE.values() for name in spec.parameters},
+    **{name: "It belongs under `parameters`." for spec in METHODS.values() for name in spec.parameters},
     "revision": "It belongs beside the `model` that it is a revision of.",
-    "weight": "It belongs beside the `model` that it is the share of.",
+    "weight": "It belongs beside the `model` that it applies to.",
     "weights": "Give each ingredient its own `weight`.",
     "models": "List the models under `ingredients`.",
     "model": "List the models under `ingredients`.",
@@ -57,7 +58,7 @@ class Recipe:
     """
 
     ingredients: tuple[Ingredient, ...]
-    """Two or more, in the order in which they are added up."""
+    """As many as the method takes, in the order in which they are added up."""
     schema: int = SCHEMA
     """Version of this format."""
     task: str | None = None
@@ -72,6 +73,8 @@ class Recipe:
     """LM-Cocktail's many-model mix: `share * anchor + (1 - share) * sum of the others`."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Parameters of the method."""
+    normalize: bool = False
+    """Divide the weights by their sum, and so those of each rule in `layers`."""
     layers: tuple[LayerRule, ...] = ()
     """Other weights for some tensors."""
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -105,9 +108,9 @@ class Recipe:
         return tuple(given) if len(given) == len(self.ingredients) else None
 
     @property
-    def spec(self) -> MethodSpec:
-        """What the merge method needs."""
-        return METHOD_TABLE[self.method]
+    def spec(self) -> Method:
+        """The merge method."""
+        return METHODS[self.method]
 
     @property
     def references(self) -> tuple[ModelReference, ...]:
@@ -125,38 +128,45 @@ class Recipe:
                 f"`schema` is {self.schema}, but this version of cocktail_hub reads schema {SCHEMA}.\n"
                 "A recipe of another format could mean something else.\nUpgrade with: pip install -U cocktail-hub"
             )
-        if len(self.ingredients) + (self.anchor is not None) < FEWEST_MODELS:
-            raise RecipeError(
-                f"`ingredients` needs at least {FEWEST_MODELS} entries, got {len(self.ingredients)}.\n"
-                "A mix of one model is that model.\nAdd another ingredient, or load the model itself."
-            )
         if self.task is not None:
             as_choice(self.task, "task", TASKS)
-        as_choice(self.method, "method", METHOD_TABLE)
+        as_choice(self.method, "method", METHODS)
         as_choice(self.dtype, "dtype", DTYPES)
         as_whole(self.seed, "seed", low=0)
+        as_flag(self.normalize, "normalize")
         for key in ("config", "tokenizer"):
             as_choice(
                 getattr(self, key), key, ["first", *dict.fromkeys(reference.model for reference in self.references)]
             )
 
     def _check_method(self) -> None:
-        if self.spec.needs_base and self.base is None:
+        if self.spec.base == "needed" and self.base is None:
             raise RecipeError(
                 f"Method '{self.method}' needs a `base`.\n"
-                "It adds up the differences of the ingredients to that model.\n"
+                "It combines task vectors: the differences between the ingredients and that model.\n"
                 "Give the model that the ingredients were fine-tuned from: `base: org/name`."
             )
-        if self.base is not None and not self.spec.needs_base:
+        if self.base is not None and self.spec.base == "none":
             raise RecipeError(
-                f"Method '{self.method}' does not use a `base`.\nIt would be silently without effect.\n"
+                f"Method '{self.method}' does not use a `base`, so it would be ignored.\n"
+                "The mix would not be what the recipe seems to say.\n"
                 "Remove it, list it as an ingredient, or choose a method on task vectors such as 'task_arithmetic'."
+            )
+        count = len(self.ingredients) + (self.anchor is not None)
+        if not self.spec.fewest <= count <= (self.spec.most or count):
+            raise RecipeError(
+                f"Method '{self.method}' takes {self.spec.accepted_ingredients} `ingredients`, got {count}.\n"
+                + (
+                    "With fewer there is nothing to mix.\nAdd an ingredient, or load the model itself."
+                    if count < self.spec.fewest
+                    else "It has no definition for more.\nRemove some, or choose another method."
+                )
             )
         if self.anchor is not None and self.method != "linear":
             raise RecipeError(
                 f"`anchor` goes with method 'linear', got '{self.method}'.\n"
-                "It is a share in a sum of models, and this method adds up differences.\n"
-                "Remove it; the `base` plays its part here."
+                "Its share is a part of a weighted average, which this method does not compute.\n"
+                "Remove it, or list the model as an ingredient or as the `base`."
             )
         self.spec.check_parameters(self.parameters)
 
@@ -168,7 +178,7 @@ class Recipe:
             if key in seen[:index]:
                 raise RecipeError(
                     f"Ingredient '{self.ingredients[index].label}' is listed twice (positions {seen.index(key)} and "
-                    f"{index}).\nThat is most often a slip, and its share would be the sum of both.\n"
+                    f"{index}).\nThat is usually a mistake, and its weight would be the sum of both.\n"
                     "List it once, with the sum of the weights."
                 )
 
@@ -183,22 +193,17 @@ class Recipe:
         if not given and self.weighting is None:
             raise RecipeError(
                 "The ingredients have no `weight`, and there is no `weighting`.\n"
-                "Without shares there is nothing to mix by.\n"
-                "Give every ingredient a `weight`, or add `weighting: {rule: uniform}` for equal shares."
+                "A mix needs to know how much of each model to take.\n"
+                "Give every ingredient a `weight`, or add `weighting: {rule: uniform}` for equal weights."
             )
         if given and self.weighting is not None:
             raise RecipeError(
                 "The ingredients have a `weight`, and there is a `weighting` that computes them.\n"
-                "Only one of the two can decide.\nRemove the weights to have them computed, or remove `weighting`."
+                "It is not clear which of the two to use.\n"
+                "Remove the weights to have them computed, or remove `weighting`."
             )
         if given:
-            self._check_shares([i.weight or 0.0 for i in given], "the weights")
-
-    def _check_shares(self, weights: Sequence[float], what: str) -> None:
-        if self.spec.convex:
-            check_sum(weights, what)
-        if not self.spec.negative and min(weights) < 0.0:
-            raise RecipeError(f"Method '{self.method}' takes no weights below 0, but {what} hold {min(weights)!r}.")
+            self.spec.used_weights([i.weight or 0.0 for i in given], "the weights", normalize=self.normalize)
 
     def _check_layers(self) -> None:
         for rule in self.layers:
@@ -207,10 +212,11 @@ class Recipe:
                     f"`layers` rule '{rule.match}' has {len(rule.weights)} weights for {len(self.ingredients)} "
                     "ingredients.\nGive one weight per ingredient, in recipe order."
                 )
-            self._check_shares(rule.weights, f"the weights of `layers` rule '{rule.match}'")
+            what = f"the weights of `layers` rule '{rule.match}'"
+            self.spec.used_weights(rule.weights, what, normalize=self.normalize)
         if self.layers and self.anchor is not None:
             raise RecipeError(
-                "`layers` and `anchor` cannot be combined: a rule's weights would not say what the anchor gets.\n"
+                "`layers` and `anchor` cannot be combined: a rule has no weight for the anchor.\n"
                 "List the anchor as an ingredient with its own weight."
             )
 
@@ -237,7 +243,7 @@ class Recipe:
         reject_unknown(as_mapping(data, "recipe"), [f.name for f in fields(cls)], "the recipe", _ELSEWHERE)
         given = {key: value for key, value in data.items() if value is not None}
         if "ingredients" not in given:
-            raise RecipeError("The recipe has no `ingredients`. List two or more models to mix.")
+            raise RecipeError("The recipe has no `ingredients`. List the models to mix.")
         return cls(**given)
 
 
@@ -279,7 +285,7 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
 """Key -> what makes its value, from a mapping or from a value of its own class."""
 _OPTIONAL = frozenset({"base", "weighting", "anchor", "evidence"})
 _ORDER = (
-    *("task", "method", "ingredients", "base", "weighting", "anchor", "parameters", "layers", "missing"),
+    *("task", "method", "ingredients", "base", "normalize", "weighting", "anchor", "parameters", "layers", "missing"),
     *("dtype", "config", "tokenizer", "seed", "evidence"),
 )
 """The order in which people read a recipe."""

@@ -10,7 +10,7 @@ from typing import Any
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.recipe import Recipe
 
-MERGE_FORMAT = 4
+MERGE_FORMAT = 5
 """Raised whenever the same recipe would give different bytes. It is part of the keys by which mixes and computed
 weights are cached, so both are then made again."""
 _WITHOUT_EFFECT = ("task", "evidence", "base", "ingredients")

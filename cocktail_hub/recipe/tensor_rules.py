@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.reference import LARGEST_WEIGHT
 from cocktail_hub.recipe.validation import as_list, as_mapping, as_number, as_text, reject_unknown
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-WEIGHT_SUM_TOLERANCE = 1e-6 + 1e-12
-"""How far the weights of a linear mix may miss 1: a hair above 1e-6, so that 0.333333 three times is let through."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +54,3 @@ class LayerRule:
         if missing:
             raise RecipeError(f"`{key}` has no `{missing[0]}`. It needs `match` and `weights`.")
         return cls(match=data["match"], weights=data["weights"])
-
-
-def check_sum(weights: Sequence[float], what: str) -> None:
-    """Refuse weights that do not sum to 1, and say by what to divide them."""
-    total = math.fsum(weights)
-    if abs(total - 1.0) > WEIGHT_SUM_TOLERANCE:
-        divided = f"Divide each by {total:.9g}" if total > 0 else "Raise them"
-        raise RecipeError(
-            f"{what[0].upper()}{what[1:]} sum to {total:.9g}, not to 1.\n"
-            "A linear mix of shares that miss 1 scales the whole model, which breaks it.\n"
-            f"{divided}, or leave them out and add `weighting: {{rule: uniform}}`."
-        )

@@ -23,7 +23,7 @@ from cocktail_hub.checkpoint.model_files import (
     read_model_files,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, SourceError
-from cocktail_hub.methods.spec import linear_weights
+from cocktail_hub.methods.contract import normalized
 from cocktail_hub.recipe import (
     Ingredient,
     ModelReference,
@@ -237,7 +237,7 @@ class _Resolver:
                 "Both must be linear mixes with given weights, without `layers` and with the same `missing`.\n"
                 f"Mix it first (`cocktail mix {ingredient.model} -o FOLDER`) and name the folder."
             )
-        weights = [ingredient.weight * weight for weight in linear_weights(inner.weights)]
+        weights = [ingredient.weight * weight for weight in normalized(inner.weights)]
         return tuple(replace(i, weight=w) for i, w in zip(inner.ingredients, weights, strict=True)), inner
 
 
@@ -318,7 +318,7 @@ def _add_anchor(recipe: Recipe) -> Recipe:
     if anchor is None or recipe.weights is None:
         return recipe
     first = replace(Ingredient.from_value(anchor, "anchor"), weight=anchor.share)
-    weights = linear_weights(recipe.weights)
+    weights = normalized(recipe.weights)
     others = [replace(i, weight=(1.0 - anchor.share) * w) for i, w in zip(recipe.ingredients, weights, strict=True)]
     evidence = dict(recipe.evidence or {}) | {"anchor": {"model": anchor.model, "share": anchor.share}}
     return replace(recipe, ingredients=_joined([first, *others]), anchor=None, evidence=evidence)

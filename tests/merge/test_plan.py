@@ -42,7 +42,7 @@ ONE = specs(x=((2, 3), BF16), y=((4,), BF16))
 def test_a_tensor_is_mixed_from_every_ingredient_with_its_weight() -> None:
     x = tensors(plan(ONE, ONE, weights=[0.7, 0.3]))["x"]
     assert x == TensorPlan(
-        name="x", shape=(2, 3), dtype=BF16, rule="mix", models=(0, 1), weights=(0.7, 0.3), dtypes=(BF16, BF16)
+        name="x", shape=(2, 3), dtype=BF16, rule="sum", models=(0, 1), weights=(0.7, 0.3), dtypes=(BF16, BF16)
     )
 
 
@@ -191,8 +191,8 @@ def test_codes_and_complex_numbers_are_refused(dtype: str) -> None:
     [
         ({"method": "liner"}, "Unknown `method` 'liner'. Did you mean 'linear'?"),
         ({"weights": [1.0]}, "1 weights for 2 ingredients"),
-        ({"weights": [0.5, 0.4]}, "The weights of 'weights' sum to 0.9, not to 1."),
-        ({"weights": [math.nan, 1.0]}, "must be finite numbers, got nan"),
+        ({"weights": [0.5, 0.4]}, "The weights sum to 0.9, not to 1."),
+        ({"weights": [math.nan, 1.0]}, "must be finite for this method, got nan"),
         ({"layers": [LayerRule(match="x", weights=(1.0, 1.0))]}, "The weights of 'x' sum to 2, not to 1."),
         ({"layers": [LayerRule(match="x", weights=(1.0,))]}, "1 weights for 2 ingredients"),
         ({"parameters": {"density": 1}}, "Unknown key 'density' in `parameters`."),
@@ -222,12 +222,13 @@ def test_task_arithmetic_that_averages_does_not_read_the_base() -> None:
 
 def test_ties_reads_the_base_first() -> None:
     made = plan(ONE, ONE, ONE, ONE, method="ties", weights=[1.0, 0.0, 2.0])
-    assert (tensors(made)["x"].models, tensors(made)["x"].weights) == ((0, 1, 3), (1.0, 1.0, 2.0))
-    assert made.parameters == {"density": 0.2, "lambda": 1.0}
+    assert (tensors(made)["x"].models, tensors(made)["x"].weights) == ((0, 1, 3), (1.0, 2.0))
+    assert tensors(made)["x"].rule == "task_vectors"
+    assert made.parameters == {"density": 0.2, "lambda": 1.0, "exact_k": False}
 
 
 def test_ties_refuses_negative_weights() -> None:
-    with pytest.raises(RecipeError, match="must be finite numbers from 0 up, got -1"):
+    with pytest.raises(RecipeError, match="must be finite and 0 or more for this method, got -1"):
         plan(ONE, ONE, method="ties", weights=[-1.0])
 
 
@@ -236,6 +237,28 @@ def test_a_method_with_a_base_takes_names_and_dtypes_from_the_first_ingredient()
     made = tensors(plan(base, first, method="ties", weights=[1.0]))
     assert list(made) == ["b", "a"]
     assert made["a"].dtype == BF16
+
+
+def test_weights_that_are_normalized_need_not_sum_to_one() -> None:
+    rule = LayerRule(match="y", weights=(1.0, 3.0))
+    made = tensors(plan(ONE, ONE, weights=[1.0, 1.0], layers=[rule], normalize=True))
+    assert (made["x"].weights, made["y"].weights) == ((0.5, 0.5), (0.25, 0.75))
+
+
+def test_a_method_whose_base_is_optional_uses_one_that_is_given() -> None:
+    assert tensors(plan(ONE, ONE, method="slerp", weights=[0.5, 0.5]))["x"].rule == "models"
+    made = tensors(plan(ONE, ONE, ONE, method="slerp", weights=[0.5, 0.5]))["x"]
+    assert (made.rule, made.models, made.weights) == ("task_vectors", (0, 1, 2), (0.5, 0.5))
+
+
+def test_ties_of_one_whole_task_vector_is_a_sum() -> None:
+    made = plan(ONE, ONE, method="ties", weights=[0.3], parameters={"density": 1.0})
+    assert (tensors(made)["x"].rule, tensors(made)["x"].models) == ("sum", (1,))
+
+
+def test_tensors_that_are_computed_wider_are_written_as_they_are_stored() -> None:
+    wide = {"x": TensorSpec((2,), "F64", stored=BF16)}
+    assert tensors(plan(wide, specs(x=((2,), F32))))["x"].dtype == BF16
 
 
 # files

@@ -1,51 +1,174 @@
-"""The steps of `ties` with numpy are those with torch, bit for bit."""
+"""TIES against its formula in float64, by hand, and with numpy against torch."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import os
-import subprocess
-import sys
-from pathlib import Path
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from merge_helpers import merged
 
-from cocktail_hub.methods import numpy_ops as sums
-from cocktail_hub.methods.dtypes import numpy_dtype, torch_dtype
-from cocktail_hub.methods.linear import ties
-from cocktail_hub.methods.order_statistics import kept_count, kth_largest
-from cocktail_hub.methods.ties import MOST_VOTES, Ties
+from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.merge.kernels.buffers import Buffers
+from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
+from cocktail_hub.methods.dtypes import torch_dtype
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 BITS = {"BF16": np.uint16, "F32": np.uint32, "F64": np.uint64}
 INFINITY, NAN, OTHER_NAN, LOWEST, MINUS_ZERO = 0x7F80, 0x7FC0, 0xFFA1, 0xFF7F, 0x8000  # bfloat16
 
 
-def merged(inputs: list[np.ndarray], weights: list[float], dtype: str, *, density: float, lam: float) -> np.ndarray:
-    """What the engine does with one tensor, the base first; inputs and result are bit patterns."""
-    arrays = [bits.view(numpy_dtype(dtype)) for bits in inputs]
-    count, out = len(arrays[0]), np.empty_like(arrays[0])
-    steps = Ties([dtype] * len(arrays), dtype, even=len(set(weights)) == 1)
-    steps.use([np.full(count * times, 1, numpy_dtype(name)) for name, times in steps.buffers])
-    with np.errstate(all="ignore"):
-        steps.begin(arrays[0])
-        k = kept_count(count, density)
-        for array, weight in zip(arrays[1:], weights, strict=True):
-            cut = kth_largest(steps.magnitudes(array), k) if density < 1 else 0.0
-            steps.add(array, weight, cut)
-        total = steps.total(lam)
-        sums.round_once(total, out)
-        sums.canonicalize_nan(total, out, lambda: arrays)
-    return out.view(BITS[dtype])
+def ties(tensors: Sequence[torch.Tensor], weights: Sequence[float], **options: Any) -> torch.Tensor:
+    return merged(tensors, weights, "ties", **options)
 
 
-def with_torch(inputs: list[np.ndarray], weights: list[float], dtype: str, **parameters: float) -> np.ndarray:
-    tensors = [torch.from_numpy(bits).view(torch_dtype(dtype)) for bits in inputs]
-    return ties(tensors, weights, **parameters).view(torch.uint8).numpy().view(BITS[dtype])
+def random(count: int, dtype: torch.dtype, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
+    return (torch.randn(count, generator=torch.Generator().manual_seed(seed)) * scale).to(dtype)
+
+
+def every_bit_pattern(dtype: torch.dtype) -> torch.Tensor:
+    """All 65,536 values of a 16-bit type, NaN with every payload included; a spread of those of float32."""
+    size = dtype.itemsize
+    patterns = torch.arange(0, 2 ** (8 * size), 1 if size == 2 else 65_521)
+    return patterns.to({2: torch.uint16, 4: torch.uint32}[size]).view(dtype)
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+def test_ties_trims_elects_and_averages_what_agrees() -> None:
+    base = torch.zeros(5)
+    a = torch.tensor([4.0, 1.0, -3.0, 2.0, 0.0])
+    b = torch.tensor([2.0, 3.0, 4.0, -1.0, 0.0])
+    # the two largest of each: a keeps 4 and -3, b keeps 3 and 4; elected signs: +, +, +
+    assert ties([base, a, b], [1.0, 1.0], density=0.4).tolist() == [4.0, 3.0, 4.0, 0.0, 0.0]
+    # all kept: signs +, +, +, +
+    assert ties([base, a, b], [1.0, 1.0], density=1.0).tolist() == [3.0, 2.0, 4.0, 2.0, 0.0]
+
+
+def test_ties_scales_the_mean_by_lambda_and_starts_from_the_base() -> None:
+    base = torch.tensor([10.0])
+    assert ties([base, base + 4, base + 2], [1.0, 1.0], density=1.0, lam=0.5).item() == 11.5
+
+
+def test_ties_elects_on_unweighted_and_averages_by_weight() -> None:
+    base = torch.zeros(1)
+    plus, minus, more = torch.tensor([3.0]), torch.tensor([-2.0]), torch.tensor([1.0])
+    # the sum is +2; of those that agree, (1 * 3 + 3 * 1) / (1 + 3)
+    assert ties([base, plus, minus, more], [1.0, 100.0, 3.0], density=1.0).item() == 1.5
+
+
+def test_ties_keeps_the_base_where_differences_cancel() -> None:
+    base = torch.tensor([7.0])
+    assert ties([base, base + 1, base - 1], [1.0, 1.0], density=1.0).item() == 7.0
+
+
+def test_ties_keeps_all_that_equal_the_last_one_kept() -> None:
+    assert ties([torch.zeros(4), torch.tensor([1.0, 2.0, 1.0, 1.0])], [1.0], density=0.5).tolist() == [
+        1.0,
+        2.0,
+        1.0,
+        1.0,
+    ]
+
+
+def test_ties_keeps_at_least_one() -> None:
+    assert ties([torch.zeros(3), torch.tensor([1.0, 2.0, 0.5])], [1.0], density=0.01).tolist() == [0.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_ties_of_models_equal_to_the_base_is_the_base(dtype: torch.dtype) -> None:
+    tensor = every_bit_pattern(dtype)
+    assert same(ties([tensor] * 3, [1.0, 2.0]), tensor)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float64])
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.2, 0.3, 0.5], [2.0, 0.0, 1.0]])
+def test_ties_agrees_with_its_definition_in_float64(dtype: torch.dtype, weights: list[float]) -> None:
+    base = random(20_000, dtype)
+    models = [(base.double() + random(20_000, torch.float64, seed, 0.05)).to(dtype) for seed in (1, 2, 3)]
+    used = [(m.double() - base.double(), w) for m, w in zip(models, weights, strict=True) if w]
+    trimmed = [torch.where(d.abs() >= d.abs().sort(descending=True).values[5999], d, 0.0) for d, _ in used]
+    sign = sum(trimmed).sign()
+    agree = [(t.sign() == sign) & (t != 0) for t in trimmed]
+    votes = sum(a.double() * w for a, (_, w) in zip(agree, used, strict=True))
+    summed = sum(torch.where(a, t, 0.0) * w for a, t, (_, w) in zip(agree, trimmed, used, strict=True))
+    want = base.double() + 0.8 * torch.where(votes > 0, summed / votes.clamp(min=1e-9), 0.0)
+    got, nearest = ties([base, *models], weights, density=0.3, lam=0.8), want.to(dtype)
+    step = torch.nextafter(nearest.abs(), torch.tensor(math.inf, dtype=dtype)) - nearest.abs()
+    assert ((got.double() - nearest.double()).abs() <= step.double()).all()
+    off = 0.5 if dtype == torch.float64 else 1e-4  # float64 has no wider type: each operation rounds
+    assert (got != nearest).double().mean().item() <= off
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.float64])
+def test_one_ingredient_of_density_one_is_that_ingredient_bit_for_bit(dtype: torch.dtype) -> None:
+    base, model = random(5000, dtype), random(5000, dtype, 1, 1e-9)
+    assert same(ties([base, model], [0.3], density=1.0), model)
+
+
+def test_task_vectors_of_float32_are_float64() -> None:
+    base, model = torch.ones(2), torch.tensor([1e-8, 1.0])
+    assert ties([base, model], [1.0], density=0.5).tolist() == [torch.tensor(1e-8).item(), 1.0]
+
+
+@pytest.mark.parametrize("library", [Buffers, TorchBuffers])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("arena", [1 << 24, 60_000])
+def test_exactly_k_keeps_the_first_of_equal_ones(library: type[Buffers], dtype: torch.dtype, arena: int) -> None:
+    size = 9001
+    base, model = torch.zeros(size, dtype=dtype), (torch.arange(size) % 3).to(dtype)  # 3000 of 2 and 1, 3001 of 0
+    other = model.flip(0)
+    one, two = (ties([base, x], [1.0], density=0.5, exact_k=True, library=library, arena=arena) for x in (model, other))
+    for found, x in ((one, model), (two, other)):
+        ones = (x == 1).nonzero().flatten()
+        assert found.count_nonzero() == 4500
+        assert (found[x == 2] == 2).all()
+        assert found[ones[:1500]].count_nonzero() == 1500
+
+
+def test_exactly_k_is_no_different_where_magnitudes_differ() -> None:
+    base, models = random(3000, torch.float32), [random(3000, torch.float32, seed) for seed in (1, 2)]
+    assert same(ties([base, *models], [1.0, 1.0]), ties([base, *models], [1.0, 1.0], exact_k=True))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
+def test_ties_keeps_the_shape(shape: tuple[int, ...]) -> None:
+    assert ties([torch.zeros(shape), torch.ones(shape)], [1.0]).shape == shape
+
+
+def test_ties_without_weights_is_the_base() -> None:
+    assert ties([torch.ones(2), torch.zeros(2)], [0.0]).tolist() == [1.0, 1.0]
+
+
+def test_ties_of_nothing_is_the_base_rounded_once():
+    base = torch.tensor([1.0 + 2.0**-11 + 2.0**-30], dtype=torch.float64)  # by way of float32: a tie, to 1.0
+    found = ties([base, torch.ones(1)], [0.0], density=1.0, lam=1.0, dtype=torch.float16)
+    assert found.item() == 1.0 + 2.0**-10
+
+
+# numpy gives the bits of torch
+
+
+def by_both(inputs: list[np.ndarray], weights: list[float], dtype: str, **parameters: float) -> list[list[int] | None]:
+    """Merge bit patterns, the base first; `None`: refused."""
+    tensors, found = [torch.from_numpy(bits.copy()).view(torch_dtype(dtype)) for bits in inputs], []
+    for library in (Buffers, TorchBuffers):
+        try:
+            made = ties(tensors, weights, library=library, **parameters)
+        except IncompatibleError:
+            found.append(None)
+        else:
+            found.append(made.view(torch.uint8).numpy().view(BITS[dtype]).tolist())
+    return found
 
 
 @st.composite
@@ -70,74 +193,15 @@ def cases(draw: st.DrawFn) -> tuple[list[list[int]], list[float], str, dict[str,
 @example(([[LOWEST], [INFINITY], [0xFF80]], [0.3, 0.7], "BF16", {"density": 1.0, "lam": 1.0}))
 def test_any_bits_give_the_bits_of_torch(case: tuple[list[list[int]], list[float], str, dict[str, float]]) -> None:
     terms, weights, dtype, parameters = case
-    inputs = [np.array(bits, BITS[dtype]) for bits in terms]
-    expected = with_torch(inputs, weights, dtype, **parameters)
-    assert merged(inputs, weights, dtype, **parameters).tolist() == expected.tolist()
-
-
-def random_bits(seed: int, count: int, dtype: str) -> np.ndarray:
-    numbers = torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return numbers.to(torch_dtype(dtype)).view(torch.uint8).numpy().view(BITS[dtype])
+    ours, theirs = by_both([np.array(bits, BITS[dtype]) for bits in terms], weights, dtype, **parameters)
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.2, 0.5, 0.3]])
 @pytest.mark.parametrize("density", [0.2, 1.0])
 @pytest.mark.parametrize("dtype", sorted(BITS))
 def test_long_tensors_give_the_bytes_of_torch(dtype: str, density: float, weights: list[float]) -> None:
-    inputs = [random_bits(seed, 40_003, dtype) for seed in range(4)]
-    parameters = {"density": density, "lam": 0.7}
-    assert np.array_equal(
-        merged(inputs, weights, dtype, **parameters), with_torch(inputs, weights, dtype, **parameters)
-    )
-
-
-@pytest.mark.parametrize("count", [MOST_VOTES - 1, MOST_VOTES])
-def test_more_votes_than_a_byte_holds_are_counted(count: int) -> None:
-    inputs = [np.array([0], np.uint16), *[np.array([0x3F80], np.uint16)] * count]
-    assert merged(inputs, [1.0] * count, "BF16", density=1.0, lam=1.0).tolist() == [0x3F80]
-
-
-def test_chunks_of_any_length_share_the_buffers() -> None:
-    inputs = [random_bits(seed, 1000, "BF16") for seed in range(3)]
-    whole = merged(inputs, [0.2, 0.8], "BF16", density=1.0, lam=1.0)
-    steps = Ties(["BF16"] * 3, "BF16", even=False)
-    steps.use([np.empty(300 * times, numpy_dtype(dtype)) for dtype, times in steps.buffers])
-    out = np.empty_like(whole)
-    for start in range(0, 1000, 300):
-        base, *others = (bits[start : start + 300] for bits in inputs)
-        steps.begin(base)
-        for other, weight in zip(others, [0.2, 0.8], strict=True):
-            steps.add(other, weight, 0.0)
-        sums.round_once(steps.total(1.0), out[start : start + 300])
-    assert np.array_equal(out, whole)
-
-
-def digest_here() -> str:
-    """The digest of what is merged in every dtype, with numbers of every kind among the ordinary ones."""
-    found = hashlib.sha256()
-    for dtype in sorted(BITS):
-        for weights in ([1.0, 1.0], [0.3, 0.7]):
-            inputs = [random_bits(seed, 40_003, dtype) for seed in range(3)]
-            inputs[1][::97] = random_bits(9, 40_003, dtype)[::97].view(BITS[dtype]) * 77  # any bits
-            found.update(merged(inputs, weights, dtype, density=0.2, lam=1.0).tobytes())
-    return found.hexdigest()
-
-
-@pytest.mark.whole
-def test_older_processors_give_the_same_bytes() -> None:
-    """numpy is told to do without the instructions that it would choose at run time."""
-    package = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
-    core = importlib.import_module(f"{package}._multiarray_umath")
-    here = [name for name in core.__cpu_dispatch__ if core.__cpu_features__.get(name)]
-    found = subprocess.run(
-        [sys.executable, "-c", "from test_ties import digest_here; print(digest_here())"],
-        env=os.environ
-        | {
-            "NPY_DISABLE_CPU_FEATURES": " ".join(here),
-            "PYTHONPATH": os.pathsep.join(map(str, Path(__file__).parents[:2])),
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert found.stdout.strip() == digest_here()
+    inputs = [random(40_003, torch_dtype(dtype), seed).view(torch.uint8).numpy().view(BITS[dtype]) for seed in range(4)]
+    ours, theirs = by_both(inputs, weights, dtype, density=density, lam=0.7)
+    assert ours == theirs
+    assert ours is not None

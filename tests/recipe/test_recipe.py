@@ -33,7 +33,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"density": 0.2}, "Unknown key 'density' in the recipe. It belongs under `parameters`."),
     ({"revision": "main"}, "It belongs beside the `model` that it is a revision of."),
     ({"zzz": 1}, "Unknown key 'zzz' in the recipe.\nIt would be silently ignored, so it is refused."),
-    ({"zzz": 1}, "Accepted keys: ingredients, schema, task, method, base, weighting, anchor, parameters, layers,"),
+    ({"zzz": 1}, "Accepted keys: ingredients, schema, task, method, base, weighting, anchor, parameters, normalize,"),
     ({1: 2}, "Unknown key '1' in the recipe."),
     ({"ingredients": [A | {"wieght": 1}, B]}, "Unknown key 'wieght' in `ingredients[0]`. Did you mean 'weight'?"),
     ({"weighting": {"rle": "uniform"}}, "Unknown key 'rle' in `weighting`. Did you mean 'rule'?"),
@@ -43,8 +43,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({**TIES, "parameters": {"densty": 1}}, "Unknown key 'densty' in `parameters`. Did you mean 'density'?"),
     ({"parameters": {"density": 1}}, "Unknown key 'density' in `parameters`. This method takes none."),
     # ingredients
-    ({"ingredients": [A]}, "`ingredients` needs at least 2 entries, got 1.\nA mix of one model is that model."),
-    ({"ingredients": []}, "`ingredients` needs at least 2 entries, got 0."),
+    (
+        {"ingredients": [A]},
+        "Method 'linear' takes 2 or more `ingredients`, got 1.\nWith fewer there is nothing to mix.",
+    ),
+    ({"ingredients": []}, "Method 'linear' takes 2 or more `ingredients`, got 0."),
     ({"ingredients": "org/a"}, "`ingredients` must be a list, got 'org/a' (str)."),
     ({"ingredients": {"org/a": 0.5}}, "`ingredients` must be a list, got {'org/a': 0.5} (dict)."),
     ({"ingredients": [A, 3]}, "`ingredients[1]` must be a mapping of keys to values, got 3 (int)."),
@@ -59,12 +62,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"ingredients": [A, "org/b@"]}, "`revision of 'org/b'` must be a string, got '' (str)."),
     ({"ingredients": [A, B | {"digest": "sha256:12"}]}, "`digest` of 'org/b' must be 'xxh128:' and 32 hex digits"),
     ({"ingredients": [A, {"model": "./b", "revision": "main"}]}, "'./b' is a local folder, but has the `revision`"),
-    ({"ingredients": [A, B, A]}, "Ingredient 'org/a' is listed twice (positions 0 and 2).\nThat is most often a slip"),
+    ({"ingredients": [A, B, A]}, "Ingredient 'org/a' is listed twice (positions 0 and 2).\nThat is usually a mistake"),
     ({"ingredients": [A, "org/b@v1", "org/b@v1"]}, "Ingredient 'org/b@v1' is listed twice (positions 1 and 2)."),
     ({"ingredients": [A, {"model": "org/b", "base": 3}]}, "`ingredients[1].base` must be a mapping of keys to values"),
     # weights
-    ({"ingredients": [A, B | {"weight": 0.15}]}, "The weights sum to 0.9, not to 1.\nA linear mix of shares that miss"),
-    ({"ingredients": [A, B | {"weight": 0.15}]}, "Divide each by 0.9, or leave them out and add `weighting: {rule:"),
+    (
+        {"ingredients": [A, B | {"weight": 0.15}]},
+        "The weights sum to 0.9, not to 1.\nA weighted average whose weights miss",
+    ),
+    ({"ingredients": [A, B | {"weight": 0.15}]}, "Divide each by 0.9, or add `normalize: true` to the recipe"),
     ({"ingredients": [A, B | {"weight": 0.250002}]}, "The weights sum to 1.000002, not to 1."),
     ({"ingredients": [A, B | {"weight": -0.75}]}, "The weights sum to 0, not to 1."),
     ({"ingredients": [A | {"weight": 70}, B | {"weight": 30}]}, "Divide each by 100,"),
@@ -78,7 +84,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"ingredients": [A, B | {"weight": float("inf")}]}, "`weight of 'org/b'` must be a finite number, got inf"),
     ({"ingredients": [A, B | {"weight": 10**400}]}, "`weight of 'org/b'` must be a finite number, got 1000"),
     ({"ingredients": [A, B | {"weight": 1e300}]}, "must be between -1e+06 and 1e+06, got 1e+300."),
-    ({**TIES, "ingredients": [A, B | {"weight": -1}]}, "Method 'ties' takes no weights below 0, but the weights hold"),
+    ({"normalize": 1}, "`normalize` must be true or false, got 1 (int)."),
+    (
+        {"method": "slerp", "ingredients": [A, B, {"model": "org/c", "weight": 0}]},
+        "Method 'slerp' takes 2 `ingredients`",
+    ),
+    (
+        {**TIES, "ingredients": [A, B | {"weight": -1}]},
+        "The weights must be finite and 0 or more for this method, got -1.0.",
+    ),
     # the rest
     ({"schema": 2}, "`schema` is 2, but this version of cocktail_hub reads schema 1."),
     ({"schema": "1"}, "`schema` must be a whole number, got '1' (str)."),
@@ -86,12 +100,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"task": "text-generatoin"}, "got 'text-generatoin' (str). Did you mean 'text-generation'?"),
     (
         {"method": "liner"},
-        "`method` must be one of linear, task_arithmetic, ties, got 'liner' (str). Did you mean 'lin",
+        "`method` must be one of linear, task_arithmetic, ties, slerp, model_stock, sce, got 'liner' (str). Did you",
     ),
-    ({"method": "qqq"}, "`method` must be one of linear, task_arithmetic, ties, got 'qqq' (str)."),
-    ({"method": ["linear"]}, "`method` must be one of linear, task_arithmetic, ties, got ['linear'] (list)."),
-    ({"method": "ties"}, "Method 'ties' needs a `base`.\nIt adds up the differences of the ingredients to that model."),
-    ({"base": "org/base"}, "Method 'linear' does not use a `base`.\nIt would be silently without effect."),
+    (
+        {"method": "qqq"},
+        "`method` must be one of linear, task_arithmetic, ties, slerp, model_stock, sce, got 'qqq' (str).",
+    ),
+    (
+        {"method": ["linear"]},
+        "`method` must be one of linear, task_arithmetic, ties, slerp, model_stock, sce, got ['linear'] (list).",
+    ),
+    ({"method": "ties"}, "Method 'ties' needs a `base`.\nIt combines task vectors: the differences"),
+    ({"base": "org/base"}, "Method 'linear' does not use a `base`, so it would be ignored."),
     ({**TIES, "anchor": "org/c"}, "`anchor` goes with method 'linear', got 'ties'."),
     ({"anchor": {"model": "org/c", "share": 1.5}}, "`anchor.share` must be between 0 and 1, got 1.5."),
     ({"anchor": "org/c", "layers": [{"match": ".*", "weights": [1, 0]}]}, "`layers` and `anchor` cannot be combined"),
@@ -127,7 +147,7 @@ def test_a_wrong_recipe_says_what_to_fix(change: dict[str, Any], words: str) -> 
 
 
 def test_a_recipe_without_ingredients_says_so() -> None:
-    with pytest.raises(RecipeError, match=r"The recipe has no `ingredients`\. List two or more models to mix\."):
+    with pytest.raises(RecipeError, match=r"The recipe has no `ingredients`\. List the models to mix\."):
         Recipe.from_dict({"method": "linear"})
 
 
@@ -287,3 +307,14 @@ def test_reading_a_recipe_loads_no_torch_and_no_transformers() -> None:
 def test_a_third_to_six_digits_three_times_is_close_enough_to_one() -> None:
     ingredients = [{"model": f"a/{name}", "weight": 0.333333} for name in "bcd"]
     assert Recipe.from_dict({"ingredients": ingredients}).weights == (0.333333,) * 3
+
+
+def test_one_ingredient_beside_a_base_is_a_mix() -> None:
+    recipe = Recipe.from_dict({"method": "task_arithmetic", "base": "org/c", "ingredients": [A | {"weight": -0.5}]})
+    assert recipe.weights == (-0.5,)
+
+
+def test_weights_that_are_normalized_need_not_sum_to_one() -> None:
+    recipe = Recipe.from_dict({"normalize": True, "ingredients": [A | {"weight": 1}, B | {"weight": 1}]})
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert recipe.to_dict()["normalize"] is True

@@ -80,7 +80,7 @@ class AdaptedWeights:
     adapter: Adapter
     """The adapter's."""
     specs: Mapping[str, TensorSpec]
-    """Tensor -> shape and dtype: the base's, changed where the adapter replaces a tensor by one of another shape."""
+    """Tensor -> shape and dtype: the base's; float64 for those that the adapter changes, as they are computed."""
     changes: Mapping[str, Change]
     """Tensor -> what the adapter does to it."""
     config: Mapping[str, Any] = field(hash=False)
@@ -225,7 +225,7 @@ def _fit(adapter: Adapter, name: str, change: Change, base: TensorSpec | None) -
     theirs = adapter.weights.specs
     if change.replaced_by:
         new = theirs[change.replaced_by]
-        base = TensorSpec(new.shape, base.dtype if base and base.dtype in MIXABLE else new.dtype)
+        base = TensorSpec(new.shape, base.dtype if base and base.dtype in MIXABLE else new.dtype)  # as PEFT loads it
     if base is None or base.dtype not in MIXABLE:
         raise _misfit(adapter, change.right or change.bias, f"the base has no '{name}' of floating-point numbers")
     if change.bias and theirs[change.bias].shape != base.shape:
@@ -239,7 +239,7 @@ def _fit(adapter: Adapter, name: str, change: Change, base: TensorSpec | None) -
         change = replace(change, transposed=not straight)
         if change.magnitude and theirs[change.magnitude].numel != rows:
             raise _misfit(adapter, change.magnitude, f"'{name}' has {rows} outputs")
-    return change, base
+    return change, TensorSpec(base.shape, "F64", stored=base.dtype)  # rounded once, when the mix is
 
 
 def _is_square(spec: TensorSpec) -> bool:

@@ -1,6 +1,7 @@
 """Read a base with a LoRA or DoRA adapter a few rows at a time, never a whole merged tensor.
 
-Sums are computed in float64 and rounded once. They are the same on every processor: see `exact_matmul.py`.
+Sums are computed in float64 and returned in it: the mix rounds once. They are the same on every processor: see
+`exact_matmul.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cocktail_hub.checkpoint.adapters.exact_matmul import Factor, RunningSum, ex
 from cocktail_hub.checkpoint.reader import WatchedReader, open_weights
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import itemsize, torch_dtype
-from cocktail_hub.methods.rounding import round_settled
+from cocktail_hub.methods.torch_arrays import round_settled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +93,7 @@ class AdaptedReader:
         spec = self.specs[tensor]
         width = _width(spec.shape)
         base = self._original(tensor, first * width, last * width).reshape(last - first, width)
-        precise = itemsize(spec.dtype) > HALF_BYTES
+        precise = itemsize(spec.stored) > HALF_BYTES
         a, b = self._factor(change.right, 0, precise=precise), self._factor(change.left, 1, precise=precise)
         left, right = (a.turned(), b.turned()) if change.transposed else (b, a)
         return exact_product(left.rows(first, last), right).mul_(change.scale).add_(base)

@@ -11,8 +11,6 @@ MAX_MEMORY = 1 << 30
 """Default for the most bytes that the buffers of a merge take together."""
 ARENA_BYTES = 6 << 20
 """Buffers of one thread: large enough to keep calls rare, small enough for a core's share of the cache."""
-ORDER_ARENA_BYTES = 12 << 20
-"""The same for methods that need an order statistic, which have two to three times as many buffers."""
 REMOTE_ARENA_BYTES = 64 << 20
 """The same for another device, which is slow to start and to talk to."""
 MIN_ARENA_BYTES = 1 << 18
@@ -54,15 +52,30 @@ class Budget:
         return max(MIN_ARENA_BYTES, self.arena // 2)
 
     @classmethod
-    def of(cls, *, threads: int | None, max_memory: int | None, searches: int = 0, remote: bool = False) -> Budget:
+    def of(
+        cls,
+        *,
+        threads: int | None,
+        max_memory: int | None,
+        searches: int = 0,
+        remote: bool = False,
+        smallest: int = MIN_ARENA_BYTES,
+    ) -> Budget:
         """Fit threads and buffers into `max_memory` bytes: first smaller buffers, then fewer threads.
+
+        Args:
+            threads: how many are wanted; `None`: one per usable processor, up to 16.
+            max_memory: most bytes; `None`: 1 GiB.
+            searches: searches for an order statistic that a thread holds at once.
+            remote: whether another device computes.
+            smallest: bytes of buffers that a thread needs at least.
 
         Raises:
             MergeError: not even one thread fits, or `threads` is below 1.
         """
         limit = MAX_MEMORY if max_memory is None else max_memory
         wanted = min(usable_cpus(), MAX_THREADS) if threads is None else threads
-        least = MIN_ARENA_BYTES + _for_searches(searches)
+        least = max(smallest, MIN_ARENA_BYTES) + _for_searches(searches)
         if wanted < 1:
             raise MergeError(f"`threads` must be at least 1, got {wanted}.")
         if limit < least:
@@ -71,8 +84,10 @@ class Budget:
                 f"Allow at least that; the default is {MAX_MEMORY:,}."
             )
         count = min(wanted, limit // least)
-        full = REMOTE_ARENA_BYTES if remote else ORDER_ARENA_BYTES if searches else ARENA_BYTES
-        return cls(threads=count, arena=min(full, limit // count - _for_searches(searches)), searches=searches)
+        full = REMOTE_ARENA_BYTES if remote else ARENA_BYTES
+        return cls(
+            threads=count, arena=min(max(full, smallest), limit // count - _for_searches(searches)), searches=searches
+        )
 
 
 def _for_searches(count: int) -> int:

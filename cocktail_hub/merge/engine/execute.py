@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from cocktail_hub.checkpoint.reader import WatchedReader
 from cocktail_hub.errors import CheckpointError
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     Upload = Callable[[str, Path, str], object]
     """Uploads one shard: its path in the plan, its file, and the file's sha256."""
     Runner = Callable[
-        ["MergeTask", Sequence[ShardPlan], Journal, Callable[[int], object]], AbstractContextManager[tuple[int, int]]
+        ["MergeTask", Sequence[ShardPlan], Journal, Callable[[int], object]], AbstractContextManager["Computed"]
     ]
     """Makes shards of a task, records them in the journal, and reports bytes; when its block ends, all are finished.
-    Yields the bytes that it read, and how many threads computed at a time."""
+    Yields what computing them took."""
 
 
 @runtime_checkable
@@ -86,6 +86,17 @@ class MergeTask:
     """The sink of finished shards; `None`: they stay in `folder`."""
 
 
+class Computed(NamedTuple):
+    """What computing some shards took and found."""
+
+    bytes_read: int
+    """Bytes of weights read."""
+    threads: int
+    """Threads and processes that computed at a time."""
+    coefficients: Mapping[str, tuple[float, ...]]
+    """Tensor -> factors of the models, the base's first, where the method measured them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeReport:
     """What a merge did."""
@@ -98,6 +109,8 @@ class MergeReport:
     """Wall time of this run, that of `meanwhile` included."""
     threads: int
     """Threads and processes that read, computed and wrote; 0 where every shard was finished."""
+    coefficients: Mapping[str, tuple[float, ...]]
+    """Tensor -> factors of the models, the base's first, where the method measured them in this run."""
     digests: Mapping[str, str]
     """Path of every shard -> its hash in hex: XXH3-128, or sha256 for uploads. Those of earlier runs are included."""
 
@@ -171,17 +184,18 @@ def execute(
         return max(left, default=0) if upload else sum(left)
 
     with disk_errors(root, needed):
-        with (run or run_here)(task, todo, journal, advance) as (bytes_read, used_threads):
+        with (run or run_here)(task, todo, journal, advance) as computed:
             meanwhile()
         if upload is None:
             write_indices(plan, root)
         if not keep_journal:
             journal.remove()
     return MergeReport(
-        bytes_read=bytes_read,
+        bytes_read=computed.bytes_read,
         bytes_written=sum(shard.nbytes for shard in missing),
         seconds=time.monotonic() - started,
-        threads=used_threads,
+        threads=computed.threads,
+        coefficients=computed.coefficients,
         digests={shard.path: journal.finished[shard.path].digest for shard in plan.shards},
     )
 
@@ -189,7 +203,7 @@ def execute(
 @contextmanager
 def run_here(
     task: MergeTask, todo: Sequence[ShardPlan], journal: Journal, advance: Callable[[int], object]
-) -> Iterator[tuple[int, int]]:
+) -> Iterator[Computed]:
     """Compute one shard after the other on this machine; when the block ends, all are finished.
 
     While one shard is computed, the one before it is synced. While one is uploaded, the inputs of the next are fetched,
@@ -217,7 +231,7 @@ def run_here(
                 raise
             last = finisher.submit(_finish, task, shard, writer, journal, advance)
         try:
-            yield pool.bytes_read, len(pool.workers)
+            yield Computed(pool.bytes_read, len(pool.workers), pool.coefficients)
         finally:
             if last is not None:  # an error of a shard is raised rather than one of the block
                 last.result()

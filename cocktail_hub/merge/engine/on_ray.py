@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cocktail_hub.errors import MergeError
-from cocktail_hub.merge.engine.execute import MergeTask, run_here
+from cocktail_hub.merge.engine.execute import Computed, MergeTask, run_here
 from cocktail_hub.merge.engine.journal import Entry, Journal
 from cocktail_hub.merge.engine.ray_cluster import Cluster, Demand, joined
 from cocktail_hub.merge.inputs import ShardInputs
@@ -31,7 +31,7 @@ ATTEMPTS = ".attempts"
 @contextmanager
 def run_on_ray(
     task: MergeTask, todo: Sequence[ShardPlan], journal: Journal, advance: Callable[[int], object]
-) -> Iterator[tuple[int, int]]:
+) -> Iterator[Computed]:
     """Make shards on a Ray cluster; when the block begins, all are finished.
 
     Raises:
@@ -42,25 +42,27 @@ def run_on_ray(
     with joined() as cluster:
         demand = task_demand(cluster, task.threads, task.device)
         task, bytes_read = replace(task, threads=demand.cpus), 0
+        coefficients: dict[str, tuple[float, ...]] = {}
         attempts = task.folder / ATTEMPTS
         shutil.rmtree(attempts, ignore_errors=True)  # of a run that was killed
         attempts.mkdir()
         indices = [task.plan.shards.index(shard) for shard in todo]
         try:
             with closing(cluster.run(make_shard, task, indices, demand)) as made:
-                for position, (digest, nbytes) in made:
+                for position, (digest, computed) in made:
                     shard = todo[position]
                     journal.record(shard.path, Entry(shard.nbytes, digest, uploaded=task.upload is not None))
-                    bytes_read += nbytes
+                    bytes_read += computed.bytes_read
+                    coefficients |= computed.coefficients
                     advance(shard.nbytes)
         finally:
             shutil.rmtree(attempts, ignore_errors=True)
         threads = demand.cpus * min(cluster.at_once(demand), max(1, len(todo)))
-    yield bytes_read, threads
+    yield Computed(bytes_read, threads, coefficients)
 
 
-def make_shard(task: MergeTask, index: int) -> tuple[str, int]:
-    """Make one shard in a folder of its own, and return its hash and the bytes that were read. Runs on a worker.
+def make_shard(task: MergeTask, index: int) -> tuple[str, Computed]:
+    """Make one shard in a folder of its own, and return its hash and what it took. Runs on a worker.
 
     A shard that is uploaded never leaves the worker's node; another one is moved to the output folder at the end.
     """
@@ -79,13 +81,13 @@ def make_shard(task: MergeTask, index: int) -> tuple[str, int]:
         try:
             plan = replace(task.plan, shards=(shard,))
             journal = Journal(own, plan)
-            with run_here(replace(task, plan=plan, folder=own), [shard], journal, lambda _: None) as (bytes_read, _):
+            with run_here(replace(task, plan=plan, folder=own), [shard], journal, lambda _: None) as computed:
                 pass
             if task.upload is None:
                 (own / shard.path).replace(task.folder / shard.path)
         finally:
             shutil.rmtree(own, ignore_errors=True)
-    return journal.finished[shard.path].digest, bytes_read
+    return journal.finished[shard.path].digest, computed
 
 
 def task_demand(cluster: Cluster, threads: int | None, device: str) -> Demand:

@@ -67,6 +67,8 @@ class WorkerProcess:
         self._job: ShardJob | None = None
         self.bytes_read = 0
         """Bytes read from all models so far."""
+        self.coefficients: dict[str, tuple[float, ...]] = {}
+        """Factors that were measured so far (see `Buffers.coefficients`)."""
 
     def at_work(self) -> AbstractContextManager[object]:
         """Return the context that the thread of this worker runs in."""
@@ -93,7 +95,7 @@ class WorkerProcess:
             ) from error
         if isinstance(answer, Exception):
             raise answer
-        self._job, self.bytes_read = job, answer
+        self._job, (self.bytes_read, self.coefficients) = job, answer
         for chunk in chunks:
             job.output.note(chunk.offset, chunk.nbytes)
 
@@ -146,6 +148,6 @@ def serve(arena: int) -> None:
                 if new_job is not None:
                     job: ShardJob = pickle.loads(new_job)  # noqa: S301
                 make_chunks(buffers, job, chunks)
-                answer = pickle.dumps(buffers.bytes_read)
+                answer = pickle.dumps((buffers.bytes_read, buffers.coefficients))
             except Exception as error:  # noqa: BLE001 - raised again by the leading process
                 answer = pickle.dumps(error)

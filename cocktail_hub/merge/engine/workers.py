@@ -11,7 +11,7 @@ import numpy as np
 
 from cocktail_hub.merge.kernels.buffers import Buffers
 from cocktail_hub.merge.kernels.dispatch import make_chunks
-from cocktail_hub.methods import numpy_ops
+from cocktail_hub.methods.numpy_arrays import can_compute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,6 +47,11 @@ class WorkerPool:
     def bytes_read(self) -> int:
         """Bytes read from all models so far."""
         return sum(worker.bytes_read for worker in self.workers)
+
+    @property
+    def coefficients(self) -> dict[str, tuple[float, ...]]:
+        """Tensor -> factors of the models, where the method measured them."""
+        return {name: found for worker in self.workers for name, found in worker.coefficients.items()}
 
     def close(self) -> None:
         """End all worker processes, even if one of them raises."""
@@ -139,5 +144,5 @@ def _wants_torch(plan: MergePlan) -> bool:
     flushes = bool(np.float32(1e-45) * np.float32(1.0) == 0.0)
     if "torch" in sys.modules or flushes:
         return True
-    mixed = (tensor for shard in plan.shards for tensor in shard.tensors if tensor.rule == "mix")
-    return not all(tensor.is_copy or numpy_ops.can_sum((*tensor.dtypes, tensor.dtype)) for tensor in mixed)
+    mixed = (tensor for shard in plan.shards for tensor in shard.tensors if tensor.rule != "same")
+    return not all(tensor.is_copy or can_compute((*tensor.dtypes, tensor.dtype)) for tensor in mixed)

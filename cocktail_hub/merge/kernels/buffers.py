@@ -1,4 +1,4 @@
-"""The buffers of one thread, and reading into and writing from them. Reused from run to run, never grown."""
+"""The buffers of one thread, and reading into and writing from them. Reused from chunk to chunk, never grown."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cocktail_hub.merge.kernels.job import BufferSlice
-from cocktail_hub.methods import numpy_ops as sums
+from cocktail_hub.methods import numpy_arrays
 from cocktail_hub.methods.dtypes import itemsize, numpy_dtype
 from cocktail_hub.methods.order_statistics import BLOCK, KthLargest
-from cocktail_hub.methods.ties import Ties
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,10 +31,8 @@ class Buffers:
     Not to be shared between threads. Subclasses may compute in other memory, with other libraries.
     """
 
-    steps: Any = sums
-    """The module that adds up: `accumulate`, `round_once`, `canonicalize_nan`, `first_overflow`, `value`."""
-    ties: type[Ties] = Ties
-    """The steps of `ties`."""
+    steps: Any = numpy_arrays
+    """What is done with arrays here: `numpy_arrays` or `torch_arrays`."""
 
     def __init__(self, arena: int) -> None:
         """Allocate `arena` bytes."""
@@ -44,6 +41,8 @@ class Buffers:
         self._host: NDArray[np.uint8] = memory[skip : skip + arena]
         self.bytes_read = 0
         """Bytes read from all models so far."""
+        self.coefficients: dict[str, tuple[float, ...]] = {}
+        """Tensor -> factors of the models that were measured for it, the base's first where there is one."""
         self._searches: list[KthLargest] = []
 
     def at_work(self) -> AbstractContextManager[object]:

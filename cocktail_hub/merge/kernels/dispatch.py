@@ -1,21 +1,25 @@
-"""Make one run of the output: copied, compared, added up, or by a method of its own."""
+"""Make one chunk of the output: copied, compared, added up, or by the method."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.merge.kernels.nonfinite import check_finite, is_bounded
+from cocktail_hub.merge.kernels.sweep import Sweep, vector_buffers
+from cocktail_hub.methods.contract import round_coefficients, with_base
 from cocktail_hub.methods.dtypes import accumulator_dtype, itemsize
-from cocktail_hub.methods.spec import METHOD_TABLE
+from cocktail_hub.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from cocktail_hub.checkpoint.reader import ElementRange
     from cocktail_hub.merge.engine.chunks import Chunk
     from cocktail_hub.merge.kernels.buffers import Buffers
     from cocktail_hub.merge.kernels.job import ShardJob
@@ -23,39 +27,29 @@ if TYPE_CHECKING:
 
 
 def make_chunks(bench: Buffers, job: ShardJob, chunks: Sequence[Chunk]) -> None:
-    """Make chunks of the output, one after the other (see `merge_run`)."""
-    for chunk in chunks:
-        merge_run(bench, job, chunk)
-
-
-def merge_run(bench: Buffers, job: ShardJob, run: Chunk) -> None:
-    """Make one run of the output.
+    """Make chunks of the output, one after the other.
 
     Raises:
         CheckpointError: a model cannot be read.
         IncompatibleError: integers or flags differ between models, or the mix would hold NaN or be infinite.
         OSError: the output cannot be written.
     """
-    if run.like.rule == "same":
-        _compare(bench, job, run)
-    elif run.like.is_copy:
-        _copy(bench, job, run)
-    elif _needs_order(job.method, run.like):
-        from cocktail_hub.merge.kernels.ordered import merge_ordered
-
-        merge_ordered(bench, job, run)
-    else:
-        _add_up(bench, job, run)
+    for chunk in chunks:
+        if chunk.like.rule == "same":
+            _compare(bench, job, chunk)
+        elif chunk.like.rule == "sum":
+            _add_up(bench, job, chunk.like, chunk.pieces, chunk.offset)
+        elif METHODS[job.method].combine is None:
+            _add_up_measured(bench, job, chunk)
+        else:
+            _combine(bench, job, chunk)
 
 
 def run_capacity(bench: Buffers, method: str, tensor: TensorPlan) -> int:
-    """Return the most elements of a run of tensors like this one; 0: it takes one whole tensor of any size."""
-    return 0 if _needs_order(method, tensor) else bench.fitting(_buffers(tensor))
-
-
-def _needs_order(method: str, tensor: TensorPlan) -> bool:
-    """Tell whether an order statistic is needed; a tensor of one model alone is just rounded."""
-    return tensor.rule == "mix" and len(tensor.models) > 1 and METHOD_TABLE[method].kind == "order"
+    """Return the most elements of a chunk of tensors like this one; 0: it takes one whole tensor of any size."""
+    if tensor.rule in ("same", "sum"):
+        return bench.fitting(_buffers(tensor))
+    return 0 if METHODS[method].measure else bench.fitting(vector_buffers(tensor))
 
 
 def _buffers(tensor: TensorPlan) -> list[tuple[str, int]]:
@@ -68,37 +62,84 @@ def _buffers(tensor: TensorPlan) -> list[tuple[str, int]]:
     return [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), (wide, 1), (wide, 1)]
 
 
-def _copy(bench: Buffers, job: ShardJob, run: Chunk) -> None:
-    (place,) = bench.slots(_buffers(run.like), run.numel)
-    job.output.write(run.offset, bench.read(job, run.like.models[0], run.pieces, place).data)
-
-
-def _compare(bench: Buffers, job: ShardJob, run: Chunk) -> None:
-    here, there = bench.slots(_buffers(run.like), run.numel)
-    first, *others = run.like.models
-    expected = bench.read(job, first, run.pieces, there)
-    for model in others:
-        found = bench.read(job, model, run.pieces, here)
-        if not np.array_equal(found, expected):
-            raise _differs(_first_difference(found, expected, run), job.models[model], job.models[first])
-    job.output.write(run.offset, expected.data)
-
-
-def _add_up(bench: Buffers, job: ShardJob, run: Chunk) -> None:
-    tensor, steps = run.like, bench.steps
-    _, place, *sums = bench.slots(_buffers(tensor), run.numel)
+def _add_up(bench: Buffers, job: ShardJob, tensor: TensorPlan, pieces: Sequence[ElementRange], offset: int) -> None:
+    """Write the weighted sum of pieces at a byte offset: products and sums in order, each rounded on its own."""
+    count, steps = sum(stop - start for _, start, stop in pieces), bench.steps
+    first, *others = bench.slots(_buffers(tensor), count)
+    if tensor.is_copy:
+        job.output.write(offset, bench.read(job, tensor.models[0], pieces, first).data)
+        return
+    place, *sums = others
     out, total, scratch = bench.array(place), *(bench.array(slot) for slot in sums)
-    inputs = bench.inputs(job, tensor, run.pieces, run.numel)
-    steps.accumulate(zip(inputs, tensor.weights, strict=True), total, scratch)
+    for index, (array, weight) in enumerate(zip(bench.inputs(job, tensor, pieces, count), tensor.weights, strict=True)):
+        term = scratch if index else total  # the first product, not zeros: 0.0 + -0.0 is +0.0
+        steps.widen(array, term)
+        term *= weight
+        if index:
+            total += scratch
     steps.round_once(total, out)
-    check_finite(bench, job, tensor, run.pieces, total=total, out=out, bounded=is_bounded(tensor))
-    bench.write(job, run.offset, place)
+    check_finite(bench, job, tensor, pieces, total=total, out=out, bounded=is_bounded(tensor))
+    bench.write(job, offset, place)
 
 
-def _first_difference(found: NDArray[np.uint8], expected: NDArray[np.uint8], run: Chunk) -> str:
+def _add_up_measured(bench: Buffers, job: ShardJob, chunk: Chunk) -> None:
+    """Measure a tensor, then write the weighted sum whose coefficients follow from that."""
+    tensor, ((name, _, numel),) = chunk.like, chunk.pieces
+    measured = Sweep(bench, job, tensor, chunk.pieces).measure()
+    compute: Callable[..., Sequence[float]] = METHODS[job.method].coefficients  # type: ignore[assignment]
+    given = compute(tensor.weights, job.parameters, *measured)
+    found = round_coefficients(with_base(given) if tensor.rule == "task_vectors" else given)
+    bench.coefficients[name] = found
+    used = [index for index, coefficient in enumerate(found) if coefficient != 0.0] or [0]
+    summed = replace(
+        tensor,
+        rule="sum",
+        models=tuple(tensor.models[index] for index in used),
+        weights=tuple(found[index] for index in used),
+        dtypes=tuple(tensor.dtypes[index] for index in used),
+    )
+    size, width = bench.fitting(_buffers(summed)), itemsize(tensor.dtype)
+    for start in range(0, numel, size):
+        pieces = [(name, start, min(start + size, numel))]
+        _add_up(bench, job, summed, pieces, chunk.offset + start * width)
+
+
+def _combine(bench: Buffers, job: ShardJob, chunk: Chunk) -> None:
+    """Measure a tensor, then write what the method makes of its chunks."""
+    tensor, steps = chunk.like, bench.steps
+    combine: Callable[..., Any] = METHODS[job.method].combine  # type: ignore[assignment]
+    sweep, width = Sweep(bench, job, tensor, chunk.pieces), itemsize(chunk.like.dtype)
+    measured = sweep.measure()
+    for start, stop in sweep.chunks(measured):
+        pieces = sweep.pieces(start, stop)
+        vectors = sweep.vectors(pieces)
+        total = combine(steps.xp, vectors, tensor.weights, job.parameters, *sweep.at(start, measured))
+        if tensor.rule == "task_vectors":
+            against = 0.0 - total  # 0 - 0 and 0 - -0.0 are 0.0, and x - 0.0 is x for every x, -0.0 included
+            total = sweep.base
+            total -= against
+        slot = sweep.out._replace(nbytes=(stop - start) * width)
+        out = bench.array(slot)
+        steps.round_once(total, out)
+        check_finite(bench, job, tensor, pieces, total=total, out=out, bounded=False)
+        bench.write(job, chunk.offset + start * width, slot)
+
+
+def _compare(bench: Buffers, job: ShardJob, chunk: Chunk) -> None:
+    here, there = bench.slots(_buffers(chunk.like), chunk.numel)
+    first, *others = chunk.like.models
+    expected = bench.read(job, first, chunk.pieces, there)
+    for model in others:
+        found = bench.read(job, model, chunk.pieces, here)
+        if not np.array_equal(found, expected):
+            raise _differs(_first_difference(found, expected, chunk), job.models[model], job.models[first])
+    job.output.write(chunk.offset, expected.data)
+
+
+def _first_difference(found: NDArray[np.uint8], expected: NDArray[np.uint8], chunk: Chunk) -> str:
     """Return the name of the first piece that differs."""
-    index = int(np.argmax(found != expected)) // itemsize(run.like.dtype)
-    for name, start, stop in run.pieces:
+    index = int(np.argmax(found != expected)) // itemsize(chunk.like.dtype)
+    for name, start, stop in chunk.pieces:
         if index < stop - start:
             return name
         index -= stop - start

@@ -9,7 +9,7 @@ import torch
 
 from cocktail_hub.errors import MergeError
 from cocktail_hub.merge.kernels.buffers import Buffers
-from cocktail_hub.methods import linear as methods
+from cocktail_hub.methods import torch_arrays
 from cocktail_hub.methods.dtypes import torch_dtype
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ class TorchBuffers(Buffers):
     On the CPU they are the same.
     """
 
-    steps = methods
-    ties = methods.TensorTies
+    steps = torch_arrays
 
     def __init__(self, arena: int, device: str = "cpu") -> None:
         """Allocate `arena` bytes on this machine, and as many on `device` if that is another one."""
@@ -48,7 +47,7 @@ class TorchBuffers(Buffers):
         """One torch thread, numbers close to zero kept; on a GPU, a stream of its own."""
         torch.set_num_threads(1)  # one task, one thread: tasks are what runs side by side
         torch.set_flush_denormal(False)  # a thread inherits the mode of its parent, where it would change results
-        with self._stream(), _enough_memory(str(self._device)):
+        with super().at_work(), self._stream(), _enough_memory(str(self._device)):
             yield
 
     def _stream(self) -> AbstractContextManager[object]:

@@ -20,7 +20,7 @@ MERGE_ALL = """
     import torch
     from merge_helpers import digests, mix
     from cocktail_hub.merge.engine import workers
-    from cocktail_hub.methods.linear import METHODS
+    from cocktail_hub.methods.registry import METHODS
     root, needs_torch = Path({root!r}), workers._wants_torch
 
     def as_if_it_were_not_there(plan):
@@ -35,7 +35,7 @@ MERGE_ALL = """
     for dtype in ("float32", "bfloat16", "float16"):
         folders = [root / dtype / f"m{{i}}" for i in range(3)]
         for method in sorted(METHODS):
-            weights = [0.2, 0.3, 0.5] if method == "linear" else [0.6, 0.7]
+            weights = [0.2, 0.3, 0.5] if METHODS[method].base == "none" else [0.6, 0.4]
             for out_dtype in (None, "bfloat16"):
                 out = root / sys.argv[1] / dtype / method / str(out_dtype)
                 mix(folders, out, method=method, weights=weights, dtype=out_dtype, threads=2)

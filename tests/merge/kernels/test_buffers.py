@@ -21,7 +21,7 @@ from cocktail_hub.merge.engine.workers import make_workers
 from cocktail_hub.merge.kernels.buffers import ALIGNMENT, Buffers
 from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
 from cocktail_hub.methods.dtypes import itemsize
-from cocktail_hub.methods.linear import METHODS
+from cocktail_hub.methods.registry import METHODS
 
 KINDS = [Buffers, TorchBuffers]
 
@@ -77,7 +77,7 @@ def three(tmp_path: Path, dtype: torch.dtype) -> tuple[list[Path], dict[str, dic
         tensors["embed"][index, : len(odd)] = odd.roll(index)
         tensors["embed"][7, : len(none)] = none
     models[2]["embed"][8, 0] = math.inf
-    weights = {"linear": [0.2, 0.3, 0.5], "ties": [0.6, 0.4], "task_arithmetic": [0.6, 0.4]}
+    weights = {name: [0.2, 0.3, 0.5] if method.base == "none" else [0.6, 0.4] for name, method in METHODS.items()}
     return save_all(tmp_path, models), {name: {"method": name, "weights": weights[name]} for name in METHODS}
 
 
@@ -184,10 +184,10 @@ def test_an_ordinary_mix_needs_no_torch(tmp_path: Path, method: str) -> None:
         (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     lines = [f"method: {method}", "ingredients:", *(f"  - {{model: {folder}, weight: 0.5}}" for folder in folders)]
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("\n".join([*lines, *([] if method == "linear" else [f"base: {base}"])]))
+    recipe.write_text("\n".join([*lines, *([f"base: {base}"] if METHODS[method].base == "needed" else [])]))
     arguments = [sys.executable, "-c", textwrap.dedent(TORCH_FREE), str(recipe), str(tmp_path / "out")]
     subprocess.run(arguments, check=True)
-    mixed = folders if method == "linear" else [base, *folders]
+    mixed = [base, *folders] if METHODS[method].base == "needed" else folders
     mix(mixed, tmp_path / "here", weights=[0.5, 0.5], method=method)
     assert digests(tmp_path / "out")["model.safetensors"] == digests(tmp_path / "here")["model.safetensors"]
 

@@ -13,10 +13,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from merge_helpers import added
 
-from cocktail_hub.methods import numpy_ops as sums
+from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.merge.kernels.buffers import Buffers
+from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
+from cocktail_hub.methods import numpy_arrays
 from cocktail_hub.methods.dtypes import torch_dtype
-from cocktail_hub.methods.linear import linear
 
 BITS = {"BF16": np.uint16, "F32": np.uint32, "F64": np.uint64}
 
@@ -28,18 +31,6 @@ def array_of(bits: list[int], dtype: str) -> np.ndarray:
 
 def tensor_of(bits: list[int], dtype: str) -> torch.Tensor:
     return torch.from_numpy(np.array(bits, dtype=BITS[dtype])).view(torch_dtype(dtype))
-
-
-def summed(terms: list[list[int]], weights: list[float], dtype: str, out_dtype: str) -> np.ndarray:
-    """What the engine does with one run; unsigned whole numbers."""
-    arrays = [array_of(bits, dtype) for bits in terms]
-    total = np.empty(len(terms[0]), np.float32 if dtype == "BF16" else np.float64)
-    out = array_of([0] * len(terms[0]), out_dtype)
-    with np.errstate(all="ignore"):
-        sums.accumulate(zip(arrays, weights, strict=True), total, np.empty_like(total))
-        sums.round_once(total, out)
-        sums.canonicalize_nan(total, out, lambda: arrays)
-    return out.view(BITS[out_dtype])
 
 
 @st.composite
@@ -56,36 +47,31 @@ def cases(draw: st.DrawFn) -> tuple[list[list[int]], list[float], str, str]:
 
 
 @given(cases())
-def test_any_bits_in_any_shares_give_the_bits_of_linear(case: tuple[list[list[int]], list[float], str, str]) -> None:
+def test_any_bits_by_any_factors_give_the_bits_of_torch(case: tuple[list[list[int]], list[float], str, str]) -> None:
     terms, weights, dtype, out = case
-    expected = linear([tensor_of(bits, dtype) for bits in terms], weights, dtype=torch_dtype(out))
-    assert summed(terms, weights, dtype, out).tolist() == expected.view(torch.uint8).numpy().view(BITS[out]).tolist()
+    found = []
+    for library in (Buffers, TorchBuffers):
+        try:
+            made = added([tensor_of(bits, dtype) for bits in terms], weights, dtype=torch_dtype(out), library=library)
+        except IncompatibleError:
+            found.append(None)
+        else:
+            found.append(made.view(torch.uint8).numpy().view(BITS[out]).tolist())
+    assert found[0] == found[1]
 
 
 def test_float32_is_rounded_to_the_nearest_bfloat16_and_ties_to_even() -> None:
     numbers = torch.arange(0x3F7F0000, 0x3F820001, 1, dtype=torch.int32).view(torch.float32)  # every float32 around 1
     *pairs, last = numbers.numpy()
     total, out = np.array([*pairs[0::2], *pairs[1::2], last]), np.empty(len(numbers), np.uint16)
-    sums.round_once(total, out)
+    numpy_arrays.round_once(total, out)
     assert np.array_equal(out, numbers.bfloat16().view(torch.uint16).numpy())
 
 
 def test_sums_of_bfloat16_have_evens_before_odds() -> None:
     total = np.empty(5, np.float32)
-    sums.widen(array_of([0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0], "BF16"), total)
+    numpy_arrays.widen(array_of([0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0], "BF16"), total)
     assert total.tolist() == [1.0, 3.0, 2.0, 4.0, 5.0]
-
-
-def test_a_sum_beyond_the_range_is_infinity() -> None:
-    assert summed([[0x7F7F], [0x7F7F]], [1.0, 1.0], "BF16", "BF16").tolist() == [0x7F80]
-
-
-def test_inputs_are_left_alone() -> None:
-    array = array_of([0x3F80, 0x4000], "BF16")
-    total = np.empty(2, np.float32)
-    sums.accumulate([(array, 0.5)], total, np.empty_like(total))
-    assert array.tolist() == [0x3F80, 0x4000]
-    assert total.tolist() == [0.5, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -93,23 +79,27 @@ def test_inputs_are_left_alone() -> None:
     [(["BF16"], True), (["F32", "F64"], True), (["F16"], False), (["BF16", "F32"], False), (["F32", "BF16"], False)],
 )
 def test_dtypes_that_torch_does_better_are_left_to_it(dtypes: list[str], can: bool) -> None:
-    assert sums.can_sum(dtypes) == can
+    assert numpy_arrays.can_compute(dtypes) == can
 
 
 SUM_OF_MANY = """
     import hashlib
     import numpy as np
-    from cocktail_hub import sums
+    from cocktail_hub.merge.kernels.nonfinite import canonicalize_nan
+    from cocktail_hub.methods import numpy_arrays
 
     random = np.random.default_rng(0)
     for wide, narrow in ((np.float32, np.uint16), (np.float64, np.float32)):
         bits = [random.integers(0, 1 << 16, 40_003, dtype=np.uint16) for _ in range(3)]
         arrays = bits if narrow is np.uint16 else [(b.astype(np.uint32) << 16).view(np.float32) for b in bits]
-        total, out = np.empty(40_003, wide), np.empty(40_003, narrow)
+        total, term, out = np.zeros(40_003, wide), np.empty(40_003, wide), np.empty(40_003, narrow)
         with np.errstate(all="ignore"):
-            sums.accumulate(zip(arrays, (0.2, 0.3, 0.5)), total, np.empty_like(total))
-            sums.round_once(total, out)
-            sums.settle_nan(total, out, lambda: arrays)
+            for array, weight in zip(arrays, (0.2, 0.3, 0.5)):
+                numpy_arrays.widen(array, term)
+                term *= weight
+                total += term
+            numpy_arrays.round_once(total, out)
+            canonicalize_nan(numpy_arrays, total, out, lambda: arrays)
         print(hashlib.sha256(out.tobytes()).hexdigest())
 """
 

@@ -1,0 +1,223 @@
+"""Passes over one tensor in chunks: measure what the method must know of it, then make vectors for it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.methods.dtypes import accumulator_dtype, itemsize
+from cocktail_hub.methods.fixed_sum import FixedSum, gram_matrix, products, subtree_sums
+from cocktail_hub.methods.numpy_arrays import positions
+from cocktail_hub.methods.order_statistics import kth_largest, stretches_of
+from cocktail_hub.methods.registry import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cocktail_hub.checkpoint.reader import ElementRange
+    from cocktail_hub.merge.kernels.buffers import Buffers
+    from cocktail_hub.merge.kernels.job import ShardJob
+    from cocktail_hub.merge.plan import TensorPlan
+    from cocktail_hub.methods.contract import Measured, Round
+
+SCRATCH = 6
+"""Arrays of the accumulator's dtype that a method may hold at once, beside its vectors and two for each of them."""
+
+
+def vector_buffers(tensor: TensorPlan) -> list[tuple[str, int]]:
+    """Return the buffers for a method's chunk: input, output, the models, and room for what the method allocates."""
+    wide, models = accumulator_dtype((*tensor.dtypes, tensor.dtype)), len(tensor.models)
+    return [
+        (max(tensor.dtypes, key=itemsize), 1),
+        (tensor.dtype, 1),
+        (wide, models),
+        (wide, 2 * models + SCRATCH),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The smallest value that is kept."""
+
+    value: float
+    """The k-th largest."""
+    end: int
+    """Index of the element from which on values must be larger than that; the tensor's size where all may be equal."""
+    above: float
+    """The next number above `value`."""
+
+
+class Sweep:
+    """The elements of one tensor, or of several small ones, as vectors."""
+
+    def __init__(self, bench: Buffers, job: ShardJob, tensor: TensorPlan, pieces: Sequence[ElementRange]) -> None:
+        self._bench, self._job, self._tensor, self._pieces = bench, job, tensor, pieces
+        self._numel = sum(stop - start for _, start, stop in pieces)
+        buffers = vector_buffers(tensor)
+        self._size = min(bench.fitting(buffers), self._numel)
+        _, self.out, self._vectors, _ = bench.slots(buffers, self._size)
+        self._based = tensor.rule == "task_vectors"
+        self.base: Any = None
+        """The base's elements of the chunk whose vectors were made last, in the accumulator's dtype."""
+
+    def chunks(self, measured: Sequence[Measured] = ()) -> Iterator[tuple[int, int]]:
+        """Yield elements `start:stop` that are in the buffers at once, and that have the same cuts."""
+        ends = {cut.end for found in measured for cut in found if isinstance(cut, Cut)}
+        bounds = sorted({*range(0, self._numel, self._size), *ends, self._numel})
+        return itertools.pairwise(bounds)
+
+    def pieces(self, start: int, stop: int) -> Sequence[ElementRange]:
+        """Return where the elements `start:stop` are."""
+        if (start, stop) == (0, self._numel):
+            return self._pieces
+        ((name, first, _),) = self._pieces
+        return [(name, first + start, first + stop)]
+
+    def vectors(self, pieces: Sequence[ElementRange]) -> list[Any]:
+        """Read pieces of every model and return them, or their differences to the base, in the accumulator's dtype."""
+        steps, count = self._bench.steps, sum(stop - start for _, start, stop in pieces)
+        slot, models = self._vectors, len(self._tensor.models)
+        rows = self._bench.array(slot._replace(nbytes=models * count * itemsize(slot.dtype))).reshape(models, count)
+        vectors = []
+        for row, array in zip(rows, self._bench.inputs(self._job, self._tensor, pieces, count), strict=True):
+            steps.widen(array, row)
+            vectors.append(row)
+        if self._based:
+            self.base, *vectors = vectors
+            for vector in vectors:
+                vector -= self.base  # noqa: PLW2901
+        return vectors
+
+    def measure(self) -> list[Measured]:
+        """Run the method's rounds, one after the other."""
+        found: list[Measured] = []
+        for step in METHODS[self._job.method].measure:
+            if step.statistic == "kth_largest":
+                found.append(self._cuts(step, found))
+            elif step.statistic == "gram":
+                found.append(gram_matrix(self._sums(step, found), len(self._tensor.models) - self._based))
+            else:
+                found.append(self._sums(step, found))
+        return found
+
+    @staticmethod
+    def at(start: int, measured: Sequence[Measured]) -> list[Measured]:
+        """Return what was measured, as it holds for a chunk that begins at an element."""
+
+        def resolved(value: Any) -> Any:
+            return (value.value if start < value.end else value.above) if isinstance(value, Cut) else value
+
+        return [[resolved(value) for value in found] for found in measured]
+
+    def _values(self, step: Round, measured: Sequence[Measured], pieces: Sequence[ElementRange], start: int) -> Any:
+        vectors, xp = self.vectors(pieces), self._bench.steps.xp
+        return self._values_of(step, vectors, xp, self.at(start, measured))
+
+    def _values_of(self, step: Round, vectors: Sequence[Any], xp: Any, measured: Sequence[Measured]) -> Any:
+        if step.values is None:
+            return products(xp, vectors)
+        return step.values(xp, vectors, self._job.parameters, *measured)
+
+    def _sums(self, step: Round, measured: Sequence[Measured]) -> list[float]:
+        """Add up values. Elements at which a vector is infinite or NaN do not count."""
+        steps, total = self._bench.steps, FixedSum()
+        for start, stop in self.chunks(measured):
+
+            def summed(vectors: Sequence[Any], start: int = start) -> Any:
+                found = self._values_of(step, vectors, steps.xp, self.at(start, measured))
+                sums = (subtree_sums(steps.xp, value, split=self._is_split) for value in found)
+                return np.stack([steps.on_host(value) for value in sums])
+
+            rows = summed(self.vectors(self.pieces(start, stop)))
+            if not np.isfinite(rows).all():
+                vectors = self.vectors(self.pieces(start, stop))
+                odd = steps.xp.isnan(sum(vector - vector for vector in vectors))
+                for vector in vectors:
+                    vector[odd] = 0.0
+                rows = summed(vectors)
+            total.add(rows)
+        sums = total.total()
+        if not all(map(math.isfinite, sums)):
+            raise self._too_large()
+        return sums
+
+    def _too_large(self) -> IncompatibleError:
+        name = self._pieces[0][0]
+        return IncompatibleError(
+            f"'{name}' cannot be mixed by '{self._job.method}': squares of its elements are too large for float64.\n"
+            "Lengths and angles of the models' tensors are then infinite.\n"
+            "Remove the model with such numbers, or use the method 'linear'.",
+            tensor=name,
+        )
+
+    @property
+    def _is_split(self) -> bool:
+        """Whether vectors have evens before odds (see `numpy_arrays.widen`)."""
+        return self._bench.steps.xp is np and self._tensor.dtypes[0] == "BF16"
+
+    def _magnitudes(
+        self, step: Round, measured: Sequence[Measured], pieces: Sequence[ElementRange]
+    ) -> list[np.ndarray[Any, Any]]:
+        return [self._bench.steps.on_host(value) for value in self._values(step, measured, pieces, 0)]
+
+    def _cuts(self, step: Round, measured: Sequence[Measured]) -> list[Cut]:
+        """Find the k-th largest of each of the values."""
+        rank = step.rank or (lambda numel, _: numel)
+        k, chunks = rank(self._numel, self._job.parameters), list(self.chunks())
+        if k >= self._numel:  # all are kept, whatever their values
+            count = len(self._magnitudes(step, measured, self.pieces(0, chunks[0][1])))
+            return [Cut(0.0, self._numel, 0.0)] * count
+        if len(chunks) == 1:
+            found = self._magnitudes(step, measured, self._pieces)
+            values, dtype = [kth_largest(value, k) for value in found], found[0].dtype.type
+        else:
+            values, dtype = self._search(step, measured, k)
+        if step.exact(self._job.parameters):
+            ends = self._ends(step, measured, k, values)
+        else:
+            ends = [self._numel] * len(values)
+        above = [float(np.nextafter(dtype(value), dtype(math.inf))) for value in values]
+        return [Cut(*cut) for cut in zip(values, ends, above, strict=True)]
+
+    def _search(self, step: Round, measured: Sequence[Measured], k: int) -> tuple[list[float], Any]:
+        """Find the k-th largest of a tensor of several chunks, in passes over them; also returns their dtype."""
+        ((name, _, _),) = self._pieces
+        sample = [(name, start, stop) for start, stop in stretches_of(self._numel, self._size) if start < stop]
+        sample = sample or [(name, 0, self._size)]  # of a tensor so small that no stretch has an element
+        samples = self._magnitudes(step, measured, sample)
+        searches, dtype = self._bench.searches(len(samples)), samples[0].dtype.type
+        for search, some in zip(searches, samples, strict=True):
+            search.begin(k, some, numel=self._numel, stretches=len(sample), dtype=dtype)
+        while any(search.value is None for search in searches):
+            for start, stop in self.chunks():
+                found = self._magnitudes(step, measured, self.pieces(start, stop))
+                for search, values in zip(searches, found, strict=True):
+                    if search.value is None:
+                        search.feed(values)
+            for search in searches:
+                if search.value is None:
+                    search.finish_pass()
+        return [search.value for search in searches if search.value is not None], dtype
+
+    def _ends(self, step: Round, measured: Sequence[Measured], k: int, cuts: Sequence[float]) -> list[int]:
+        """Find for each of the values where the last of the k largest is, of equal ones the first in the tensor."""
+        wanted, ends = [k] * len(cuts), [self._numel] * len(cuts)
+        equal: list[list[tuple[int, int, int]]] = [[] for _ in cuts]
+        for start, stop in self.chunks():
+            for i, found in enumerate(self._magnitudes(step, measured, self.pieces(start, stop))):
+                wanted[i] -= int(np.count_nonzero(found > cuts[i]))
+                equal[i].append((start, stop, int(np.count_nonzero(found == cuts[i]))))
+        for i, counts in enumerate(equal):
+            for start, stop, count in counts:
+                if wanted[i] <= count:
+                    found = self._magnitudes(step, measured, self.pieces(start, stop))[i]
+                    where = positions(np.flatnonzero(found == cuts[i]), stop - start, split=self._is_split)
+                    ends[i] = start + int(where[wanted[i] - 1]) + 1
+                    break
+                wanted[i] -= count
+        return ends

@@ -160,13 +160,7 @@ class AdaptedReader:
 
 
 def open_adapted(weights: AdaptedWeights, base_root: Path | str, adapter_root: Path | str) -> AdaptedReader:
-    """Open a base and an adapter.
-
-    Args:
-        weights: both, as `adapt` found them.
-        base_root: the folder that holds the base's files.
-        adapter_root: the folder that holds the adapter's files.
-    """
+    """Open a base, whose files are under `base_root`, and an adapter, whose files are under `adapter_root`."""
     base = open_weights(weights.base, base_root)
     return AdaptedReader(weights, base, open_weights(weights.adapter.weights, adapter_root))
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,7 +126,7 @@ def test_a_model_that_has_changed_is_not_opened_again(tmp_path: Path) -> None:
     folders = save_all(tmp_path, [model(0)])
     with ExitStack() as stack:
         (source,) = opened(stack, folders)
-        with pickle.loads(pickle.dumps(source)) as again:
+        with closing(pickle.loads(pickle.dumps(source))) as again:
             assert again.specs == source.specs
         pickled = pickle.dumps(source)
         save(folders[0], model(1))

@@ -54,26 +54,8 @@ def joined() -> Iterator[Cluster]:
     if ray.is_initialized():
         yield Cluster(ray, own=False)
         return
-    own = _connect(ray)
-    try:
-        yield Cluster(ray, own=own)
-    finally:
-        ray.shutdown()
-
-
-def import_ray() -> Any:
-    """Import Ray. Raises MissingExtraError."""
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError.of("ray", extra="ray", purpose="merge or score on a cluster") from error
-    return ray
-
-
-def _connect(ray: Any) -> bool:
-    """Connect; return whether a cluster was started for it."""
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    given = os.environ.get("RAY_ADDRESS")
+    given, own = os.environ.get("RAY_ADDRESS"), False
     try:
         if given and (found := re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)", given)):
             # An address where nobody listens is an error now; Ray itself would wait for many minutes.
@@ -88,8 +70,20 @@ def _connect(ray: Any) -> bool:
         if not isinstance(error, ConnectionError):
             raise
         ray.init(address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
-        return True
-    return False
+        own = True
+    try:
+        yield Cluster(ray, own=own)
+    finally:
+        ray.shutdown()
+
+
+def import_ray() -> Any:
+    """Import Ray. Raises MissingExtraError."""
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtraError.of("ray", extra="ray", purpose="merge or score on a cluster") from error
+    return ray
 
 
 class Cluster:

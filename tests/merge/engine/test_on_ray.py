@@ -140,14 +140,14 @@ OWN_CLUSTER = """
     from cocktail_hub.cli import main
     from cocktail_hub.merge.engine import ray_cluster as cluster
 
-    own, connect = [], cluster._connect
-    cluster._connect = lambda ray: own.append(connect(ray)) or own[-1]
+    owned, Cluster = [], cluster.Cluster
+    cluster.Cluster = lambda ray, own: owned.append(own) or Cluster(ray, own=own)
     try:
         main()
     finally:
         import ray
 
-        assert own == [True] and not ray.is_initialized()
+        assert owned == [True] and not ray.is_initialized()
 """
 
 

@@ -21,7 +21,7 @@ from cocktail_hub.methods.dtypes import EXACT, MIXABLE, itemsize, mixable_dtype
 from cocktail_hub.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from cocktail_hub.methods.contract import Method
     from cocktail_hub.recipe import LayerRule
@@ -33,8 +33,6 @@ uploads that were interrupted note: what another version has finished is then ma
 mixes have a number of their own, `recipe.MERGE_FORMAT`."""
 BYTES_PER_VECTOR = 1 << 12
 """Room for 64 numbers of a model and for what methods compute of them: with less, no chunk of many models would fit."""
-METADATA = {"format": "pt"}
-"""What transformers writes, and asks for, in the header of its files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +102,7 @@ class ShardPlan:
     @property
     def header(self) -> bytes:
         """The first bytes of the file."""
-        return render_header({tensor.name: tensor.spec for tensor in self.tensors}, METADATA)
+        return render_header({tensor.name: tensor.spec for tensor in self.tensors}, {"format": "pt"})  # as transformers
 
     @property
     def data_bytes(self) -> int:
@@ -170,12 +168,16 @@ class MergePlan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain JSON values."""
         shards = [
-            {"path": shard.path, "component": shard.component, "tensors": [_plain(tensor) for tensor in shard.tensors]}
+            {
+                "path": shard.path,
+                "component": shard.component,
+                # `asdict` would copy each value, which takes long for many tensors
+                "tensors": [{name: getattr(t, name) for name in TensorPlan.__slots__} for t in shard.tensors],
+            }
             for shard in self.shards
         ]
-        parts = [asdict(component) for component in self.components]
         head = {"version": self.version, "method": self.method, "parameters": dict(self.parameters)}
-        return head | {"components": parts, "shards": shards}
+        return head | {"components": [asdict(component) for component in self.components], "shards": shards}
 
     def index(self, component: int) -> dict[str, Any]:
         """Return the index of a sharded component, as transformers writes it."""
@@ -186,12 +188,10 @@ class MergePlan:
 
     def budget(self, threads: int | None = None, max_memory: int | None = None, device: str = "cpu") -> Budget:
         """Return how many threads with which buffers would run this plan."""
-        tensors = [tensor for shard in self.shards for tensor in shard.tensors]
+        tensors = [tensor for shard in self.shards for tensor in shard.tensors if tensor.rule not in ("same", "sum")]
         ranked = any(step.statistic == "kth_largest" for step in METHODS[self.method].measure)
-        searches = max((len(tensor.weights) for tensor in tensors), default=1) if ranked else 0
-        vectors = max(
-            (len(tensor.models) for tensor in tensors if tensor.rule in ("models", "task_vectors")), default=0
-        )
+        searches = max((len(tensor.weights) for tensor in tensors), default=0) if ranked else 0
+        vectors = max((len(tensor.models) for tensor in tensors), default=0)
         return Budget.of(
             threads=threads,
             max_memory=max_memory,
@@ -206,11 +206,6 @@ class MergePlan:
         On another device that is what they take there, and as much again on this machine.
         """
         return self.budget(threads, max_memory, device).nbytes * (1 if device == "cpu" else 2)
-
-
-def _plain(tensor: TensorPlan) -> dict[str, Any]:
-    """Return a tensor's plan as JSON values; `asdict` would copy each of them, which takes long for many tensors."""
-    return {name: getattr(tensor, name) for name in TensorPlan.__slots__}
 
 
 def plan_merge(
@@ -296,21 +291,43 @@ class _Planner:
         kinds = {"mix" if spec.dtype in MIXABLE else "same" for spec in specs}
         for index, spec in zip(holders, specs, strict=True):
             if spec.dtype not in MIXABLE | EXACT:
-                raise _not_mixable(name, component.models[index], spec.dtype)
+                model = component.models[index]
+                raise CheckpointError(
+                    f"'{name}' of '{model}' is stored as {spec.dtype}, which cannot be mixed.\n"
+                    "Its numbers are codes of a quantised or complex tensor, and an average of codes means nothing.\n"
+                    "Name the unquantised model instead.",
+                    model=model,
+                )
         if kinds == {"same"}:
             _require_equal(name, component, holders, "dtype")
             _require_equal(name, component, holders, "shape")
-            return self._same(name, specs[0], holders) if name in first else None
+            if name not in first:
+                return None
+            return TensorPlan(
+                name=name,
+                shape=specs[0].shape,
+                dtype=specs[0].dtype,
+                rule="same",
+                models=holders,
+                weights=(),
+                dtypes=tuple(spec.dtype for spec in specs),
+            )
         rule, weights = self._weights(name, component)
         given = (1.0, *weights) if rule == "task_vectors" else weights
         used = tuple(index for index, weight in enumerate(given) if weight != 0.0)
         for index in used:
             if index not in holders:
-                raise _missing(name, component, index, holders)
+                model = component.models[index]
+                raise IncompatibleError(
+                    f"Cannot mix '{model}': it has no tensor '{name}', which '{component.models[holders[0]]}' has.\n"
+                    "A tensor is mixed from every ingredient; one that is missing would count as zeros.\n"
+                    f"Remove '{model}', or give it the weight 0 for this tensor under `layers`.",
+                    model=model,
+                    tensor=name,
+                )
         if kinds != {"mix"}:
             _require_equal(name, component, holders, "dtype")
         _require_equal(name, component, used, "shape")
-        dtypes = tuple(component.specs[index][name].dtype for index in used)
         own = first.get(name) or component.specs[used[0]][name]
         return TensorPlan(
             name=name,
@@ -319,13 +336,7 @@ class _Planner:
             rule=rule,
             models=used,
             weights=tuple(weight for weight in weights if weight != 0.0),
-            dtypes=dtypes,
-        )
-
-    def _same(self, name: str, spec: TensorSpec, holders: tuple[int, ...]) -> TensorPlan:
-        dtypes = (spec.dtype,) * len(holders)
-        return TensorPlan(
-            name=name, shape=spec.shape, dtype=spec.dtype, rule="same", models=holders, weights=(), dtypes=dtypes
+            dtypes=tuple(component.specs[index][name].dtype for index in used),
         )
 
     def _weights(self, name: str, component: ComponentInput) -> tuple[_Rule, tuple[float, ...]]:
@@ -344,26 +355,6 @@ class _Planner:
         each = iter(found)
         coefficients = tuple(next(each) if weight != 0.0 else 0.0 for weight in weights)
         return "sum", with_base(coefficients) if based else coefficients
-
-
-def _not_mixable(name: str, model: str, dtype: str) -> CheckpointError:
-    return CheckpointError(
-        f"'{name}' of '{model}' is stored as {dtype}, which cannot be mixed.\n"
-        "Its numbers are codes of a quantised or complex tensor, and an average of codes means nothing.\n"
-        "Name the unquantised model instead.",
-        model=model,
-    )
-
-
-def _missing(name: str, component: ComponentInput, index: int, holders: Iterable[int]) -> IncompatibleError:
-    model, other = component.models[index], component.models[next(iter(holders))]
-    return IncompatibleError(
-        f"Cannot mix '{model}': it has no tensor '{name}', which '{other}' has.\n"
-        "A tensor is mixed from every ingredient; one that is missing would be taken for zeros.\n"
-        f"Remove '{model}', or give it the weight 0 for this tensor under `layers`.",
-        model=model,
-        tensor=name,
-    )
 
 
 def _require_equal(
@@ -400,16 +391,12 @@ def _plan_component(
     except ValueError as error:
         raise RecipeError(f"`max_shard_size` must be bytes or text such as '5GB', got {max_shard_size!r}.") from error
     folder = PurePosixPath(component.folder)
-    shards = [
-        ShardPlan(path=str(folder / file), component=index, tensors=_aligned(by_name[name] for name in names))
-        for file, names in split.filename_to_tensors.items()
-    ]
+    shards = []
+    for file, names in split.filename_to_tensors.items():
+        # wider dtypes first: each tensor then begins at a multiple of its item size, which memory maps rely on
+        ordered = sorted((by_name[name] for name in names), key=lambda tensor: -itemsize(tensor.dtype))
+        shards.append(ShardPlan(path=str(folder / file), component=index, tensors=tuple(ordered)))
     index_path = str(folder / f"{component.file_stem}.safetensors.index.json") if split.is_sharded else None
     total = int(split.metadata["total_size"])
     plan = ComponentPlan(folder=component.folder, models=component.models, index_path=index_path, total_size=total)
     return plan, shards
-
-
-def _aligned(tensors: Iterable[TensorPlan]) -> tuple[TensorPlan, ...]:
-    """Wider dtypes first: each tensor then begins at a multiple of its item size, which readers in place rely on."""
-    return tuple(sorted(tensors, key=lambda tensor: -itemsize(tensor.dtype)))

@@ -75,9 +75,9 @@ class Round:
     """`values(xp, vectors, parameters, *measured)`: arrays like `vectors`, which it may overwrite; not for `gram`."""
     rank: Callable[[int, Parameters], int] | None = None
     """`rank(elements of the tensor, parameters)`: the k of `kth_largest`, 1 for the largest."""
-    exact: Callable[[Parameters], bool] = lambda _: False
-    """Whether exactly k elements may reach the k-th largest: of equal ones, the first in the tensor's order do. What is
-    measured then depends on the element: the k-th largest value, or the next number above it."""
+    exact: str = ""
+    """The flag among the parameters that lets exactly k elements reach the k-th largest: of equal ones, the first in
+    the tensor do, and for later ones the next number above is measured. For the last round only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +142,7 @@ class Method:
     def used_weights(self, weights: Sequence[float], what: str, *, normalize: bool = False) -> tuple[float, ...]:
         """Return the weights that a mix is made with: divided by their sum where that should be 1, or is asked for.
 
-        Args:
-            weights: one per ingredient, as the recipe has them.
-            what: what to call them in a message, such as 'the weights'.
-            normalize: divide them by their sum, whatever it is.
+        `what` is what to call them in a message, such as 'the weights'.
 
         Raises:
             RecipeError: a weight is not finite, or negative where that is refused; or their sum is not 1 where it must

@@ -12,34 +12,19 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-
 BITS: dict[str, int] = {
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "BOOL": 8,
-    "U8": 8,
-    "I8": 8,
-    "F8_E4M3": 8,
-    "F8_E5M2": 8,
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "U16": 16,
-    "I16": 16,
-    "F16": 16,
-    "BF16": 16,
-    "U32": 32,
-    "I32": 32,
-    "F32": 32,
-    "U64": 64,
-    "I64": 64,
-    "F64": 64,
-    "C64": 64,
+    name: bits
+    for bits, names in {
+        4: ("F4",),
+        6: ("F6_E2M3", "F6_E3M2"),
+        8: ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
+        16: ("U16", "I16", "F16", "BF16"),
+        32: ("U32", "I32", "F32"),
+        64: ("U64", "I64", "F64", "C64"),
+    }.items()
+    for name in names
 }
 """Bits per element of every dtype that safetensors writes, by its safetensors name."""
-
-
 TORCH_NAMES: dict[str, str] = {
     "F4": "float4_e2m1fn_x2",
     "BOOL": "bool",
@@ -63,20 +48,12 @@ TORCH_NAMES: dict[str, str] = {
     "C64": "complex64",
 }
 """safetensors name -> attribute of `torch`. The six-bit floats have none."""
-
-
 SAFETENSORS_NAMES: dict[str, str] = {name: dtype for dtype, name in TORCH_NAMES.items()}
 """Attribute of `torch` -> safetensors name."""
-
-
 MIXABLE = frozenset({"F64", "F32", "F16", "BF16"})
 """Floats wide enough to be averaged."""
-
-
 HALVES = frozenset({"F16", "BF16"})
 """Those of 16 bits."""
-
-
 EXACT = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"})
 """Integers and flags: never averaged; they must be the same in every ingredient."""
 

@@ -29,7 +29,8 @@ def subtree_sums(xp: Any, values: Any, *, split: bool) -> Any:
         split: whether they come in the order of `numpy_arrays.widen`: evens, then odds, then the last if one is over.
     """
     count, half = len(values), len(values) // 2
-    padded = xp.zeros(-(-count // LEAVES) * (LEAVES // 2), dtype=xp.float64, **_device(values))
+    device = {} if isinstance(values, np.ndarray) else {"device": values.device}
+    padded = xp.zeros(-(-count // LEAVES) * (LEAVES // 2), dtype=xp.float64, **device)
     evens, odds = (values[:half], values[half : 2 * half]) if split else (values[0 : 2 * half : 2], values[1::2])
     padded[:half] = evens + odds
     if count % 2:
@@ -39,11 +40,6 @@ def subtree_sums(xp: Any, values: Any, *, split: bool) -> Any:
         middle = rows.shape[1] // 2
         rows = rows[:, :middle] + rows[:, middle:]
     return rows[:, 0]
-
-
-def _device(values: Any) -> dict[str, Any]:
-    """The device argument that a torch tensor needs: numpy before 2.0 has none."""
-    return {} if isinstance(values, np.ndarray) else {"device": values.device}
 
 
 class FixedSum:

@@ -39,11 +39,6 @@ def can_compute(dtypes: Iterable[str]) -> bool:
     return any(found <= kinds for kinds in _TOGETHER)
 
 
-def is_split(array: Array) -> bool:
-    """Tell whether chunks of an input like this are widened into another order."""
-    return array.dtype == np.uint16
-
-
 def widen(array: Array, out: Array) -> None:
     """Convert without loss; bfloat16 into another order: evens, then odds, then the last if there is one over."""
     if array.dtype != np.uint16:
@@ -100,7 +95,7 @@ def nan_positions(total: Array, out: Array) -> NDArray[np.intp] | None:
     """Return where in the tensor's order a sum is NaN; `None`: nowhere."""
     if not np.isnan(total.max()):
         return None
-    return positions(np.flatnonzero(np.isnan(total)), len(out), split=is_split(out))
+    return positions(np.flatnonzero(np.isnan(total)), len(out), split=out.dtype == np.uint16)
 
 
 def infinite_positions(out: Array) -> NDArray[np.intp] | None:

@@ -31,10 +31,8 @@ SEARCH_BYTES = 8 * BINS + HELD_BYTES
 COUNTING_BYTES = (2 + 4) * BLOCK + 2 * 8 * BINS
 """Memory that all searches of a thread share: what tells a block's magnitudes apart, those inside of the bracket, and
 what counting takes."""
-SAMPLE_SHARE = 1 / 32
-"""Share of the magnitudes that a bracket is guessed from."""
-SAMPLE = HELD_BYTES // 8
-"""The most."""
+SAMPLE_SHARE, SAMPLE = 1 / 32, HELD_BYTES // 8
+"""Fraction of the magnitudes that a bracket is guessed from, and the most of them."""
 STRETCHES = (32, 512)
 """Fewest and most stretches of neighbours that a sample is made of: each is a read of its own."""
 PER_STRETCH = 1 << 16

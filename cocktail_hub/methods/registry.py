@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import MappingProxyType
 
 from cocktail_hub.methods import combinations, sce, ties
@@ -37,14 +38,7 @@ METHODS: dict[str, Method] = {
         summary="base + lambda * mean of the trimmed task vectors that agree with the elected sign",
         coefficients=ties.single,
         combine=ties.ties,
-        measure=(
-            Round(
-                statistic="kth_largest",
-                values=ties.magnitudes,
-                rank=ties.kept_count,
-                exact=lambda parameters: bool(parameters["exact_k"]),
-            ),
-        ),
+        measure=(Round(statistic="kth_largest", values=ties.magnitudes, rank=ties.kept_count, exact="exact_k"),),
         base="needed",
         fewest=1,
         parameters=MappingProxyType({"density": _DENSITY, "lambda": _LAMBDA, "exact_k": _EXACT_K}),
@@ -71,7 +65,7 @@ METHODS: dict[str, Method] = {
         summary="base + mean of the task vectors' selected elements that agree in sign, weighted by energy",
         combine=sce.sce,
         measure=(
-            Round(statistic="kth_largest", values=sce.variances, rank=sce.selected_count),
+            Round(statistic="kth_largest", values=sce.variances, rank=partial(ties.kept_count, fraction="select_topk")),
             Round(statistic="sum", values=sce.squares),
         ),
         base="needed",

@@ -58,8 +58,3 @@ def selected(xp: Any, vectors: Sequence[Any], _: Parameters, cuts: Sequence[floa
 def squares(xp: Any, vectors: Sequence[Any], parameters: Parameters, cuts: Sequence[float]) -> list[Any]:
     """Return the squares of the selected elements."""
     return [xp.asarray(vector, dtype=xp.float64) ** 2 for vector in selected(xp, vectors, parameters, cuts)]
-
-
-def selected_count(numel: int, parameters: Parameters) -> int:
-    """Return how many of `numel` elements are the top share `select_topk`: rounded down, at least one."""
-    return max(1, int(numel * parameters["select_topk"]))

@@ -35,17 +35,19 @@ def ties(
     """
     kept = [trim(xp, vector, cut) for vector, cut in zip(vectors, cuts, strict=True)]
     sign = elect(xp, kept)
-    return mean_of_agreeing(kept, weights, sign, xp) * parameters["lambda"]
+    mean = mean_of_agreeing(kept, weights, sign, xp)
+    mean *= parameters["lambda"]
+    return mean
 
 
 def magnitudes(xp: Any, vectors: Sequence[Any], _: Parameters) -> list[Any]:
     """Return the magnitudes of task vectors, whose k-th largest is the smallest that is kept."""
-    return [xp.abs(vector) for vector in vectors]
+    return [xp.abs(vector, out=vector) for vector in vectors]
 
 
-def kept_count(numel: int, parameters: Parameters) -> int:
-    """Return how many of `numel` elements are the top share `density`: rounded down, at least one."""
-    return max(1, int(numel * parameters["density"]))
+def kept_count(numel: int, parameters: Parameters, fraction: str = "density") -> int:
+    """Return how many of `numel` elements a parameter's fraction is: rounded down, at least one."""
+    return max(1, int(numel * parameters[fraction]))
 
 
 def single(weights: Sequence[float], parameters: Parameters) -> Sequence[float] | None:
@@ -65,7 +67,8 @@ def trim(xp: Any, vector: Any, cut: float) -> Any:
     below = bits & (1 << sign_bit) - 1
     below -= max(1, least)  # -0.0 is not kept
     below >>= sign_bit  # all bits of an element that is below, none of one that is not
-    bits &= ~below
+    below ^= -1
+    bits &= below
     return vector
 
 

@@ -20,11 +20,6 @@ _BLOCK = 1 << 14
 """Elements of temporaries that come from the heap: larger ones are mapped and cleared anew by the system each time."""
 
 
-def is_split(_: Tensor) -> bool:
-    """Tell whether chunks are widened into another order: never."""
-    return False
-
-
 def widen(tensor: Tensor, out: Tensor) -> None:
     """Convert without loss."""
     out.copy_(tensor)
@@ -46,15 +41,6 @@ def round_once(total: Tensor, out: Tensor) -> None:
         odd -= (back.abs() > exact.abs()).int()  # the neighbour towards zero; of infinity, the largest finite number
         odd |= (back != exact).int()
         rounded.copy_(near)
-
-
-def round_settled(total: Tensor, out: Tensor) -> None:
-    """Round `total` into `out`, and make what is not a number the quiet NaN without sign and payload. Both are 1-D.
-
-    What a conversion does to NaN differs between processors, and between the body and the tail of a vector loop.
-    """
-    round_once(total, out)
-    out.masked_fill_(total.isnan(), float("nan"))
 
 
 def nan_positions(total: Tensor, _: Tensor) -> NDArray[np.intp] | None:

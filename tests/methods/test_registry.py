@@ -9,6 +9,7 @@ import pytest
 import torch
 from merge_helpers import digests, load, merged, mix, model, plan, save_all, tensor_digests
 
+import cocktail_hub
 from cocktail_hub.errors import CocktailError, IncompatibleError, RecipeError
 from cocktail_hub.merge.engine import workers
 from cocktail_hub.merge.kernels.buffers import Buffers
@@ -252,3 +253,19 @@ def test_a_method_that_measures_nothing_takes_many_small_tensors_at_once(tmp_pat
     }
     mix(folders, tmp_path / "out", method="halved", weights=[1, 1])
     assert torch.equal(load(tmp_path / "out")["embed"], model(0)["embed"].abs() * 0.5)
+
+
+def test_one_ingredient_beside_its_base_and_weights_to_normalize_go_the_whole_way(tmp_path: Path) -> None:
+    base, tuned = ({"x": torch.tensor(values)} for values in ([1.0, 2.0], [3.0, 2.0]))
+    folders = save_all(tmp_path, [base, tuned])
+    for folder in folders:
+        (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    negated = {
+        "method": "task_arithmetic",
+        "base": str(folders[0]),
+        "ingredients": [{"model": str(folders[1]), "weight": -0.5}],
+    }
+    halves = {"normalize": True, "ingredients": [{"model": str(folder), "weight": 2} for folder in folders]}
+    for name, recipe, expected in (("negated", negated, [0.0, 2.0]), ("halves", halves, [2.0, 2.0])):
+        made = cocktail_hub.mix(Recipe.from_dict(recipe), output=tmp_path / name)
+        assert load(made.path)["x"].tolist() == expected

@@ -17,7 +17,6 @@ from cocktail_hub.checkpoint.adapters.exact_matmul import Factor, RunningSum, ex
 from cocktail_hub.checkpoint.reader import WatchedReader, open_weights
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import itemsize, torch_dtype
-from cocktail_hub.methods.torch_arrays import round_settled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +58,7 @@ class AdaptedReader:
             if change.bias:
                 bias = self._matrix(change.bias).reshape(-1)[start:stop]
                 wide = wide + bias * change.scale
-            round_settled(wide, out)
+            _hand_over(wide, out)
         else:
             self._read_product(tensor, change, start, stop, out)
 
@@ -86,7 +85,7 @@ class AdaptedReader:
                 rows = rows * (factor[None, :] if change.transposed else factor[first:last, None])
             begin, end = max(start, first * width), min(stop, last * width)
             found = rows.reshape(-1)[begin - first * width : end - first * width]
-            round_settled(found, out[begin - start : end - start])
+            _hand_over(found, out[begin - start : end - start])
 
     def _rows(self, tensor: str, change: Change, first: int, last: int) -> torch.Tensor:
         """Rows `first:last` of W + scale * B @ A, as a float64 matrix."""
@@ -163,6 +162,12 @@ def open_adapted(weights: AdaptedWeights, base_root: Path | str, adapter_root: P
     """Open a base, whose files are under `base_root`, and an adapter, whose files are under `adapter_root`."""
     base = open_weights(weights.base, base_root)
     return AdaptedReader(weights, base, open_weights(weights.adapter.weights, adapter_root))
+
+
+def _hand_over(found: torch.Tensor, out: torch.Tensor) -> None:
+    """Copy float64 numbers. NaN loses sign and payload: what arithmetic makes of them differs between processors."""
+    out.copy_(found)
+    out.masked_fill_(found.isnan(), math.nan)
 
 
 def _width(shape: tuple[int, ...]) -> int:

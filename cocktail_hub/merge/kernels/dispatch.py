@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cocktail_hub.errors import IncompatibleError
-from cocktail_hub.merge.kernels.nonfinite import check_finite, is_bounded
+from cocktail_hub.merge.kernels.nonfinite import check_finite, is_bounded, place_of
 from cocktail_hub.merge.kernels.sweep import Sweep, vector_buffers
 from cocktail_hub.methods.contract import round_coefficients, with_base
 from cocktail_hub.methods.dtypes import accumulator_dtype, itemsize
@@ -16,8 +16,6 @@ from cocktail_hub.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
 
     from cocktail_hub.checkpoint.reader import ElementRange
     from cocktail_hub.merge.engine.chunks import Chunk
@@ -132,25 +130,15 @@ def _compare(bench: Buffers, job: ShardJob, chunk: Chunk) -> None:
     for model in others:
         found = bench.read(job, model, chunk.pieces, here)
         if not np.array_equal(found, expected):
-            raise _differs(_first_difference(found, expected, chunk), job.models[model], job.models[first])
+            index = int(np.argmax(found != expected)) // itemsize(chunk.like.dtype)
+            name, _ = place_of(chunk.pieces, index)
+            raise IncompatibleError(
+                f"Cannot mix '{job.models[model]}': the integers of '{name}' differ from those of "
+                f"'{job.models[first]}'.\n"
+                "Such a tensor holds positions, counts or codes; neither an average nor one model's would fit the "
+                "others.\n"
+                f"Remove '{job.models[model]}', or choose models fine-tuned from the same base.",
+                model=job.models[model],
+                tensor=name,
+            )
     job.output.write(chunk.offset, expected.data)
-
-
-def _first_difference(found: NDArray[np.uint8], expected: NDArray[np.uint8], chunk: Chunk) -> str:
-    """Return the name of the first piece that differs."""
-    index = int(np.argmax(found != expected)) // itemsize(chunk.like.dtype)
-    for name, start, stop in chunk.pieces:
-        if index < stop - start:
-            return name
-        index -= stop - start
-    raise IndexError(index)
-
-
-def _differs(name: str, model: str, other: str) -> IncompatibleError:
-    return IncompatibleError(
-        f"Cannot mix '{model}': the integers of '{name}' differ from those of '{other}'.\n"
-        "Such a tensor holds positions, counts or codes; neither an average nor one model's would fit the others.\n"
-        f"Remove '{model}', or choose models fine-tuned from the same base.",
-        model=model,
-        tensor=name,
-    )

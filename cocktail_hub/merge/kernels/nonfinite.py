@@ -68,7 +68,7 @@ def check_finite(
         where = np.array([index])
         values = [float(_numbers(bench.steps.take(array, where))[0]) for array in inputs()]
         models = [job.models[model] for model in tensor.models]
-        return refusal(*_place(pieces, index), values, models, tensor.dtype)
+        return refusal(*place_of(pieces, index), values, models, tensor.dtype)
 
     if (index := canonicalize_nan(bench.steps, total, out, inputs)) is not None:
         raise refused(_not_a_number, index)
@@ -158,7 +158,7 @@ def _range(dtype: str) -> int:
     return BITS[dtype] - (dtype == "F16") if dtype in HALVES else BITS[dtype]
 
 
-def _place(pieces: Sequence[ElementRange], index: int) -> tuple[str, int]:
+def place_of(pieces: Sequence[ElementRange], index: int) -> tuple[str, int]:
     """Return the name of a tensor and the index in it, flattened."""
     for name, start, stop in pieces:
         if index < stop - start:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,24 +31,15 @@ SCRATCH = 6
 def vector_buffers(tensor: TensorPlan) -> list[tuple[str, int]]:
     """Return the buffers for a method's chunk: input, output, the models, and room for what the method allocates."""
     wide, models = accumulator_dtype((*tensor.dtypes, tensor.dtype)), len(tensor.models)
-    return [
-        (max(tensor.dtypes, key=itemsize), 1),
-        (tensor.dtype, 1),
-        (wide, models),
-        (wide, 2 * models + SCRATCH),
-    ]
+    return [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), (wide, models), (wide, 2 * models + SCRATCH)]
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The smallest value that is kept."""
+class Cut(NamedTuple):
+    """The smallest value that is kept: `value`, the k-th largest, and from the element `end` on the next one above."""
 
     value: float
-    """The k-th largest."""
     end: int
-    """Index of the element from which on values must be larger than that; the tensor's size where all may be equal."""
     above: float
-    """The next number above `value`."""
 
 
 class Sweep:
@@ -114,25 +104,17 @@ class Sweep:
 
         return [[resolved(value) for value in found] for found in measured]
 
-    def _values(self, step: Round, measured: Sequence[Measured], pieces: Sequence[ElementRange], start: int) -> Any:
-        vectors, xp = self.vectors(pieces), self._bench.steps.xp
-        return self._values_of(step, vectors, xp, self.at(start, measured))
-
-    def _values_of(self, step: Round, vectors: Sequence[Any], xp: Any, measured: Sequence[Measured]) -> Any:
-        if step.values is None:
-            return products(xp, vectors)
-        return step.values(xp, vectors, self._job.parameters, *measured)
-
     def _sums(self, step: Round, measured: Sequence[Measured]) -> list[float]:
         """Add up values. Elements at which a vector is infinite or NaN do not count."""
-        steps, total = self._bench.steps, FixedSum()
-        for start, stop in self.chunks(measured):
+        steps, total, known = self._bench.steps, FixedSum(), self.at(0, measured)
+        compute = step.values or (lambda xp, vectors, *_: products(xp, vectors))
 
-            def summed(vectors: Sequence[Any], start: int = start) -> Any:
-                found = self._values_of(step, vectors, steps.xp, self.at(start, measured))
-                sums = (subtree_sums(steps.xp, value, split=self._is_split) for value in found)
-                return np.stack([steps.on_host(value) for value in sums])
+        def summed(vectors: Sequence[Any]) -> Any:
+            found = compute(steps.xp, vectors, self._job.parameters, *known)
+            sums = (subtree_sums(steps.xp, value, split=self._is_split) for value in found)
+            return np.stack([steps.on_host(value) for value in sums])
 
+        for start, stop in self.chunks():
             rows = summed(self.vectors(self.pieces(start, stop)))
             if not np.isfinite(rows).all():
                 vectors = self.vectors(self.pieces(start, stop))
@@ -143,17 +125,14 @@ class Sweep:
             total.add(rows)
         sums = total.total()
         if not all(map(math.isfinite, sums)):
-            raise self._too_large()
+            name = self._pieces[0][0]
+            raise IncompatibleError(
+                f"'{name}' cannot be mixed by '{self._job.method}': the squares of its elements exceed float64.\n"
+                "Lengths of the models' tensors, and angles between them, would be infinite.\n"
+                "Remove the model with such numbers, or use the method 'linear'.",
+                tensor=name,
+            )
         return sums
-
-    def _too_large(self) -> IncompatibleError:
-        name = self._pieces[0][0]
-        return IncompatibleError(
-            f"'{name}' cannot be mixed by '{self._job.method}': squares of its elements are too large for float64.\n"
-            "Lengths and angles of the models' tensors are then infinite.\n"
-            "Remove the model with such numbers, or use the method 'linear'.",
-            tensor=name,
-        )
 
     @property
     def _is_split(self) -> bool:
@@ -163,12 +142,14 @@ class Sweep:
     def _magnitudes(
         self, step: Round, measured: Sequence[Measured], pieces: Sequence[ElementRange]
     ) -> list[np.ndarray[Any, Any]]:
-        return [self._bench.steps.on_host(value) for value in self._values(step, measured, pieces, 0)]
+        steps, known = self._bench.steps, self.at(0, measured)
+        compute = step.values or (lambda _xp, vectors, *_: vectors)
+        return [steps.on_host(value) for value in compute(steps.xp, self.vectors(pieces), self._job.parameters, *known)]
 
     def _cuts(self, step: Round, measured: Sequence[Measured]) -> list[Cut]:
         """Find the k-th largest of each of the values."""
-        rank = step.rank or (lambda numel, _: numel)
-        k, chunks = rank(self._numel, self._job.parameters), list(self.chunks())
+        chunks = list(self.chunks())
+        k = self._numel if step.rank is None else step.rank(self._numel, self._job.parameters)
         if k >= self._numel:  # all are kept, whatever their values
             count = len(self._magnitudes(step, measured, self.pieces(0, chunks[0][1])))
             return [Cut(0.0, self._numel, 0.0)] * count
@@ -177,10 +158,8 @@ class Sweep:
             values, dtype = [kth_largest(value, k) for value in found], found[0].dtype.type
         else:
             values, dtype = self._search(step, measured, k)
-        if step.exact(self._job.parameters):
-            ends = self._ends(step, measured, k, values)
-        else:
-            ends = [self._numel] * len(values)
+        exact = self._job.parameters.get(step.exact)
+        ends = self._ends(step, measured, k, values) if exact else [self._numel] * len(values)
         above = [float(np.nextafter(dtype(value), dtype(math.inf))) for value in values]
         return [Cut(*cut) for cut in zip(values, ends, above, strict=True)]
 

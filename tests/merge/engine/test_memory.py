@@ -14,7 +14,6 @@ from merge_helpers import save_all
 from cocktail_hub.merge.engine.budget import (
     ARENA_BYTES,
     COUNTING_BYTES,
-    ORDER_ARENA_BYTES,
     SEARCH_BYTES,
 )
 
@@ -70,4 +69,4 @@ def test_memory_does_not_grow_with_the_model_or_the_ingredients(tmp_path: Path) 
     buffers = 2 * ARENA_BYTES
     slack = 8 * 2**20  # stacks of threads, the allocator
     assert max(few, large, many) < buffers + slack  # the large model has 80 MB per ingredient
-    assert ordered < 2 * (ORDER_ARENA_BYTES + 2 * SEARCH_BYTES + COUNTING_BYTES) + slack
+    assert ordered < 2 * (ARENA_BYTES + 2 * SEARCH_BYTES + COUNTING_BYTES) + slack

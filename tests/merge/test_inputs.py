@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 
 from cocktail_hub.checkpoint.conversion.align import align
-from cocktail_hub.checkpoint.conversion.blocks import Run
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.header import read_header
 from cocktail_hub.checkpoint.weight_files import read_weight_files
@@ -37,7 +36,7 @@ def mapping_of(folder: Path) -> TensorMapping:
 def test_plain_and_cut_tensors_name_their_sources(tmp_path: Path) -> None:
     plain = mapping_of(tmp_path)
     assert needed_tensors(plain, ["a", "c"]) == {"a", "c"}
-    cut = replace(plain, runs={"a": (Run("b", 0, 2), Run("d", 0, 2))}, equal=(("c", "d"),))
+    cut = replace(plain, ranges={"a": (("b", 0, 2), ("d", 0, 2))}, equal=(("c", "d"),))
     assert needed_tensors(cut, ["a", "c"]) == {"b", "c", "d"}
     assert tied_tensors(cut) == {"c", "d"}
 

@@ -29,8 +29,7 @@ from cocktail_hub.checkpoint.files import FileState, LocalFiles
 from cocktail_hub.checkpoint.reader import open_weights
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError, DiskSpaceError, MergeError, MissingExtraError
-from cocktail_hub.evaluation.on_ray import _demand
-from cocktail_hub.evaluation.settings import ScoringSettings
+from cocktail_hub.evaluation.on_ray import demand_of
 from cocktail_hub.hub import Hub
 from cocktail_hub.merge.engine.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.engine.execute import MergeTask, execute
@@ -336,7 +335,7 @@ def test_an_ingredient_is_scored_on_a_gpu_where_there_are_any(device: str, cards
     found = SimpleNamespace(
         nodes=lambda: [{"Alive": True, "Resources": resources}], cluster_resources=lambda: resources
     )
-    demand = _demand(Cluster(found, own=False), ScoringSettings(task="decoder", device=device))
+    demand = demand_of(Cluster(found, own=False), device)
     assert demand == Demand(cpus=4, gpus=gpus)
 
 

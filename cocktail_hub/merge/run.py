@@ -44,13 +44,8 @@ def write_weights(
 ) -> MergeReport:
     """Write every weight file of a plan into a folder, and download what that takes. The journal stays there.
 
-    Args:
-        plan: what to write.
-        report: the models.
-        folder: where to write.
-        options: how to merge.
-        upload: called with every finished file, which is then deleted (see `execute`); `None`: they stay.
-        meanwhile: called once, when all is computed but the last file may still be on its way to the disk.
+    `upload` is called with every finished file, which is then deleted; `meanwhile` once, when all is computed but the
+    last file may still be on its way to the disk (see `execute`).
 
     Raises:
         DiskSpaceError: the disk has too little room; raised before anything is downloaded.
@@ -148,12 +143,8 @@ def needed_space(
 ) -> list[tuple[Path, int, str]]:
     """Return the bytes that a mix still takes: for each folder how many, and what for.
 
-    Args:
-        plan: what to write.
-        report: the models.
-        folder: where to write; part of it may be there already. `None`: not known yet.
-        options: how to merge.
-        upload: whether a file is deleted before the next one is written.
+    Part of the mix may be in `folder` already; `None`: the folder is not known yet. With `upload`, each file is deleted
+    before the next one is written.
     """
     written = size_of(folder) if folder else 0
     folder, cache = folder or Path(), options.hub.cache_folder
@@ -198,14 +189,7 @@ def plan_mix(report: CompatibilityReport, max_shard_size: int | str = DEFAULT_SH
 def merge_modules(
     report: CompatibilityReport, components: Sequence[Component], folder: Path, options: MixOptions
 ) -> None:
-    """Write the merged weights of some components only: the small modules (Dense) that a recipe repo contains.
-
-    Args:
-        report: the models; every weight is known.
-        components: the components to write.
-        folder: where to write them.
-        options: how to merge.
-    """
+    """Write the merged weights of some components only: the small modules (Dense) that a recipe repo contains."""
     require_device(options)
     wanted = replace(report, components=tuple(components))
     write_weights(plan_mix(wanted), wanted, folder, replace(options, engine="threads", low_disk=True))

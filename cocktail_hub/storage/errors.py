@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 def disk_errors(folder: Path, needed: int | Callable[[], int] = 0) -> Iterator[None]:
     """Translate an OSError that is raised while files are written below `folder`.
 
-    Args:
-        folder: for messages.
-        needed: bytes of weights still to be written, or what counts them once the disk is full.
+    `needed`: bytes of weights still to be written, or a function that counts them once the disk is full.
 
     Raises:
         DiskSpaceError: the disk or a quota is full.

@@ -157,7 +157,6 @@ def execute(
         MergeError: a file cannot be written, the budget is too small, or workers died.
         CheckpointError: a model is damaged, is not what was planned for, or changed during the merge.
         IncompatibleError: integers or flags differ between models.
-        MissingExtraError: Ray is not installed.
     """
     started, root, lock = time.monotonic(), Path(folder).absolute(), threading.Lock()
 

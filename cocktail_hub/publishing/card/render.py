@@ -154,7 +154,8 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
 def _method(recipe: Recipe) -> str:
     source = _ARXIV.sub(lambda found: link(found.group(), f"https://arxiv.org/abs/{found[1]}"), recipe.spec.source)
     values = recipe.spec.with_defaults(recipe.parameters)
-    given = ", ".join(f"`{name}` {number(value)}" for name, value in values.items())
+    shown = {name: "true" if value is True else number(value) for name, value in values.items() if value is not False}
+    given = ", ".join(f"`{name}` {value}" for name, value in shown.items())
     return f"Method {code(recipe.method)}: {code(recipe.spec.summary)} ({source}){f', with {given}' if given else ''}."
 
 

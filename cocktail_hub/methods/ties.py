@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SINGLE = 4
 """Bytes of a float32."""
+MOST_COUNTED = 255
+"""Vectors of equal weight whose votes a byte counts."""
 
 
 def ties(
@@ -86,19 +88,23 @@ def elect(xp: Any, kept: Sequence[Any]) -> Any:
 
 def mean_of_agreeing(kept: Sequence[Any], weights: Sequence[float], sign: Any, xp: Any) -> Any:
     """Return the weighted mean of the elements that have the elected sign, 0 where there is none; overwrites `kept`."""
-    if len(set(weights)) == 1:
-        weights = [1.0] * len(weights)
-    total: Any = 0
-    votes: Any = 0
+    even = len(set(weights)) == 1 and len(weights) <= MOST_COUNTED
+    total: Any = None
+    votes: Any = None
     for vector, weight in zip(kept, weights, strict=True):
         vector *= sign  # noqa: PLW2901
         agreeing = xp.clip(vector, 0, None)
-        vote = xp.asarray(agreeing > 0, dtype=vector.dtype)
-        if weight != 1.0:
+        vote = agreeing > 0
+        if even:
+            vote = vote.view(xp.uint8)
+        else:
+            vote = xp.asarray(vote, dtype=vector.dtype) * weight
             agreeing *= weight
-            vote *= weight
-        total += agreeing
-        votes += vote
+        if total is None:
+            total, votes = agreeing, vote
+        else:
+            total += agreeing
+            votes += vote
     votes += votes == 0
     total /= votes
     total *= sign

@@ -16,6 +16,7 @@ from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.merge.kernels.buffers import Buffers
 from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
 from cocktail_hub.methods.dtypes import torch_dtype
+from cocktail_hub.methods.ties import MOST_COUNTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,6 +154,11 @@ def test_ties_of_nothing_is_the_base_rounded_once():
     base = torch.tensor([1.0 + 2.0**-11 + 2.0**-30], dtype=torch.float64)  # by way of float32: a tie, to 1.0
     found = ties([base, torch.ones(1)], [0.0], density=1.0, lam=1.0, dtype=torch.float16)
     assert found.item() == 1.0 + 2.0**-10
+
+
+@pytest.mark.parametrize("count", [MOST_COUNTED, MOST_COUNTED + 1])
+def test_more_votes_than_a_byte_holds_are_counted(count: int) -> None:
+    assert ties([torch.zeros(1), *[torch.ones(1)] * count], [1.0] * count, density=1.0).tolist() == [1.0]
 
 
 # numpy gives the bits of torch

@@ -34,7 +34,7 @@ class ShardJob:
     """What all runs of one shard have in common."""
 
     method: str
-    """A key of `METHOD_TABLE`."""
+    """A key of `METHODS`."""
     parameters: Mapping[str, float]
     """Every parameter of the method."""
     models: Sequence[str]

@@ -220,7 +220,8 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     """Return sentences on method, evidence, result, config and tokenizer, layer rules, and versions; some empty."""
     spec = recipe.spec
     source = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[\g<0>](https://arxiv.org/abs/\1)", spec.source)
-    given = ", ".join(f"`{name}` {value:.4g}" for name, value in spec.with_defaults(recipe.parameters).items())
+    values = {name: value for name, value in spec.with_defaults(recipe.parameters).items() if value is not False}
+    given = ", ".join(f"`{name}` {'true' if value is True else format(value, '.4g')}" for name, value in values.items())
     result = [code(facts.architecture)] if facts.architecture else []
     result += [f"{facts.parameters:,} parameters"] if facts.parameters is not None else []
     dtype = facts.dtype or (recipe.dtype if recipe.dtype != "auto" else None)

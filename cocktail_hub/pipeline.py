@@ -26,7 +26,7 @@ from cocktail_hub.publishing.verify import Verification, require_merged, weight_
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local
-from cocktail_hub.storage.errors import disk_errors
+from cocktail_hub.storage.disk import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,7 +10,7 @@ import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from cocktail_hub.merge.download import fetch
+from cocktail_hub.merge.run import fetch
 from cocktail_hub.merge.small_files import relocated, write_file
 
 if TYPE_CHECKING:

@@ -8,24 +8,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cocktail_hub.compat.check import Model, Roots
 from cocktail_hub.errors import MergeError
+from cocktail_hub.hub.client import HubFiles, download_all
 from cocktail_hub.hub.progress import bar
-from cocktail_hub.merge.download import bytes_to_fetch, fetch
+from cocktail_hub.merge.engine.execute import OpenModels, execute
 from cocktail_hub.merge.engine.journal import Journal
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, parse_size
+from cocktail_hub.merge.plan import ComponentInput, plan_merge
 from cocktail_hub.storage.cache import JOURNAL
-from cocktail_hub.storage.disk import require_free_space, size_of
-from cocktail_hub.storage.errors import disk_errors
+from cocktail_hub.storage.disk import disk_errors, require_free_space, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from cocktail_hub.compat import CompatibilityReport
     from cocktail_hub.compat.check import Component
-    from cocktail_hub.merge.engine.execute import MergeReport, OpenModels, Runner, Upload
+    from cocktail_hub.merge.engine.execute import MergeReport, Runner, Upload
     from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.merge.plan import MergePlan
+    from cocktail_hub.resolve.resolve import ResolvedModel
 
 PARTIAL_INPUTS = ".partial-inputs"
 """Folder beside the weights for what is fetched of the models while one of their files is made."""
@@ -52,8 +55,6 @@ def write_weights(
         MergeError: the merge could not be finished; finished files are kept for the next run.
         CocktailError: as `execute`.
     """
-    from cocktail_hub.merge.engine.execute import execute  # loads numpy
-
     shutil.rmtree(folder / PARTIAL_INPUTS, ignore_errors=True)  # of a run that was killed
     require_free_space(needed_space(plan, report, folder, options, upload=upload is not None))
     local = not options.low_disk and options.engine != "ray"
@@ -84,8 +85,6 @@ def _opened(
     plan: MergePlan, report: CompatibilityReport, folder: Path, options: MixOptions
 ) -> Iterator[OpenModels | ShardInputs]:
     """Open the models whole, or shard by shard: on little disk, and on Ray, whose workers open them for themselves."""
-    from cocktail_hub.merge.engine.execute import OpenModels
-
     roots = None if options.low_disk else fetch(report.models)
     with ExitStack() as stack:
         if roots is not None and options.engine != "ray":
@@ -165,8 +164,6 @@ def needed_space(
 
 def plan_mix(report: CompatibilityReport, max_shard_size: int | str = DEFAULT_SHARD_SIZE) -> MergePlan:
     """Decide every output file and how each tensor is computed, from headers alone."""
-    from cocktail_hub.merge.plan import ComponentInput, plan_merge
-
     recipe = report.recipe
     names = tuple(model.name for model in report.models)
     return plan_merge(
@@ -194,3 +191,41 @@ def merge_modules(
     wanted = replace(report, components=tuple(components))
     write_weights(plan_mix(wanted), wanted, folder, replace(options, engine="threads", low_disk=True))
     (folder / JOURNAL).unlink()
+
+
+CARD = "README.md"
+"""Downloaded, too, so that the card of the mix can name the licence without another request."""
+
+
+def bytes_to_fetch(models: Sequence[Model]) -> int:
+    """Return the bytes that the models need and that are not on this machine yet; a shared base counts once."""
+    places = dict.fromkeys(place for model in models for place in (model.located, model.body))
+    return sum(place.files.missing(place.model_files.needed) for place in places if isinstance(place.files, HubFiles))
+
+
+def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
+    """Download the files that a mix needs, several at a time, unless they are on this machine already.
+
+    Args:
+        models: whose files.
+        code: whether to download the models' own Python files, too.
+
+    Returns:
+        The folders of each model's files, in the same order.
+    """
+    wanted: dict[ResolvedModel, tuple[HubFiles, list[str]]] = {}
+    for place in (place for model in models for place in (model.located, model.body)):
+        if isinstance(files := place.files, HubFiles):
+            paths = [*place.model_files.needed, *(place.model_files.code if code else ())]
+            if not files.hub.offline or files.cached(CARD) is not None:  # offline, a mix can do without a card
+                paths.append(CARD)
+            wanted[place] = (files, [path for path in paths if path in files.sizes])
+    folders = dict(zip(wanted, download_all(list(wanted.values())), strict=True))
+
+    def root(place: ResolvedModel) -> Path:
+        return folders.get(place) or place.root
+
+    return [
+        Roots(body=root(model.body), adapter=root(model.located) if model.adapted else None, home=root(model.home))
+        for model in models
+    ]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cocktail_hub.compat.preview import ModelPreview, Preview
-from cocktail_hub.merge.download import bytes_to_fetch
-from cocktail_hub.merge.run import needed_space
+from cocktail_hub.merge.run import bytes_to_fetch, needed_space
 from cocktail_hub.publishing.card.license import combine_licenses
 from cocktail_hub.publishing.card_facts import gather_facts
 

@@ -1,15 +1,17 @@
 """Recipes: which models to mix, with which weights, by which method. No network, no torch."""
 
-from cocktail_hub.recipe.files import (
-    SUFFIXES,
-    dump_yaml,
-    parse_recipe,
-    read_recipe,
+from cocktail_hub.recipe.files import SUFFIXES, dump_yaml, parse_recipe, read_recipe
+from cocktail_hub.recipe.recipe import (
+    DTYPES,
+    MERGE_FORMAT,
+    SCHEMA,
+    Recipe,
+    ResolvedRecipe,
+    as_resolved,
+    canonical_json,
     recipe_from_mapping,
 )
-from cocktail_hub.recipe.recipe import DTYPES, SCHEMA, Recipe
 from cocktail_hub.recipe.reference import COMMIT, Anchor, Ingredient, ModelReference, is_local, is_path
-from cocktail_hub.recipe.resolved import MERGE_FORMAT, ResolvedRecipe, as_resolved, canonical_json
 from cocktail_hub.recipe.task import TASKS
 from cocktail_hub.recipe.tensor_rules import LayerRule
 from cocktail_hub.recipe.weighting import Weighting

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from cocktail_hub.errors import RecipeError, SourceError
-from cocktail_hub.recipe.recipe import Recipe
+from cocktail_hub.recipe.recipe import Recipe, recipe_from_mapping
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """Suffixes of recipe files."""
@@ -97,23 +97,6 @@ def _mapping_in(data: Any, name: str) -> Mapping[str, Any]:
             raise RecipeError(f"'{name}' is not a recipe: it expands to more than {MOST_VALUES:,} values.")
         left.extend(inner)
     return data
-
-
-def recipe_from_mapping(data: Mapping[str, Any]) -> Recipe:
-    """Read a recipe, or the `recipe` inside a `config.json` of a recipe repo.
-
-    Raises:
-        RecipeError: it is not a valid recipe.
-    """
-    if data.get("model_type") != "cocktail":
-        return Recipe.from_dict(data)
-    inner = data.get("recipe")
-    if not isinstance(inner, Mapping):
-        raise RecipeError(
-            "The config has the `model_type` 'cocktail', but no mapping under `recipe`.\n"
-            "It does not say what to mix.\nPublish it again with `CocktailConfig.push_to_hub` or `cocktail push`."
-        )
-    return Recipe.from_dict(inner)
 
 
 def read_recipe(path: str | Path) -> Recipe:

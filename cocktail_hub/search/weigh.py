@@ -17,8 +17,8 @@ from cocktail_hub.evaluation.on_ray import score_on_ray
 from cocktail_hub.evaluation.scorer import STEPS, ScoringJob, score_all, score_here
 from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.hub.progress import bar
-from cocktail_hub.merge.download import bytes_to_fetch
 from cocktail_hub.merge.materialize import materialize
+from cocktail_hub.merge.run import bytes_to_fetch
 from cocktail_hub.merge.small_files import TOKENIZER_FILES, copy_small_files
 from cocktail_hub.recipe import canonical_json
 from cocktail_hub.search.report import evidence_of

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cocktail_hub.errors import DiskSpaceError, MergeError, SourceError
-from cocktail_hub.storage.disk import FULL
-from cocktail_hub.storage.errors import disk_errors
+from cocktail_hub.storage.disk import FULL, disk_errors
 
 if TYPE_CHECKING:
     from pathlib import Path

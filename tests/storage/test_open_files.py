@@ -18,7 +18,7 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.reader import open_weights
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError, MergeError, SourceError
-from cocktail_hub.storage.errors import disk_errors
+from cocktail_hub.storage.disk import disk_errors
 from cocktail_hub.storage.positional_file import keep_spare
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from cocktail_hub.merge.engine.workers import WorkerPool, compute, make_workers
 from cocktail_hub.merge.engine.writer import ShardWriter
 from cocktail_hub.merge.kernels.dispatch import run_capacity
 from cocktail_hub.merge.kernels.job import ShardJob
-from cocktail_hub.storage.disk import QUICK, sync_folder
-from cocktail_hub.storage.errors import disk_errors
+from cocktail_hub.storage.disk import QUICK, disk_errors, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

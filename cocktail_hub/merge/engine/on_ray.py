@@ -15,7 +15,7 @@ from cocktail_hub.merge.engine.execute import Computed, MergeTask, run_here
 from cocktail_hub.merge.engine.journal import Entry, Journal
 from cocktail_hub.merge.engine.ray_cluster import Cluster, Demand, joined
 from cocktail_hub.merge.inputs import ShardInputs
-from cocktail_hub.storage.errors import disk_errors
+from cocktail_hub.storage.disk import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

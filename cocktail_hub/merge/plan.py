@@ -282,8 +282,7 @@ class _Planner:
 
     def _based(self, component: ComponentInput) -> bool:
         """Tell whether the first model of a component is a base."""
-        optional = self.spec.base == "optional" and len(component.specs) > len(self.weights)
-        return optional or self.spec.base == "needed"
+        return self.spec.base == "needed" or (self.spec.base == "optional" and len(component.specs) > len(self.weights))
 
     def _tensor(self, name: str, component: ComponentInput, first: Mapping[str, TensorSpec]) -> TensorPlan | None:
         holders = tuple(index for index, specs in enumerate(component.specs) if name in specs)
@@ -346,10 +345,9 @@ class _Planner:
             return "sum", tuple(float(index == based) for index in range(len(component.specs)))
         weights = next((given for pattern, given in self.rules if pattern.fullmatch(name)), self.weights)
         given = tuple(weight for weight in weights if weight != 0.0)
-        if self.spec.coefficients and (self.spec.combine or not self.spec.measure) and given:
+        found: Sequence[float] | None = () if based and not given else None  # with every weight 0: the base
+        if given and self.spec.coefficients and (self.spec.combine or not self.spec.measure):
             found = self.spec.coefficients(given, self.parameters)
-        else:
-            found = () if based and not given else None  # with every weight 0: the base
         if found is None:
             return ("task_vectors" if based else "models"), weights
         each = iter(found)

@@ -42,10 +42,8 @@ _END = {4: 0x7F800001, 8: 0x7FF0000000000001}
 _SIGMAS = 4.0
 """Half-width of the guessed bracket, in standard errors of a sampled rank: one guess in 16,000 is wrong. Of bfloat16,
 whose numbers come evens first, each row of a sample is halves of two stretches, and the bracket is narrower."""
-_GUESSES = 2
-"""Wrong guesses after which all that is left is looked at."""
-_WIDER = 4
-"""How much wider than the last bracket the next one is after a wrong guess, at least."""
+_GUESSES, _WIDER = 2, 4
+"""Wrong guesses after which all that is left is looked at, and how much wider the bracket is at least after each."""
 _BINS_HELD = 1 << 12
 """Bins that a rank among few numbers is looked for in."""
 

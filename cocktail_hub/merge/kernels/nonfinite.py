@@ -171,7 +171,7 @@ def _too_large(name: str, index: int, values: Sequence[float], models: Sequence[
     return IncompatibleError(
         f"'{name}' cannot be mixed: element {index:,} (counted from 0) is {_held(values, models)}, "
         f"and the mix of it is too large for {TORCH_NAMES[dtype]}.\n"
-        "It would be infinite, and a model with an infinite number answers nothing of use.\n"
+        "It would be infinite, and a model with an infinite number is of no use.\n"
         "Choose a `dtype` of more range (`bfloat16` or `float32`, not `float16`), or smaller weights or `lambda`.",
         tensor=name,
     )
@@ -190,7 +190,7 @@ def _not_a_number(
     if broken is not None:
         return IncompatibleError(
             f"'{name}' of '{broken}' holds NaN, which is not a number (element {index:,}, counted from 0).\n"
-            "Every mix with it has NaN there, too, and a model with NaN answers nothing of use. Most often training "
+            "Every mix with it has NaN there, too, and a model with NaN is of no use. Most often training "
             "diverged.\n"
             f"Remove '{broken}', or take a checkpoint of it from before that.",
             model=broken,
@@ -198,7 +198,7 @@ def _not_a_number(
         )
     return IncompatibleError(
         f"'{name}' cannot be mixed: element {index:,} (counted from 0) is {_held(values, models)}.\n"
-        "Infinities that cancel are not a number, and a model with NaN answers nothing of use.\n"
+        "Infinities that cancel are not a number, and a model with NaN is of no use.\n"
         "Remove the model that should not have an infinite number there.",
         tensor=name,
     )

@@ -45,7 +45,7 @@ def test_nan_in_one_model_is_refused_with_its_place(tmp_path: Path, method: str,
     assert (caught.value.model, caught.value.tensor) == ("m1", "second")
     assert str(caught.value) == (
         "'second' of 'm1' holds NaN, which is not a number (element 1,207, counted from 0).\n"
-        "Every mix with it has NaN there, too, and a model with NaN answers nothing of use. Most often training "
+        "Every mix with it has NaN there, too, and a model with NaN is of no use. Most often training "
         "diverged.\n"
         "Remove 'm1', or take a checkpoint of it from before that."
     )
@@ -112,7 +112,7 @@ def test_weights_that_make_a_number_infinite_are_refused(
     assert str(caught.value) == (
         f"'second' cannot be mixed: element 1,207 (counted from 0) is {held[0]} in 'm0', {held[1]} in 'm1', "
         f"{held[2]} in 'm2', and the mix of it is too large for {str(dtype).removeprefix('torch.')}.\n"
-        "It would be infinite, and a model with an infinite number answers nothing of use.\n"
+        "It would be infinite, and a model with an infinite number is of no use.\n"
         "Choose a `dtype` of more range (`bfloat16` or `float32`, not `float16`), or smaller weights or `lambda`."
     )
     assert not list((tmp_path / "out").glob("*.safetensors"))

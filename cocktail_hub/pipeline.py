@@ -19,8 +19,8 @@ from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.output_folder import OutputFolder, copy_out, cut_size
 from cocktail_hub.merge.run import plan_mix, require_device, write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_recipe
+from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.render import render_card
-from cocktail_hub.publishing.card_facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.preview import preview_mix
 from cocktail_hub.publishing.verify import Verification, require_merged, weight_hashes
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved

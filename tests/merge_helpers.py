@@ -15,10 +15,9 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.checkpoint.reader import open_weights
 from cocktail_hub.checkpoint.weight_files import read_weight_files
-from cocktail_hub.merge.engine.chunks import cut_chunks
 from cocktail_hub.merge.engine.execute import execute
-from cocktail_hub.merge.kernels.dispatch import make_chunks, run_capacity
-from cocktail_hub.merge.kernels.job import ShardJob
+from cocktail_hub.merge.kernels.buffers import ShardJob
+from cocktail_hub.merge.kernels.dispatch import cut_chunks, make_chunks, run_capacity
 from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
 from cocktail_hub.merge.plan import ComponentInput, ComponentPlan, MergePlan, ShardPlan, TensorPlan, plan_merge
 from cocktail_hub.methods.dtypes import safetensors_dtype, torch_dtype

@@ -40,7 +40,7 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if self.dtype not in BITS:
             raise CheckpointError(f"Unknown dtype '{self.dtype}'. {did_you_mean(self.dtype, BITS)}")
-        if any(size < 0 for size in self.shape):
+        if min(self.shape, default=0) < 0:
             raise CheckpointError(f"A tensor cannot have the shape {list(self.shape)}: sizes are 0 or more.")
 
     @property
@@ -173,7 +173,7 @@ def _slot(name: str, entry: object, offset: int) -> TensorSlot:
 
 
 def _are_sizes(values: object) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, list) and set(map(type, values)) <= {int} and min(values, default=0) >= 0
 
 
 def _require_cover(slots: Mapping[str, TensorSlot], reached: int, size: int) -> None:

@@ -152,7 +152,7 @@ class Component:
 
     def open(self, roots: Sequence[Roots]) -> list[TensorReader]:
         """Open every model's weights in this folder."""
-        return [root.open(mapping) for mapping, root in zip(self.mappings, roots, strict=True)]
+        return list(map(Roots.open, roots, self.mappings))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import read_json, read_modules
 from cocktail_hub.errors import IncompatibleError
-from cocktail_hub.recipe.task import task_of
+from cocktail_hub.recipe.task import TASKS
 
 if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
@@ -173,3 +173,18 @@ def _heads(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(nested, Mapping) and key.endswith(_NESTED):
             found |= _heads(nested, f"{prefix}{key}.")
     return found
+
+
+def task_of(architecture: str, model_type: str) -> str:
+    """Name of the task that a class of transformers is for.
+
+    The end of the class name decides. Several tasks share the ends of sequence-to-sequence models and none has that of
+    a plain `...Model`: there the model type decides, and what it leaves open is `image-text-to-text` or
+    `feature-extraction`.
+    """
+    tasks = [task for task in TASKS.values() if architecture.endswith(task.endings)]
+    if len(tasks) == 1:
+        return tasks[0].name
+    tasks = tasks or [task for task in TASKS.values() if not task.endings]
+    fits = (task.name for task in tasks if model_type in task.model_types)
+    return next(fits, "image-text-to-text" if tasks[0].endings else "feature-extraction")

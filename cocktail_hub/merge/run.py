@@ -146,10 +146,12 @@ def needed_space(
     before the next one is written.
     """
     written = size_of(folder) if folder else 0
-    folder, cache = folder or Path(), options.hub.cache_folder
+    folder = folder or Path()
     if not options.low_disk:
+        mix = (folder, max(0, plan.output_bytes - written), "the mix")
         downloads = bytes_to_fetch(report.models)
-        return [(cache, downloads, "the downloads"), (folder, max(0, plan.output_bytes - written), "the mix")]
+        return [(options.hub.cache_folder, downloads, "the downloads"), mix] if downloads else [mix]
+    cache = options.hub.cache_folder
     inputs = ShardInputs(components=report.components, models=report.models, scratch=folder)
     whole = sum(files.missing(paths) for files, paths in inputs.whole_files())
     partial = max((inputs.fetched_bytes(shard) for shard in plan.shards), default=0)
@@ -220,7 +222,7 @@ def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
             if not files.hub.offline or files.cached(CARD) is not None:  # offline, a mix can do without a card
                 paths.append(CARD)
             wanted[place] = (files, [path for path in paths if path in files.sizes])
-    folders = dict(zip(wanted, download_all(list(wanted.values())), strict=True))
+    folders = dict(zip(wanted, download_all(list(wanted.values())), strict=True)) if wanted else {}
 
     def root(place: ResolvedModel) -> Path:
         return folders.get(place) or place.root

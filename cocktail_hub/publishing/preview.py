@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from cocktail_hub.compat.preview import ModelPreview, Preview
 from cocktail_hub.merge.run import bytes_to_fetch, needed_space
-from cocktail_hub.publishing.card.license import combine_licenses
-from cocktail_hub.publishing.card_facts import gather_facts
+from cocktail_hub.publishing.card.facts import combine_licenses, gather_facts
 
 if TYPE_CHECKING:
     from cocktail_hub.compat.check import CompatibilityReport, Model

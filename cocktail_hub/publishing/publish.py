@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.evaluation.loading import folder_kind, main_folder
 from cocktail_hub.hub.commit import README
+from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs, stored_specs
 from cocktail_hub.publishing.card.header import merge_readme
 from cocktail_hub.publishing.card.render import render_card
-from cocktail_hub.publishing.card_facts import Form, gather_facts, planned_specs, stored_specs
 from cocktail_hub.publishing.recipe_repo import refuse_local_models
 from cocktail_hub.recipe.redact import public_recipe
 from cocktail_hub.resolve.source import RECIPE_FILE

@@ -13,9 +13,9 @@ from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import PublishError
 from cocktail_hub.merge.run import merge_modules
 from cocktail_hub.merge.small_files import copy_small_files, write_json
+from cocktail_hub.publishing.card.facts import gather_facts
 from cocktail_hub.publishing.card.header import merge_readme
 from cocktail_hub.publishing.card.render import render_card
-from cocktail_hub.publishing.card_facts import gather_facts
 from cocktail_hub.recipe import as_resolved
 from cocktail_hub.recipe.redact import public_recipe
 

@@ -1,6 +1,6 @@
 """Recipes: which models to mix, with which weights, by which method. No network, no torch."""
 
-from cocktail_hub.recipe.files import SUFFIXES, dump_yaml, parse_recipe, read_recipe
+from cocktail_hub.recipe.files import SUFFIXES, parse_recipe, read_recipe
 from cocktail_hub.recipe.recipe import (
     DTYPES,
     MERGE_FORMAT,
@@ -9,6 +9,7 @@ from cocktail_hub.recipe.recipe import (
     ResolvedRecipe,
     as_resolved,
     canonical_json,
+    dump_yaml,
     recipe_from_mapping,
 )
 from cocktail_hub.recipe.reference import COMMIT, Anchor, Ingredient, ModelReference, is_local, is_path

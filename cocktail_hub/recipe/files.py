@@ -18,7 +18,6 @@ LARGEST_FILE = 64 << 20
 """In bytes. A larger file holds weights or data, so it is refused before it is read."""
 MOST_VALUES = 1_000_000
 """Values in one recipe, inline examples included. A few lines of YAML references can expand to any number of them."""
-_LINE_BREAKS = frozenset("\x85\u2028\u2029")
 _MERGE_KEY = "tag:yaml.org,2002:merge"
 
 
@@ -116,10 +115,3 @@ def read_recipe(path: str | Path) -> Recipe:
     if text is None:
         raise SourceError(f"'{path}' is not a recipe: it has {size:,} bytes.\nGive a YAML or JSON file.")
     return parse_recipe(text, name=str(path))
-
-
-def dump_yaml(recipe: Recipe) -> str:
-    """Write the recipe as YAML for people; `parse_recipe` reads it back."""
-    text = json.dumps(recipe.to_dict(), ensure_ascii=False)
-    legible = not _LINE_BREAKS.intersection(text)  # PyYAML writes these unescaped, but reads them as line breaks
-    return yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=legible, width=100)

@@ -9,6 +9,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe.missing import MissingPolicy
@@ -390,3 +392,13 @@ def recipe_from_mapping(data: Mapping[str, Any]) -> Recipe:
             "It does not say what to mix.\nPublish it again with `CocktailConfig.push_to_hub` or `cocktail push`."
         )
     return Recipe.from_dict(inner)
+
+
+_LINE_BREAKS = frozenset("\x85\u2028\u2029")
+
+
+def dump_yaml(recipe: Recipe) -> str:
+    """Write the recipe as YAML for people; `parse_recipe` reads it back."""
+    text = json.dumps(recipe.to_dict(), ensure_ascii=False)
+    legible = not _LINE_BREAKS.intersection(text)  # PyYAML writes these unescaped, but reads them as line breaks
+    return yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=legible, width=100)

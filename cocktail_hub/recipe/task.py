@@ -74,18 +74,3 @@ _TASKS = (
 # fmt: on
 TASKS: Final[Mapping[str, Task]] = {task.name: task for task in _TASKS}
 """Every task that a recipe may name; where it names none, the ingredients' architecture decides."""
-
-
-def task_of(architecture: str, model_type: str) -> str:
-    """Name of the task that a class of transformers is for.
-
-    The end of the class name decides. Several tasks share the ends of sequence-to-sequence models and none has that of
-    a plain `...Model`: there the model type decides, and what it leaves open is `image-text-to-text` or
-    `feature-extraction`.
-    """
-    tasks = [task for task in _TASKS if architecture.endswith(task.endings)]
-    if len(tasks) == 1:
-        return tasks[0].name
-    tasks = tasks or [task for task in _TASKS if not task.endings]
-    fits = (task.name for task in tasks if model_type in task.model_types)
-    return next(fits, "image-text-to-text" if tasks[0].endings else "feature-extraction")

@@ -13,7 +13,7 @@ from cocktail_hub import MixOptions, mix
 from cocktail_hub.compat import ModelKind
 from cocktail_hub.evaluation.loading import folder_kind
 from cocktail_hub.hub import Hub
-from cocktail_hub.publishing.card_facts import CardFacts, gather_facts, languages_of, stored_specs
+from cocktail_hub.publishing.card.facts import CardFacts, gather_facts, languages_of, stored_specs
 
 if TYPE_CHECKING:
     from pathlib import Path

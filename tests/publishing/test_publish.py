@@ -44,7 +44,7 @@ from cocktail_hub.hub import Hub
 from cocktail_hub.publishing.card.header import END, START
 
 if TYPE_CHECKING:
-    from cocktail_hub.publishing.card_facts import Form
+    from cocktail_hub.publishing.card.facts import Form
     from cocktail_hub.testing import LoopbackHub
 
 pytestmark = pytest.mark.whole

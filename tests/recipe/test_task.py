@@ -6,7 +6,8 @@ import pytest
 import transformers
 from transformers.models.auto import modeling_auto
 
-from cocktail_hub.recipe.task import TASKS, task_of
+from cocktail_hub.compat.config import task_of
+from cocktail_hub.recipe.task import TASKS
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.config import AdapterConfig, read_adapter_config
 from cocktail_hub.checkpoint.adapters.targets import AdapterTargets
-from cocktail_hub.checkpoint.conversion.model_names import unwrapped
 from cocktail_hub.checkpoint.header import TensorSpec
-from cocktail_hub.checkpoint.weight_files import WeightFiles, read_weight_files
+from cocktail_hub.checkpoint.weight_files import WeightFiles, read_weight_files, unwrapped
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import MIXABLE
 

@@ -6,7 +6,8 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel, unwrapped
+from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel
+from cocktail_hub.checkpoint.weight_files import unwrapped
 from cocktail_hub.errors import CheckpointError, IncompatibleError
 
 if TYPE_CHECKING:

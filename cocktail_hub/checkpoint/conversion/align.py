@@ -10,14 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
-from cocktail_hub.checkpoint.conversion.model_names import (
-    CanonicalModel,
-    common_pattern,
-    is_counter,
-    is_rebuilt,
-    unwrapped,
-)
+from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel, common_pattern
 from cocktail_hub.checkpoint.conversion.tensor_mapping import Note, TensorMapping, What
+from cocktail_hub.checkpoint.weight_files import is_counter, is_rebuilt, unwrapped
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.methods.dtypes import EXACT
 from cocktail_hub.recipe.missing import DROP, FIRST, MissingPolicy

@@ -14,47 +14,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from cocktail_hub.checkpoint.weight_files import is_mask, is_rebuilt
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
-
-_BUFFERS = re.compile(
-    r"(^|\.)(position_ids|token_type_ids|masked_bias|inv_freq|original_inv_freq|cos_cached|sin_cached|final_logits_bias"
-    r"|relative_position_index|num_batches_tracked)$"
-)
-_MASKS = re.compile(r"(^|\.)(attn|attention|crossattention)\.(bias|causal_mask)$")
-_WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_DATA_PARALLEL = "module."
-
-
-def unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Map names without the parts that torch.compile, FSDP, DataParallel and Lightning add -> names in the file.
-
-    transformers does not know these parts: it would ignore such tensors and initialise the parameters at random.
-    """
-    names = list(names)
-    bare = {_WRAPPERS.sub("", name): name for name in names}
-    while bare and all(name.startswith(_DATA_PARALLEL) for name in bare):
-        bare = {name.removeprefix(_DATA_PARALLEL): raw for name, raw in bare.items()}
-    return bare if len(bare) == len(names) else {name: name for name in names}
-
-
-def is_rebuilt(name: str) -> bool:
-    """Whether every model computes a buffer of this name itself, so that a checkpoint may have it or not."""
-    return _BUFFERS.search(name) is not None
-
-
-def is_mask(name: str) -> bool:
-    """Whether old versions of transformers saved a causal mask under this name, if the model has no such parameter."""
-    return _MASKS.search(name) is not None
-
-
-def is_counter(name: str) -> bool:
-    """Whether a tensor only counts training steps, so that it has no average and may differ between ingredients."""
-    return name.endswith("num_batches_tracked")
 
 
 def common_pattern(names: Sequence[str]) -> str:

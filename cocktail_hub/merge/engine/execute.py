@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from cocktail_hub.checkpoint.reader import WatchedReader
 from cocktail_hub.errors import CheckpointError
-from cocktail_hub.merge.engine.chunks import batched, cut_chunks, long_first
 from cocktail_hub.merge.engine.journal import Entry, Journal
 from cocktail_hub.merge.engine.workers import WorkerPool, compute, make_workers
 from cocktail_hub.merge.engine.writer import ShardWriter
-from cocktail_hub.merge.kernels.dispatch import run_capacity
-from cocktail_hub.merge.kernels.job import ShardJob
+from cocktail_hub.merge.kernels.buffers import ShardJob
+from cocktail_hub.merge.kernels.dispatch import batched, cut_chunks, long_first, run_capacity
 from cocktail_hub.storage.disk import QUICK, disk_errors, sync_folder
 
 if TYPE_CHECKING:

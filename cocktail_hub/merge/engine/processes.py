@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cocktail_hub.checkpoint.reader import TensorReader
-    from cocktail_hub.merge.engine.chunks import Chunk
-    from cocktail_hub.merge.kernels.job import ShardJob
+    from cocktail_hub.merge.kernels.buffers import ShardJob
+    from cocktail_hub.merge.kernels.dispatch import Chunk
 
 READY = b"cocktail_hub worker is ready\n"
 """The first line of a worker. What libraries print while they are imported comes before it."""

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from cocktail_hub.checkpoint.reader import TensorReader
-    from cocktail_hub.merge.engine.chunks import Chunk
     from cocktail_hub.merge.engine.processes import WorkerProcess
-    from cocktail_hub.merge.kernels.job import ShardJob
+    from cocktail_hub.merge.kernels.buffers import ShardJob
+    from cocktail_hub.merge.kernels.dispatch import Chunk
     from cocktail_hub.merge.plan import MergePlan
 
     Worker = Buffers | WorkerProcess

@@ -3,26 +3,74 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cocktail_hub.merge.kernels.job import BufferSlice
+from cocktail_hub.checkpoint.reader import TensorReader, byte_reader
 from cocktail_hub.methods import numpy_arrays
 from cocktail_hub.methods.dtypes import itemsize, numpy_dtype
 from cocktail_hub.methods.order_statistics import BLOCK, KthLargest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from cocktail_hub.checkpoint.reader import ElementRange
-    from cocktail_hub.merge.kernels.job import ShardJob
     from cocktail_hub.merge.plan import TensorPlan
 
 ALIGNMENT = 64
 """Elements that buffers are cut in multiples of, and bytes that memory is aligned to: a cache line."""
+
+
+class Output(Protocol):
+    """The file that a job writes. Many threads may at once; stretches do not overlap."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies while it is written."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write bytes at an offset. Raises OSError, such as ENOSPC."""
+
+    def note(self, offset: int, count: int) -> None:
+        """Take note that another process has written bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """What all runs of one shard have in common."""
+
+    method: str
+    """A key of `METHODS`."""
+    parameters: Mapping[str, float]
+    """Every parameter of the method."""
+    models: Sequence[str]
+    """Names for messages."""
+    sources: Sequence[TensorReader]
+    """The models."""
+    output: Output
+    """The file that is written."""
+
+    @cached_property
+    def readers(self) -> Sequence[Callable[[Sequence[ElementRange], memoryview], None]]:
+        """For each model: copy pieces into memory."""
+        return [byte_reader(source) for source in self.sources]
+
+
+class BufferSlice(NamedTuple):
+    """A buffer: so many bytes of a bench's memory."""
+
+    start: int
+    """First byte."""
+    nbytes: int
+    """Bytes; whole elements."""
+    dtype: str
+    """safetensors name."""
 
 
 class Buffers:

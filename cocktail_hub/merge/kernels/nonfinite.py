@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cocktail_hub.checkpoint.reader import ElementRange
-    from cocktail_hub.merge.kernels.buffers import Buffers
-    from cocktail_hub.merge.kernels.job import ShardJob
+    from cocktail_hub.merge.kernels.buffers import Buffers, ShardJob
     from cocktail_hub.merge.plan import TensorPlan
 
     Array = NDArray[Any]

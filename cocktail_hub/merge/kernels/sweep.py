@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cocktail_hub.checkpoint.reader import ElementRange
-    from cocktail_hub.merge.kernels.buffers import Buffers
-    from cocktail_hub.merge.kernels.job import ShardJob
+    from cocktail_hub.merge.kernels.buffers import Buffers, ShardJob
     from cocktail_hub.merge.plan import TensorPlan
     from cocktail_hub.methods.contract import Measured, Round
 

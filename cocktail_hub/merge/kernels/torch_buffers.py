@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from cocktail_hub.merge.kernels.job import BufferSlice, ShardJob
+    from cocktail_hub.merge.kernels.buffers import BufferSlice, ShardJob
 
 _MOST_VIEWS = 64
 """Views of buffers that are remembered."""

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from cocktail_hub.errors import PublishError
+from cocktail_hub.publishing.card.markdown import RECORD
 
 START = "<!-- cocktail_hub: start -->"
 END = "<!-- cocktail_hub: end -->"
-RECORD = "<!-- Written by cocktail_hub with "
-"""Begins the comment that records the metadata written with a section."""
 YAML_BLOCK = re.compile(r"^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(\r\n|\n|$))")
 """Where the metadata of a README is: the Hub's own rule, as in `huggingface_hub.repocard`."""
 _BOM = "\ufeff"
@@ -56,18 +55,6 @@ def read_metadata(text: str) -> dict[str, Any]:
     except yaml.YAMLError:
         return {}
     return {str(key): value for key, value in values.items()} if isinstance(values, Mapping) else {}
-
-
-def dump_metadata(metadata: Mapping[str, Any]) -> str:
-    """Return metadata as the YAML that the Hub's client would write."""
-    text: str = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
-    return text.strip()
-
-
-def record(metadata: Mapping[str, Any]) -> str:
-    """Return the beginning of a comment from which a later publication learns which metadata is ours."""
-    text = json.dumps(metadata, sort_keys=True)
-    return RECORD + text.replace("<", "\\u003c").replace(">", "\\u003e").replace("--", "-\\u002d")
 
 
 def merge_readme(existing: str | None, card: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>~]|(?<![^\W_])_|_(?![^\W_])")
 """Characters that Markdown could read as markup; a `_` between letters or digits is safe."""
@@ -53,3 +56,19 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def listing(items: Sequence[str]) -> str:
     """Return `a`, `a and b`, or `a, b and c`."""
     return " and ".join([*([", ".join(items[:-1])] if items[:-1] else []), *items[-1:]])
+
+
+RECORD = "<!-- Written by cocktail_hub with "
+"""Begins the comment that records the metadata written with a section."""
+
+
+def dump_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return metadata as the YAML that the Hub's client would write."""
+    text: str = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
+    return text.strip()
+
+
+def record(metadata: Mapping[str, Any]) -> str:
+    """Return the beginning of a comment from which a later publication learns which metadata is ours."""
+    text = json.dumps(metadata, sort_keys=True)
+    return RECORD + text.replace("<", "\\u003c").replace(">", "\\u003e").replace("--", "-\\u002d")

@@ -10,14 +10,14 @@ from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.publishing.card.header import END, START, dump_metadata, record
-from cocktail_hub.publishing.card.license import License, LicenseInfo, combine_licenses
-from cocktail_hub.publishing.card.markdown import code, escape, fenced, link, listing, table
+from cocktail_hub.publishing.card.facts import License, LicenseInfo, combine_licenses
+from cocktail_hub.publishing.card.header import END, START
+from cocktail_hub.publishing.card.markdown import code, dump_metadata, escape, fenced, link, listing, record, table
 from cocktail_hub.recipe import COMMIT, ModelReference, Recipe, ResolvedRecipe, dump_yaml
 from cocktail_hub.recipe.redact import last_name, public_recipe, scrub
 
 if TYPE_CHECKING:
-    from cocktail_hub.publishing.card_facts import CardFacts
+    from cocktail_hub.publishing.card.facts import CardFacts
 
 PAPER = "[LM-Cocktail](https://arxiv.org/abs/2311.13534)"
 UNPUBLISHED = "path/to/this/folder"

@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from cocktail_hub.checkpoint.conversion.model_names import common_pattern, is_counter, is_mask, is_rebuilt, unwrapped
+from cocktail_hub.checkpoint.conversion.model_names import common_pattern
+from cocktail_hub.checkpoint.weight_files import is_counter, is_mask, is_rebuilt, unwrapped
 
 
 @pytest.mark.parametrize(

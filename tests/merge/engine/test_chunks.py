@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocktail_hub.merge.engine.chunks import PIECES_PER_CHUNK, Chunk, batched, cut_chunks, long_first
+from cocktail_hub.merge.kernels.dispatch import PIECES_PER_CHUNK, Chunk, batched, cut_chunks, long_first
 from cocktail_hub.merge.plan import ShardPlan, TensorPlan
 from cocktail_hub.methods.dtypes import itemsize
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cocktail_hub.publishing.card.license import LicenseInfo
-from cocktail_hub.publishing.card_facts import CardFacts
+from cocktail_hub.publishing.card.facts import CardFacts, LicenseInfo
 from cocktail_hub.recipe import ResolvedRecipe
 
 COMMIT_A = "a" * 40

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cocktail_hub.errors import PublishError
+from cocktail_hub.publishing.card.facts import LicenseInfo
 from cocktail_hub.publishing.card.header import (
     END,
     START,
@@ -22,11 +23,10 @@ from cocktail_hub.publishing.card.header import (
     read_metadata,
     split_readme,
 )
-from cocktail_hub.publishing.card.license import LicenseInfo
 from cocktail_hub.publishing.card.render import render_card
 
 if TYPE_CHECKING:
-    from cocktail_hub.publishing.card_facts import CardFacts
+    from cocktail_hub.publishing.card.facts import CardFacts
     from cocktail_hub.recipe import ResolvedRecipe
 
 pytestmark = pytest.mark.filterwarnings("error")

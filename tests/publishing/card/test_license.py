@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cocktail_hub.publishing.card.license import License, LicenseInfo, combine_licenses, license_of
+from cocktail_hub.publishing.card.facts import License, LicenseInfo, combine_licenses, license_of
 
 MIT = LicenseInfo(license="mit")
 APACHE = LicenseInfo(license="apache-2.0")

@@ -12,13 +12,13 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from cocktail_hub.publishing.card.license import LicenseInfo
+from cocktail_hub.publishing.card.facts import LicenseInfo
 from cocktail_hub.publishing.card.render import render_card, template
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved, parse_recipe
 from cocktail_hub.recipe.redact import public_recipe
 
 if TYPE_CHECKING:
-    from cocktail_hub.publishing.card_facts import CardFacts
+    from cocktail_hub.publishing.card.facts import CardFacts
     from cocktail_hub.testing import LoopbackHub
 
 GOLDEN = """\

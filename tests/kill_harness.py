@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MODULES = (
     "cli",
     "compat",
-    "merge.download",
     "merge.engine.execute",
     "merge.run",
     "merge.small_files",

@@ -75,7 +75,7 @@ def test_a_dtype_of_torch_is_written_by_name() -> None:
         ({**TWO, "methd": "ties"}, r"Unknown key 'methd'. Did you mean 'method'\?"),
         ({**TWO, "weightin": {}}, r"Unknown key 'weightin'. Did you mean 'weighting'\?"),
         ({**TWO, "recipe": {"ingredients": []}}, r"Give either `recipe`, or `ingredients` and `weights`, not both"),
-        ({"recipe": {"ingredients": ["org/a"]}}, r"needs at least 2 entries, got 1"),
+        ({"recipe": {"ingredients": ["org/a"]}}, r"Method 'linear' takes 2 or more `ingredients`, got 1"),
         ({"recipe": {"ingredient": []}}, r"Did you mean 'ingredients'\?"),
         ({"weights": [0.5, 0.5]}, r"`weights` has 2 numbers for 0 `ingredients`"),
         ({**TWO, "task": "poetry"}, r"`task` must be one of"),

@@ -118,7 +118,7 @@ def test_the_card_counts_every_module_and_every_file(tmp_path: Path) -> None:
 
 def test_a_module_that_others_lack_is_told() -> None:
     names = [str(pair(kind)[0]) for kind in ("dense", "mean")]
-    words = f"'{names[1]}': it has no weights in '2_Dense', a module that '{names[0]}' has"
+    words = f"'{names[1]}': it has no weights in '2_Dense', a module of '{names[0]}'"
     with pytest.raises(IncompatibleError, match=re.escape(words)):
         mix({"ingredients": [{"model": name, "weight": 0.5} for name in names]})
 

@@ -205,7 +205,7 @@ def test_a_second_run_replaces_the_earlier_mix(model_type, tmp_path):
 
 def test_a_folder_with_other_content_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CacheError, match=r"something else than an earlier mix: notes.txt"):
+    with pytest.raises(CacheError, match=r"is not only an earlier mix: notes.txt"):
         mix_models(folders("bert"), "encoder", [0.5, 0.5], str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -213,7 +213,7 @@ def test_a_folder_with_other_content_is_left_alone(tmp_path):
 def test_a_mix_to_which_something_was_added_is_left_alone(tmp_path):
     mix_models(folders("bert"), "encoder", [0.5, 0.5], str(tmp_path / "mix"))
     (tmp_path / "mix" / "results.txt").write_text("0.93")
-    with pytest.raises(CacheError, match=r"something else than an earlier mix: results.txt"):
+    with pytest.raises(CacheError, match=r"is not only an earlier mix: results.txt"):
         mix_models(folders("bert"), "encoder", [0.25, 0.75], str(tmp_path / "mix"))
     assert (tmp_path / "mix" / "results.txt").read_text() == "0.93"
 
@@ -344,5 +344,5 @@ def test_a_folder_that_is_taken_is_noticed_before_scoring(tmp_path, monkeypatch)
     monkeypatch.setattr(scorer, "score_folder", lambda *_, **__: pytest.fail("scored"))
     (tmp_path / "notes.txt").write_text("mine")
     fresh = [{"input": "a cat", "output": "ran on a mat"}]
-    with pytest.raises(CacheError, match="something else"):
+    with pytest.raises(CacheError, match="is not only an earlier mix"):
         mix_models_with_data(folders("llama"), "decoder", fresh, output_path=str(tmp_path))

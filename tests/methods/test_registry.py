@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +23,6 @@ from cocktail_hub.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]
 DENSITIES = {"ties": "density", "sce": "select_topk"}
@@ -44,7 +46,18 @@ def clipped(xp: Any, vectors: Sequence[Any], weights: Sequence[float], _: Any, l
     return total / sum(weights)
 
 
+def documented() -> Method:
+    """The method that the documentation adds: one function, one line."""
+    page = (Path(__file__).parents[2] / "docs" / "design.md").read_text(encoding="utf-8")
+    function, line = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {"Method": Method, "Parameter": Parameter, "MappingProxyType": MappingProxyType}
+    exec(function, names)
+    exec(f"methods = {{{line}}}", names)
+    return names["methods"]["damped"]
+
+
 TOYS = {
+    "damped": documented(),
     "scaled": Method(
         summary="base + scale * sum of weight * (model - base)",
         source="a test",

@@ -148,7 +148,7 @@ def test_every_way_to_open_a_file_reports_the_limit_in_the_same_words(
     torch.save({"weight": torch.ones(2)}, tmp_path / "pytorch_model.bin")
     files = LocalFiles(tmp_path, name="org/a")
     layout = read_weight_files(files)
-    words = "this program has as many files open as the system lets it.\n" + ADVICE
+    words = "this process has reached the limit on open files.\n" + ADVICE
     with pytest.raises(MergeError) as written, disk_errors(tmp_path):
         raise full
     assert str(written.value) == f"'{tmp_path}' cannot be written to: {words}"

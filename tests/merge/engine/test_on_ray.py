@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,7 +251,7 @@ class Folders:
     def opened(self, shard: ShardPlan) -> Iterator[list[TensorReader]]:
         with ExitStack() as stack:
             layouts = [(read_weight_files(LocalFiles(folder)), folder) for folder in self.folders]
-            yield [stack.enter_context(open_weights(layout, folder)) for layout, folder in layouts]
+            yield [stack.enter_context(closing(open_weights(layout, folder))) for layout, folder in layouts]
 
 
 class Stop(Exception):  # noqa: N818 - not an error
@@ -348,7 +348,7 @@ def test_an_error_of_a_task_is_raised_unchanged_and_not_retried(
     plan, inputs = planned
     files = inputs.models[0].body.files
     assert isinstance(files, LocalFiles)
-    files._stamps["model.safetensors"] = FileState(1, 2, 3, 4)
+    files._states["model.safetensors"] = FileState(1, 2, 3, 4)
     with pytest.raises(CheckpointError, match="changed while it was being mixed") as caught:
         execute_on_ray(plan, inputs, tmp_path / "out")
     assert caught.value.model == plan.components[0].models[0]

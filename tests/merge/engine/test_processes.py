@@ -206,7 +206,7 @@ LEADER = """
     from pathlib import Path
 
     from cocktail_hub.merge.engine.processes import FileOutput, WorkerProcess
-    from cocktail_hub.merge.kernels.job import ShardJob
+    from cocktail_hub.merge.kernels.buffers import ShardJob
 
     worker = WorkerProcess(1 << 18)
     if sys.argv[1] == "computing":

@@ -150,13 +150,13 @@ def prepare(
     if not recall or options.force or recipe.weights is not None or recipe.weighting is None:
         return prepared
     from cocktail_hub.search.softmax import uniform_weights
-    from cocktail_hub.search.weights_cache import read_weights
+    from cocktail_hub.search.weights_cache import cached_weights
 
     if recipe.weighting.rule == "uniform":
         return replace(
             prepared, recipe=with_weights(recipe, uniform_weights(len(recipe.ingredients)), {"rule": "uniform"})
         )
-    known = read_weights(recipe, prepared.examples.digest)
+    known = cached_weights(recipe, prepared.examples.digest)
     return prepared if known is None else replace(prepared, recipe=with_weights(recipe, *known))
 
 
@@ -233,11 +233,11 @@ def check_and_weigh(prepared: Prepared) -> tuple[CompatibilityReport, ResolvedRe
                 "`low_disk` never keeps a whole ingredient.\n"
                 "Compute them on a larger disk (`cocktail score RECIPE -o SCORED.yaml`), and mix SCORED.yaml."
             )
-        from cocktail_hub.search.weights_cache import write_weights
+        from cocktail_hub.search.weights_cache import cache_weights
 
         weights, evidence = weigh_prepared(prepared, report)
         if weighting is not None and weighting.rule != "uniform":
-            write_weights(prepared.recipe, prepared.examples.digest, weights.values, evidence)
+            cache_weights(prepared.recipe, prepared.examples.digest, weights.values, evidence)
         resolved = as_resolved(with_weights(prepared.recipe, weights.values, evidence))
     return replace(report, recipe=resolved), resolved
 

@@ -173,13 +173,13 @@ def added(
 
 def computed(made: MergePlan, sources: Sequence[Memory], library: type[Buffers], arena: int) -> dict[str, torch.Tensor]:
     """Compute the one shard of a plan in memory."""
-    (shard,), bench = made.shards, library(arena)
+    (shard,), buffers = made.shards, library(arena)
     out = Memory({}, shard.data_bytes)
     job = ShardJob(
         method=made.method, parameters=made.parameters, models=made.components[0].models, sources=sources, output=out
     )
-    with bench.at_work():
-        make_chunks(bench, job, list(cut_chunks(shard, 0, partial(run_capacity, bench, made.method))))
+    with buffers.at_work():
+        make_chunks(buffers, job, list(cut_chunks(shard, 0, partial(run_capacity, buffers, made.method))))
     found, start = {}, 0
     for tensor in shard.tensors:
         data = out.data[start : start + tensor.spec.nbytes]

@@ -23,7 +23,7 @@ _WITHOUT_EFFECT = ("examples", "revision", "split", "batch_size")
 """Keys of `weighting` that locate the examples, whose digest is known, or change nothing."""
 
 
-def read_weights(pinned: Recipe, examples: str) -> tuple[tuple[float, ...], dict[str, Any]] | None:
+def cached_weights(pinned: Recipe, examples: str) -> tuple[tuple[float, ...], dict[str, Any]] | None:
     """The weights of a recipe and their evidence, if they were computed before and the file is not damaged.
 
     Args:
@@ -39,7 +39,7 @@ def read_weights(pinned: Recipe, examples: str) -> tuple[tuple[float, ...], dict
     return (weights, evidence) if whole else None
 
 
-def write_weights(pinned: Recipe, examples: str, weights: Sequence[float], evidence: dict[str, Any]) -> None:
+def cache_weights(pinned: Recipe, examples: str, weights: Sequence[float], evidence: dict[str, Any]) -> None:
     """Keep the weights of a recipe and their evidence."""
     data = json.dumps({"weights": list(weights), "evidence": evidence}, indent=1)
     write_atomically(weights_file(pinned, examples), data, sync=False)

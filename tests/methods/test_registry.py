@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,13 +46,11 @@ def clipped(xp: Any, vectors: Sequence[Any], weights: Sequence[float], _: Any, l
 
 
 def documented() -> Method:
-    """The method that the documentation adds: one function, one line."""
+    """The method that the documentation adds."""
     page = (Path(__file__).parents[2] / "docs" / "design.md").read_text(encoding="utf-8")
-    function, line = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    names: dict[str, Any] = {"Method": Method, "Parameter": Parameter, "MappingProxyType": MappingProxyType}
-    exec(function, names)
-    exec(f"methods = {{{line}}}", names)
-    return names["methods"]["damped"]
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    exec(block, {})
+    return METHODS.pop("damped")
 
 
 TOYS = {

@@ -29,7 +29,7 @@ from cocktail_hub import (
 from cocktail_hub.cli import main
 from cocktail_hub.errors import CacheError, DiskSpaceError, RecipeError, ScoringError, SourceError
 from cocktail_hub.evaluation import scorer
-from cocktail_hub.merge.engine import execute as merging
+from cocktail_hub.merge import run as merging
 from cocktail_hub.recipe import parse_recipe
 from cocktail_hub.storage.cache import Cache
 

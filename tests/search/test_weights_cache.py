@@ -5,7 +5,7 @@ import pytest
 
 from cocktail_hub import mix
 from cocktail_hub.recipe import Recipe
-from cocktail_hub.search.weights_cache import read_weights, weights_file, write_weights
+from cocktail_hub.search.weights_cache import cache_weights, cached_weights, weights_file
 
 COMMIT = "1" * 40
 DIGEST = "e" * 64
@@ -61,12 +61,12 @@ def test_what_does_not_decide_the_weights_does_not_name_their_file():
 )
 def test_a_damaged_file_is_ignored_and_replaced(content):
     file = weights_file(pinned(), DIGEST)
-    assert read_weights(pinned(), DIGEST) is None
+    assert cached_weights(pinned(), DIGEST) is None
     file.parent.mkdir(parents=True)
     file.write_text(content)
-    assert read_weights(pinned(), DIGEST) is None
-    write_weights(pinned(), DIGEST, (0.25, 0.75), {"rule": "softmax"})
-    assert read_weights(pinned(), DIGEST) == ((0.25, 0.75), {"rule": "softmax"})
+    assert cached_weights(pinned(), DIGEST) is None
+    cache_weights(pinned(), DIGEST, (0.25, 0.75), {"rule": "softmax"})
+    assert cached_weights(pinned(), DIGEST) == ((0.25, 0.75), {"rule": "softmax"})
     assert list(file.parent.iterdir()) == [file]
 
 

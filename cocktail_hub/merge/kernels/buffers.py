@@ -63,7 +63,7 @@ class ShardJob:
 
 
 class BufferSlice(NamedTuple):
-    """A buffer: so many bytes of a bench's memory."""
+    """A buffer: so many bytes of the memory of `Buffers`."""
 
     start: int
     """First byte."""

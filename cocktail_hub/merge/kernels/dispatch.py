@@ -10,7 +10,7 @@ import numpy as np
 
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.merge.kernels.nonfinite import check_finite, is_bounded, place_of
-from cocktail_hub.merge.kernels.sweep import Sweep, vector_buffers
+from cocktail_hub.merge.kernels.sweep import Sweep, vector_layout
 from cocktail_hub.methods.contract import round_coefficients, with_base
 from cocktail_hub.methods.dtypes import accumulator_dtype, itemsize
 from cocktail_hub.methods.registry import METHODS
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.plan import ShardPlan, TensorPlan
 
 
-def make_chunks(bench: Buffers, job: ShardJob, chunks: Sequence[Chunk]) -> None:
+def make_chunks(buffers: Buffers, job: ShardJob, chunks: Sequence[Chunk]) -> None:
     """Make chunks of the output, one after the other.
 
     Raises:
@@ -33,24 +33,24 @@ def make_chunks(bench: Buffers, job: ShardJob, chunks: Sequence[Chunk]) -> None:
     """
     for chunk in chunks:
         if chunk.like.rule == "same":
-            _compare(bench, job, chunk)
+            _compare(buffers, job, chunk)
         elif chunk.like.rule == "sum":
-            _add_up(bench, job, chunk.like, chunk.pieces, chunk.offset)
+            _add_up(buffers, job, chunk.like, chunk.pieces, chunk.offset)
         elif METHODS[job.method].combine is None:
-            _add_up_measured(bench, job, chunk)
+            _add_up_measured(buffers, job, chunk)
         else:
-            _combine(bench, job, chunk)
+            _combine(buffers, job, chunk)
 
 
-def run_capacity(bench: Buffers, method: str, tensor: TensorPlan) -> int:
+def run_capacity(buffers: Buffers, method: str, tensor: TensorPlan) -> int:
     """Return the most elements of a chunk of tensors like this one; 0: it takes one whole tensor of any size."""
     if tensor.rule in ("same", "sum"):
-        return bench.fitting(_buffers(tensor))
-    return 0 if METHODS[method].measure else bench.fitting(vector_buffers(tensor))
+        return buffers.fitting(_sum_layout(tensor))
+    return 0 if METHODS[method].measure else buffers.fitting(vector_layout(tensor))
 
 
-def _buffers(tensor: TensorPlan) -> list[tuple[str, int]]:
-    """Return the buffers as a bench lays them out: input, output, and for a sum the total and its scratch."""
+def _sum_layout(tensor: TensorPlan) -> list[tuple[str, int]]:
+    """Return the buffers as `Buffers.slots` lays them out: input, output, and for a sum the total and its scratch."""
     if tensor.rule == "same":
         return [(tensor.dtype, 1), (tensor.dtype, 1)]
     if tensor.is_copy:
@@ -59,34 +59,36 @@ def _buffers(tensor: TensorPlan) -> list[tuple[str, int]]:
     return [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), (wide, 1), (wide, 1)]
 
 
-def _add_up(bench: Buffers, job: ShardJob, tensor: TensorPlan, pieces: Sequence[ElementRange], offset: int) -> None:
+def _add_up(buffers: Buffers, job: ShardJob, tensor: TensorPlan, pieces: Sequence[ElementRange], offset: int) -> None:
     """Write the weighted sum of pieces at a byte offset: products and sums in order, each rounded on its own."""
-    count, steps = sum(stop - start for _, start, stop in pieces), bench.steps
-    first, *others = bench.slots(_buffers(tensor), count)
+    count, steps = sum(stop - start for _, start, stop in pieces), buffers.steps
+    first, *others = buffers.slots(_sum_layout(tensor), count)
     if tensor.is_copy:
-        job.output.write(offset, bench.read(job, tensor.models[0], pieces, first).data)
+        job.output.write(offset, buffers.read(job, tensor.models[0], pieces, first).data)
         return
     place, *sums = others
-    out, total, scratch = bench.array(place), *(bench.array(slot) for slot in sums)
-    for index, (array, weight) in enumerate(zip(bench.inputs(job, tensor, pieces, count), tensor.weights, strict=True)):
+    out, total, scratch = buffers.array(place), *(buffers.array(slot) for slot in sums)
+    for index, (array, weight) in enumerate(
+        zip(buffers.inputs(job, tensor, pieces, count), tensor.weights, strict=True)
+    ):
         term = scratch if index else total  # the first product, not zeros: 0.0 + -0.0 is +0.0
         steps.widen(array, term)
         term *= weight
         if index:
             total += scratch
     steps.round_once(total, out)
-    check_finite(bench, job, tensor, pieces, total=total, out=out, bounded=is_bounded(tensor))
-    bench.write(job, offset, place)
+    check_finite(buffers, job, tensor, pieces, total=total, out=out, bounded=is_bounded(tensor))
+    buffers.write(job, offset, place)
 
 
-def _add_up_measured(bench: Buffers, job: ShardJob, chunk: Chunk) -> None:
+def _add_up_measured(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
     """Measure a tensor, then write the weighted sum whose coefficients follow from that."""
     tensor, ((name, _, numel),) = chunk.like, chunk.pieces
-    measured = Sweep(bench, job, tensor, chunk.pieces).measure()
+    measured = Sweep(buffers, job, tensor, chunk.pieces).measure()
     compute: Callable[..., Sequence[float]] = METHODS[job.method].coefficients  # type: ignore[assignment]
     given = compute(tensor.weights, job.parameters, *measured)
     found = round_coefficients(with_base(given) if tensor.rule == "task_vectors" else given)
-    bench.coefficients[name] = found
+    buffers.coefficients[name] = found
     used = [index for index, coefficient in enumerate(found) if coefficient != 0.0] or [0]
     summed = replace(
         tensor,
@@ -95,17 +97,17 @@ def _add_up_measured(bench: Buffers, job: ShardJob, chunk: Chunk) -> None:
         weights=tuple(found[index] for index in used),
         dtypes=tuple(tensor.dtypes[index] for index in used),
     )
-    size, width = bench.fitting(_buffers(summed)), itemsize(tensor.dtype)
+    size, width = buffers.fitting(_sum_layout(summed)), itemsize(tensor.dtype)
     for start in range(0, numel, size):
         pieces = [(name, start, min(start + size, numel))]
-        _add_up(bench, job, summed, pieces, chunk.offset + start * width)
+        _add_up(buffers, job, summed, pieces, chunk.offset + start * width)
 
 
-def _combine(bench: Buffers, job: ShardJob, chunk: Chunk) -> None:
+def _combine(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
     """Measure a tensor, then write what the method makes of its chunks."""
-    tensor, steps = chunk.like, bench.steps
+    tensor, steps = chunk.like, buffers.steps
     combine: Callable[..., Any] = METHODS[job.method].combine  # type: ignore[assignment]
-    sweep, width = Sweep(bench, job, tensor, chunk.pieces), itemsize(chunk.like.dtype)
+    sweep, width = Sweep(buffers, job, tensor, chunk.pieces), itemsize(chunk.like.dtype)
     measured = sweep.measure()
     for start, stop in sweep.chunks(measured):
         pieces = sweep.pieces(start, stop)
@@ -116,18 +118,18 @@ def _combine(bench: Buffers, job: ShardJob, chunk: Chunk) -> None:
             total = sweep.base
             total -= against
         slot = sweep.out._replace(nbytes=(stop - start) * width)
-        out = bench.array(slot)
+        out = buffers.array(slot)
         steps.round_once(total, out)
-        check_finite(bench, job, tensor, pieces, total=total, out=out, bounded=False)
-        bench.write(job, chunk.offset + start * width, slot)
+        check_finite(buffers, job, tensor, pieces, total=total, out=out, bounded=False)
+        buffers.write(job, chunk.offset + start * width, slot)
 
 
-def _compare(bench: Buffers, job: ShardJob, chunk: Chunk) -> None:
-    here, there = bench.slots(_buffers(chunk.like), chunk.numel)
+def _compare(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
+    here, there = buffers.slots(_sum_layout(chunk.like), chunk.numel)
     first, *others = chunk.like.models
-    expected = bench.read(job, first, chunk.pieces, there)
+    expected = buffers.read(job, first, chunk.pieces, there)
     for model in others:
-        found = bench.read(job, model, chunk.pieces, here)
+        found = buffers.read(job, model, chunk.pieces, here)
         if not np.array_equal(found, expected):
             index = int(np.argmax(found != expected)) // itemsize(chunk.like.dtype)
             name, _ = place_of(chunk.pieces, index)

@@ -33,7 +33,7 @@ _SLACK = 1e-6
 
 
 def check_finite(
-    bench: Buffers,
+    buffers: Buffers,
     job: ShardJob,
     tensor: TensorPlan,
     pieces: Sequence[ElementRange],
@@ -48,7 +48,7 @@ def check_finite(
     where no model is.
 
     Args:
-        bench: where `total` and `out` are; the input's buffer is used again.
+        buffers: where `total` and `out` are; the input's buffer is used again.
         job: whose models are read.
         tensor: what the pieces are like.
         pieces: of which `total` is made, one after the other.
@@ -61,17 +61,17 @@ def check_finite(
     """
 
     def inputs() -> Iterator[Any]:
-        return bench.inputs(job, tensor, pieces, len(total))
+        return buffers.inputs(job, tensor, pieces, len(total))
 
     def refused(refusal: Callable[..., IncompatibleError], index: int) -> IncompatibleError:
         where = np.array([index])
-        values = [float(_numbers(bench.steps.take(array, where))[0]) for array in inputs()]
+        values = [float(_numbers(buffers.steps.take(array, where))[0]) for array in inputs()]
         models = [job.models[model] for model in tensor.models]
         return refusal(*place_of(pieces, index), values, models, tensor.dtype)
 
-    if (index := canonicalize_nan(bench.steps, total, out, inputs)) is not None:
+    if (index := canonicalize_nan(buffers.steps, total, out, inputs)) is not None:
         raise refused(_not_a_number, index)
-    if not bounded and (index := first_overflow(bench.steps, out, inputs)) is not None:
+    if not bounded and (index := first_overflow(buffers.steps, out, inputs)) is not None:
         raise refused(_too_large, index)
 
 

@@ -27,7 +27,7 @@ SCRATCH = 6
 """Arrays of the accumulator's dtype that a method may hold at once, beside its vectors and two for each of them."""
 
 
-def vector_buffers(tensor: TensorPlan) -> list[tuple[str, int]]:
+def vector_layout(tensor: TensorPlan) -> list[tuple[str, int]]:
     """Return the buffers for a method's chunk: input, output, the models, and room for what the method allocates."""
     wide, models = accumulator_dtype((*tensor.dtypes, tensor.dtype)), len(tensor.models)
     return [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), (wide, models), (wide, 2 * models + SCRATCH)]
@@ -44,12 +44,12 @@ class Cut(NamedTuple):
 class Sweep:
     """The elements of one tensor, or of several small ones, as vectors."""
 
-    def __init__(self, bench: Buffers, job: ShardJob, tensor: TensorPlan, pieces: Sequence[ElementRange]) -> None:
-        self._bench, self._job, self._tensor, self._pieces = bench, job, tensor, pieces
+    def __init__(self, buffers: Buffers, job: ShardJob, tensor: TensorPlan, pieces: Sequence[ElementRange]) -> None:
+        self._buffers, self._job, self._tensor, self._pieces = buffers, job, tensor, pieces
         self._numel = sum(stop - start for _, start, stop in pieces)
-        buffers = vector_buffers(tensor)
-        self._size = min(bench.fitting(buffers), self._numel)
-        _, self.out, self._vectors, _ = bench.slots(buffers, self._size)
+        layout = vector_layout(tensor)
+        self._size = min(buffers.fitting(layout), self._numel)
+        _, self.out, self._vectors, _ = buffers.slots(layout, self._size)
         self._based = tensor.rule == "task_vectors"
         self.base: Any = None
         """The base's elements of the chunk whose vectors were made last, in the accumulator's dtype."""
@@ -69,11 +69,11 @@ class Sweep:
 
     def vectors(self, pieces: Sequence[ElementRange]) -> list[Any]:
         """Read pieces of every model and return them, or their differences to the base, in the accumulator's dtype."""
-        steps, count = self._bench.steps, sum(stop - start for _, start, stop in pieces)
+        steps, count = self._buffers.steps, sum(stop - start for _, start, stop in pieces)
         slot, models = self._vectors, len(self._tensor.models)
-        rows = self._bench.array(slot._replace(nbytes=models * count * itemsize(slot.dtype))).reshape(models, count)
+        rows = self._buffers.array(slot._replace(nbytes=models * count * itemsize(slot.dtype))).reshape(models, count)
         vectors = []
-        for row, array in zip(rows, self._bench.inputs(self._job, self._tensor, pieces, count), strict=True):
+        for row, array in zip(rows, self._buffers.inputs(self._job, self._tensor, pieces, count), strict=True):
             steps.widen(array, row)
             vectors.append(row)
         if self._based:
@@ -105,7 +105,7 @@ class Sweep:
 
     def _sums(self, step: Round, measured: Sequence[Measured]) -> list[float]:
         """Add up values. Elements at which a vector is infinite or NaN do not count."""
-        steps, total, known = self._bench.steps, FixedSum(), self.at(0, measured)
+        steps, total, known = self._buffers.steps, FixedSum(), self.at(0, measured)
         compute = step.values or (lambda xp, vectors, *_: products(xp, vectors))
 
         def summed(vectors: Sequence[Any]) -> Any:
@@ -136,12 +136,12 @@ class Sweep:
     @property
     def _is_split(self) -> bool:
         """Whether vectors have evens before odds (see `numpy_arrays.widen`)."""
-        return self._bench.steps.xp is np and self._tensor.dtypes[0] == "BF16"
+        return self._buffers.steps.xp is np and self._tensor.dtypes[0] == "BF16"
 
     def _magnitudes(
         self, step: Round, measured: Sequence[Measured], pieces: Sequence[ElementRange]
     ) -> list[np.ndarray[Any, Any]]:
-        steps, known = self._bench.steps, self.at(0, measured)
+        steps, known = self._buffers.steps, self.at(0, measured)
         compute = step.values or (lambda _xp, vectors, *_: vectors)
         return [steps.on_host(value) for value in compute(steps.xp, self.vectors(pieces), self._job.parameters, *known)]
 
@@ -168,7 +168,7 @@ class Sweep:
         sample = [(name, start, stop) for start, stop in stretches_of(self._numel, self._size) if start < stop]
         sample = sample or [(name, 0, self._size)]  # of a tensor so small that no stretch has an element
         samples = self._magnitudes(step, measured, sample)
-        searches, dtype = self._bench.searches(len(samples)), samples[0].dtype.type
+        searches, dtype = self._buffers.searches(len(samples)), samples[0].dtype.type
         for search, some in zip(searches, samples, strict=True):
             search.begin(k, some, numel=self._numel, stretches=len(sample), dtype=dtype)
         while any(search.value is None for search in searches):

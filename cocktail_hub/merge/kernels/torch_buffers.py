@@ -1,4 +1,4 @@
-"""A bench that computes with torch, on this machine's processor or on another device."""
+"""Buffers whose arrays are torch tensors, on this machine's processor or on another device."""
 
 from __future__ import annotations
 

@@ -28,33 +28,33 @@ KINDS = [Buffers, TorchBuffers]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_buffers_lie_side_by_side_and_are_aligned(kind: type[Buffers]) -> None:
-    bench = kind(1 << 16)
-    buffers = [("BF16", 1), ("BF16", 2), ("F32", 1), ("F64", 1)]
-    size = bench.fitting(buffers)
+    buffers = kind(1 << 16)
+    layout = [("BF16", 1), ("BF16", 2), ("F32", 1), ("F64", 1)]
+    size = buffers.fitting(layout)
     assert size % ALIGNMENT == 0
-    slots = bench.slots(buffers, size)
-    assert [slot.dtype for slot in slots] == [dtype for dtype, _ in buffers]
+    slots = buffers.slots(layout, size)
+    assert [slot.dtype for slot in slots] == [dtype for dtype, _ in layout]
     assert [slot.start for slot in slots] == [0, 2 * size, 6 * size, 10 * size]
-    assert [slot.nbytes for slot in slots] == [size * times * itemsize(dtype) for dtype, times in buffers]
+    assert [slot.nbytes for slot in slots] == [size * times * itemsize(dtype) for dtype, times in layout]
     assert 18 * size <= 1 << 16
-    assert all(bench.host(slot).ctypes.data % ALIGNMENT == 0 for slot in slots)
-    assert [len(bench.array(slot)) for slot in slots] == [size, 2 * size, size, size]
+    assert all(buffers.host(slot).ctypes.data % ALIGNMENT == 0 for slot in slots)
+    assert [len(buffers.array(slot)) for slot in slots] == [size, 2 * size, size, size]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_buffers_begin_in_the_same_place_whatever_their_length(kind: type[Buffers]) -> None:
-    bench = kind(1 << 16)
-    first, again = (bench.slots([("F32", 1), ("F32", 1)], count) for count in (100, 7))
+    buffers = kind(1 << 16)
+    first, again = (buffers.slots([("F32", 1), ("F32", 1)], count) for count in (100, 7))
     assert [a.start for a in first] == [b.start for b in again]
-    assert [len(bench.array(slot)) for slot in again] == [7, 7]
+    assert [len(buffers.array(slot)) for slot in again] == [7, 7]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_are_computed_in_the_memory_that_files_are_read_to(kind: type[Buffers]) -> None:
-    bench = kind(1 << 10)
-    (slot,) = bench.slots([("F32", 1)], 2)
-    bench.host(slot)[:] = np.frombuffer(np.array([1.5, -2.0], np.float32).tobytes(), np.uint8)
-    assert bench.array(slot).tolist() == [1.5, -2.0]
+    buffers = kind(1 << 10)
+    (slot,) = buffers.slots([("F32", 1)], 2)
+    buffers.host(slot)[:] = np.frombuffer(np.array([1.5, -2.0], np.float32).tobytes(), np.uint8)
+    assert buffers.array(slot).tolist() == [1.5, -2.0]
 
 
 class TwoMemories(TorchBuffers):
@@ -163,8 +163,8 @@ def test_a_device_without_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     ):
         TorchBuffers(1 << 10, "cuda")
     monkeypatch.undo()
-    bench = TorchBuffers(1 << 10)
-    with pytest.raises(MergeError, match="ran out of memory"), bench.at_work():
+    buffers = TorchBuffers(1 << 10)
+    with pytest.raises(MergeError, match="ran out of memory"), buffers.at_work():
         raise torch.OutOfMemoryError("no more")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -71,8 +71,8 @@ class Round:
     statistic: Literal["gram", "sum", "kth_largest"]
     """`gram`: dot products of all pairs of vectors. `sum` of each of the values. `kth_largest` of each of the values,
     which must not be negative. Sums are float64, in an order that depends on nothing but the tensor's size."""
-    values: Callable[..., Sequence[Any]] | None = None
-    """`values(xp, vectors, parameters, *measured)`: arrays like `vectors`, which it may overwrite; not for `gram`."""
+    values: Callable[..., Iterable[Any]] | None = None
+    """`values(xp, vectors, parameters, *measured)`: arrays as long as `vectors`, which it may overwrite; not for `gram`."""
     rank: Callable[[int, Parameters], int] | None = None
     """`rank(elements of the tensor, parameters)`: the k of `kth_largest`, 1 for the largest."""
     exact: str = ""

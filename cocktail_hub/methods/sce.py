@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.methods.ties import elect, mean_of_agreeing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from cocktail_hub.methods.contract import Parameters
 
@@ -55,6 +55,7 @@ def selected(xp: Any, vectors: Sequence[Any], _: Parameters, cuts: Sequence[floa
     return list(vectors)
 
 
-def squares(xp: Any, vectors: Sequence[Any], parameters: Parameters, cuts: Sequence[float]) -> list[Any]:
-    """Return the squares of the selected elements."""
-    return [xp.asarray(vector, dtype=xp.float64) ** 2 for vector in selected(xp, vectors, parameters, cuts)]
+def squares(xp: Any, vectors: Sequence[Any], parameters: Parameters, cuts: Sequence[float]) -> Iterator[Any]:
+    """Yield the squares of the selected elements of each vector, float64."""
+    for vector in selected(xp, vectors, parameters, cuts):
+        yield xp.asarray(vector, dtype=xp.float64) ** 2

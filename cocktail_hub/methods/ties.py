@@ -66,23 +66,19 @@ def trim(xp: Any, vector: Any, cut: float) -> Any:
     number, integer, integers = ("<f", "<i", xp.int32) if vector.itemsize == SINGLE else ("<d", "<q", xp.int64)
     bits, sign_bit = vector.view(integers), 8 * vector.itemsize - 1
     (least,) = struct.unpack(integer, struct.pack(number, cut))
-    below = bits & (1 << sign_bit) - 1
-    below -= max(1, least)  # -0.0 is not kept
-    below >>= sign_bit  # all bits of an element that is below, none of one that is not
-    below ^= -1
-    bits &= below
+    kept = max(1, least) - 1 - (bits & (1 << sign_bit) - 1)  # -0.0 is not kept
+    kept >>= sign_bit  # all bits of an element that is kept, none of one that is below
+    bits &= kept
     return vector
 
 
 def elect(xp: Any, kept: Sequence[Any]) -> Any:
-    """Return the sign of the larger total magnitude, unweighted: 1, -1, 0 where they cancel, or NaN."""
-    up, down = xp.clip(kept[0], 0, None), xp.clip(kept[0], None, 0)
+    """Return the sign of the sum, which is that of the larger total magnitude: 1, -1, 0 where they cancel, or NaN."""
+    total = kept[0] + 0.0
     for vector in kept[1:]:
-        up += xp.clip(vector, 0, None)
-        down += xp.clip(vector, None, 0)
-    up += down
-    sign = xp.sign(up)
-    sign[xp.isnan(up)] = math.nan  # torch says 0
+        total += vector
+    sign = xp.asarray((total > 0).view(xp.int8) - (total < 0).view(xp.int8), dtype=total.dtype)  # numpy's takes twice
+    sign[xp.isnan(total)] = math.nan
     return sign
 
 
@@ -93,7 +89,7 @@ def mean_of_agreeing(kept: Sequence[Any], weights: Sequence[float], sign: Any, x
     votes: Any = None
     for vector, weight in zip(kept, weights, strict=True):
         vector *= sign  # noqa: PLW2901
-        agreeing = xp.clip(vector, 0, None)
+        agreeing = xp.clip(vector, 0, None, out=vector)
         vote = agreeing > 0
         if even:
             vote = vote.view(xp.uint8)

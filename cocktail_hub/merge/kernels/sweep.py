@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from cocktail_hub.methods.contract import Measured, Round
 
 SCRATCH = 6
-"""Arrays of the accumulator's dtype that a method may hold at once, beside its vectors and two for each of them."""
+"""Arrays of the accumulator's dtype that a method may hold at once, beside its vectors and one for each of them."""
 
 
 def vector_layout(tensor: TensorPlan) -> list[tuple[str, int]]:
     """Return the buffers for a method's chunk: input, output, the models, and room for what the method allocates."""
     wide, models = accumulator_dtype((*tensor.dtypes, tensor.dtype)), len(tensor.models)
-    return [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), (wide, models), (wide, 2 * models + SCRATCH)]
+    return [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), (wide, models), (wide, models + SCRATCH)]
 
 
 class Cut(NamedTuple):

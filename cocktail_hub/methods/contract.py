@@ -72,7 +72,8 @@ class Round:
     """`gram`: dot products of all pairs of vectors. `sum` of each of the values. `kth_largest` of each of the values,
     which must not be negative. Sums are float64, in an order that depends on nothing but the tensor's size."""
     values: Callable[..., Iterable[Any]] | None = None
-    """`values(xp, vectors, parameters, *measured)`: arrays as long as `vectors`, which it may overwrite; not for `gram`."""
+    """`values(xp, vectors, parameters, *measured)`: arrays as long as a vector. It may overwrite `vectors`. Not for
+    `gram`."""
     rank: Callable[[int, Parameters], int] | None = None
     """`rank(elements of the tensor, parameters)`: the k of `kth_largest`, 1 for the largest."""
     exact: str = ""

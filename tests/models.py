@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download, list_repo_files
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
@@ -234,6 +234,17 @@ def push_recipe(family: str, repo_id: str, **keys: Any) -> str:
     (folder / "config.json").write_text(json.dumps(config))
     push(folder, repo_id)
     return repo_id
+
+
+def read_pushed(repo_id: str, path: str, **keywords: Any) -> Any:
+    """A text file of a repo on the test Hub; JSON is parsed."""
+    text = Path(hf_hub_download(repo_id, path, token=TOKEN, **keywords)).read_text(encoding="utf-8")
+    return json.loads(text) if path.endswith(".json") else text
+
+
+def pushed_files(repo_id: str) -> set[str]:
+    """The files that someone has pushed to a repo on the test Hub."""
+    return set(list_repo_files(repo_id, token=TOKEN)) - {".gitattributes"}
 
 
 def architecture(family: str) -> str:

@@ -172,7 +172,7 @@ def test_a_plain_recipe_repo_becomes_an_embedder_with_mean_pooling() -> None:
     assert model.encode(TEXTS[0]).shape == (16,)
 
 
-def test_open_shares_and_modules_with_weights_cannot_go_into_a_recipe_repo() -> None:
+def test_open_weights_and_modules_with_weights_cannot_go_into_a_recipe_repo() -> None:
     models = [{"model": model} for model in published("dense")]
     examples = [{"query": TEXTS[0], "pos": [TEXTS[1]]}, {"query": TEXTS[1], "pos": [TEXTS[0]]}]
     source = {"ingredients": models, "weighting": {"examples": examples}}

@@ -31,7 +31,7 @@ TEXTS = ("the cat sat on the mat", "a dog ran in the park", "where is the pod")
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 WEIGHTS = "model.safetensors"
 SHARES = (0.75, 0.25)
-"""Shares of the recipes below: exact in every floating-point type."""
+"""Weights of the recipes below: exact in every floating-point type."""
 
 
 def words_tokenizer(max_length: int = 32) -> transformers.PreTrainedTokenizerFast:
@@ -259,12 +259,14 @@ def weights_of(folder: Path, name: str = WEIGHTS) -> dict[str, torch.Tensor]:
 
 
 def average(
-    folders: Sequence[Path], shares: Sequence[float] = SHARES, name: str = "model.safetensors"
+    folders: Sequence[Path], weights: Sequence[float] = SHARES, name: str = "model.safetensors"
 ) -> dict[str, Any]:
     """The linear mix of the weight files in folders, worked out by hand in float64."""
     files = [weights_of(folder, name) for folder in folders]
     return {
-        key: sum(share * file[key].double() for share, file in zip(shares, files, strict=True)).to(files[0][key].dtype)
+        key: sum(weight * file[key].double() for weight, file in zip(weights, files, strict=True)).to(
+            files[0][key].dtype
+        )
         for key in files[0]
     }
 

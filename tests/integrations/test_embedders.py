@@ -102,7 +102,7 @@ def test_a_recipe_repo_has_weights_of_small_modules_only(repos: dict[tuple[str, 
     }
     merged = hf_hub_download(repos["dense", "recipe"], "2_Dense/model.safetensors")
     parts = [weights_of(folder / "2_Dense") for folder in pair("dense")]
-    wanted = sum(share * file["linear.weight"].double() for share, file in zip(SHARES, parts, strict=True))
+    wanted = sum(weight * file["linear.weight"].double() for weight, file in zip(SHARES, parts, strict=True))
     assert torch.equal(load_file(merged)["linear.weight"], wanted.float())
 
 

@@ -24,7 +24,7 @@ def sizes(repo_id: str) -> dict[str, int]:
     return {entry.path: entry.size for entry in found if entry.path not in (".gitattributes", "README.md")}
 
 
-def test_a_preview_tells_sizes_shares_and_kinds(tmp_path: Path) -> None:
+def test_a_preview_tells_sizes_weights_and_kinds(tmp_path: Path) -> None:
     ids = published("bert").ids
     found = check(published("bert").recipe, cache_dir=tmp_path)
     assert (found.method, found.architecture, found.task) == ("linear", "BertModel", "feature-extraction")
@@ -72,13 +72,13 @@ def test_shards_are_those_of_the_options() -> None:
     assert {path.name for path in made.path.glob("*.safetensors")} == set(found.files)
 
 
-def test_open_shares_are_shown_as_open() -> None:
+def test_open_weights_are_shown_as_open() -> None:
     models = [{"model": model} for model in published("bert").ids]
     found = check({"ingredients": models, "weighting": {"rule": "uniform"}})
     assert [m.weight for m in found.models] == [None, None]
 
 
-def test_the_base_of_task_vectors_comes_first_and_has_no_share(tmp_path: Path) -> None:
+def test_the_base_of_task_vectors_comes_first_and_has_no_weight(tmp_path: Path) -> None:
     base = published("bert").ids[0]
     models = [{"model": model, "weight": 0.5} for model in published("bert").ids]
     found = check({"ingredients": models, "method": "task_arithmetic", "base": base})

@@ -57,8 +57,8 @@ def test_a_recipe_repo_holds_a_few_kilobytes() -> None:
     assert config["id2label"] == {"0": "bad", "1": "good"}
     heads = [API.repo_info(model).sha for model in published("classifier").ids]
     assert config["recipe"]["ingredients"] == [
-        {"model": model, "revision": head, "requested": "main", "weight": share}
-        for model, head, share in zip(published("classifier").ids, heads, SHARES, strict=True)
+        {"model": model, "revision": head, "requested": "main", "weight": weight}
+        for model, head, weight in zip(published("classifier").ids, heads, SHARES, strict=True)
     ]
     card = ModelCard.load(f"{ORG}/publish-recipe")
     assert card.data.library_name == "cocktail-hub"

@@ -14,9 +14,10 @@ import signal
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from cocktail_hub.testing import LoopbackHub
@@ -86,3 +87,31 @@ def hub() -> Iterator[LoopbackHub]:
 def token() -> str:
     """A token that may write to `alice/...` and `acme/...`."""
     return "hf_alice"
+
+
+@pytest.fixture(scope="module")
+def no_other_ray() -> Iterator[None]:
+    """Keep other test runs from starting a Ray: a program that looks for a cluster on this machine would find it."""
+    with FileLock(Path(tempfile.gettempdir()) / "cocktail-tests-ray.lock"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def ray(request: pytest.FixtureRequest, no_other_ray: None) -> Iterator[Any]:
+    """A Ray of two workers, which this process is connected to."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    module = pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
+    module.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 << 20,
+        log_to_driver=False,
+        logging_level="ERROR",
+        configure_logging=False,
+    )
+    module.cloudpickle.register_pickle_by_value(request.module)  # workers cannot import a test
+    yield module
+    module.cloudpickle.unregister_pickle_by_value(request.module)
+    module.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from cocktail_hub.merge.kernels.dispatch import cut_chunks, make_chunks, run_cap
 from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
 from cocktail_hub.merge.plan import ComponentInput, ComponentPlan, MergePlan, ShardPlan, TensorPlan, plan_merge
 from cocktail_hub.methods.dtypes import safetensors_dtype, torch_dtype
+from cocktail_hub.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,6 +57,18 @@ def model(seed: int, dtype: torch.dtype = torch.bfloat16, scale: float = 1.0) ->
     tensors = {f"layer.{i}.norm": random(7) for i in range(20)}
     tensors |= {"embed": random(300, 40), "layer.0.dense": random(33, 65), "scale": random(), "none": random(0, 4)}
     return tensors | {"position_ids": torch.arange(12), "mask": torch.tensor([True, False])}
+
+
+def mixed_by_every_method(folder: Path, dtype: torch.dtype) -> tuple[list[Path], dict[str, dict[str, Any]]]:
+    """Three models with numbers of every kind, and for each method a way to mix them."""
+    models = [model(seed, dtype) | {"wide": torch.randn(500, 500).to(dtype)} for seed in range(3)]
+    odd, none = torch.tensor([3e38, 0.0, -0.0, 1e-40]), torch.tensor([math.nan, math.inf, -math.inf])
+    for index, tensors in enumerate(models):
+        tensors["embed"][index, : len(odd)] = odd.roll(index)
+        tensors["embed"][7, : len(none)] = none
+    models[2]["embed"][8, 0] = math.inf
+    weights = {name: [0.2, 0.3, 0.5] if method.base == "none" else [0.6, 0.4] for name, method in METHODS.items()}
+    return save_all(folder, models), {name: {"method": name, "weights": weights[name]} for name in METHODS}
 
 
 def component(folders: Sequence[Path], folder: str = "") -> ComponentInput:

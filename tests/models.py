@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download, list_repo_files
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
@@ -31,7 +31,7 @@ TEXTS = ("the cat sat on the mat", "a dog ran in the park", "where is the pod")
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 WEIGHTS = "model.safetensors"
 SHARES = (0.75, 0.25)
-"""Shares of the recipes below: exact in every floating-point type."""
+"""Weights of the recipes below: exact in every floating-point type."""
 
 
 def words_tokenizer(max_length: int = 32) -> transformers.PreTrainedTokenizerFast:
@@ -236,6 +236,17 @@ def push_recipe(family: str, repo_id: str, **keys: Any) -> str:
     return repo_id
 
 
+def read_pushed(repo_id: str, path: str, **keywords: Any) -> Any:
+    """A text file of a repo on the test Hub; JSON is parsed."""
+    text = Path(hf_hub_download(repo_id, path, token=TOKEN, **keywords)).read_text(encoding="utf-8")
+    return json.loads(text) if path.endswith(".json") else text
+
+
+def pushed_files(repo_id: str) -> set[str]:
+    """The files that someone has pushed to a repo on the test Hub."""
+    return set(list_repo_files(repo_id, token=TOKEN)) - {".gitattributes"}
+
+
 def architecture(family: str) -> str:
     """Class name of a family's models."""
     config = json.loads((pair(family).folders[0] / "config.json").read_text())
@@ -248,12 +259,14 @@ def weights_of(folder: Path, name: str = WEIGHTS) -> dict[str, torch.Tensor]:
 
 
 def average(
-    folders: Sequence[Path], shares: Sequence[float] = SHARES, name: str = "model.safetensors"
+    folders: Sequence[Path], weights: Sequence[float] = SHARES, name: str = "model.safetensors"
 ) -> dict[str, Any]:
     """The linear mix of the weight files in folders, worked out by hand in float64."""
     files = [weights_of(folder, name) for folder in folders]
     return {
-        key: sum(share * file[key].double() for share, file in zip(shares, files, strict=True)).to(files[0][key].dtype)
+        key: sum(weight * file[key].double() for weight, file in zip(weights, files, strict=True)).to(
+            files[0][key].dtype
+        )
         for key in files[0]
     }
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoModel,
+    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
@@ -24,6 +27,9 @@ from cocktail_hub.evaluation.examples import check_examples
 from cocktail_hub.evaluation.scorer import score_folder
 from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.recipe import Weighting
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 TEXTS = [
     "The capital of France is Paris and the capital of Italy is Rome.",
@@ -49,6 +55,8 @@ RANKED = [
     {"query": "capital of Italy", "pos": ["Rome"], "neg": ["Paris", "the mat", "yes"]},
     {"query": "is it?", "pos": ["yes it is"], "neg": []},
 ]
+ALL = sorted({text for row in RANKED for text in (*row["pos"], *row["neg"])})
+QUERIES = [row["query"] for row in RANKED]
 
 
 def byte_bpe(*, bos: bool = False, template: str | None = None) -> PreTrainedTokenizerFast:
@@ -220,3 +228,27 @@ def score(folder: Path, rows, task: str, *, tokenizer_folder: Path | None = None
         tokenizer_folder=tokenizer_folder or folder,
         on_texts=on_texts,
     )
+
+
+def first_tokens(folder: Path, texts: Sequence[str]) -> torch.Tensor:
+    """Vectors of the first tokens at length one, float64, worked out with transformers alone."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        vectors = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 0] for text in texts]
+    return torch.nn.functional.normalize(torch.stack(vectors).double(), dim=-1)
+
+
+def info_nce(
+    rows: Sequence[dict[str, Any]],
+    queries: Sequence[torch.Tensor],
+    passages: Sequence[torch.Tensor],
+    texts: Sequence[str],
+) -> list[float]:
+    """A loop over the definition: each positive among itself and all different passages that are no positives."""
+    losses = []
+    for row, query in zip(rows, queries, strict=True):
+        score = {text: query @ passage / 0.05 for text, passage in zip(texts, passages, strict=True)}
+        wrong = [value for text, value in score.items() if text not in row["pos"]]
+        own = [torch.logsumexp(torch.stack([score[text], *wrong]), 0) - score[text] for text in row["pos"]]
+        losses.append(float(sum(own) / len(own)))
+    return losses

@@ -18,7 +18,7 @@ GIVEN = {
     "bge-four": {BGE: 0.3, "Shitao/bge-hotpotqa": 0.2, "Shitao/bge-quora": 0.2, "Shitao/bge-msmarco": 0.3},
     "minilm-sre": {"demo/all-MiniLM-L6-v2": 0.5, "demo/sre-embedding": 0.5},
 }
-"""Name of a recipe with given shares -> what is in it."""
+"""Name of a recipe with given weights -> what is in it."""
 OTHERS = ("bge-reranker", "llama2-from-examples", "bge-from-examples", "ten-models")
 """Recipes that a test below is about."""
 
@@ -41,7 +41,7 @@ def test_a_recipe_opens_with_a_comment_for_its_reader(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_shares_are_those_of_the_example(name: str) -> None:
+def test_weights_are_those_of_the_example(name: str) -> None:
     recipe = _read(name)
     assert dict(zip(_models(recipe), recipe.weights or (), strict=True)) == GIVEN[name]
     assert recipe.method == "linear"
@@ -54,7 +54,7 @@ def test_the_reranker_is_mixed_with_itself() -> None:
     assert recipe.task == "text-ranking"
 
 
-def test_shares_of_the_llamas_come_from_two_examples() -> None:
+def test_weights_of_the_llamas_come_from_two_examples() -> None:
     recipe = _read("llama2-from-examples")
     assert _models(recipe) == [LLAMA, "Shitao/llama2-ag-news", "Shitao/llama2-nq"]
     assert recipe.weights is None
@@ -69,7 +69,7 @@ def test_shares_of_the_llamas_come_from_two_examples() -> None:
     assert second["output"] == "Positive"
 
 
-def test_shares_of_the_embedders_come_from_two_examples() -> None:
+def test_weights_of_the_embedders_come_from_two_examples() -> None:
     recipe = _read("bge-from-examples")
     assert _models(recipe) == [BGE, "Shitao/bge-hotpotqa", "Shitao/bge-quora"]
     weighting = recipe.weighting

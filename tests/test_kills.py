@@ -55,8 +55,8 @@ class ScoringContext:
         low = kind in ("low-disk", "push")
         forks.workers = kind == "workers"
         self._recipe = self.folder.with_name("recipe.json")
-        shares = zip(models[low], SHARES, strict=True)
-        self._recipe.write_text(json.dumps({"ingredients": [{"model": m, "weight": w} for m, w in shares]}))
+        weighted = zip(models[low], SHARES, strict=True)
+        self._recipe.write_text(json.dumps({"ingredients": [{"model": m, "weight": w} for m, w in weighted]}))
         self._common = ["--max-shard-size", SHARD, "--cache-dir", self.folder.with_name("hub")]
         self._low = ["--low-disk"] if low else []
         self.repo = f"alice/killed-{random.getrandbits(64):x}"

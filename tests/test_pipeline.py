@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from cocktail_hub.testing import LoopbackHub
 
 pytestmark = pytest.mark.whole
-SHARES = (0.3, 0.7)
+WEIGHTS = (0.3, 0.7)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def recipe_of(folders: list[Path], weights: tuple[float, ...] = SHARES, **keys: object) -> dict:
+def recipe_of(folders: list[Path], weights: tuple[float, ...] = WEIGHTS, **keys: object) -> dict:
     pairs = zip(folders, weights, strict=True)
     return {"ingredients": [{"model": str(folder), "weight": weight} for folder, weight in pairs], **keys}
 
@@ -94,7 +94,7 @@ def test_every_value_is_the_weighted_sum_rounded_once(tmp_path: Path, dtype: str
     wider = torch.float64 if dtype == "float32" else torch.float32
     first, second = (weights_in(folder) for folder in folders)
     for name, tensor in made.items():
-        expected = first[name].to(wider) * SHARES[0] + second[name].to(wider) * SHARES[1]
+        expected = first[name].to(wider) * WEIGHTS[0] + second[name].to(wider) * WEIGHTS[1]
         assert bits(tensor) == bits(expected.to(DTYPES[dtype])), name
 
 

@@ -37,6 +37,10 @@ def modules_without_tests() -> list[str]:
     ]
 
 
+def test_every_module_has_a_test_file_of_its_name() -> None:
+    assert modules_without_tests() == []
+
+
 def test_wheels_contain_every_data_file() -> None:
     patterns = pyproject()["tool"]["setuptools"]["package-data"]["cocktail_hub"]
     packaged = {path for pattern in patterns for path in PACKAGE.glob(pattern)}

@@ -52,12 +52,8 @@ def test_the_second_name_of_the_command_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["score", "r.yaml", "--device", "cuda"], "No such option '--device'"),
-        (["verify", "me/x", "--max-shard-size", "1GB"], "No such option '--max-shard-size'"),
         (["mxi"], "No such command 'mxi'"),
         (["mix"], "Missing argument 'RECIPE'"),
-        (["mix", "r.yaml", "--max-memory", "lots"], "is not a size. Write it like 500MB"),
-        (["mix", "r.yaml", "--threads", "0"], "0 is not in the range x>=1"),
         (["push", "r.yaml", "me/x", "--as", "weights"], "'weights' is not one of"),
         (["score", "r.yaml", "--temperature", "hot"], "'hot' is neither a number nor 'auto'"),
     ],

@@ -102,7 +102,7 @@ def test_a_recipe_repo_has_weights_of_small_modules_only(repos: dict[tuple[str, 
     }
     merged = hf_hub_download(repos["dense", "recipe"], "2_Dense/model.safetensors")
     parts = [weights_of(folder / "2_Dense") for folder in pair("dense")]
-    wanted = sum(share * file["linear.weight"].double() for share, file in zip(SHARES, parts, strict=True))
+    wanted = sum(weight * file["linear.weight"].double() for weight, file in zip(SHARES, parts, strict=True))
     assert torch.equal(load_file(merged)["linear.weight"], wanted.float())
 
 
@@ -172,7 +172,7 @@ def test_a_plain_recipe_repo_becomes_an_embedder_with_mean_pooling() -> None:
     assert model.encode(TEXTS[0]).shape == (16,)
 
 
-def test_open_shares_and_modules_with_weights_cannot_go_into_a_recipe_repo() -> None:
+def test_open_weights_and_modules_with_weights_cannot_go_into_a_recipe_repo() -> None:
     models = [{"model": model} for model in published("dense")]
     examples = [{"query": TEXTS[0], "pos": [TEXTS[1]]}, {"query": TEXTS[1], "pos": [TEXTS[0]]}]
     source = {"ingredients": models, "weighting": {"examples": examples}}

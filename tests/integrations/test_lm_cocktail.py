@@ -41,7 +41,7 @@ def folders(family: str) -> list[str]:
     return list(map(str, models.pair(family).folders))
 
 
-def shares_of(model: torch.nn.Module) -> list[float]:
+def recipe_weights_of(model: torch.nn.Module) -> list[float]:
     return [ingredient["weight"] for ingredient in model.config.cocktail["recipe"]["ingredients"]]
 
 
@@ -89,13 +89,13 @@ def test_the_originals_keywords_work():
 
 def test_weights_that_miss_one_by_a_thousandth_are_divided_by_their_sum():
     model = mix_models(folders("bert"), "encoder", [0.5, 0.499])
-    assert shares_of(model) == pytest.approx([0.5 / 0.999, 0.499 / 0.999], rel=1e-15)
+    assert recipe_weights_of(model) == pytest.approx([0.5 / 0.999, 0.499 / 0.999], rel=1e-15)
 
 
 def test_three_times_0_333_is_a_third_each(tmp_path):
     third = models.save("bert", 3, tmp_path / "third")
     model = mix_models([*folders("bert"), str(third)], "encoder", [0.333, 0.333, 0.333])
-    assert shares_of(model) == [pytest.approx(1 / 3, rel=1e-15)] * 3
+    assert recipe_weights_of(model) == [pytest.approx(1 / 3, rel=1e-15)] * 3
 
 
 @pytest.mark.parametrize("weights", [[0.2, 0.2], [0.5, 0.498], [0.7, 0.302], [1.0, 1.0]])
@@ -303,7 +303,7 @@ def test_an_embedders_candidates_are_the_passages_of_its_batch():
 def test_the_misspelt_parameter_of_the_original_is_accepted():
     spelt = mix_models_with_data(folders("llama"), "decoder", example_data=ANSWERS, temperature=5.0)
     misspelt = mix_models_with_data(folders("llama"), "decoder", example_ata=ANSWERS, temperature=5.0)
-    assert shares_of(spelt) == shares_of(misspelt)
+    assert recipe_weights_of(spelt) == recipe_weights_of(misspelt)
     with pytest.raises(RecipeError, match="two spellings of one parameter"):
         mix_models_with_data(folders("llama"), "decoder", ANSWERS, example_ata=ANSWERS)
 

@@ -86,7 +86,7 @@ def test_a_tensor_mixed_with_itself_is_itself_bit_for_bit(dtype: torch.dtype, we
 
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=6), st.sampled_from(FLOATS))
 @settings(max_examples=30, deadline=None)
-def test_a_tensor_mixed_with_itself_is_itself_for_any_shares(values: list[float], dtype: torch.dtype) -> None:
+def test_a_tensor_mixed_with_itself_is_itself_for_any_weights(values: list[float], dtype: torch.dtype) -> None:
     tensor = every_bit_pattern(dtype)[::7]
     total = math.fsum(values)
     assert same(added([tensor] * len(values), [value / total for value in values]), tensor)
@@ -104,7 +104,7 @@ def test_sixteen_bits_add_up_in_float32_with_two_roundings_a_term(dtype: torch.d
 
 
 UNEVEN = [0.3141592653589793, 0.6858407346410207]
-"""Shares of no simple ratio: with 0.3 and 0.7 one exact sum in fifty lies midway between two floats."""
+"""Weights of no simple ratio: with 0.3 and 0.7 one exact sum in fifty lies midway between two floats."""
 
 
 def _far_from_nearest(tensors: Sequence[torch.Tensor]) -> int:

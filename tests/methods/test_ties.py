@@ -185,8 +185,12 @@ def cases(draw: st.DrawFn) -> tuple[list[list[int]], list[float], str, dict[str,
     near_one = int(np.array(1, "<f8").view(np.uint64)) >> (64 - BITS[dtype]().itemsize * 8)
     bits = st.integers(0, highest) if draw(st.booleans()) else st.integers(near_one, near_one + 3)
     inputs = draw(st.lists(st.lists(bits, min_size=length, max_size=length), min_size=count + 1, max_size=count + 1))
-    shares = st.floats(0.01, 2)
-    weights = [draw(shares)] * count if draw(st.booleans()) else draw(st.lists(shares, min_size=count, max_size=count))
+    above_zero = st.floats(0.01, 2)
+    weights = (
+        [draw(above_zero)] * count
+        if draw(st.booleans())
+        else draw(st.lists(above_zero, min_size=count, max_size=count))
+    )
     density = draw(st.one_of(st.just(1.0), st.floats(0.01, 1)))
     return inputs, weights, dtype, {"density": density, "lam": draw(st.sampled_from([1.0, 0.3, 1.7]))}
 

@@ -14,11 +14,10 @@ import pytest
 import torch
 import transformers
 import yaml
-from huggingface_hub import HfApi, ModelCard, hf_hub_download, list_repo_files, snapshot_download
+from huggingface_hub import HfApi, ModelCard, hf_hub_download, snapshot_download
 from models import (
     ORG,
     SHARES,
-    TEXTS,
     TOKEN,
     assert_holds,
     expected,
@@ -26,6 +25,8 @@ from models import (
     pair,
     published,
     push,
+    pushed_files,
+    read_pushed,
     save,
     words_tokenizer,
 )
@@ -50,59 +51,18 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.whole
 
 API = HfApi(token=TOKEN)
-EXAMPLES = [{"query": "where is the cat", "pos": [TEXTS[0]], "neg": [TEXTS[1]]}] * 2
-
-
-def read(repo_id: str, path: str, **keywords: Any) -> Any:
-    text = Path(hf_hub_download(repo_id, path, token=TOKEN, **keywords)).read_text(encoding="utf-8")
-    return json.loads(text) if path.endswith(".json") else text
 
 
 def commits(repo_id: str, **keywords: Any) -> list[str]:
     return [commit.title for commit in API.list_repo_commits(repo_id, **keywords)]
 
 
-def files(repo_id: str) -> set[str]:
-    return set(list_repo_files(repo_id, token=TOKEN)) - {".gitattributes"}
-
-
-def weighing(family: str, folder: Path) -> dict[str, Any]:
-    """A recipe that leaves the shares open, with its examples in a file."""
-    (folder / "few.jsonl").write_text("\n".join(map(json.dumps, EXAMPLES)))
-    models = [{"model": model} for model in published(family).ids]
-    return {"ingredients": models, "weighting": {"examples": str(folder / "few.jsonl")}}
-
-
 # -- what is in a repo -----------------------------------------------------------------------------------------------
-
-
-def test_a_recipe_repo_holds_a_few_kilobytes() -> None:
-    publish(published("classifier").recipe, f"{ORG}/publish-recipe", as_="recipe", token=TOKEN)
-    assert files(f"{ORG}/publish-recipe") == {
-        "README.md",
-        "config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    }
-    config = read(f"{ORG}/publish-recipe", "config.json")
-    assert list(config) == ["model_type", "architectures", "id2label", "label2id", "recipe"]
-    assert config["model_type"] == "cocktail"
-    assert config["architectures"] == ["BertForSequenceClassification"]
-    assert config["id2label"] == {"0": "bad", "1": "good"}
-    heads = [API.repo_info(model).sha for model in published("classifier").ids]
-    assert config["recipe"]["ingredients"] == [
-        {"model": model, "revision": head, "requested": "main", "weight": share}
-        for model, head, share in zip(published("classifier").ids, heads, SHARES, strict=True)
-    ]
-    card = ModelCard.load(f"{ORG}/publish-recipe")
-    assert card.data.library_name == "cocktail-hub"
-    assert card.data.base_model == list(published("classifier").ids)
-    assert card.data.to_dict()["base_model_relation"] == "merge"
 
 
 def test_a_merged_repo_is_an_ordinary_model_that_says_what_it_is_made_of() -> None:
     publish(published("classifier").recipe, f"{ORG}/publish-merged", token=TOKEN)
-    assert files(f"{ORG}/publish-merged") == {
+    assert pushed_files(f"{ORG}/publish-merged") == {
         "README.md",
         "config.json",
         "model.safetensors",
@@ -110,7 +70,7 @@ def test_a_merged_repo_is_an_ordinary_model_that_says_what_it_is_made_of() -> No
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    config, recipe = (read(f"{ORG}/publish-merged", name) for name in ("config.json", "recipe.json"))
+    config, recipe = (read_pushed(f"{ORG}/publish-merged", name) for name in ("config.json", "recipe.json"))
     assert config["model_type"] == "bert"
     assert config["cocktail"]["recipe"] == recipe
     assert Recipe.from_dict(recipe).weights == SHARES
@@ -123,7 +83,7 @@ def test_a_merged_repo_is_an_ordinary_model_that_says_what_it_is_made_of() -> No
 
 def test_both_is_a_merged_repo_that_is_offered_as_a_recipe() -> None:
     publish(published("bert").recipe, f"{ORG}/publish-both", as_="both", token=TOKEN)
-    assert "`recipe.json` makes them again from the ingredients" in read(f"{ORG}/publish-both", "README.md")
+    assert "`recipe.json` makes them again from the ingredients" in read_pushed(f"{ORG}/publish-both", "README.md")
     assert_holds(AutoCocktailModel.from_pretrained(f"{ORG}/publish-both"), expected("bert"))
     assert mix(f"{ORG}/publish-both").recipe.digest == mix(published("bert").recipe).recipe.digest
 
@@ -150,18 +110,6 @@ def test_generation_config_and_chat_template_go_along(tmp_path: Path) -> None:
     assert tokenizer.apply_chat_template([{"role": "user", "content": "the cat"}], tokenize=False) == "the cat "
 
 
-def test_generation_config_goes_along_with_a_recipe(tmp_path: Path) -> None:
-    folder = save("llama", 6, tmp_path / "first")
-    transformers.GenerationConfig(max_new_tokens=9, eos_token_id=3).save_pretrained(folder)
-    push(folder, f"{ORG}/publish-generator")
-    recipe = published("llama").recipe
-    recipe["ingredients"][0]["model"] = f"{ORG}/publish-generator"
-    publish(recipe, f"{ORG}/publish-generation-recipe", as_="recipe", token=TOKEN)
-    assert read(f"{ORG}/publish-generation-recipe", "generation_config.json")["max_new_tokens"] == 9
-    model = AutoCocktailModel.from_pretrained(f"{ORG}/publish-generation-recipe")
-    assert model.generation_config.max_new_tokens == 9
-
-
 def test_processor_files_go_along(tmp_path: Path) -> None:
     folders = []
     for name, source in zip("ab", pair("bert").folders, strict=True):
@@ -171,7 +119,7 @@ def test_processor_files_go_along(tmp_path: Path) -> None:
         folders.append(folder)
     recipe = {"ingredients": [{"model": str(f), "weight": w} for f, w in zip(folders, SHARES, strict=True)]}
     publish(recipe, f"{ORG}/publish-processor", token=TOKEN)
-    assert read(f"{ORG}/publish-processor", "preprocessor_config.json") == {"image_processor_type": "a"}
+    assert read_pushed(f"{ORG}/publish-processor", "preprocessor_config.json") == {"image_processor_type": "a"}
 
 
 @pytest.mark.parametrize("form", ["recipe", "merged"])
@@ -190,26 +138,6 @@ def test_config_and_tokenizer_may_come_from_another_ingredient(form: Form, tmp_p
     assert AutoCocktailModel.from_pretrained(repo_id).config.hidden_dropout_prob == 0.5
 
 
-def test_a_tokenizer_that_is_found_by_the_model_type_is_found_in_a_recipe_repo(tmp_path: Path) -> None:
-    """Old repos have a vocabulary and no `tokenizer_class`; their model type says which class reads it."""
-    ids = []
-    for letter, source in zip("ab", pair("bert").folders, strict=True):
-        folder = tmp_path / letter
-        transformers.AutoModel.from_pretrained(source).save_pretrained(folder)
-        vocabulary = sorted(words_tokenizer().get_vocab().items(), key=lambda item: item[1])
-        (folder / "vocab.txt").write_text("\n".join(word for word, _ in vocabulary))
-        (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
-        ids.append(f"{ORG}/publish-old-{letter}")
-        push(folder, ids[-1])
-    recipe = {"ingredients": [{"model": m, "weight": w} for m, w in zip(ids, SHARES, strict=True)]}
-    publish(recipe, f"{ORG}/publish-old-recipe", as_="recipe", token=TOKEN)
-    own = transformers.AutoTokenizer.from_pretrained(ids[0])
-    found = transformers.AutoTokenizer.from_pretrained(f"{ORG}/publish-old-recipe")
-    assert type(found) is type(own) is transformers.BertTokenizer
-    assert found("the Cat")["input_ids"] == own("the Cat")["input_ids"]
-    assert read(f"{ORG}/publish-old-recipe", "tokenizer_config.json")["do_lower_case"] is False
-
-
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
 def test_adapters_are_mixed_as_whole_models_and_their_recipe_needs_no_peft_file(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
@@ -226,7 +154,7 @@ def test_adapters_are_mixed_as_whole_models_and_their_recipe_needs_no_peft_file(
     recipe = {"ingredients": [{"model": model, "weight": 0.5} for model in ids]}
     publish(recipe, f"{ORG}/publish-lora-recipe", as_="recipe", token=TOKEN)
     publish(recipe, f"{ORG}/publish-lora-merged", token=TOKEN)
-    assert not {path for path in files(f"{ORG}/publish-lora-recipe") if "adapter" in path}
+    assert not {path for path in pushed_files(f"{ORG}/publish-lora-recipe") if "adapter" in path}
     auto = transformers.AutoModelForCausalLM
     mixed, merged = (auto.from_pretrained(f"{ORG}/publish-lora-{form}") for form in ("recipe", "merged"))
     assert not [name for name, _ in mixed.named_parameters() if "lora" in name]
@@ -267,15 +195,15 @@ def test_a_pull_request_changes_nothing_yet() -> None:
     API.create_repo(repo_id)
     info = publish(published("bert").recipe, repo_id, as_="recipe", create_pr=True, token=TOKEN)
     assert info.pr_num == 1
-    assert "config.json" not in files(repo_id)
-    assert read(repo_id, "config.json", revision="refs/pr/1")["model_type"] == "cocktail"
+    assert "config.json" not in pushed_files(repo_id)
+    assert read_pushed(repo_id, "config.json", revision="refs/pr/1")["model_type"] == "cocktail"
 
 
 def test_weights_are_cut_as_wished() -> None:
     for source in (published("bert").recipe, mix(published("bert").recipe)):
         repo_id = f"{ORG}/publish-shards-{type(source).__name__.lower()}"
         publish(source, repo_id, max_shard_size="10KB", token=TOKEN)
-        found = files(repo_id)
+        found = pushed_files(repo_id)
         assert "model.safetensors.index.json" in found
         assert "model.safetensors" not in found
         assert_holds(transformers.AutoModel.from_pretrained(repo_id), expected("bert"))
@@ -285,7 +213,7 @@ def test_an_earlier_publication_of_other_shards_leaves_nothing_behind() -> None:
     repo_id = f"{ORG}/publish-again"
     publish(published("bert").recipe, repo_id, max_shard_size="10KB", token=TOKEN)
     publish(published("bert").recipe, repo_id, token=TOKEN)
-    assert {path for path in files(repo_id) if "model" in path} == {"model.safetensors"}
+    assert {path for path in pushed_files(repo_id) if "model" in path} == {"model.safetensors"}
 
 
 def test_a_readme_of_the_user_s_is_kept_and_only_our_section_changes() -> None:
@@ -294,7 +222,7 @@ def test_a_readme_of_the_user_s_is_kept_and_only_our_section_changes() -> None:
     mine = "---\nlicense: mit\ntags:\n- cats\n---\n\n# My cats\n\nLovely.\n"
     API.upload_file(path_or_fileobj=mine.encode(), path_in_repo="README.md", repo_id=repo_id)
     publish(published("bert").recipe, repo_id, as_="recipe", token=TOKEN)
-    text = read(repo_id, "README.md")
+    text = read_pushed(repo_id, "README.md")
     assert text.index("# My cats\n\nLovely.") < text.index(START) < text.index(END)
     assert yaml.safe_load(text.split("---")[1])["tags"][0] == "cats"
     assert yaml.safe_load(text.split("---")[1])["license"] == "mit"
@@ -302,7 +230,7 @@ def test_a_readme_of_the_user_s_is_kept_and_only_our_section_changes() -> None:
     for ingredient in other["ingredients"]:
         ingredient["weight"] = 0.5
     publish(other, repo_id, as_="recipe", token=TOKEN)
-    again = read(repo_id, "README.md")
+    again = read_pushed(repo_id, "README.md")
     assert again.startswith(text[: text.index(START)])
     assert (again.count(START), again.count(END)) == (1, 1)
     assert "| 0.75 |" in text
@@ -313,7 +241,7 @@ def test_a_commit_that_fails_is_tried_again(hub: LoopbackHub, monkeypatch: pytes
     monkeypatch.setattr("cocktail_hub.hub.errors.FIRST_WAIT", 0.01)
     hub.fail("POST .*/commit/main", status=503, times=1)
     publish(published("bert").recipe, f"{ORG}/publish-retried", as_="recipe", token=TOKEN)
-    assert "config.json" in files(f"{ORG}/publish-retried")
+    assert "config.json" in pushed_files(f"{ORG}/publish-retried")
 
 
 def test_without_a_token_nothing_is_published() -> None:
@@ -333,10 +261,10 @@ def test_a_config_publishes_itself_as_a_recipe(tmp_path: Path) -> None:
     config = CocktailConfig(ingredients=list(published("classifier").ids), weights=list(SHARES))
     config.id2label, config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
     config.push_to_hub(f"{ORG}/publish-config", token=TOKEN)
-    assert read(f"{ORG}/publish-config", "config.json")["id2label"] == {"0": "no", "1": "yes"}
+    assert read_pushed(f"{ORG}/publish-config", "config.json")["id2label"] == {"0": "no", "1": "yes"}
     assert AutoCocktailModel.from_pretrained(f"{ORG}/publish-config").config.label2id == {"no": 0, "yes": 1}
     config.save_pretrained(tmp_path, push_to_hub=True, repo_id=f"{ORG}/publish-config-saved", token=TOKEN)
-    assert "tokenizer.json" in files(f"{ORG}/publish-config-saved")
+    assert "tokenizer.json" in pushed_files(f"{ORG}/publish-config-saved")
 
 
 def test_labels_of_the_recipe_reach_the_merged_repo() -> None:
@@ -359,25 +287,17 @@ def test_a_mix_publishes_itself_in_every_form() -> None:
 def test_a_recipe_repo_can_be_published_again_under_another_name() -> None:
     publish(published("bert").recipe, f"{ORG}/publish-first", as_="recipe", token=TOKEN)
     publish(f"{ORG}/publish-first", f"{ORG}/publish-second", as_="recipe", token=TOKEN)
-    first, second = (read(f"{ORG}/publish-{name}", "config.json") for name in ("first", "second"))
+    first, second = (read_pushed(f"{ORG}/publish-{name}", "config.json") for name in ("first", "second"))
     assert first == second
 
 
 # -- what stays on this machine --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["recipe", "both"])
-def test_a_recipe_with_local_models_is_refused(form: Form) -> None:
-    with pytest.raises(PublishError, match="Nobody else has that folder") as caught:
-        publish(pair("bert").local_recipe, f"{ORG}/publish-local-{form}", as_=form, token=TOKEN)
-    assert str(pair("bert").folders[0]) in str(caught.value)
-    assert not API.repo_exists(f"{ORG}/publish-local-{form}")
-
-
 def test_weights_of_local_models_are_published_without_paths() -> None:
     repo_id = f"{ORG}/publish-local-merged"
     publish(pair("bert").local_recipe, repo_id, token=TOKEN)
-    recipe = read(repo_id, "recipe.json")
+    recipe = read_pushed(repo_id, "recipe.json")
     assert [i["model"] for i in recipe["ingredients"]] == ["./bert-a", "./bert-b"]
     for name in ("recipe.json", "config.json", "README.md"):
         text = Path(hf_hub_download(repo_id, name)).read_text()
@@ -420,47 +340,6 @@ def test_what_lies_beside_a_mix_is_not_published(tmp_path: Path) -> None:
     model = AutoCocktailModel.from_pretrained(folder)
     model.push_to_hub(f"{ORG}/publish-beside-again", token=TOKEN)
     assert "model.safetensors" in API.list_repo_files(f"{ORG}/publish-beside-again")
-
-
-# -- shares that are still open --------------------------------------------------------------------------------------
-
-
-def test_open_shares_stay_open_and_their_examples_lie_beside_them(tmp_path: Path) -> None:
-    repo_id = f"{ORG}/publish-open"
-    publish(weighing("bert", tmp_path), repo_id, as_="recipe", token=TOKEN)
-    recipe = read(repo_id, "config.json")["recipe"]
-    assert recipe["weighting"]["examples"] == "examples.jsonl"
-    assert "weight" not in recipe["ingredients"][0]
-    assert read(repo_id, "examples.jsonl") == (tmp_path / "few.jsonl").read_text()
-    card = read(repo_id, "README.md")
-    assert card.count("computed on first use") == 3
-    assert str(tmp_path) not in card
-    ModelCard(card).validate()
-
-
-def test_open_shares_are_computed_where_the_recipe_is_loaded(tmp_path: Path) -> None:
-    repo_id = f"{ORG}/publish-open-loaded"
-    publish(weighing("bert", tmp_path), repo_id, as_="recipe", token=TOKEN)
-    (tmp_path / "few.jsonl").unlink()
-    made = mix(repo_id)
-    assert abs(sum(made.recipe.weights or ()) - 1) < 1e-9
-    model = AutoCocktailModel.from_pretrained(repo_id)
-    assert model.config.cocktail["digest"] == made.recipe.digest
-
-
-def test_examples_that_must_not_go_along_stop_an_open_recipe(tmp_path: Path) -> None:
-    with pytest.raises(PublishError, match="which is not to be published"):
-        publish(weighing("bert", tmp_path), f"{ORG}/publish-hidden", as_="recipe", examples=False, token=TOKEN)
-
-
-def test_an_anchor_stays_open_with_the_shares(tmp_path: Path) -> None:
-    source = weighing("bert", tmp_path)
-    anchor = {"model": source["ingredients"].pop(0)["model"], "share": 0.5}
-    source["weighting"] = {"rule": "uniform"}
-    publish(source | {"anchor": anchor}, f"{ORG}/publish-anchor", as_="recipe", token=TOKEN)
-    recipe = read(f"{ORG}/publish-anchor", "config.json")["recipe"]
-    assert recipe["anchor"]["share"] == 0.5
-    assert mix(f"{ORG}/publish-anchor").recipe.weights == (0.5, 0.5)
 
 
 # -- without this package --------------------------------------------------------------------------------------------

@@ -84,14 +84,14 @@ def big_models() -> tuple[str, str]:
     return names
 
 
-_shares = (number / 1024 for number in range(100, 1000))
+_weights = (number / 1024 for number in range(100, 1000))
 
 
 def new_recipe() -> dict[str, Any]:
     """A mix of the two whose files no Hub has seen yet."""
-    share = next(_shares)
-    shares = (share, 1 - share)
-    return {"ingredients": [{"model": name, "weight": w} for name, w in zip(big_models(), shares, strict=True)]}
+    weight = next(_weights)
+    weights = (weight, 1 - weight)
+    return {"ingredients": [{"model": name, "weight": w} for name, w in zip(big_models(), weights, strict=True)]}
 
 
 @pytest.fixture

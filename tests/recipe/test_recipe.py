@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cocktail_hub.errors import RecipeError
-from cocktail_hub.recipe import Anchor, Ingredient, LayerRule, ModelReference, Recipe, Weighting
+from cocktail_hub.recipe import Anchor, Ingredient, ModelReference, Recipe, Weighting
 
 A = {"model": "org/a", "weight": 0.75}
 B = {"model": "org/b", "weight": 0.25}
@@ -39,7 +39,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"weighting": {"rle": "uniform"}}, "Unknown key 'rle' in `weighting`. Did you mean 'rule'?"),
     ({"anchor": {"model": "org/c", "shares": 0.5}}, "Unknown key 'shares' in `anchor`. Did you mean 'share'?"),
     ({**TIES, "base": {"modl": "org/c"}}, "Unknown key 'modl' in `base`. Did you mean 'model'?"),
-    ({"layers": [{"mach": ".*", "weights": [1, 0]}]}, "Unknown key 'mach' in `layers[0]`. Did you mean 'match'?"),
     ({**TIES, "parameters": {"densty": 1}}, "Unknown key 'densty' in `parameters`. Did you mean 'density'?"),
     ({"parameters": {"density": 1}}, "Unknown key 'density' in `parameters`. This method takes none."),
     # ingredients
@@ -118,9 +117,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"layers": {"match": ".*"}}, "`layers` must be a list, got {'match': '.*'} (dict)."),
     ({"layers": [{"match": "a.*", "weights": [1]}]}, "`layers` rule 'a.*' has 1 weights for 2 ingredients.\nGive one"),
     ({"layers": [{"match": "a.*", "weights": [1, 1]}]}, "The weights of `layers` rule 'a.*' sum to 2, not to 1."),
-    ({"layers": [{"match": "("}]}, "`layers[0]` has no `weights`. It needs `match` and `weights`."),
-    ({"layers": [{"match": "(", "weights": [1, 0]}]}, "`layers.match` '(' is not a regular expression: "),
-    ({"layers": [{"match": ".*", "weights": 1}]}, "`layers.weights of '.*'` must be a list, got 1 (int)."),
     ({"missing": {"pooler.*": "second"}}, "`missing` of 'pooler.*' cannot be 'second'. Accepted: first, drop."),
     ({"missing": {"(": "first"}}, "`missing` has '(', which is not a regular expression"),
     ({"missing": ["pooler.*"]}, "`missing` must be a mapping of keys to values, got ['pooler.*'] (list)."),
@@ -290,8 +286,6 @@ def test_the_classes_say_what_they_are_made_of() -> None:
     recipe = Recipe.from_dict({"ingredients": OPEN, "weighting": UNIFORM})
     assert isinstance(recipe.ingredients[0], Ingredient)
     assert isinstance(recipe.weighting, Weighting)
-    rule = LayerRule(match="x", weights=[1, 0])  # type: ignore[arg-type]
-    assert rule.weights == (1.0, 0.0)
     assert (
         type(Recipe.from_dict({**TIES, "base": Ingredient(model="org/z", weight=1), "ingredients": [A, B]}).base)
         is ModelReference

@@ -5,52 +5,18 @@ from __future__ import annotations
 import csv
 import itertools
 import os
-import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from cocktail_hub.cli import main
-from cocktail_hub.cli.demo import models, questions
-from cocktail_hub.cli.demo.questions import Question, Score
-from cocktail_hub.errors import MissingExtraError
+from cocktail_hub.cli.demo.questions import Score
 
 pytestmark = pytest.mark.whole
-
-
-class Table:
-    """An embedder that looks every text up."""
-
-    def __init__(self, **vectors: Sequence[float]) -> None:
-        self._vectors = vectors
-
-    def encode(self, texts: list[str], *, show_progress_bar: bool) -> np.ndarray:
-        assert not show_progress_bar
-        return np.array([self._vectors[text] for text in texts], dtype=np.float32)
-
-
-def test_scores_count_ranks_among_the_answers_of_all_sets() -> None:
-    model = Table(q1=(1, 0), q2=(0, 1), q3=(3, 4), a1=(2, 0), a2=(1, 1), a3=(0, 5))
-    one = [Question(question="q1", answer="a1"), Question(question="q2", answer="a2")]
-    other = [Question(question="q3", answer="a1")]
-    found = questions.score(model, {"one": one, "other": other})
-    assert found == {"one": Score(top1=1.0, mrr=1.0), "other": Score(top1=0.0, mrr=0.5)}
-    third = [*other, Question(question="q3", answer="a3")]  # a2 is nearest to q3, then a3, then a1
-    assert questions.score(model, {"one": one, "other": third})["other"] == Score(top1=0.0, mrr=(1 / 3 + 1 / 2) / 2)
-
-
-def test_both_sets_hold_forty_questions_with_an_answer_of_their_own() -> None:
-    sets = questions.read_questions()
-    assert {name: len(items) for name, items in sets.items()} == {"general": 40, "sre": 40}
-    items = [item for found in sets.values() for item in found]
-    assert len({item.answer for item in items}) == len({item.question for item in items}) == 80
-    assert not [item for item in items if item.answer.lower() in item.question.lower()]
 
 
 def test_the_plot_and_its_numbers_are_the_same_every_time(tmp_path: Path) -> None:
@@ -67,25 +33,6 @@ def test_the_plot_and_its_numbers_are_the_same_every_time(tmp_path: Path) -> Non
         "0.0,0.500,0.667,0.000,0.125",
         "1.0,0.500,0.667,0.500,0.667",
     ]
-
-
-def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=re.escape('pip install "cocktail-hub[demo]"')):
-        models.BASE.locate()
-    done = CliRunner().invoke(main, ["demo"])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "have two real models for the demo" in done.stderr
-
-
-def test_models_are_found_without_running_their_packages_or_the_hubs_client() -> None:
-    code = (
-        "import sys; from cocktail_hub.cli.demo.models import BASE, FINE_TUNE; BASE.locate(), FINE_TUNE.locate();"
-        "print([m for m in (BASE.package, FINE_TUNE.package, 'huggingface_hub') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-    assert (models.FINE_TUNE.locate() / "model.safetensors").is_file()
 
 
 def test_an_output_that_cannot_be_made(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Merging and scoring on a real local Ray of two workers: the same bytes, whichever worker dies."""
+"""Merging on a real local Ray of two workers: the same bytes, whichever worker dies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -15,7 +14,6 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,17 +22,15 @@ import transformers
 from merge_helpers import component, save_all
 from models import SHARES, TOKEN, fill, published, root, text_tokenizer
 
-from cocktail_hub import mix, publish, score
+from cocktail_hub import mix, publish
 from cocktail_hub.checkpoint.files import FileState, LocalFiles
 from cocktail_hub.checkpoint.reader import open_weights
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError, DiskSpaceError, MergeError, MissingExtraError
-from cocktail_hub.evaluation.on_ray import demand_of
 from cocktail_hub.hub import Hub
 from cocktail_hub.merge.engine.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.engine.execute import MergeTask, execute
 from cocktail_hub.merge.engine.on_ray import ATTEMPTS, make_shard, run_on_ray
-from cocktail_hub.merge.engine.ray_cluster import CONNECT_SECONDS, Cluster, Demand, _call, joined
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.plan import plan_merge
@@ -54,29 +50,9 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.whole,
     pytest.mark.ray,
+    pytest.mark.timeout(900),  # one file after the other has a Ray
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A Ray of two workers, which this process is connected to."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    module = pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
-    module.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=100 << 20,
-        log_to_driver=False,
-        logging_level="ERROR",
-        configure_logging=False,
-    )
-    module.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
-    yield module
-    module.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-    module.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +127,7 @@ OWN_CLUSTER = """
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_other_ray")
 def test_the_command_line_starts_a_cluster_of_its_own_and_stops_it(recipe: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
     code = textwrap.dedent(OWN_CLUSTER)
@@ -168,6 +145,7 @@ def test_the_command_line_starts_a_cluster_of_its_own_and_stops_it(recipe: dict[
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.usefixtures("no_other_ray")
 def test_a_killed_run_is_resumed_by_the_next_one(recipe: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
@@ -311,34 +289,6 @@ def test_mixing_and_publishing_run_on_ray_with_the_same_bytes(
     }
 
 
-def test_ingredients_are_scored_on_workers_with_the_same_losses(
-    ray: Any, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    examples = [{"input": "the cat", "output": "sat on the mat"}, {"input": "a dog", "output": "ran in the park"}]
-    recipe = {
-        "ingredients": [{"model": entry["model"]} for entry in published("llama").recipe["ingredients"]],
-        "weighting": {"rule": "softmax", "examples": examples},
-    }
-    found = {}
-    for engine in ("ray", "threads"):
-        monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / engine))  # no losses from the other one
-        found[engine] = score(recipe, options=MixOptions(engine=engine))
-    assert [losses.mean for losses in found["ray"].losses] == pytest.approx(
-        [losses.mean for losses in found["threads"].losses], rel=1e-6
-    )
-    assert found["ray"].recipe.weights == pytest.approx(found["threads"].recipe.weights, rel=1e-5)
-
-
-@pytest.mark.parametrize(("device", "cards", "gpus"), [("auto", 2, 1), ("cuda", 1, 1), ("auto", 0, 0), ("cpu", 2, 0)])
-def test_an_ingredient_is_scored_on_a_gpu_where_there_are_any(device: str, cards: int, gpus: int) -> None:
-    resources = {"CPU": 4.0, "GPU": float(cards)}
-    found = SimpleNamespace(
-        nodes=lambda: [{"Alive": True, "Resources": resources}], cluster_resources=lambda: resources
-    )
-    demand = demand_of(Cluster(found, own=False), device)
-    assert demand == Demand(cpus=4, gpus=gpus)
-
-
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
 
@@ -355,51 +305,12 @@ def test_an_error_of_a_task_is_raised_unchanged_and_not_retried(
     assert not (tmp_path / "out" / ATTEMPTS).exists()
 
 
-def _die(shared: None, item: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _divide(shared: int, item: int) -> float:
-    return shared / item
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_each_time_is_a_merge_error(ray: Any) -> None:
-    with joined() as cluster, pytest.raises(MergeError, match="died 4 times over the same task"):
-        list(cluster.run(_die, None, [0], Demand()))
-
-
-def test_an_unexpected_error_of_a_worker_is_a_merge_error(ray: Any) -> None:
-    with joined() as cluster, pytest.raises(MergeError, match=r"failed: ZeroDivisionError\('division by zero'\)"):
-        list(cluster.run(_divide, 1, [0], Demand()))
-
-
-def test_results_come_with_their_index(ray: Any) -> None:
-    with joined() as cluster:
-        assert sorted(cluster.run(_divide, 6, [1, 2, 3], Demand())) == [(0, 6.0), (1, 3.0), (2, 2.0)]
-        assert cluster.at_once(Demand(cpus=1)) == 2
-        assert cluster.cpus_per_task(4) == 2
-
-
 def test_more_threads_than_a_node_has_are_refused(
     ray: Any, planned: tuple[MergePlan, ShardInputs], tmp_path: Path
 ) -> None:
     plan, inputs = planned
     with pytest.raises(MergeError, match="3 threads per task, but a node of the Ray cluster has 2 processors"):
         execute_on_ray(plan, inputs, tmp_path / "out", threads=3)
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
-def test_an_unreachable_cluster_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
-    with socket.socket() as bound:  # but nobody listens
-        bound.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("RAY_ADDRESS", address.format(port=bound.getsockname()[1]))
-        monkeypatch.setattr("ray.is_initialized", lambda: False)
-        started = time.monotonic()
-        with pytest.raises(MergeError, match=r"RAY_ADDRESS=.* cannot be reached"), joined():
-            pass
-    assert time.monotonic() - started < 2 * CONNECT_SECONDS
 
 
 def test_a_cluster_without_gpus_is_reported_at_once(
@@ -437,8 +348,3 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r'pip install "cocktail-hub\[ray\]"'):
         execute_on_ray(*planned, tmp_path / "out")
-
-
-def test_a_worker_of_another_version_is_refused() -> None:
-    with pytest.raises(MergeError, match=r"0\.0\.1"):
-        _call("0.0.1", _divide, 1, 1)

@@ -1,9 +1,7 @@
-"""Two memories: what a GPU needs is tried on the CPU by making them two there. And two libraries: numpy and torch."""
+"""Buffers of numpy and of torch: where they lie, and that mixes have the same bytes in both."""
 
 from __future__ import annotations
 
-import contextlib
-import math
 import subprocess
 import sys
 import textwrap
@@ -13,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from merge_helpers import digests, mix, model, plan, save, save_all
+from merge_helpers import digests, mix, mixed_by_every_method, model, plan, save, save_all
 
-from cocktail_hub.errors import MergeError
 from cocktail_hub.merge.engine import workers as workers_module
 from cocktail_hub.merge.engine.workers import make_workers
 from cocktail_hub.merge.kernels.buffers import ALIGNMENT, Buffers
@@ -57,48 +54,12 @@ def test_numbers_are_computed_in_the_memory_that_files_are_read_to(kind: type[Bu
     assert buffers.array(slot).tolist() == [1.5, -2.0]
 
 
-class TwoMemories(TorchBuffers):
-    """Computes in other memory than it reads to and writes from."""
-
-    def __init__(self, arena: int, device: str = "cpu") -> None:
-        super().__init__(arena, device)
-        self._remote = True
-        self._work = torch.empty(arena, dtype=torch.uint8)
-
-    def _stream(self) -> Any:
-        return contextlib.nullcontext()
-
-
-def three(tmp_path: Path, dtype: torch.dtype) -> tuple[list[Path], dict[str, dict[str, Any]]]:
-    """Three models with numbers of every kind, and for each method a way to mix them."""
-    models = [model(seed, dtype) | {"wide": torch.randn(500, 500).to(dtype)} for seed in range(3)]
-    odd, none = torch.tensor([3e38, 0.0, -0.0, 1e-40]), torch.tensor([math.nan, math.inf, -math.inf])
-    for index, tensors in enumerate(models):
-        tensors["embed"][index, : len(odd)] = odd.roll(index)
-        tensors["embed"][7, : len(none)] = none
-    models[2]["embed"][8, 0] = math.inf
-    weights = {name: [0.2, 0.3, 0.5] if method.base == "none" else [0.6, 0.4] for name, method in METHODS.items()}
-    return save_all(tmp_path, models), {name: {"method": name, "weights": weights[name]} for name in METHODS}
-
-
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_two_memories_give_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, dtype: torch.dtype
-) -> None:
-    folders, options = three(tmp_path, dtype)
-    mix(folders, tmp_path / "one", **options[method])
-    monkeypatch.setattr("cocktail_hub.merge.kernels.torch_buffers.TorchBuffers", TwoMemories)
-    mix(folders, tmp_path / "two", **options[method])
-    assert digests(tmp_path / "one") == digests(tmp_path / "two")
-
-
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_numpy_gives_the_same_bytes_as_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, dtype: torch.dtype
 ) -> None:
-    folders, options = three(tmp_path, dtype)
+    folders, options = mixed_by_every_method(tmp_path, dtype)
     mix(folders, tmp_path / "torch", **options[method])
     used = []
     monkeypatch.setattr(workers_module, "_wants_torch", lambda _: used.append(1))
@@ -153,21 +114,6 @@ def test_torch_is_used_where_numbers_near_zero_would_be_lost(tmp_path: Path, mon
         torch.set_flush_denormal(False)
 
 
-def test_a_device_without_memory_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 MiB.\\nmore")
-
-    monkeypatch.setattr(torch, "empty", full)
-    with pytest.raises(
-        MergeError, match=r"'cuda' ran out of memory: CUDA out of memory.*\n.*shards are kept.\nUse fewer threads"
-    ):
-        TorchBuffers(1 << 10, "cuda")
-    monkeypatch.undo()
-    buffers = TorchBuffers(1 << 10)
-    with pytest.raises(MergeError, match="ran out of memory"), buffers.at_work():
-        raise torch.OutOfMemoryError("no more")
-
-
 TORCH_FREE = """
     import sys
     from cocktail_hub import mix
@@ -190,14 +136,3 @@ def test_an_ordinary_mix_needs_no_torch(tmp_path: Path, method: str) -> None:
     mixed = [base, *folders] if METHODS[method].base == "needed" else folders
     mix(mixed, tmp_path / "here", weights=[0.5, 0.5], method=method)
     assert digests(tmp_path / "out")["model.safetensors"] == digests(tmp_path / "here")["model.safetensors"]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_gpu_gives_the_same_bytes(tmp_path: Path, method: str, dtype: torch.dtype) -> None:
-    folders, options = three(tmp_path, dtype)
-    mix(folders, tmp_path / "cpu", **options[method])
-    mix(folders, tmp_path / "cuda", **options[method], device="cuda", threads=2)
-    assert digests(tmp_path / "cpu") == digests(tmp_path / "cuda")

@@ -225,6 +225,8 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         *module_differences(names, modules),
         *_class_notes(models),
     ]
+    opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
+    notes += [note for model_files in opened for note in model_files.notes]
     folders = models[first].home.model_files.weight_folders
     components = tuple(_read_component(folder, models, first, recipe.missing) for folder in folders)
     _refuse_unused_rules(recipe.layers, components)

@@ -249,7 +249,7 @@ def _weights_in(files: RepoFiles, folder: str, stems: tuple[str, ...]) -> list[s
 
 
 def _holds_weights(path: str, mixed: list[str]) -> bool:
-    """Whether a file looks like weights which are neither a state of training nor the model's own; `mixed` are folders."""
+    """Whether a file looks like weights, but neither a state of training nor a copy of those in the folders `mixed`."""
     *folders, name = path.lower().split("/")
     not_weights = (*_NOT_WEIGHTS, *(_COPIES if path.rpartition("/")[0] in mixed else ()))
     return (
@@ -294,5 +294,6 @@ def _whole_weights(files: RepoFiles, folder: str) -> tuple[str, ...]:
                 "than its ingredients.\nName the repo with the original safetensors weights."
             ) from error
         raise
-    indexes = (str(PurePosixPath(folder, name)) for name in _INDEXES if weights.weight_map is not None)
+    indexes = [str(PurePosixPath(folder, name)) for name in _INDEXES if weights.weight_map is not None]
+    indexes += [weights.index] if weights.index and weights.index not in indexes else []
     return (*weights.paths, *(path for path in indexes if path in files.sizes))

@@ -276,3 +276,14 @@ def test_a_module_that_is_not_a_transformer_keeps_its_config_as_it_is(tmp_path: 
     made = mixed(*folders)
     assert read(made.path / "config.json") == {"frozen": False}
     assert read(made.path / "recipe.json")["ingredients"][0]["model"] == str(folders[0])
+
+
+def test_the_mix_has_the_standard_weight_files_where_the_first_config_names_another(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    for folder in (first, second):
+        shutil.copy(folder / "model.safetensors", folder / "v2.safetensors")
+        (folder / "model.safetensors").write_bytes(b"stale")
+        change(folder / "config.json", transformers_weights="v2.safetensors")
+    made = mixed(first, second)
+    assert "transformers_weights" not in read(made.path / "config.json")
+    assert_holds(transformers.AutoModel.from_pretrained(made.path), expected("bert"))

@@ -33,6 +33,26 @@ _NOT_CARRIED = (
     *("*_results*", "*predictions*", "train.*", "eval*", "test.*", "dev.*", "valid*"),
     *("openvino_*", "tf_model*", "flax_model*"),
 )
+_WEIGHTS = (
+    *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.h5", "*.msgpack", "*.joblib"),
+)
+"""What looks like weights."""
+_NOT_WEIGHTS = (
+    *("optimizer*", "*_optim_states.pt", "scheduler*", "scaler.pt", "rng_state*", "random_states*", "training_args*"),
+    *("*_model_states.pt", "trainer_state*", "*results*", "*predictions*"),
+    *("tf_model*", "flax_model*", "rust_model*", "consolidated*", "*.onnx*", "openvino_*"),
+)
+"""What training keeps for itself, and other formats."""
+_COPIES = ("model.*", "model-*", "pytorch_model*", "adapter_model.*", "adapter_model-*")
+"""Copies of the weights that are mixed, if they lie in the same folder."""
+_NOT_WEIGHT_FOLDERS = (
+    *("onnx*", "openvino*", "gguf*", "original", "coreml*", "tf*", "flax*", "saved_model*", "mlx*", "variables"),
+    *("checkpoint-*", "global_step*", "runs", "wandb", "logs", ".*"),
+)
+_TRAINED_BESIDE = (*("non_lora_trainables.*", "trainable_params.*", "new_embeddings.*", "mm_projector.*"),)
+"""What some trainers save beside the adapter that they train along with it."""
+_NAMED = 4
+"""Files named in a note, at most."""
 _TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
 
 
@@ -52,6 +72,8 @@ class ModelFiles:
     """Config, tokenizer, processor, pooling and licence files."""
     code: tuple[str, ...]
     """Python files of a model that transformers does not know; copied only where the caller trusts them."""
+    beside: tuple[str, ...] = ()
+    """Other files with weights, such as heads; they are not mixed."""
     adapter: bool = False
     """Whether the repo holds a PEFT adapter instead of a whole model."""
 
@@ -60,13 +82,23 @@ class ModelFiles:
         """Everything that a mix needs from this repository."""
         return tuple(dict.fromkeys((*self.carried, *self.weight_files)))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A sentence about the files with weights that are not mixed, if there are any."""
+        if not self.beside:
+            return ()
+        more = len(self.beside) - _NAMED
+        named = ", ".join(f"'{path}'" for path in self.beside[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        return (f"'{self.name}' also has weights in {named}, which are not mixed and not in the mix.",)
+
 
 def read_model_files(files: RepoFiles) -> ModelFiles:
     """Select the weights and small files; leave out every other format (onnx, openvino, gguf, flax, `original/`).
 
     Raises:
         SourceError: there are no weights that can be mixed.
-        CheckpointError: `modules.json` is damaged, or a folder holds both a whole model and an adapter.
+        CheckpointError: `modules.json` is damaged, a folder holds both a whole model and an adapter, or an adapter has
+            trained weights beside it.
     """
     adapter = ADAPTER_CONFIG in files.sizes and not _weights_in(files, "", _WEIGHT_STEMS)
     main, *modules = _model_folders(files)
@@ -90,6 +122,9 @@ def read_model_files(files: RepoFiles) -> ModelFiles:
         wanted = any(fnmatchcase(name, pattern) for pattern in _CARRIED) and not name.startswith(".")
         if folder in sources and wanted and not any(fnmatchcase(name, pattern) for pattern in _NOT_CARRIED):
             carried.append(path)
+    beside = tuple(path for path in files.sizes if path not in weight_files and _holds_weights(path, weighted))
+    if adapter:
+        _refuse_trained_beside(files.name, beside)
     return ModelFiles(
         name=files.name,
         main=main,
@@ -97,6 +132,7 @@ def read_model_files(files: RepoFiles) -> ModelFiles:
         weight_files=tuple(weight_files),
         carried=tuple(carried),
         code=() if adapter else tuple(path for path in files.sizes if path.endswith(".py") and "/" not in path),
+        beside=beside,
         adapter=adapter,
     )
 
@@ -212,6 +248,29 @@ def _weights_in(files: RepoFiles, folder: str, stems: tuple[str, ...]) -> list[s
     return [path for name in paths for path in (name, f"{name}.index.json") if path in files.sizes]
 
 
+def _holds_weights(path: str, mixed: list[str]) -> bool:
+    """Whether a file looks like weights, but neither a state of training nor a copy of those in the folders `mixed`."""
+    *folders, name = path.lower().split("/")
+    not_weights = (*_NOT_WEIGHTS, *(_COPIES if path.rpartition("/")[0] in mixed else ()))
+    return (
+        any(fnmatchcase(name, pattern) for pattern in _WEIGHTS)
+        and not any(fnmatchcase(folder, pattern) for folder in folders for pattern in _NOT_WEIGHT_FOLDERS)
+        and not any(fnmatchcase(name, pattern) for pattern in not_weights)
+    )
+
+
+def _refuse_trained_beside(name: str, beside: tuple[str, ...]) -> None:
+    for path in beside:
+        if any(fnmatchcase(path, pattern) for pattern in _TRAINED_BESIDE):
+            raise CheckpointError(
+                f"The adapter '{name}' has more trained weights in '{path}', which PEFT does not load.\n"
+                "Without them, base and adapter are another model than the one that was trained.\n"
+                "Load all of it with the trainer's own code, merge it (`merge_and_unload`), save the result, and mix "
+                "that.",
+                model=name,
+            )
+
+
 def _whole_weights(files: RepoFiles, folder: str) -> tuple[str, ...]:
     """The weight files of a whole model or module, with their indexes; an adapter beside them is refused."""
     beside = _weights_in(files, folder, ("adapter_model",))
@@ -235,5 +294,6 @@ def _whole_weights(files: RepoFiles, folder: str) -> tuple[str, ...]:
                 "than its ingredients.\nName the repo with the original safetensors weights."
             ) from error
         raise
-    indexes = (str(PurePosixPath(folder, name)) for name in _INDEXES if weights.weight_map is not None)
+    indexes = [str(PurePosixPath(folder, name)) for name in _INDEXES if weights.weight_map is not None]
+    indexes += [weights.index] if weights.index and weights.index not in indexes else []
     return (*weights.paths, *(path for path in indexes if path in files.sizes))

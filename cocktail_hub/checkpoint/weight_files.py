@@ -38,6 +38,8 @@ class WeightPaths:
     """Posix paths from the root of the repository, sorted."""
     weight_map: Mapping[str, str] | None
     """Tensor -> path from the index; `None` for a single file."""
+    index: str | None = None
+    """Path from the root of the repository of an index that config.json names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,8 @@ class WeightFiles:
 def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> WeightPaths:
     """Pick one weight format as transformers does: safetensors before `.bin`, a single file before shards.
 
+    A file that config.json names (`transformers_weights`) comes before all of them.
+
     Args:
         files: the repository.
         folder: posix path of a folder in it, '' for the root.
@@ -68,8 +72,10 @@ def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> 
 
     Raises:
         SourceError: the folder has no weights in either format, or lacks a shard.
-        CheckpointError: the index is damaged.
+        CheckpointError: the index is damaged, or config.json names a file that is not there.
     """
+    if stem == "model" and (named := _named_by_config(files, folder)):
+        return named
     candidates: tuple[tuple[Format, str], ...] = (
         ("safetensors", f"{stem}.safetensors"),
         ("pickle", "pytorch_model.bin" if stem == "model" else f"{stem}.bin"),
@@ -91,6 +97,32 @@ def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> 
     )
 
 
+def _named_by_config(files: RepoFiles, folder: str) -> WeightPaths | None:
+    """The weights that config.json names, if it does."""
+    path = str(PurePosixPath(folder, "config.json"))
+    try:
+        config = json.loads(files.read(path)) if path in files.sizes else None
+    except (ValueError, RecursionError):
+        return None  # `read_config` says so
+    name = config.get("transformers_weights") if isinstance(config, dict) else None
+    if not name:
+        return None
+    inside, found = PurePosixPath(str(name)), str(PurePosixPath(folder, str(name)))
+    if inside.is_absolute() or ".." in inside.parts or found not in files.sizes:
+        raise CheckpointError(
+            f"'{path}' of '{files.name}' names the weights '{name}' (`transformers_weights`), which its folder lacks.\n"
+            "transformers would load that file and no other.\n"
+            "Add the file, or remove `transformers_weights` from the config.",
+            model=files.name,
+        )
+    if found.endswith(".safetensors.index.json"):
+        shards = _read_index(files, folder, found)
+        paths = tuple(sorted(set(shards.values())))
+        return WeightPaths(format="safetensors", paths=paths, weight_map=shards, index=found)
+    kind: Format = "safetensors" if found.endswith(".safetensors") else "pickle"
+    return WeightPaths(format=kind, paths=(found,), weight_map=None)
+
+
 def read_weight_files(files: RepoFiles, folder: str = "", *, stem: str = "model") -> WeightFiles:
     """Read the headers of a folder's weight files.
 
@@ -101,7 +133,7 @@ def read_weight_files(files: RepoFiles, folder: str = "", *, stem: str = "model"
 
     Raises:
         SourceError: the folder has no weights, or a file cannot be read.
-        CheckpointError: a file is damaged, or index and shards disagree.
+        CheckpointError: a file is damaged or holds empty parameters, or index and shards disagree.
     """
     weights = find_weights(files, folder, stem=stem)
     with ThreadPoolExecutor(min(HEADER_READERS, len(weights.paths))) as pool:
@@ -113,6 +145,7 @@ def read_weight_files(files: RepoFiles, folder: str = "", *, stem: str = "model"
             raise _disagree(files.name, f"'{tensor}' is in both '{file_of[tensor]}' and '{path}'")
         specs |= found
         file_of |= dict.fromkeys(found, path)
+    _refuse_empty(files.name, specs)
     for tensor, path in (weights.weight_map or {}).items():
         if file_of.get(tensor) != path:
             raise _disagree(files.name, f"the index has '{tensor}' in '{path}', which does not hold it")
@@ -124,6 +157,17 @@ def read_weight_files(files: RepoFiles, folder: str = "", *, stem: str = "model"
         specs=specs,
         file_of=file_of,
     )
+
+
+def _refuse_empty(name: str, specs: Mapping[str, TensorSpec]) -> None:
+    empty = [tensor for tensor, spec in specs.items() if spec.shape == (0,) and tensor.endswith((".weight", ".bias"))]
+    if empty:
+        raise CheckpointError(
+            f"{len(empty)} of {len(specs)} tensors of '{name}' are empty: '{empty[0]}' has the shape [0].\n"
+            "Under DeepSpeed ZeRO-3 each process holds a part, and what was saved is only a place for it.\n"
+            "Gather the weights and save again (`stage3_gather_16bit_weights_on_model_save`, `zero_to_fp32.py`).",
+            model=name,
+        )
 
 
 def _read_specs(files: RepoFiles, path: str, kind: Format) -> dict[str, TensorSpec]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights, adapt, read_adapter
@@ -27,7 +29,6 @@ from cocktail_hub.resolve.resolve import ResolvedModel, open_model, with_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from cocktail_hub.checkpoint.conversion.tensor_mapping import TensorMapping
     from cocktail_hub.checkpoint.header import TensorSpec
@@ -218,7 +219,14 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
             _refuse_remote_code(model)
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     modules = [read_modules(model.home.files) for model in models]
-    notes = [*differences(names, configs), *_compare_vocabularies(models), *module_differences(names, modules)]
+    notes = [
+        *differences(names, configs),
+        *_compare_vocabularies(models),
+        *module_differences(names, modules),
+        *_class_notes(models),
+    ]
+    opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
+    notes += [note for model_files in opened for note in model_files.notes]
     folders = models[first].home.model_files.weight_folders
     components = tuple(_read_component(folder, models, first, recipe.missing) for folder in folders)
     _refuse_unused_rules(recipe.layers, components)
@@ -250,17 +258,53 @@ def _open(reference: ModelReference, hub: Hub) -> Model:
 
 
 def _refuse_remote_code(model: Model) -> None:
-    if "auto_map" not in model.config:
+    """Raise IncompatibleError if only code beside the model or in another repo can load it, which must be trusted."""
+    named = model.config.get("auto_map")
+    architecture = next(iter(model.config.get("architectures") or ()), None)
+    if not named:
         return
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    if model.config.get("model_type") not in CONFIG_MAPPING_NAMES:  # many repos keep an `auto_map` no longer needed
+    lacking = architecture is not None and not _in_transformers(architecture)
+    # many repos keep an `auto_map` no longer needed
+    if lacking or model.config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        places = [
+            str(code).split("--")[0]
+            for code in (named.values() if isinstance(named, dict) else ())
+            if "--" in str(code)
+        ]
+        place = f"'{places[0]}'" if places else "its own repo"
+        what = f" as {architecture}, which transformers lacks," if lacking else ""
         raise IncompatibleError(
-            f"'{model.name}' is loaded by Python code from its own repo (`auto_map` in config.json).\n"
+            f"'{model.name}' is loaded{what} by Python code from {place} "
+            "(`auto_map` in config.json).\n"
             "Loading the mix would run that code on this machine.\n"
             "Read the code, then pass `trust_remote_code=True` (`--trust-remote-code`) if you trust it.",
             model=model.name,
         )
+
+
+def _in_transformers(architecture: str) -> bool:
+    """Whether transformers has a class; looks first into the file with the tables of the auto classes, unimported."""
+    found = importlib.util.find_spec("transformers")
+    for folder in (found and found.submodule_search_locations) or ():
+        tables = Path(folder, "models", "auto", "modeling_auto.py")
+        if tables.is_file() and f'"{architecture}"' in tables.read_text(encoding="utf-8"):
+            return True
+    import transformers
+
+    return architecture in dir(transformers)
+
+
+def _class_notes(models: Sequence[Model]) -> list[str]:
+    """Name the models of a class that neither transformers nor code named by their config has."""
+    return [
+        f"'{model.name}' is a {architecture}, a class that transformers lacks, and its config.json names no code for "
+        "it: the mix loads only where such a model does."
+        for model in models
+        for architecture in list(model.config.get("architectures") or ())[:1]
+        if not model.config.get("auto_map") and not _in_transformers(str(architecture))
+    ]
 
 
 def _compare_vocabularies(models: Sequence[Model]) -> list[str]:

@@ -41,8 +41,10 @@ def materialize(
     for opened in (model.body, model.located):
         for path in (*opened.model_files.carried, *(opened.model_files.code if code else ())):
             write_file(scratch / relocated(path, opened.model_files.main, model.main), opened.files.read(path))
-    if model.adapted:  # with the class and labels that the adapter was trained with
-        text = json.dumps(dict(model.config), indent=2)
+    if model.adapted or "transformers_weights" in model.config:
+        # with the class and labels that the adapter was trained with, and the weights written here
+        config = {key: value for key, value in model.config.items() if key != "transformers_weights"}
+        text = json.dumps(config, indent=2)
         (scratch / model.main / "config.json").write_text(text, encoding="utf-8")
     inputs = [
         ComponentInput(folder=component.folder, specs=(mapping.specs,), models=(model.name,))

@@ -59,7 +59,8 @@ def write_recipe(
 ) -> None:
     """Write `recipe.json`, and add the recipe and `max_shard_size` to config.json.
 
-    Whoever saves the loaded model again copies config.json, so the recipe in it has no paths of this machine.
+    Whoever saves the loaded model again copies config.json, so the recipe in it has no paths of this machine. The
+    config of a module that is not a transformer stays as it is.
     """
     write_json(folder / RECIPE_FILE, resolved.to_dict())
     first, donor = report.models[report.first], report.models[report.donor("config")]
@@ -69,9 +70,12 @@ def write_recipe(
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if donor.adapted:
         config |= donor.config
-    config.pop("_name_or_path", None)
+    if not config.keys() & {"model_type", "architectures"}:
+        return  # of another module, whose class takes only the keys that it knows
+    for key in ("_name_or_path", "transformers_weights"):  # the mix has weight files of its own
+        config.pop(key, None)
     if not any(path.parent.glob("*.py")):
-        config.pop("auto_map", None)  # it names code that was not copied; transformers has the class itself
+        _drop_own_code(config)
     if resolved.dtype != "auto" or donor is not first:
         config.pop("torch_dtype", None)
         dtype = first.config.get("dtype", first.config.get("torch_dtype"))
@@ -85,6 +89,14 @@ def write_recipe(
         "recipe": public_recipe(resolved).to_dict(),
     }
     write_json(path, config | {"cocktail": made_of})
+
+
+def _drop_own_code(config: dict[str, Any]) -> None:
+    """Remove what `auto_map` says of code in the model's own repo; code of another one is 'org/repo--file.Class'."""
+    named = config.pop("auto_map", None)
+    kept = {auto: code for auto, code in named.items() if "--" in str(code)} if isinstance(named, dict) else {}
+    if kept:
+        config["auto_map"] = kept
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -306,3 +306,54 @@ def test_half_a_character_is_refused_since_no_file_could_hold_it(content: bytes)
 
 def test_a_character_in_two_halves_is_a_character() -> None:
     assert read_config(Files(config__json=rb'{"x": "\ud83c\udf78"}')) == {"x": "🍸"}
+
+
+# -- weights beside the standard files -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("colbert_linear.pt", "sparse_linear.pt", "model_head.pkl", "value_head.safetensors", "mm_projector.bin"),
+        *("adapter.deu.safetensors", "language_model/model.safetensors", "decoder.pth", "head.joblib"),
+    ],
+)
+def test_weights_beside_the_standard_files_are_named(name: str) -> None:
+    found = contents("config.json", "model.safetensors", name)
+    assert found.beside == (name,)
+    assert found.notes == (f"'org/a' also has weights in '{name}', which are not mixed and not in the mix.",)
+    assert name not in found.needed
+
+
+def test_training_states_and_copies_in_other_formats_are_no_weights_beside() -> None:
+    found = contents(
+        *(
+            "config.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+            "tf_model.h5",
+            "flax_model.msgpack",
+            "rust_model.ot",
+        ),
+        *("model.fp16.safetensors", "pytorch_model-00001-of-00002.bin", "consolidated.00.pth", "model-Q4_K_M.gguf"),
+        *("onnx/model.bin", "openvino/openvino_model.bin", "original/x.pth", "checkpoint-500/head.bin", "vocab.txt"),
+        *("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin", "scaler.pt", "random_states_0.pkl"),
+        *("global_step5/zero_pp_rank_0_optim_states.pt", "runs/x.bin"),
+    )
+    assert (found.beside, found.notes) == ((), ())
+
+
+def test_many_weights_beside_the_standard_files_are_counted() -> None:
+    found = contents("config.json", "model.safetensors", *(f"adapter.{n}.safetensors" for n in "abcdef"))
+    assert "'adapter.d.safetensors' and 2 more, which are not mixed" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["non_lora_trainables.bin", "trainable_params.bin", "new_embeddings.safetensors", "mm_projector.bin"]
+)
+def test_an_adapter_with_trained_weights_beside_it_is_refused(name: str) -> None:
+    words = (
+        rf"(?s)The adapter 'org/a' has more trained weights in '{name}', which PEFT does not load\..*merge_and_unload"
+    )
+    with pytest.raises(CheckpointError, match=words):
+        contents("adapter_config.json", "adapter_model.safetensors", name)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.header import TensorSpec
+from cocktail_hub.checkpoint.model_files import read_model_files
 from cocktail_hub.checkpoint.weight_files import find_weights, read_weight_files
 from cocktail_hub.errors import CheckpointError, SourceError
 
@@ -167,3 +168,36 @@ def test_a_tensor_whose_name_no_file_could_hold_is_refused(tmp_path: Path, kind:
         "The name 'half \\ud800' of a tensor of 'org/m' is not valid text.\nNo weight file could hold it.\n"
         "Download or save the model again."
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors.index.json", "new.safetensors.index.json", "new.safetensors", "new.bin"]
+)
+def test_weights_that_the_config_names_come_before_the_standard_files(tmp_path: Path, name: str) -> None:
+    sharded(tmp_path)
+    save_file({"old": torch.zeros(1)}, tmp_path / "model.safetensors")
+    save_file(ONE, tmp_path / "new.safetensors")
+    torch.save(ONE, tmp_path / "new.bin")
+    (tmp_path / "new.safetensors.index.json").write_text((tmp_path / "model.safetensors.index.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"transformers_weights": name}))
+    assert set(headers_of(tmp_path).specs) == ({"a", "b"} if name.endswith("json") else {"a"})
+    needed = read_model_files(LocalFiles(tmp_path)).needed
+    assert name in needed
+    assert "model.safetensors" not in needed
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "../outside.safetensors", "/model.safetensors"])
+def test_weights_that_the_config_names_must_be_in_its_folder(tmp_path: Path, name: str) -> None:
+    save_file(ONE, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"transformers_weights": name}))
+    words = rf"'config.json' of 'org/m' names the weights '{name}' \(`transformers_weights`\), which its folder lacks"
+    with pytest.raises(CheckpointError, match=words):
+        headers_of(tmp_path)
+
+
+def test_empty_weights_are_refused(tmp_path: Path) -> None:
+    save_file(
+        {"a.weight": torch.zeros(0), "b.weight": torch.zeros(2), "mask": torch.zeros(0)}, tmp_path / "model.safetensors"
+    )
+    with pytest.raises(CheckpointError, match=r"1 of 3 tensors of 'org/m' are empty: 'a\.weight' has the shape \[0\]"):
+        headers_of(tmp_path)

@@ -16,6 +16,7 @@ from cocktail_hub import (
     AutoCocktailModel,
     Mix,
     MixOptions,
+    check,
     mix,
     publish,
 )
@@ -224,3 +225,65 @@ def test_what_belongs_to_training_or_other_formats_is_left_behind(tmp_path: Path
         words_tokenizer()("the")["input_ids"]
         == transformers.AutoTokenizer.from_pretrained(made.path)("the")["input_ids"]
     )
+
+
+def test_code_of_another_repo_is_still_named_where_a_model_needs_it(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    code = {"AutoConfig": "acme/own--configuration.OwnConfig", "AutoModel": "acme/own--modeling.OwnModel"}
+    for folder in (first, second):
+        auto_map = code | {"AutoTokenizer": "tokenization.OwnTokenizer"}
+        change(folder / "config.json", model_type="own-bert", architectures=["OwnModel"], auto_map=auto_map)
+    with pytest.raises(
+        IncompatibleError, match=r"is loaded as OwnModel, which transformers lacks, by .* from 'acme/own'"
+    ):
+        mixed(first, second)
+    models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
+    made = mix({"ingredients": models}, options=MixOptions(trust_remote_code=True))
+    assert read(made.path / "config.json")["auto_map"] == code
+
+
+def test_a_class_that_transformers_lacks_needs_trust_also_where_the_model_type_is_known(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    for folder in (first, second):
+        (folder / "modeling_own.py").write_text(OWN_CODE)
+        change(folder / "config.json", architectures=["OwnModel"], auto_map={"AutoModel": "modeling_own.OwnModel"})
+    with pytest.raises(
+        IncompatibleError, match=r"as OwnModel, which transformers lacks, by Python code from its own repo"
+    ):
+        mixed(first, second)
+    models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
+    made = mix({"ingredients": models}, options=MixOptions(trust_remote_code=True))
+    assert read(made.path / "config.json")["auto_map"] == {"AutoModel": "modeling_own.OwnModel"}
+    assert (made.path / "modeling_own.py").read_text() == OWN_CODE
+
+
+def test_a_class_without_any_code_is_named_by_the_check(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    for folder in (first, second):
+        change(folder / "config.json", architectures=["OwnModel"])
+    models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
+    notes = check({"ingredients": models}).notes
+    assert [note.split(": ")[0] for note in notes] == [
+        f"'{folder}' is a OwnModel, a class that transformers lacks, and its config.json names no code for it"
+        for folder in (first, second)
+    ]
+
+
+def test_a_module_that_is_not_a_transformer_keeps_its_config_as_it_is(tmp_path: Path) -> None:
+    folders = copies(tmp_path)
+    for folder in folders:
+        (folder / "config.json").write_text('{"frozen": false}')
+    made = mixed(*folders)
+    assert read(made.path / "config.json") == {"frozen": False}
+    assert read(made.path / "recipe.json")["ingredients"][0]["model"] == str(folders[0])
+
+
+def test_the_mix_has_the_standard_weight_files_where_the_first_config_names_another(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    for folder in (first, second):
+        shutil.copy(folder / "model.safetensors", folder / "v2.safetensors")
+        (folder / "model.safetensors").write_bytes(b"stale")
+        change(folder / "config.json", transformers_weights="v2.safetensors")
+    made = mixed(first, second)
+    assert "transformers_weights" not in read(made.path / "config.json")
+    assert_holds(transformers.AutoModel.from_pretrained(made.path), expected("bert"))

@@ -335,7 +335,8 @@ def publish(
 
     Args:
         source: a `Mix`, or whatever `mix` takes.
-        repo_id: repo to write to; created if missing. Our section of an existing README is replaced, the rest kept.
+        repo_id: repo to write to, in your own namespace if it names none; created if missing. Our section of an
+            existing README is replaced, the rest kept.
         as_: `merged`: weights that load without this package; `recipe`: a few kilobytes, mixed where they are loaded;
             `both`: weights that can be loaded as a recipe, too.
         source_revision: branch, tag or commit of the recipe's repo, when `source` is a Hub id.
@@ -349,7 +350,8 @@ def publish(
         options: how to make the mix; `None`: the defaults.
 
     Raises:
-        PublishError: the Hub did not accept it; the repo is unchanged.
+        PublishError: nobody is logged in, the account may not write there (both are asked before anything is
+            downloaded), or the Hub did not accept it; the repo is unchanged.
         CocktailError: the mix cannot be made.
     """
     from cocktail_hub.publishing.publish import FORMS, publish_weights
@@ -369,6 +371,7 @@ def publish(
         revision=revision,
         create_pr=create_pr,
     )
+    publication = options.hub.claim(publication)  # before anything is downloaded or merged for it
     made = source if isinstance(source, Mix) else None
     if as_ == "recipe":
         prepared = prepare(made.recipe if made else source, options, revision=source_revision, recall=False)

@@ -268,10 +268,16 @@ def check(
 
     Raises:
         CocktailError: the ingredients do not fit together, or cannot be read; names the tensor and the model.
+        ScoringError: open weights cannot be computed from the recipe's examples.
     """
     options = with_hub(options, hub)
     prepared = prepare(source, options, revision=revision, subfolder=subfolder, digests=False, recall=False)
     report = prepared.check()
+    weighting = prepared.recipe.weighting
+    if prepared.recipe.weights is None and weighting is not None and weighting.rule != "uniform":
+        from cocktail_hub.search.weigh import check_scoring
+
+        check_scoring(prepared.recipe, weighting, report, prepared.examples, options)
     plan = plan_mix(report, options.max_shard_size)
     return preview_mix(report, plan, options, weighed=prepared.recipe.weights is not None)
 

@@ -25,7 +25,7 @@ from cocktail_hub.publishing.preview import preview_mix
 from cocktail_hub.publishing.verify import Verification, require_merged, weight_hashes
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve.resolve import resolve, with_weights
-from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local
+from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
 from cocktail_hub.storage.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def prepare(
 def mix(
     source: Any,
     *,
+    weights: Sequence[float] | None = None,
     output: str | Path | None = None,
     revision: str | None = None,
     subfolder: str = "",
@@ -172,8 +173,9 @@ def mix(
     """Make the mix that a recipe describes, or find it in the cache.
 
     Args:
-        source: a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, a Hub id, or what `prepare`
-            returned, which has its options.
+        source: a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, a Hub id, a list of models, or
+            what `prepare` returned, which has its options.
+        weights: one per model, when `source` is a list of models.
         output: folder to write the mix to, new or empty; `None`: the cache.
         revision: of the recipe's repo, when `source` is a Hub id.
         subfolder: of the recipe's repo or folder.
@@ -183,6 +185,7 @@ def mix(
     Raises:
         CocktailError: says what is wrong and how to fix it; nothing half-made is left behind.
     """
+    source = with_weights_given(source, weights)
     if isinstance(source, Prepared):
         prepared = source
     else:
@@ -262,7 +265,13 @@ def with_hub(options: MixOptions | None, hub: Mapping[str, Any]) -> MixOptions:
 
 
 def check(
-    source: Any, *, revision: str | None = None, subfolder: str = "", options: MixOptions | None = None, **hub: Any
+    source: Any,
+    *,
+    weights: Sequence[float] | None = None,
+    revision: str | None = None,
+    subfolder: str = "",
+    options: MixOptions | None = None,
+    **hub: Any,
 ) -> Preview:
     """Check whether a recipe can be mixed, and what that takes, without downloading weights. Parameters as for `mix`.
 
@@ -271,6 +280,7 @@ def check(
         ScoringError: open weights cannot be computed from the recipe's examples.
     """
     options = with_hub(options, hub)
+    source = with_weights_given(source, weights)
     prepared = prepare(source, options, revision=revision, subfolder=subfolder, digests=False, recall=False)
     report = prepared.check()
     weighting = prepared.recipe.weighting

@@ -4,6 +4,7 @@ from cocktail_hub.recipe.files import SUFFIXES, parse_recipe, read_recipe
 from cocktail_hub.recipe.recipe import (
     DTYPES,
     MERGE_FORMAT,
+    MISNAMED,
     SCHEMA,
     Recipe,
     ResolvedRecipe,
@@ -11,6 +12,7 @@ from cocktail_hub.recipe.recipe import (
     canonical_json,
     dump_yaml,
     recipe_from_mapping,
+    with_given_weights,
 )
 from cocktail_hub.recipe.reference import COMMIT, Anchor, Ingredient, ModelReference, is_local, is_path
 from cocktail_hub.recipe.task import TASKS
@@ -21,6 +23,7 @@ __all__ = [
     "COMMIT",
     "DTYPES",
     "MERGE_FORMAT",
+    "MISNAMED",
     "SCHEMA",
     "SUFFIXES",
     "TASKS",
@@ -39,4 +42,5 @@ __all__ = [
     "parse_recipe",
     "read_recipe",
     "recipe_from_mapping",
+    "with_given_weights",
 ]

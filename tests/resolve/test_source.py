@@ -15,7 +15,7 @@ from cocktail_hub.errors import CheckpointError, RecipeError, SourceError
 from cocktail_hub.hub import Hub, HubFiles
 from cocktail_hub.integrations.config import CocktailConfig
 from cocktail_hub.recipe import Recipe, dump_yaml
-from cocktail_hub.resolve.source import load_recipe_source, refuse_local, source_of_config
+from cocktail_hub.resolve.source import load_recipe_source, refuse_local, source_of_config, with_weights_given
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,24 @@ def test_labels_of_a_config_are_kept(options: Hub) -> None:
     assert load_recipe_source(CONFIG | made_up, options).labels == {}
 
 
-@pytest.mark.parametrize("source", [3, None, ["org/a", "org/b"], object()])
+def test_a_list_is_a_recipe_of_its_models(options: Hub) -> None:
+    models = ["org/a", {"model": "org/b", "revision": "v1"}]
+    listed = with_weights_given(models, [0.75, 0.25])
+    assert load_recipe_source(listed, options).recipe.weights == (0.75, 0.25)
+    assert [i.label for i in load_recipe_source(tuple(listed), options).recipe.ingredients] == ["org/a", "org/b@v1"]
+    with pytest.raises(RecipeError, match="`weights` has 1 numbers for 2 `ingredients`"):
+        with_weights_given(models, [1.0])
+    with pytest.raises(RecipeError, match=r"no `weight`.*\n.*\nGive every ingredient a `weight`"):
+        load_recipe_source(models, options)
+
+
+def test_weights_beside_a_recipe_are_refused(options: Hub) -> None:
+    with pytest.raises(RecipeError, match=r"`weights` is given beside a str, which is not a list of models\."):
+        with_weights_given("me/recipe", [0.5, 0.5])
+    assert with_weights_given("me/recipe", None) == "me/recipe"
+
+
+@pytest.mark.parametrize("source", [3, None, {"org/a", "org/b"}, object()])
 def test_what_cannot_be_a_recipe_is_named_by_its_type(source: Any, options: Hub) -> None:
     with pytest.raises(
         RecipeError, match=rf"A recipe cannot be read from a {type(source).__name__}\.\nGive a `Recipe`"

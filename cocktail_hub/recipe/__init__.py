@@ -14,7 +14,16 @@ from cocktail_hub.recipe.recipe import (
     recipe_from_mapping,
     with_given_weights,
 )
-from cocktail_hub.recipe.reference import COMMIT, Anchor, Ingredient, ModelReference, is_local, is_path
+from cocktail_hub.recipe.reference import (
+    COMMIT,
+    Anchor,
+    Ingredient,
+    ModelReference,
+    is_local,
+    is_path,
+    is_weight_file,
+    refuse_address,
+)
 from cocktail_hub.recipe.task import TASKS
 from cocktail_hub.recipe.tensor_rules import LayerRule
 from cocktail_hub.recipe.weighting import Weighting
@@ -39,8 +48,10 @@ __all__ = [
     "dump_yaml",
     "is_local",
     "is_path",
+    "is_weight_file",
     "parse_recipe",
     "read_recipe",
     "recipe_from_mapping",
+    "refuse_address",
     "with_given_weights",
 ]

@@ -17,9 +17,11 @@ from cocktail_hub.recipe import (
     Recipe,
     is_local,
     is_path,
+    is_weight_file,
     parse_recipe,
     read_recipe,
     recipe_from_mapping,
+    refuse_address,
     with_given_weights,
 )
 
@@ -109,6 +111,7 @@ def load_recipe_source(source: Any, hub: Hub, *, revision: str | None = None, su
             "id."
         )
     name, path = str(source), Path(source).expanduser()
+    refuse_address(name, "A recipe's repo")
     if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
         return RecipeSource(recipe=absolutize_paths(read_recipe(path), path.parent), name=name, config={})
     if is_local(name):
@@ -226,8 +229,10 @@ def absolutize_paths(recipe: Recipe, folder: Path) -> Recipe:
 
     def absolutize(found: ReferenceT) -> ReferenceT:
         path = Path(found.model).expanduser()
-        if found.revision is None and (found.digest or is_path(found.model) or (folder / path).is_dir()):
-            return replace(found, model=str(path if path.is_absolute() else (folder / path).resolve()))
+        here = folder / path
+        named = found.digest or is_path(found.model) or here.is_dir() or is_weight_file(here)
+        if found.revision is None and named:
+            return replace(found, model=str(path if path.is_absolute() else here.resolve()))
         # a folder of that name in the working directory is not meant
         return replace(found, revision="main") if found.local else found
 

@@ -53,6 +53,7 @@ def test_the_second_name_of_the_command_is_the_same() -> None:
     ("arguments", "words"),
     [
         (["score", "r.yaml", "--device", "cuda"], "No such option '--device'"),
+        (["mix", "r.yaml", "--max-shard-size", "5"], "'5' is 5 bytes, which is too small. Write a unit, as in 5GB."),
         (["verify", "me/x", "--max-shard-size", "1GB"], "No such option '--max-shard-size'"),
         (["mxi"], "No such command 'mxi'"),
         (["mix"], "Missing argument 'RECIPE'"),

@@ -142,6 +142,23 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path, options: Hub) -> None
         load_recipe_source(tmp_path / "none.yaml", options)
 
 
+def test_a_file_of_weights_beside_the_recipe_is_refused_with_its_folder(tmp_path: Path, options: Hub) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "model.safetensors").write_bytes(b"")
+    for written in ("a/model.safetensors", "./a/model.safetensors"):
+        (tmp_path / "r.yaml").write_text(
+            f"ingredients: [{{model: {written}, weight: 0.5}}, {{model: org/b, weight: 0.5}}]"
+        )
+        with pytest.raises(RecipeError, match=r"is a file of weights, not a model\.\n.*\nName the folder: '.*a'\."):
+            load_recipe_source(tmp_path / "r.yaml", options)
+
+
+def test_the_address_of_a_recipe_is_refused_with_its_id(options: Hub, hub: LoopbackHub) -> None:
+    with pytest.raises(RecipeError, match=r"A recipe's repo must be a Hub id .*\n.*\nWrite 'me/my-mix'\."):
+        load_recipe_source("https://huggingface.co/me/my-mix", options)
+    assert hub.requests == []
+
+
 def test_a_folder_that_is_not_there_is_named(options: Hub) -> None:
     with pytest.raises(
         SourceError, match=r"(?s)There is not a recipe at '\./none'\..*write 'org/name' without a leading"

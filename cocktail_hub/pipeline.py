@@ -25,7 +25,7 @@ from cocktail_hub.publishing.preview import preview_mix
 from cocktail_hub.publishing.verify import Verification, require_merged, weight_hashes
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve.resolve import resolve, with_weights
-from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local
+from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
 from cocktail_hub.storage.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def prepare(
 def mix(
     source: Any,
     *,
+    weights: Sequence[float] | None = None,
     output: str | Path | None = None,
     revision: str | None = None,
     subfolder: str = "",
@@ -172,8 +173,9 @@ def mix(
     """Make the mix that a recipe describes, or find it in the cache.
 
     Args:
-        source: a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, a Hub id, or what `prepare`
-            returned, which has its options.
+        source: a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, a Hub id, a list of models, or
+            what `prepare` returned, which has its options.
+        weights: one per model, when `source` is a list of models.
         output: folder to write the mix to, new or empty; `None`: the cache.
         revision: of the recipe's repo, when `source` is a Hub id.
         subfolder: of the recipe's repo or folder.
@@ -183,6 +185,7 @@ def mix(
     Raises:
         CocktailError: says what is wrong and how to fix it; nothing half-made is left behind.
     """
+    source = with_weights_given(source, weights)
     if isinstance(source, Prepared):
         prepared = source
     else:
@@ -262,16 +265,29 @@ def with_hub(options: MixOptions | None, hub: Mapping[str, Any]) -> MixOptions:
 
 
 def check(
-    source: Any, *, revision: str | None = None, subfolder: str = "", options: MixOptions | None = None, **hub: Any
+    source: Any,
+    *,
+    weights: Sequence[float] | None = None,
+    revision: str | None = None,
+    subfolder: str = "",
+    options: MixOptions | None = None,
+    **hub: Any,
 ) -> Preview:
     """Check whether a recipe can be mixed, and what that takes, without downloading weights. Parameters as for `mix`.
 
     Raises:
         CocktailError: the ingredients do not fit together, or cannot be read; names the tensor and the model.
+        ScoringError: open weights cannot be computed from the recipe's examples.
     """
     options = with_hub(options, hub)
+    source = with_weights_given(source, weights)
     prepared = prepare(source, options, revision=revision, subfolder=subfolder, digests=False, recall=False)
     report = prepared.check()
+    weighting = prepared.recipe.weighting
+    if prepared.recipe.weights is None and weighting is not None and weighting.rule != "uniform":
+        from cocktail_hub.search.weigh import check_scoring
+
+        check_scoring(prepared.recipe, weighting, report, prepared.examples, options)
     plan = plan_mix(report, options.max_shard_size)
     return preview_mix(report, plan, options, weighed=prepared.recipe.weights is not None)
 
@@ -335,7 +351,8 @@ def publish(
 
     Args:
         source: a `Mix`, or whatever `mix` takes.
-        repo_id: repo to write to; created if missing. Our section of an existing README is replaced, the rest kept.
+        repo_id: repo to write to, in your own namespace if it names none; created if missing. Our section of an
+            existing README is replaced, the rest kept.
         as_: `merged`: weights that load without this package; `recipe`: a few kilobytes, mixed where they are loaded;
             `both`: weights that can be loaded as a recipe, too.
         source_revision: branch, tag or commit of the recipe's repo, when `source` is a Hub id.
@@ -349,7 +366,8 @@ def publish(
         options: how to make the mix; `None`: the defaults.
 
     Raises:
-        PublishError: the Hub did not accept it; the repo is unchanged.
+        PublishError: nobody is logged in, the account may not write there (both are asked before anything is
+            downloaded), or the Hub did not accept it; the repo is unchanged.
         CocktailError: the mix cannot be made.
     """
     from cocktail_hub.publishing.publish import FORMS, publish_weights
@@ -369,6 +387,7 @@ def publish(
         revision=revision,
         create_pr=create_pr,
     )
+    publication = options.hub.claim(publication)  # before anything is downloaded or merged for it
     made = source if isinstance(source, Mix) else None
     if as_ == "recipe":
         prepared = prepare(made.recipe if made else source, options, revision=source_revision, recall=False)

@@ -14,6 +14,8 @@ import models
 import pytest
 from huggingface_hub import HfApi
 
+from cocktail_hub.evaluation.examples import check_examples
+from cocktail_hub.evaluation.settings import TASKS
 from cocktail_hub.recipe import parse_recipe
 
 if TYPE_CHECKING:
@@ -84,10 +86,22 @@ def test_the_commands_of_the_readme_run_as_they_stand(shelf: Path, environment: 
     assert (shelf / "mix" / "README.md").is_file()
 
 
+@pytest.mark.slow
+def test_the_recipe_of_the_readme_with_examples_is_scored(shelf: Path, environment: dict[str, str]) -> None:
+    shown = [text for page, text in whole_recipes() if page == "README.md" and "examples:" in text]
+    assert len(shown) == 1
+    (shelf / "scored.yaml").write_text(shown[0], encoding="utf-8")
+    assert "Shitao/bge-quora" in run(["cocktail", "score", "scored.yaml"], shelf, environment)
+
+
 @pytest.mark.parametrize(("page", "text"), whole_recipes())
 def test_every_recipe_that_is_shown_is_valid(page: str, text: str) -> None:
     recipe = parse_recipe(text, name=page)
     assert recipe.weights or recipe.weighting
+    if recipe.weighting and isinstance(recipe.weighting.examples, tuple):
+        assert recipe.task in TASKS, "without it the reader's models decide which keys an example needs"
+        examples = check_examples(recipe.weighting.examples, TASKS[recipe.task], columns=recipe.weighting.columns)
+        assert len(examples) > (recipe.weighting.temperature == "auto")
 
 
 def test_every_link_inside_the_repo_leads_somewhere() -> None:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.options import MixOptions
 
 
+SMALLEST_SIZE = 1000
+"""In bytes. Whoever writes less has forgotten the unit."""
+
+
 class Bytes(click.ParamType[int]):
     """A size such as `500MB`, `5GB` or `1GiB`."""
 
@@ -25,9 +29,12 @@ class Bytes(click.ParamType[int]):
         from cocktail_hub.merge.options import parse_size
 
         try:
-            return parse_size(value, param.name or "size" if param else "size")
+            nbytes = parse_size(value, param.name or "size" if param else "size")
         except CocktailError as error:
             self.fail(str(error), param, ctx)
+        if nbytes < SMALLEST_SIZE:
+            self.fail(f"'{value}' is {nbytes} bytes, which is too small. Write a unit, as in 5GB.", param, ctx)
+        return nbytes
 
 
 MERGING = ("device", "threads", "max_memory", "max_shard_size", "low_disk")

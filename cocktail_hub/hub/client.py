@@ -74,11 +74,23 @@ class Hub:
 
     def commit(self, publication: Publication) -> CommitInfo:
         """Publish files in one commit or one pull request. Raises PublishError; the repo then has all or nothing."""
-        return self._publisher(publication).commit()
+        return self._publisher(self.make_repo(publication)).commit()
 
-    def make_repo(self, publication: Publication) -> None:
-        """Create the repo and the branch if they do not exist. Raises PublishError."""
-        self._publisher(publication).make_repo()
+    def claim(self, publication: Publication) -> Publication:
+        """Return a publication with the full id of its repo (`me/name` for `name`), before any work is done for it.
+
+        Raises:
+            PublishError: nobody is logged in, or the account may not write there.
+        """
+        return self._publisher(publication).claim()
+
+    def make_repo(self, publication: Publication) -> Publication:
+        """Create the repo and the branch if they do not exist; return the publication with the full id of its repo.
+
+        Raises:
+            PublishError: the Hub did not accept it.
+        """
+        return self._publisher(publication).make_repo()
 
     def upload(self, publication: Publication, name: str, file: Path, sha256: str) -> Uploaded:
         """Upload one large file, `name` in the repo, ahead of the commit. The repo must exist. Raises PublishError."""
@@ -86,7 +98,7 @@ class Hub:
 
     def remove_recipe(self, publication: Publication, name: str) -> None:
         """Remove the recipe, the file `name`, and its part of the card, in one commit. Raises PublishError."""
-        self._publisher(publication).remove_recipe(name)
+        self._publisher(self.make_repo(publication)).remove_recipe(name)
 
     def _publisher(self, publication: Publication) -> Publisher:
         if self.offline:

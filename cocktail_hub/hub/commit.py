@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import huggingface_hub
 
@@ -84,12 +84,71 @@ class Publisher:
     cache_dir: str | Path | None
     """Folder of the Hub cache, to which the existing card is downloaded."""
 
-    def make_repo(self) -> None:
-        """Create the repo and the branch if they do not exist."""
+    def claim(self) -> Publication:
+        """Return the publication with the full id of its repo, if the account in use may write there. Makes no repo."""
         target = self.publication
-        self._retry(lambda: self.api.create_repo(target.repo_id, private=target.private, exist_ok=True))
+        user = self._whoami()
+        repo_id = target.repo_id if "/" in target.repo_id else f"{user['name']}/{target.repo_id}"
+        role = user.get("auth", {}).get("accessToken", {}).get("role")
+        if role == "read":
+            raise PublishError(
+                f"The access token of '{user['name']}' may only read.\n'{repo_id}' cannot be published with it.\n"
+                "Make one that may write at https://huggingface.co/settings/tokens, and run `hf auth login --force`."
+            )
+        namespace = repo_id.partition("/")[0]
+        orgs = [org["name"] for org in user.get("orgs", ()) if org.get("roleInOrg") != "read"]
+        if not self._retry(lambda: self._is_writable(repo_id)) and namespace not in (user["name"], *orgs):
+            raise PublishError(
+                f"'{user['name']}' may not make a repo in '{namespace}', and sees no '{repo_id}' there.\n"
+                "So nothing can be published to it.\n"
+                f"Check the spelling, write '{user['name']}/{repo_id.partition('/')[2]}', "
+                f"or {LOGIN} of an account that may."
+            )
+        return replace(target, repo_id=repo_id)
+
+    def _whoami(self) -> Mapping[str, Any]:
+        from huggingface_hub.utils import get_token, validate_repo_id
+
+        repo_id, token = self.publication.repo_id, self.api.token
+        self._retry(lambda: validate_repo_id(repo_id))
+        if token is False or not (token if isinstance(token, str) else get_token()):
+            raise PublishError(
+                f"You are not logged in.\nNobody can publish to '{repo_id}' without an account.\n"
+                "Run `hf auth login`, or give a token."
+            )
+        try:
+            found: Mapping[str, Any] = self._retry(self.api.whoami)
+        except PublishError as error:
+            if status_of(error.__cause__) != 401:  # noqa: PLR2004
+                raise
+            raise PublishError(
+                f"The Hub does not accept the access token in use.\nNothing can be published to '{repo_id}' with it: "
+                "it may have expired, or be mistyped.\nRun `hf auth login --force`, or give another token."
+            ) from error
+        return found
+
+    def _is_writable(self, repo_id: str) -> bool:
+        """Whether the repo exists and may be written to; anybody may open a pull request. Raises where it may not."""
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+        if self.publication.create_pr:
+            return bool(self.api.repo_exists(repo_id))
+        try:
+            self.api.auth_check(repo_id, write=True)
+        except RepositoryNotFoundError as error:
+            if isinstance(error, GatedRepoError):
+                raise
+            return False
+        return True
+
+    def make_repo(self) -> Publication:
+        """Create the repo and the branch if they do not exist; return the publication with the full id of its repo."""
+        target = self.publication
+        made = self._retry(lambda: self.api.create_repo(target.repo_id, private=target.private, exist_ok=True))
+        target = replace(target, repo_id=made.repo_id)
         if (branch := target.revision) and not branch.startswith("refs/"):
             self._retry(lambda: self.api.create_branch(target.repo_id, branch=branch, exist_ok=True))
+        return target
 
     def upload(self, name: str, file: Path, sha256: str) -> Uploaded:
         """Upload one large file ahead of the commit; the local file is not needed after that."""
@@ -114,7 +173,7 @@ class Publisher:
     def commit(self) -> CommitInfo:
         """Commit the files and the card, and delete weights and recipe that an earlier publication left.
 
-        Files that the repo already has are not sent again, and without any change there is no commit.
+        The repo must exist. Files that it already has are not sent again, and without any change there is no commit.
         """
         target = self.publication
         known: set[int] | None = None  # pull requests that were open before the first attempt
@@ -134,7 +193,6 @@ class Publisher:
             readme = huggingface_hub.CommitOperationAdd(README, target.readme(card).encode())
             return self._create([*additions[head], readme, *map(huggingface_hub.CommitOperationDelete, stale)], head)
 
-        self.make_repo()
         return self._retry(commit)
 
     def remove_recipe(self, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,13 @@ from cocktail_hub.integrations.model_hooks import attach
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.pipeline import Mix, cached_mix, mix, prepare, publish
 from cocktail_hub.recipe import as_resolved
-from cocktail_hub.resolve.source import RECIPE_FILE, RecipeSource, load_recipe_source, source_of_config
+from cocktail_hub.resolve.source import (
+    RECIPE_FILE,
+    RecipeSource,
+    load_recipe_source,
+    source_of_config,
+    with_weights_given,
+)
 from cocktail_hub.storage.cache import Cache
 
 if TYPE_CHECKING:
@@ -71,6 +77,7 @@ class AutoCocktailModel:
         cls,
         source: Any,
         *model_args: Any,
+        weights: Sequence[float] | None = None,
         task: str | None = None,
         push_to_hub: str | None = None,
         cache: bool = True,
@@ -79,9 +86,10 @@ class AutoCocktailModel:
         """Download, score if weights are open, merge, cache and load.
 
         Args:
-            source: a recipe repo on the Hub, a merged repo, a folder, a YAML or JSON file, a `Recipe`, a mapping or a
-                `CocktailConfig`.
+            source: a recipe repo on the Hub, a merged repo, a folder, a YAML or JSON file, a `Recipe`, a mapping, a
+                `CocktailConfig` or a list of models.
             *model_args: for the model's own constructor.
+            weights: one per model, when `source` is a list of models.
             task: Hub task, e.g. `text-generation`, that chooses the class; `None`: the ingredients' own class.
             push_to_hub: repo to publish the merged model to.
             cache: whether to keep the merged weights for the next time.
@@ -101,7 +109,7 @@ class AutoCocktailModel:
         if getattr(source, "model_type", None) == "cocktail":
             kwargs = source.take_overrides() | kwargs
         options, place, keywords = split_keywords(kwargs)
-        found = load_recipe_source(source, options.hub, **place)
+        found = load_recipe_source(with_weights_given(source, weights), options.hub, **place)
 
         def load(made: Mix, keywords: dict[str, Any]) -> Any:
             return load_model(made.path, task, *model_args, **keywords)

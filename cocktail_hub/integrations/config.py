@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from cocktail_hub.errors import RecipeError
-from cocktail_hub.recipe import Recipe
+from cocktail_hub.recipe import MISNAMED, Recipe, with_given_weights
 
 _NOT_OVERRIDES = ("return_unused_kwargs", "_from_auto", "name_or_path", "recipe")
 _FORWARDED = {
@@ -27,6 +27,19 @@ _FORWARDED = {
 }
 """Keyword -> attribute of any config that says how a model is loaded or run; on a recipe, it applies to the mix."""
 _RECIPE_KEYS = tuple(f.name for f in fields(Recipe))
+_KNOWN = ("weights", *_RECIPE_KEYS)
+"""Keywords that make up a recipe."""
+
+
+def _refuse_misnamed(keywords: Mapping[str, Any]) -> None:
+    """Refuse keywords that are meant for the recipe: any config keeps those that it does not know."""
+    for key in keywords:
+        near = [] if key in _KNOWN else difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.8)
+        if hint := MISNAMED.get(key) or (f"Did you mean '{near[0]}'?" if near else ""):
+            raise RecipeError(
+                f"Unknown key '{key}'. {hint}\nIt would be silently ignored, so it is refused.\n"
+                f"Keys of a recipe: {', '.join(_KNOWN)}."
+            )
 
 
 @strict
@@ -55,6 +68,8 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
     def __post_init__(self, **kwargs: Any) -> None:
         """Build `recipe` from the keys of a recipe among the keywords, and validate it."""
         self._overrides: dict[str, Any] = {}
+        if self.recipe is None:
+            _refuse_misnamed(kwargs)
         if "ingredients" in kwargs or "weights" in kwargs:
             self.recipe = self._recipe_from(kwargs)
         if self.recipe is not None:  # transformers creates an empty config to learn the defaults
@@ -67,19 +82,10 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
             raise RecipeError("Give either `recipe`, or `ingredients` and `weights`, not both.")
         recipe = {key: kwargs.pop(key) for key in _RECIPE_KEYS if key in kwargs}
         weights = kwargs.pop("weights", None)
-        for key in kwargs:
-            if near := difflib.get_close_matches(key, _RECIPE_KEYS, n=1, cutoff=0.8):
-                raise RecipeError(f"Unknown key '{key}'. Did you mean '{near[0]}'?")
         if (dtype := vars(self).get("dtype")) is not None:  # a field of every config, and a key of the recipe
             recipe["dtype"], self.dtype = str(dtype).removeprefix("torch."), None
         if weights is not None:
-            listed = list(recipe.get("ingredients") or ())
-            if len(listed) != len(weights):
-                raise RecipeError(
-                    f"`weights` has {len(weights)} numbers for {len(listed)} `ingredients`. Give one per ingredient."
-                )
-            models = (dict(i) if isinstance(i, Mapping) else {"model": i} for i in listed)
-            recipe["ingredients"] = [i | {"weight": w} for i, w in zip(models, weights, strict=True)]
+            recipe["ingredients"] = with_given_weights(recipe.get("ingredients") or (), weights)
         return recipe
 
     @property

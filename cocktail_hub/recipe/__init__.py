@@ -4,6 +4,7 @@ from cocktail_hub.recipe.files import SUFFIXES, parse_recipe, read_recipe
 from cocktail_hub.recipe.recipe import (
     DTYPES,
     MERGE_FORMAT,
+    MISNAMED,
     SCHEMA,
     Recipe,
     ResolvedRecipe,
@@ -11,8 +12,18 @@ from cocktail_hub.recipe.recipe import (
     canonical_json,
     dump_yaml,
     recipe_from_mapping,
+    with_given_weights,
 )
-from cocktail_hub.recipe.reference import COMMIT, Anchor, Ingredient, ModelReference, is_local, is_path
+from cocktail_hub.recipe.reference import (
+    COMMIT,
+    Anchor,
+    Ingredient,
+    ModelReference,
+    is_local,
+    is_path,
+    is_weight_file,
+    refuse_address,
+)
 from cocktail_hub.recipe.task import TASKS
 from cocktail_hub.recipe.tensor_rules import LayerRule
 from cocktail_hub.recipe.weighting import Weighting
@@ -21,6 +32,7 @@ __all__ = [
     "COMMIT",
     "DTYPES",
     "MERGE_FORMAT",
+    "MISNAMED",
     "SCHEMA",
     "SUFFIXES",
     "TASKS",
@@ -36,7 +48,10 @@ __all__ = [
     "dump_yaml",
     "is_local",
     "is_path",
+    "is_weight_file",
     "parse_recipe",
     "read_recipe",
     "recipe_from_mapping",
+    "refuse_address",
+    "with_given_weights",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cocktail_hub.errors import RecipeError, SourceError
+from cocktail_hub.errors import RecipeError, SourceError, nearest
 from cocktail_hub.recipe.recipe import Recipe, recipe_from_mapping
+from cocktail_hub.recipe.reference import is_weight_file
 
 SUFFIXES = (".yaml", ".yml", ".json")
 """Suffixes of recipe files."""
@@ -66,7 +68,13 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
     except (yaml.YAMLError, ValueError) as error:
         problem, mark = str(error), getattr(error, "problem_mark", None)
         if isinstance(error, yaml.MarkedYAMLError) and mark is not None:
-            problem = f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+            place = f"line {mark.line + 1}, column {mark.column + 1}"
+            if "'\\t'" in str(error.problem):
+                raise RecipeError(
+                    f"'{name}' is not valid YAML or JSON: there is a tab at {place}.\n"
+                    "YAML is indented with spaces only.\nReplace the tab with spaces."
+                ) from error
+            problem = f"{error.problem} ({place})"
         raise RecipeError(
             f"'{name}' is not valid YAML or JSON: {problem}.\n"
             "Nothing was read from it. See docs/recipe.md for a recipe to start from."
@@ -98,6 +106,15 @@ def _mapping_in(data: Any, name: str) -> Mapping[str, Any]:
     return data
 
 
+def _similar(path: Path) -> str:
+    """A hint at the recipe file beside `path` that is probably meant."""
+    names: list[str] = []
+    with suppress(OSError):
+        names += sorted(found.name for found in path.absolute().parent.iterdir() if found.suffix in SUFFIXES)
+    close = next((name for name in names if Path(name).stem == path.stem), None) or nearest(path.name, names)
+    return f" Did you mean '{path.with_name(close)}'?" if close and close != path.name else ""
+
+
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe file, YAML or JSON by content.
 
@@ -107,11 +124,18 @@ def read_recipe(path: str | Path) -> Recipe:
         SourceError: there is no such file, or it cannot be read.
         RecipeError: it is not a valid recipe.
     """
+    if is_weight_file(Path(path)):
+        raise SourceError(
+            f"'{path}' is not a recipe: it is a file of weights.\nA recipe is a YAML or JSON file that names models.\n"
+            "Write one, with the folder of these weights among its `ingredients`."
+        )
     try:
         size = Path(path).stat().st_size
         text = Path(path).read_text(encoding="utf-8-sig") if size <= LARGEST_FILE else None
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"Cannot read the recipe '{path}': {error}.\nGive a YAML or JSON file.") from error
+        raise SourceError(
+            f"Cannot read the recipe '{path}': {error}.\nGive a YAML or JSON file.{_similar(Path(path))}"
+        ) from error
     if text is None:
         raise SourceError(f"'{path}' is not a recipe: it has {size:,} bytes.\nGive a YAML or JSON file.")
     return parse_recipe(text, name=str(path))

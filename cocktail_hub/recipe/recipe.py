@@ -30,7 +30,7 @@ from cocktail_hub.recipe.validation import (
 from cocktail_hub.recipe.weighting import Weighting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from typing_extensions import Self
 
@@ -40,16 +40,20 @@ SCHEMA = 1
 """Version of the recipe format; a recipe of a later one is refused."""
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
+MISNAMED: Mapping[str, str] = {
+    "models": "List the models under `ingredients`.",
+    "model": "List the models under `ingredients`.",
+    "merge_method": "The key is `method`.",
+    "base_model": "The key is `base`.",
+}
+"""Other tools' names for keys of a recipe -> what to write."""
 _ELSEWHERE: Mapping[str, str] = {
     **{f.name: "It belongs under `weighting`." for f in fields(Weighting)},
     **{name: "It belongs under `parameters`." for spec in METHODS.values() for name in spec.parameters},
     "revision": "It belongs beside the `model` that it is a revision of.",
     "weight": "It belongs beside the `model` that it applies to.",
     "weights": "Give each ingredient its own `weight`.",
-    "models": "List the models under `ingredients`.",
-    "model": "List the models under `ingredients`.",
-    "merge_method": "The key is `method`.",
-    "base_model": "The key is `base`.",
+    **MISNAMED,
 }
 """Keys that people write at the top of a recipe -> where they belong."""
 
@@ -375,6 +379,21 @@ def as_resolved(recipe: Recipe) -> ResolvedRecipe:
         RecipeError: a model is not pinned, or a weight is missing.
     """
     return ResolvedRecipe(**{f.name: getattr(recipe, f.name) for f in fields(recipe)})
+
+
+def with_given_weights(models: Iterable[Any], weights: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return a list of models and one of weights as the `ingredients` of a recipe.
+
+    Raises:
+        RecipeError: the lists differ in length.
+    """
+    listed, numbers = list(models), list(weights)
+    if len(listed) != len(numbers):
+        raise RecipeError(
+            f"`weights` has {len(numbers)} numbers for {len(listed)} `ingredients`. Give one per ingredient."
+        )
+    named = (dict(model) if isinstance(model, Mapping) else {"model": model} for model in listed)
+    return [ingredient | {"weight": weight} for ingredient, weight in zip(named, numbers, strict=True)]
 
 
 def recipe_from_mapping(data: Mapping[str, Any]) -> Recipe:

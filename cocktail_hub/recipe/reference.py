@@ -19,7 +19,13 @@ CONTENT_DIGEST = re.compile(r"xxh128:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 """Digest over the files of a local folder: `resolve` writes the first kind and verifies either."""
 LARGEST_WEIGHT = 1e6
 """Weights beyond this are typing errors, and their sums would overflow."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt")
+"""Suffixes of files of weights, which are parts of a model."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_HUB_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/([^/?#]+))?",
+    re.ASCII,
+)
 
 
 def is_path(model: str) -> bool:
@@ -30,6 +36,25 @@ def is_path(model: str) -> bool:
 def is_local(model: str) -> bool:
     """Whether `model` names a folder rather than a Hub repo: it is written as a path, or such a folder exists."""
     return is_path(model) or Path(model).is_dir()
+
+
+def refuse_address(name: str, key: str) -> None:
+    """Refuse the address of a page of the Hub, and say which id it has.
+
+    Raises:
+        RecipeError: `name`, which the message calls `key`, is an address.
+    """
+    if found := _HUB_ADDRESS.match(name):
+        shown = "@".join(filter(None, found.groups()))
+        raise RecipeError(
+            f"{key} must be a Hub id such as 'org/name', got the address '{name}'.\n"
+            f"Repos are named by their ids, so that a mirror of the Hub works as well.\nWrite '{shown}'."
+        )
+
+
+def is_weight_file(path: Path) -> bool:
+    """Whether this is a file of weights on this machine, which people take for the model."""
+    return path.suffix in WEIGHT_SUFFIXES and path.is_file()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +87,13 @@ class ModelReference:
             raise RecipeError(
                 f"`digest` of '{self.model}' must be 'xxh128:' and 32 hex digits, or 'sha256:' and 64, "
                 f"got {self.digest!r}."
+            )
+        refuse_address(self.model, "`model`")
+        if self.revision is None and is_weight_file(path := Path(self.model).expanduser()):
+            raise RecipeError(
+                f"'{self.model}' is a file of weights, not a model.\n"
+                "A model is a folder: weights can be mixed only together with their config.json.\n"
+                f"Name the folder: '{path.absolute().parent}'."
             )
         if not self.local and not _HUB_ID.fullmatch(self.model):
             raise RecipeError(

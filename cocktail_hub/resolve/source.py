@@ -17,13 +17,16 @@ from cocktail_hub.recipe import (
     Recipe,
     is_local,
     is_path,
+    is_weight_file,
     parse_recipe,
     read_recipe,
     recipe_from_mapping,
+    refuse_address,
+    with_given_weights,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.hub import Hub
@@ -62,11 +65,28 @@ class RecipeSource:
         return {"id2label": named, "label2id": {label: key for key, label in named.items()}}
 
 
+def with_weights_given(source: Any, weights: Iterable[float] | None) -> Any:
+    """Return `source`, with the weights where it is a list of models.
+
+    Raises:
+        RecipeError: weights are given for anything but a list of models, or not one for each.
+    """
+    if weights is None:
+        return source
+    if not isinstance(source, (list, tuple)):
+        raise RecipeError(
+            f"`weights` is given beside a {type(source).__name__}, which is not a list of models.\n"
+            "A recipe has its own weights.\nGive a list of models, or write the weights into the recipe."
+        )
+    return with_given_weights(source, weights)
+
+
 def load_recipe_source(source: Any, hub: Hub, *, revision: str | None = None, subfolder: str = "") -> RecipeSource:
     """Load a recipe.
 
     Args:
-        source: a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, or a Hub id.
+        source: a `Recipe`, a `CocktailConfig`, a mapping, a list of ingredients, a YAML or JSON file, a folder, or a
+            Hub id.
         hub: the Hub to read from.
         revision: of the recipe's repo, when `source` is a Hub id.
         subfolder: of the recipe's repo or folder.
@@ -79,15 +99,19 @@ def load_recipe_source(source: Any, hub: Hub, *, revision: str | None = None, su
         return RecipeSource(recipe=source, name="recipe", config={})
     if getattr(source, "model_type", None) == "cocktail":
         return _from_config(source, hub, revision)
+    if isinstance(source, (list, tuple)):
+        source = {"ingredients": list(source)}
     if isinstance(source, Mapping):
         config = source if source.get("model_type") == "cocktail" else {}
         return RecipeSource(recipe=recipe_from_mapping(source), name="recipe", config=config)
     if not isinstance(source, (str, os.PathLike)):
         raise RecipeError(
             f"A recipe cannot be read from a {type(source).__name__}.\n"
-            "Give a `Recipe`, a `CocktailConfig`, a mapping, a YAML or JSON file, a folder, or a Hub id."
+            "Give a `Recipe`, a `CocktailConfig`, a mapping, a list of models, a YAML or JSON file, a folder, or a Hub "
+            "id."
         )
     name, path = str(source), Path(source).expanduser()
+    refuse_address(name, "A recipe's repo")
     if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
         return RecipeSource(recipe=absolutize_paths(read_recipe(path), path.parent), name=name, config={})
     if is_local(name):
@@ -205,8 +229,10 @@ def absolutize_paths(recipe: Recipe, folder: Path) -> Recipe:
 
     def absolutize(found: ReferenceT) -> ReferenceT:
         path = Path(found.model).expanduser()
-        if found.revision is None and (found.digest or is_path(found.model) or (folder / path).is_dir()):
-            return replace(found, model=str(path if path.is_absolute() else (folder / path).resolve()))
+        here = folder / path
+        named = found.digest or is_path(found.model) or here.is_dir() or is_weight_file(here)
+        if found.revision is None and named:
+            return replace(found, model=str(path if path.is_absolute() else here.resolve()))
         # a folder of that name in the working directory is not meant
         return replace(found, revision="main") if found.local else found
 

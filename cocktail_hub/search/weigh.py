@@ -67,6 +67,35 @@ def weigh_ingredients(
     if found is None:
         weights = Weights(rule="uniform", values=uniform_weights(len(recipe.ingredients)))
         return weights, {"rule": "uniform"}
+    settings, examples = check_scoring(recipe, weighting, report, found, options, lm_cocktail=lm_cocktail)
+    on_ray = options.engine == "ray"
+    if not on_ray:
+        pick_device(settings.device)  # refuse a missing device before anything is downloaded
+    with _staging_folder() as folder, bar("score", STEPS * len(recipe.ingredients), unit="%") as advance:
+        losses = score_all(
+            _jobs(recipe, report, options, folder, examples=examples, settings=settings),
+            LossesCache(Cache().root / "losses"),
+            advance=advance,
+            runner=score_on_ray if on_ray else score_here,
+        )
+    weights = weigh(losses, weighting.temperature)
+    return weights, evidence_of(weights, found, examples.digest, settings)
+
+
+def check_scoring(
+    recipe: Recipe,
+    weighting: Weighting,
+    report: CompatibilityReport,
+    found: ExamplesFound,
+    options: MixOptions,
+    *,
+    lm_cocktail: bool = False,
+) -> tuple[ScoringSettings, Examples]:
+    """Check everything about scoring that shows without the models, and return what it needs. As `weigh_ingredients`.
+
+    Raises:
+        ScoringError: the models cannot be scored, or not on these examples.
+    """
     settings = ScoringSettings(
         task=recipe.task or report.kind.task,
         weighting=weighting,
@@ -81,18 +110,7 @@ def weigh_ingredients(
             "It is the noise of the losses over the examples, and a single example has none.\n"
             "Give more examples, or a number such as 5.0 for `temperature`."
         )
-    on_ray = options.engine == "ray"
-    if not on_ray:
-        pick_device(settings.device)  # refuse a missing device before anything is downloaded
-    with _staging_folder() as folder, bar("score", STEPS * len(recipe.ingredients), unit="%") as advance:
-        losses = score_all(
-            _jobs(recipe, report, options, folder, examples=examples, settings=settings),
-            LossesCache(Cache().root / "losses"),
-            advance=advance,
-            runner=score_on_ray if on_ray else score_here,
-        )
-    weights = weigh(losses, weighting.temperature)
-    return weights, evidence_of(weights, found, examples.digest, settings)
+    return settings, examples
 
 
 def _jobs(

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.whole
         (["score", "r.yaml", "--device", "cuda"], "No such option '--device'"),
         (["verify", "me/x", "--max-shard-size", "1GB"], "No such option '--max-shard-size'"),
         (["mix", "r.yaml", "--max-memory", "lots"], "is not a size. Write it like 500MB"),
+        (["mix", "r.yaml", "--max-shard-size", "5"], "'5' is 5 bytes, which is too small. Write a unit, as in 5GB."),
         (["mix", "r.yaml", "--threads", "0"], "0 is not in the range x>=1"),
     ],
 )

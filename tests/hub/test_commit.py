@@ -122,6 +122,74 @@ def test_the_card_cannot_come_from_two_places(name: str) -> None:
         publication(name, files={"README.md": b""})
 
 
+# -- whose repo ----------------------------------------------------------------------------------------------------
+
+
+def test_a_name_without_a_namespace_is_a_repo_of_the_account(name: str, options: Hub, api: HfApi) -> None:
+    short = name.partition("/")[2]
+    info = options.commit(publication(short))
+    assert api.repo_info(name).sha == info.oid
+    assert options.claim(publication(short)).repo_id == name
+
+
+def test_a_recipe_is_removed_from_a_repo_without_a_namespace(
+    name: str, push: Callable[..., str], options: Hub, api: HfApi
+) -> None:
+    push(name, {"recipe.json": b"{}"})
+    options.remove_recipe(publication(name.partition("/")[2], files={}), "recipe.json")
+    assert set(api.list_repo_files(name)) == {".gitattributes", "README.md"}
+
+
+def test_claiming_makes_no_repo(name: str, options: Hub, api: HfApi) -> None:
+    assert options.claim(publication(name)).repo_id == name
+    assert not api.repo_exists(name)
+
+
+def test_anybody_may_claim_a_pull_request(model: tuple[str, str]) -> None:
+    assert Hub(token="hf_bob").claim(publication(model[0], create_pr=True)).repo_id == model[0]
+
+
+@pytest.mark.parametrize("token", [None, False])
+def test_who_is_not_logged_in_is_told_so(name: str, hub: LoopbackHub, token: bool | None) -> None:
+    with pytest.raises(PublishError) as caught:
+        Hub(token=token).claim(publication(name))
+    assert str(caught.value) == (
+        f"You are not logged in.\nNobody can publish to '{name}' without an account.\n"
+        "Run `hf auth login`, or give a token."
+    )
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        ("hf_nobody", "The Hub does not accept the access token in use.\nNothing can be published to"),
+        ("hf_reader", "The access token of 'reader' may only read.\n"),
+        ("hf_bob", "'bob' may not make a repo in 'alice', and sees no 'alice/"),
+    ],
+)
+def test_who_may_not_make_a_repo_is_told_so_before_any_work(
+    name: str, hub: LoopbackHub, token: str, words: str
+) -> None:
+    with pytest.raises(PublishError) as caught:
+        Hub(token=token).claim(publication(name))
+    assert str(caught.value).startswith(words)
+    assert len(str(caught.value).splitlines()) == 3
+    assert "hf_" not in str(caught.value)
+    assert {request.method for request in hub.requests} == {"GET"}
+
+
+def test_who_may_not_write_to_a_repo_is_told_so_before_any_work(model: tuple[str, str]) -> None:
+    with pytest.raises(PublishError, match=f"(?s)The Hub refused '{model[0]}'.*of an account that may"):
+        Hub(token="hf_bob").claim(publication(model[0]))
+
+
+def test_a_hub_that_is_down_is_not_taken_for_a_missing_login(name: str, options: Hub, hub: LoopbackHub) -> None:
+    hub.fail("GET /api/whoami", status=503, times=100)
+    with pytest.raises(PublishError, match="The Hub or the connection is failing"):
+        options.claim(publication(name))
+
+
 # -- what was there before -----------------------------------------------------------------------------------------
 
 

@@ -30,6 +30,7 @@ from cocktail_hub import (
     AutoCocktailModel,
     CocktailConfig,
     Recipe,
+    check,
     mix,
     publish,
 )
@@ -145,6 +146,16 @@ def test_an_ordinary_model_is_called_one_and_its_class_is_named() -> None:
     assert "use transformers.BertModel or AutoModel" in str(caught.value)
     with pytest.raises(SourceError, match="is not a recipe: it is an ordinary BertModel"):
         AutoCocktailModel.from_pretrained(pair("bert").folders[0])
+
+
+def test_a_list_of_models_and_one_of_weights_are_enough() -> None:
+    ids, weights = list(published("bert").ids), [0.75, 0.25]
+    model = AutoCocktailModel.from_pretrained(ids, weights=weights)
+    made = mix(ids, weights=weights)
+    assert made.recipe.weights == (0.75, 0.25)
+    tensors = model.state_dict()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in made.load().state_dict().items())
+    assert check(ids, weights=weights).models[1].weight == 0.25
 
 
 def test_a_folder_that_is_not_there_is_called_missing() -> None:

@@ -244,9 +244,22 @@ def test_a_commit_that_fails_is_tried_again(hub: LoopbackHub, monkeypatch: pytes
     assert "config.json" in pushed_files(f"{ORG}/publish-retried")
 
 
-def test_without_a_token_nothing_is_published() -> None:
-    with pytest.raises(PublishError, match="log in with `hf auth login`"):
-        publish(published("bert").recipe, f"{ORG}/publish-denied", as_="recipe", token=False)
+@pytest.mark.parametrize("form", ["recipe", "merged"])
+def test_without_a_login_nothing_is_read_or_published(form: Form, hub: LoopbackHub) -> None:
+    source = published("bert").recipe
+    hub.clear_requests()
+    with pytest.raises(PublishError, match=r"You are not logged in\.\n.*\nRun `hf auth login`, or give a token\."):
+        publish(source, f"{ORG}/publish-denied", as_=form, token=False)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("form", ["recipe", "merged"])
+def test_a_name_without_a_namespace_is_published_under_ones_own(form: Form) -> None:
+    name = f"publish-short-{form}"
+    info = publish(published("bert").recipe, name, as_=form, token=TOKEN)
+    me = API.whoami()["name"]
+    assert API.repo_info(f"{me}/{name}").sha == info.oid
+    assert f"{me}/{name}" in read(f"{me}/{name}", "README.md")
 
 
 def test_an_unknown_form_is_refused() -> None:

@@ -70,6 +70,10 @@ def test_yaml_may_repeat_itself_by_reference() -> None:
             "ingredients: [",
             "'r.yaml' is not valid YAML or JSON: expected the node content, but found '<stream end>' (line 1, column",
         ),
+        (
+            "ingredients:\n\t- org/a",
+            "there is a tab at line 2, column 1.\nYAML is indented with spaces only.\nReplace the tab with spaces.",
+        ),
         ('{"ingredients": [}', "'r.yaml' is not valid YAML or JSON: "),
         ("a: !!python/object:os.system x", "'r.yaml' is not valid YAML or JSON: could not determine a constructor"),
         ("a: 2024-99-99", "'r.yaml' is not valid YAML or JSON: month must be in 1..12"),
@@ -125,16 +129,32 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"\x80\xff")
-    with pytest.raises(SourceError, match=r"Cannot read the recipe '.*model\.safetensors': 'utf-8' codec can't decode"):
+    (tmp_path / "recipe.yaml").write_bytes(b"\x80\xff")
+    with pytest.raises(SourceError, match=r"Cannot read the recipe '.*recipe\.yaml': 'utf-8' codec can't decode"):
+        read_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_file_of_weights_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"{}")
+    with pytest.raises(SourceError, match=r"model\.safetensors' is not a recipe: it is a file of weights\.\n.*\nWrite"):
         read_recipe(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("asked", "there"), [("ok.yml", "ok.yaml"), ("mix.yaml", "mix.json"), ("recipie.yaml", "recipe.yaml")]
+)
+def test_the_recipe_that_is_probably_meant_is_named(tmp_path: Path, asked: str, there: str) -> None:
+    (tmp_path / there).write_text(YAML)
+    with pytest.raises(SourceError) as caught:
+        read_recipe(tmp_path / asked)
+    assert str(caught.value).endswith(f"Did you mean '{tmp_path / there}'?")
 
 
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LARGEST_FILE", 10)
-    (tmp_path / "weights.bin").write_bytes(b"\x80" * 11)
-    with pytest.raises(SourceError, match=r"'.*weights.bin' is not a recipe: it has 11 bytes"):
-        read_recipe(tmp_path / "weights.bin")
+    (tmp_path / "data.json").write_bytes(b"\x80" * 11)
+    with pytest.raises(SourceError, match=r"'.*data.json' is not a recipe: it has 11 bytes"):
+        read_recipe(tmp_path / "data.json")
 
 
 def test_written_yaml_is_short_and_in_reading_order() -> None:

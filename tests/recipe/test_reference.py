@@ -60,6 +60,35 @@ def test_two_revisions_of_one_ingredient_are_refused() -> None:
         ModelReference.from_value({"model": "org/a@v1", "revision": "v2"}, "base")
 
 
+@pytest.mark.parametrize(
+    ("address", "meant"),
+    [
+        ("https://huggingface.co/org/name", "org/name"),
+        ("huggingface.co/org/name/", "org/name"),
+        ("https://hf.co/org/name/tree/v1", "org/name@v1"),
+        ("http://www.huggingface.co/org/na.me?library=x", "org/na.me"),
+    ],
+)
+def test_an_address_is_refused_with_the_id_in_it(address: str, meant: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        ModelReference.from_value(address, "base")
+    assert str(caught.value).startswith("`model` must be a Hub id such as 'org/name', got the address")
+    assert str(caught.value).endswith(f"\nWrite '{meant}'.")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "q4.gguf"])
+def test_a_file_of_weights_is_refused_with_its_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    for written in (name, f"./{name}", str(tmp_path / name)):
+        with pytest.raises(RecipeError, match=rf"{re.escape(name)}' is a file of weights, not a model") as caught:
+            ModelReference(model=written)
+        assert str(caught.value).endswith(f"\nName the folder: '{tmp_path}'.")
+    assert not ModelReference(model=name, revision="main").local
+
+
 def test_a_digest_makes_a_folder_of_any_name() -> None:
     assert ModelReference(model="org/gone", digest=DIGEST).local
 

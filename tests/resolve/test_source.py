@@ -15,7 +15,7 @@ from cocktail_hub.errors import CheckpointError, RecipeError, SourceError
 from cocktail_hub.hub import Hub, HubFiles
 from cocktail_hub.integrations.config import CocktailConfig
 from cocktail_hub.recipe import Recipe, dump_yaml
-from cocktail_hub.resolve.source import load_recipe_source, refuse_local, source_of_config
+from cocktail_hub.resolve.source import load_recipe_source, refuse_local, source_of_config, with_weights_given
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,24 @@ def test_labels_of_a_config_are_kept(options: Hub) -> None:
     assert load_recipe_source(CONFIG | made_up, options).labels == {}
 
 
-@pytest.mark.parametrize("source", [3, None, ["org/a", "org/b"], object()])
+def test_a_list_is_a_recipe_of_its_models(options: Hub) -> None:
+    models = ["org/a", {"model": "org/b", "revision": "v1"}]
+    listed = with_weights_given(models, [0.75, 0.25])
+    assert load_recipe_source(listed, options).recipe.weights == (0.75, 0.25)
+    assert [i.label for i in load_recipe_source(tuple(listed), options).recipe.ingredients] == ["org/a", "org/b@v1"]
+    with pytest.raises(RecipeError, match="`weights` has 1 numbers for 2 `ingredients`"):
+        with_weights_given(models, [1.0])
+    with pytest.raises(RecipeError, match=r"no `weight`.*\n.*\nGive every ingredient a `weight`"):
+        load_recipe_source(models, options)
+
+
+def test_weights_beside_a_recipe_are_refused(options: Hub) -> None:
+    with pytest.raises(RecipeError, match=r"`weights` is given beside a str, which is not a list of models\."):
+        with_weights_given("me/recipe", [0.5, 0.5])
+    assert with_weights_given("me/recipe", None) == "me/recipe"
+
+
+@pytest.mark.parametrize("source", [3, None, {"org/a", "org/b"}, object()])
 def test_what_cannot_be_a_recipe_is_named_by_its_type(source: Any, options: Hub) -> None:
     with pytest.raises(
         RecipeError, match=rf"A recipe cannot be read from a {type(source).__name__}\.\nGive a `Recipe`"
@@ -123,6 +140,23 @@ def test_the_folder_of_a_file_is_not_searched(tmp_path: Path, options: Hub) -> N
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, options: Hub) -> None:
     with pytest.raises(SourceError, match=r"Cannot read the recipe '.*none\.yaml'"):
         load_recipe_source(tmp_path / "none.yaml", options)
+
+
+def test_a_file_of_weights_beside_the_recipe_is_refused_with_its_folder(tmp_path: Path, options: Hub) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "model.safetensors").write_bytes(b"")
+    for written in ("a/model.safetensors", "./a/model.safetensors"):
+        (tmp_path / "r.yaml").write_text(
+            f"ingredients: [{{model: {written}, weight: 0.5}}, {{model: org/b, weight: 0.5}}]"
+        )
+        with pytest.raises(RecipeError, match=r"is a file of weights, not a model\.\n.*\nName the folder: '.*a'\."):
+            load_recipe_source(tmp_path / "r.yaml", options)
+
+
+def test_the_address_of_a_recipe_is_refused_with_its_id(options: Hub, hub: LoopbackHub) -> None:
+    with pytest.raises(RecipeError, match=r"A recipe's repo must be a Hub id .*\n.*\nWrite 'me/my-mix'\."):
+        load_recipe_source("https://huggingface.co/me/my-mix", options)
+    assert hub.requests == []
 
 
 def test_a_folder_that_is_not_there_is_named(options: Hub) -> None:

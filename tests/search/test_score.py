@@ -159,6 +159,21 @@ def test_a_folder_that_is_taken_is_said_before_anything_is_scored(tmp_path, scor
     assert scored == []
 
 
+@pytest.mark.parametrize(
+    ("weighting", "words"),
+    [
+        ({"examples": PASSAGES[:1], "temperature": "auto"}, "needs at least 2 examples, got 1"),
+        ({"examples": [{"query": "who ran", "pos": ["a dog"]}]}, "Example 0 has no key 'neg'"),
+        ({"examples": "nowhere.jsonl"}, "nowhere.jsonl"),
+    ],
+)
+def test_a_check_says_what_scoring_would_refuse(weighting, words, scored):
+    with pytest.raises((RecipeError, ScoringError, SourceError), match=words):
+        check(local_recipe("bert", **weighting))
+    assert check(local_recipe("bert", examples=PASSAGES)).models[0].weight is None
+    assert scored == []
+
+
 def test_the_second_time_works_without_the_hub(hub, token, scored, merged):
     repo = push_open(
         "alice/open-offline", open_recipe(*models.published("bert").ids, examples="e.jsonl"), e__jsonl=jsonl(PASSAGES)

@@ -23,7 +23,7 @@ from cocktail_hub.compat.config import (
     require_same_family,
     require_same_rows,
 )
-from cocktail_hub.compat.vocabulary import Vocabulary, compare, find_vocabulary
+from cocktail_hub.compat.vocabulary import Vocabulary, compare, find_vocabulary, giver, group_of
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
 from cocktail_hub.resolve.resolve import ResolvedModel, open_model, with_weights
 
@@ -183,6 +183,16 @@ class CompatibilityReport:
         name = getattr(self.recipe, key)
         return self.first if name == "first" else [model.located.reference.model for model in self.models].index(name)
 
+    def giver(self, group: str) -> ResolvedModel | None:
+        """Who gives a whole group of small files (see FILE_GROUPS).
+
+        The model that the recipe names, else the first ingredient; where one is an adapter, the adapter before its
+        base. `None` where neither has such files.
+        """
+        key = "config" if group == "generation" else "tokenizer"
+        named = (self.models[self.donor(key)], self.models[self.first])
+        return giver(group, [opened for model in named for opened in (model.located, model.body)])
+
     def require_unchanged(self) -> None:
         """Refuse to go on if a file of a local model changed after its digest was taken.
 
@@ -243,7 +253,8 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         config=models[first].config,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
-    return replace(report, config=models[report.donor("config")].config)
+    notes = [*report.notes, *_tokenizer_notes(report)]
+    return replace(report, config=models[report.donor("config")].config, notes=tuple(notes))
 
 
 def _open(reference: ModelReference, hub: Hub) -> Model:
@@ -316,6 +327,22 @@ def _compare_vocabularies(models: Sequence[Model]) -> list[str]:
 
     first = vocabulary(models[0])
     return [note for model in models[1:] for note in compare(first, vocabulary(model))]
+
+
+def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
+    """Say where the mix has no tokenizer, or another than the recipe asks for."""
+    named, giver = report.models[report.donor("tokenizer")], report.giver("tokenizer")
+    if giver is None:
+        others = [model.name for model in report.models if any(map(_is_tokenizer, model.body.model_files.carried))]
+        none = f"'{named.name}' has no tokenizer, so the mix has none; "
+        return [f"{none}to give it that of '{others[0]}', name it under `tokenizer`."] if others else []
+    if giver is named.located or giver is named.body:
+        return []
+    return [f"'{named.name}', which `tokenizer` names, has no tokenizer; the mix has that of '{giver.files.name}'."]
+
+
+def _is_tokenizer(path: str) -> bool:
+    return group_of(path) == "tokenizer"
 
 
 def _read_component(folder: str, models: Sequence[Model], first: int, missing: Mapping[str, str]) -> Component:

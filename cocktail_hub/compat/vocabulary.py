@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cocktail_hub.checkpoint.files import RepoFiles
+    from cocktail_hub.resolve.resolve import ResolvedModel
 
 _FAST_FILE = "tokenizer.json"
 _SLOW_FILES = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 _SHOWN = 3
+# fmt: off
+FILE_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "generation": ("generation_config.json",),
+    "template": ("chat_template*",),
+    "processor": ("*processor_config.json",),
+    "tokenizer": (
+        "tokenizer*", "vocab*", "merges.txt", "*.codes", "*.tokenizer", "*_vocab.json", "dict.txt", "emoji.json",
+        "byte_maps.json", "word_*.json", "tekken.json", "special_tokens_map.json", "added_tokens.json", "*.model",
+        "*.spm", "*.tiktoken", "*.bpe", "normalizer.json",
+    ),
+}
+# fmt: on
+"""Group of files that one model gives as a whole -> patterns of their names. The first group that matches counts."""
+SETTINGS = "tokenizer_config.json"
+_NO_VOCABULARY = (SETTINGS, "special_tokens_map.json", "added_tokens.json")
+"""Tokenizer files that are of use only beside a vocabulary. (Tokenizers over bytes have no other.)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +82,47 @@ class Vocabulary:
                 "Without it the vocabularies cannot be compared.\nDownload or save the tokenizer again.",
                 model=self.name,
             ) from error
+
+
+def group_of(path: str) -> str:
+    """The group of small files that a path belongs to; empty for one that is in none of FILE_GROUPS."""
+    file = PurePosixPath(path)
+    if file.parent.name.endswith("chat_templates"):
+        return "template"
+    return next((group for group, names in FILE_GROUPS.items() if any(fnmatchcase(file.name, n) for n in names)), "")
+
+
+def giver(group: str, candidates: Sequence[ResolvedModel]) -> ResolvedModel | None:
+    """The first of the candidates that has the group's files; for a tokenizer, best one with a vocabulary.
+
+    A chat template may also be an entry of tokenizer_config.json.
+    """
+    if group == "template":
+        return next((model for model in candidates if template_files(model) or inner_template(model)), None)
+    names = [
+        {PurePosixPath(path).name for path in model.model_files.carried if group_of(path) == group}
+        for model in candidates
+    ]
+    for useless in (_NO_VOCABULARY, ()):
+        for model, found in zip(candidates, names, strict=True):
+            if found.difference(useless):
+                return model
+    return None
+
+
+def template_files(model: ResolvedModel) -> list[str]:
+    """Paths of the files with chat templates."""
+    return [path for path in model.model_files.carried if group_of(path) == "template"]
+
+
+def inner_template(model: ResolvedModel) -> dict[str, str]:
+    """The chat templates in tokenizer_config.json, by name."""
+    found = _read_object(model.files, str(PurePosixPath(model.model_files.main, SETTINGS))).get("chat_template")
+    if isinstance(found, str):
+        return {"default": found}
+    entries = [entry for entry in found or () if isinstance(entry, dict)]
+    named = {str(entry.get("name")): str(entry.get("template")) for entry in entries}
+    return {name: text for name, text in named.items() if name.replace("-", "_").isidentifier()}  # names become files
 
 
 def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
@@ -120,3 +179,17 @@ def _different(first: Vocabulary, other: Vocabulary, what: str) -> IncompatibleE
         f"Remove '{other.name}' from `ingredients`, or choose a model fine-tuned from the same base.",
         model=other.name,
     )
+
+
+def _read_object(files: RepoFiles, path: str) -> dict[str, Any]:
+    """A small JSON mapping; empty where the file is missing."""
+    if path not in files.sizes:
+        return {}
+    try:
+        return dict(json.loads(files.read(path)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise IncompatibleError(
+            f"'{path}' of '{files.name}' is damaged: {error!r}.\n"
+            "Without it the tokenizer of the mix is unknown.\nDownload or save the tokenizer again.",
+            model=files.name,
+        ) from error

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import NOTICES
+from cocktail_hub.compat.vocabulary import FILE_GROUPS, group_of, inner_template, template_files
 from cocktail_hub.recipe.redact import public_recipe
 from cocktail_hub.resolve.source import RECIPE_FILE
 from cocktail_hub.version import VERSION
@@ -19,39 +20,37 @@ if TYPE_CHECKING:
     from cocktail_hub.recipe import ResolvedRecipe
     from cocktail_hub.resolve.resolve import ResolvedModel
 
-CONFIG_FILES = ("config.json", "generation_config.json")
-"""Files that go with the config, in the transformer's folder; modules have a config.json of their own."""
-# fmt: off
-TOKENIZER_FILES = (
-    "tokenizer*", "vocab*", "merges.txt", "*.codes", "*.tokenizer", "*_vocab.json", "dict.txt", "emoji.json",
-    "byte_maps.json", "word_*.json", "tekken.json", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm",
-    "*.tiktoken", "*.bpe", "chat_template*", "normalizer.json", "*processor_config.json",
+TOKENIZER_FILES = tuple(
+    pattern for group, patterns in FILE_GROUPS.items() if group != "generation" for pattern in patterns
 )
-# fmt: on
 """Name patterns of the files that go with the tokenizer or processor."""
 
 
 def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -> None:
     """Copy the small files of the ingredients into the folder of the mix.
 
-    Config and tokenizer come from the ingredients that the recipe names, everything else from the first. An adapter has
-    its own tokenizer and modules, if it has any; licence and code are those of the model that it adapts. With
-    `code`, the Python files of the first are copied, too.
+    Config, tokenizer, chat template and processor come from the ingredients that the recipe names, each whole from one
+    giver (`CompatibilityReport.giver`), everything else from the first. An adapter has its own modules, if it has any;
+    licence and code are those of the model that it adapts. With `code`, the Python files of the first are copied, too.
     """
     first = report.models[report.first]
     copied = [(first.body, path) for path in (first.body.model_files.code if code else ())]
     if first.home is not first.body:
-        top = (path for path in _carried(first.body, "rest") if "/" not in path)
+        top = (path for path in _carried(first.body, "") if "/" not in path)
         copied += [(first.body, path) for path in top if any(fnmatchcase(path, pattern) for pattern in NOTICES)]
-    copied += [(first.home, path) for path in _carried(first.home, "rest")]
-    for giver, path in copied:
-        write_file(folder / path, giver.files.read(path))
-    for group in ("config", "tokenizer"):
-        donor = report.models[report.donor(group)]
-        own = group == "tokenizer" and any(_carried(donor.located, group))
-        giver = donor.located if own else donor.body
-        for path in _carried(giver, group):
-            write_file(folder / relocated(path, giver.model_files.main, first.main), giver.files.read(path))
+    copied += [(first.home, path) for path in _carried(first.home, "")]
+    for model, path in copied:
+        write_file(folder / path, model.files.read(path))
+    givers = {group: report.giver(group) for group in FILE_GROUPS}
+    for group, giver in {"config": report.models[report.donor("config")].body, **givers}.items():
+        if giver:
+            for path in _carried(giver, group):
+                write_file(folder / relocated(path, giver.model_files.main, first.main), giver.files.read(path))
+    template = givers["template"]
+    if template and template is not givers["tokenizer"] and not template_files(template):
+        for name, text in inner_template(template).items():  # to files, which transformers prefers
+            inside = "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja"
+            write_file(folder / first.main / inside, text.encode())
 
 
 def write_recipe(
@@ -117,11 +116,8 @@ def relocated(path: str, source: str, target: str) -> PurePosixPath:
 
 
 def _carried(model: ResolvedModel, group: str) -> Iterator[str]:
-    """Small files of a model that belong to a group, by name: `config`, `tokenizer`, or `rest`."""
+    """Small files of a model that belong to a group: the transformer's `config`, one of FILE_GROUPS, or none."""
+    config = PurePosixPath(model.model_files.main, "config.json")  # modules have a config.json of their own
     for path in model.model_files.carried:
-        name, parent = PurePosixPath(path).name, PurePosixPath(path).parent
-        found = "config" if name in CONFIG_FILES and parent == PurePosixPath(model.model_files.main) else "rest"
-        if parent.name.endswith("chat_templates") or any(fnmatchcase(name, pattern) for pattern in TOKENIZER_FILES):
-            found = "tokenizer"
-        if found == group:
+        if ("config" if PurePosixPath(path) == config else group_of(path)) == group:
             yield path

@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from models import SHARES, TOKEN, WEIGHTS, assert_holds, expected, pair, push, save, words_tokenizer
+from safetensors.torch import save_file
 
 from cocktail_hub import (
     AutoCocktailModel,
@@ -89,6 +90,80 @@ def test_tokenizer_comes_whole_from_whom_the_recipe_names(tmp_path: Path) -> Non
     assert not (made.path / "vocab.txt").exists()
     assert (made.path / "chat_template.jinja").read_text() == "template of the second"
     assert (made.path / "additional_chat_templates" / "tool.jinja").read_text() == "another of the second"
+
+
+def adapter_on(base: Path, folder: Path) -> Path:
+    """An adapter that changes one matrix, without any small files."""
+    folder.mkdir()
+    name = "base_model.model.encoder.layer.0.attention.self.query"
+    size = read(base / "config.json")["hidden_size"]
+    factors = {f"{name}.lora_A.weight": torch.ones(1, size), f"{name}.lora_B.weight": torch.ones(size, 1)}
+    save_file(factors, folder / "adapter_model.safetensors")
+    change(
+        folder / "adapter_config.json",
+        peft_type="LORA",
+        r=1,
+        lora_alpha=1,
+        target_modules=["query"],
+        base_model_name_or_path=str(base),
+    )
+    return folder
+
+
+def test_an_adapter_with_a_chat_template_alone_has_its_base_s_tokenizer_and_processor(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    change(first / "preprocessor_config.json", size=3)
+    (first / "chat_template.jinja").write_text("template of the base")
+    adapter = adapter_on(first, tmp_path / "adapter")
+    (adapter / "chat_template.jinja").write_text("template of the adapter")
+    made = mixed(adapter, second)
+    assert (made.path / "chat_template.jinja").read_text() == "template of the adapter"
+    assert read(made.path / "preprocessor_config.json") == {"size": 3}
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (made.path / name).read_bytes() == (first / name).read_bytes()
+
+
+def test_an_adapter_with_a_tokenizer_alone_has_its_base_s_processor_and_template(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    change(first / "preprocessor_config.json", size=3)
+    (first / "vocab.txt").write_text("only the base has this file")
+    (first / "chat_template.jinja").write_text("template of the base")
+    adapter = adapter_on(first, tmp_path / "adapter")
+    shutil.copy(first / "tokenizer.json", adapter)
+    made = mixed(adapter, second)
+    assert read(made.path / "preprocessor_config.json") == {"size": 3}
+    assert (made.path / "chat_template.jinja").read_text() == "template of the base"
+    assert (made.path / "tokenizer.json").exists()
+    assert not (made.path / "vocab.txt").exists()
+    assert not (made.path / "tokenizer_config.json").exists()
+
+
+def test_a_chat_template_in_an_adapter_s_settings_becomes_a_file(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    adapter = adapter_on(first, tmp_path / "adapter")
+    templates = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
+    change(adapter / "tokenizer_config.json", chat_template=[*templates, {"name": "../out", "template": "no"}])
+    made = mixed(adapter, second)
+    assert (made.path / "chat_template.jinja").read_text() == "plain"
+    assert {path.name for path in (made.path / "additional_chat_templates").iterdir()} == {"tool_use.jinja"}
+    assert (made.path / "tokenizer_config.json").read_bytes() == (first / "tokenizer_config.json").read_bytes()
+
+
+def test_a_missing_tokenizer_comes_from_the_first_ingredient_or_is_noted(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    for path in second.glob("tokenizer*"):
+        path.unlink()
+    models = {"ingredients": [{"model": str(m), "weight": 0.5} for m in (first, second)]}
+    named = f"'{second}', which `tokenizer` names, has no tokenizer; the mix has that of '{first}'."
+    assert named in check(models | {"tokenizer": str(second)}).notes
+    made = mix(models | {"tokenizer": str(second)})
+    assert (made.path / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
+    turned = {"ingredients": models["ingredients"][::-1]}
+    assert any(
+        f"'{second}' has no tokenizer, so the mix has none; to give it that of '{first}'" in note
+        for note in check(turned).notes
+    )
+    assert not (mix(turned).path / "tokenizer.json").exists()
 
 
 def test_small_files_move_between_old_and_new_layouts(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_a_name_without_a_namespace_is_published_under_ones_own(form: Form) -> N
     info = publish(published("bert").recipe, name, as_=form, token=TOKEN)
     me = API.whoami()["name"]
     assert API.repo_info(f"{me}/{name}").sha == info.oid
-    assert f"{me}/{name}" in read(f"{me}/{name}", "README.md")
+    assert f"{me}/{name}" in read_pushed(f"{me}/{name}", "README.md")
 
 
 def test_an_unknown_form_is_refused() -> None:

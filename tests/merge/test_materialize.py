@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -102,6 +103,16 @@ def test_an_oddly_named_checkpoint_is_written_out_under_the_names_that_load(tmp_
     odd = save_prefixed(second, tmp_path / "odd")
     folder = written(1, tmp_path / "scratch", first, odd)
     assert folder == tmp_path / "scratch"
+    models.assert_holds(transformers.LlamaForCausalLM.from_pretrained(folder), models.weights_of(second))
+
+
+def test_weights_that_a_config_names_are_written_out_as_the_standard_files(tmp_path):
+    first, second = models.pair("llama").folders
+    odd = save_prefixed(second, tmp_path / "odd")
+    (odd / "model.safetensors").rename(odd / "v2.safetensors")
+    config = json.loads((odd / "config.json").read_text()) | {"transformers_weights": "v2.safetensors"}
+    (odd / "config.json").write_text(json.dumps(config))
+    folder = written(1, tmp_path / "scratch", first, odd)
     models.assert_holds(transformers.LlamaForCausalLM.from_pretrained(folder), models.weights_of(second))
 
 

@@ -20,6 +20,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
+from cocktail_hub.version import install_command
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -92,7 +94,7 @@ class MissingExtraError(CocktailError, ImportError):
         return cls(
             f"The package '{package}' is not installed.\n"
             f"It is needed to {purpose}.\n"
-            f'Install it with: pip install "cocktail-hub[{extra}]"'
+            f"Install it from a checkout of cocktail_hub with: {install_command(extra)}"
         )
 
 

@@ -17,6 +17,7 @@ from models import TOKEN, published
 from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe import DTYPES, Anchor, Ingredient, Recipe, Weighting
 from cocktail_hub.recipe.weighting import POOLINGS, RULES
+from cocktail_hub.version import INSTALLED_FROM
 
 DOCS = Path(__file__).parents[1] / "docs"
 PACKAGE = DOCS.parent / "cocktail_hub"
@@ -101,6 +102,20 @@ def test_every_module_is_on_the_page_about_the_design() -> None:
     named = {name.strip("/") for name in re.findall(r"`([\w/]+)`", text)}
     assert not known - named
     assert not {name for name in named if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()} - known
+
+
+def test_every_page_installs_the_package_from_where_it_is_to_be_had() -> None:
+    """And so does the README; other packages, such as pre-commit, may come from an index."""
+    pages = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *DOCS.glob("*.md")]
+    shown = {
+        (page.name, name)
+        for page in pages
+        for name in re.findall(r'pip install (?:-\S+ )*"?([^\s"`\[]+)', page.read_text(encoding="utf-8"))
+    }
+    assert {name for page, name in shown if page != "CONTRIBUTING.md"} == {INSTALLED_FROM}
+    assert {name for page, name in shown if page == "CONTRIBUTING.md"} == {"pre-commit"}
+    sources = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*") if path.suffix in (".py", ".md")]
+    assert sum(len(re.findall("pip install ", text)) for text in sources) == 2, "both in install_command"
 
 
 def test_every_page_is_reached_from_the_readme() -> None:

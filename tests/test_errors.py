@@ -74,7 +74,7 @@ def test_a_missing_extra_names_the_line_that_installs_it() -> None:
     error = MissingExtraError.of("ray", extra="ray", purpose="merge on several machines")
     assert str(error) == (
         "The package 'ray' is not installed.\nIt is needed to merge on several machines.\n"
-        'Install it with: pip install "cocktail-hub[ray]"'
+        'Install it from a checkout of cocktail_hub with: pip install ".[ray]"'
     )
 
 

@@ -28,6 +28,7 @@ from cocktail_hub.recipe.validation import (
     reject_unknown,
 )
 from cocktail_hub.recipe.weighting import Weighting
+from cocktail_hub.version import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -135,7 +136,8 @@ class Recipe:
         if as_whole(self.schema, "schema", low=0) != SCHEMA:
             raise RecipeError(
                 f"`schema` is {self.schema}, but this version of cocktail_hub reads schema {SCHEMA}.\n"
-                "A recipe of another format could mean something else.\nUpgrade with: pip install -U cocktail-hub"
+                "A recipe of another format could mean something else.\nInstall a newer checkout of "
+                f"cocktail_hub: {install_command()}"
             )
         if self.task is not None:
             as_choice(self.task, "task", TASKS)

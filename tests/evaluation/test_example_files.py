@@ -80,7 +80,7 @@ def test_parquet_is_read(tmp_path):
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=re.escape('pip install "cocktail-hub[parquet]"')):
+    with pytest.raises(MissingExtraError, match=re.escape('pip install ".[parquet]"')):
         read_rows(write(tmp_path / "a.parquet", ""))
 
 

@@ -15,6 +15,7 @@ from cocktail_hub.publishing.card.header import END, START
 from cocktail_hub.publishing.card.markdown import code, dump_metadata, escape, fenced, link, listing, record, table
 from cocktail_hub.recipe import COMMIT, ModelReference, Recipe, ResolvedRecipe, dump_yaml
 from cocktail_hub.recipe.redact import last_name, public_recipe, scrub
+from cocktail_hub.version import install_command
 
 if TYPE_CHECKING:
     from cocktail_hub.publishing.card.facts import CardFacts
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PAPER = "[LM-Cocktail](https://arxiv.org/abs/2311.13534)"
 UNPUBLISHED = "path/to/this/folder"
 """In place of the repo id, in the snippets of a card in a local folder."""
+INSTALL = f"{install_command()}  # in a checkout of cocktail_hub"
 _HUB = "https://huggingface.co"
 _ENCODE = 'embeddings = model.encode(["A first text.", "A second text."])'
 _SENTENCE_TRANSFORMERS = {
@@ -58,7 +60,7 @@ def render_card(recipe: Recipe, facts: CardFacts) -> str:
         "ingredients": _ingredient_table(public),
         "loading": _loading(facts),
         "making": "\n".join(f"- {sentence}" for sentence in _making(public, facts) if sentence),
-        "remaking": fenced(f"pip install cocktail-hub\ncocktail mix {facts.repo_id or 'recipe.yaml'} -o mix", "bash")
+        "remaking": fenced(f"{INSTALL}\ncocktail mix {facts.repo_id or 'recipe.yaml'} -o mix", "bash")
         + (f"\n\n{missing}" if missing else "")
         + ("\n\nThe recipe:" if facts.repo_id else "\n\nThe recipe, to be saved as `recipe.yaml`:"),
         "recipe": fenced(dump_yaml(replace(public, evidence=None)), "yaml"),
@@ -203,7 +205,7 @@ def _loading(facts: CardFacts) -> str:
     if facts.form != "recipe":
         offer = "`AutoCocktailModel.from_pretrained` of cocktail_hub loads it as well, from the weights in this repo."
         return "\n\n".join([*(fenced(text, "python") for text in native), *([offer] if facts.form == "both" else [])])
-    install = fenced("pip install cocktail-hub", "bash")
+    install = fenced(INSTALL, "bash")
     registered = [fenced(f"import cocktail_hub\n{text}", "python") for text in native]
     if facts.architecture is None and all(name in _SENTENCE_TRANSFORMERS for name in facts.load_classes):
         return "\n\n".join([install, *registered])  # transformers has no class for it

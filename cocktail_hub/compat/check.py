@@ -20,6 +20,7 @@ from cocktail_hub.compat.config import (
     differences,
     model_kind,
     module_differences,
+    module_setting_differences,
     require_same_family,
     require_same_rows,
 )
@@ -233,6 +234,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         *differences(names, configs),
         *_compare_vocabularies(models),
         *module_differences(names, modules),
+        *module_setting_differences(names, modules, [model.home.files for model in models]),
         *_class_notes(models),
     ]
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checkpoint.model_files import read_json, read_modules
+from cocktail_hub.checkpoint.model_files import read_config, read_json, read_modules
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.recipe.task import TASKS
 
@@ -14,24 +16,39 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
 
 EMBEDDER_CONFIG = "config_sentence_transformers.json"
-# fmt: off
-MATTERS = frozenset({
-    "activation_function", "attention_bias", "attention_multiplier", "embedding_multiplier", "feed_forward_proj",
-    "head_dim", "hidden_act", "hidden_activation", "layer_norm_eps", "layer_norm_epsilon", "logits_scaling",
-    "num_attention_heads", "num_experts_per_tok", "num_key_value_heads", "partial_rotary_factor",
-    "position_embedding_type", "problem_type", "residual_multiplier", "rms_norm_eps", "rope_parameters",
-    "rope_scaling", "rope_theta", "scale_embedding", "sliding_window", "tie_word_embeddings",
-})
-"""Keys that change what the same weights compute; the mix follows the ingredient that gives the config."""
-_HEADS = (
-    "num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads",
+_IGNORED = re.compile(
+    r"architectures|auto_map|id2label|label2id|num_labels|_?name_or_path|transformers_version|version|tokenizer_class"
+    r"|torch_dtype|dtype|torchscript|use_bfloat16|use_cache|return_dict|use_return_dict|_?attn_implementation.*"
+    r"|.*gradient_checkpointing|finetuning_task|task_specific_params|quantization_config|chunk_size_feed_forward"
+    r"|.*(dropout|drop_path|pdrop|layerdrop).*|.*initializer_.*|init_std|output_.*|.*_loss_.*|apply_spec_augment"
+    r"|mask_(time|feature)_.*|min_length|max_length|max_new_tokens|do_sample|temperature|top_[kp]|typical_p"
+    r"|num_beams|num_beam_groups|num_return_sequences|early_stopping|.*_penalty|.*no_repeat_ngram_size|bad_words_ids"
+    r"|remove_invalid_values|exponential_decay_length_penalty|begin_suppress_tokens|suppress_tokens|reorder_and_upcast_attn"
 )
-"""Keys with the number of attention heads. Tensor shapes do not reveal it; together they determine all other counts."""
-# fmt: on
-_NESTED = ("_config", "encoder", "decoder")
-"""Ends of the keys that hold the config of a submodel."""
+"""Keys that do not change what a trained model computes, or that are compared elsewhere: labels, classes, dtypes."""
+_HEADS = re.compile(r"(encoder_|decoder_|num_|n_)(attention_|key_value_)?heads?")
+"""Keys with the number of attention heads. Tensor shapes do not reveal it."""
+_REFUSED = re.compile(
+    r"(.*_)?(act|activation|act_fn|activation_fn|activation_function)|feed_forward_proj|.*norm_?(eps|epsilon)"
+    r"|.*rope_theta|rotary_emb_base|rope_local_base_freq|rotary_pct|rotary_dim|partial_rotary_factor"
+    r"|head_dim|qk_layernorm|position_embedding_type|alibi|model_type"
+    r"|.*logit_softcapping|query_pre_attn_scalar|logits?_scal(e|ing)|scale_embedding|scale_attn_.*"
+    r"|(attention|embedding|residual)_multiplier|(use_)?sliding_window|layer_types|.*sliding_window_pattern"
+    r"|attention_window"
+    r"|is_causal|is_decoder|use_bidirectional_attention|use_parallel_residual|parallel_attn|do_layer_norm_before"
+    r"|num_experts_per_tok|norm_topk_prob|routed_scaling_factor|scoring_func|topk_method|n_group|topk_group"
+)
+"""Keys that change what the same weights compute, so that weights trained with one value do not suit another."""
+_SAME_ACTIVATION = {"swish": "silu", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
+"""Other names of activation functions."""
+_CROSS_ENCODER = ("sentence_transformers.", "sbert_ce_")
+"""Starts of the keys of a CrossEncoder. Its activation function comes after the score: no weight depends on it."""
+_POOLING = "pooling_mode_"
+"""Start of the flags by which older versions of sentence-transformers say how they pool."""
 _SHOWN = 5
 """Labels in a sentence."""
+_LONG = 120
+"""Characters of a value in a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,22 +113,29 @@ def require_same_family(names: Sequence[str], configs: Sequence[Mapping[str, Any
 
 
 def require_same_rows(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse ingredients whose tensors have equal shapes, but whose rows belong to different heads or labels.
+    """Refuse ingredients whose tensors have equal shapes, but which compute something else from them.
 
     Raises:
-        IncompatibleError: names the key with both numbers of attention heads, or a label with both of its positions.
+        IncompatibleError: names the key with both values, or a label with both of its positions.
     """
-    heads, labels = _heads(configs[0]), _labels(configs[0])
+    labels = _labels(configs[0])
     for name, config in zip(names[1:], configs[1:], strict=True):
-        for key, count in _heads(config).items():
-            if heads.get(key, count) != count:
-                raise IncompatibleError(
-                    f"Cannot mix '{name}' with '{names[0]}': `{key}` is {count!r}, but {heads[key]!r} "
-                    f"in '{names[0]}'.\n"
+        changed = [change for change in _changes(configs[0], config) if change.refused]
+        if changed:
+            worst = max(changed, key=lambda change: change.heads)
+            raise IncompatibleError(
+                f"Cannot mix '{name}' with '{names[0]}': `{worst.key}` is {_text(worst.theirs)}, but "
+                f"{_text(worst.mine)} in '{names[0]}'.\n"
+                + (
                     "The same rows of a weight belong to different heads, so their average is meaningless.\n"
-                    f"Remove '{name}' from `ingredients`, or choose a model fine-tuned from the same base.",
-                    model=name,
-                )
+                    f"Remove '{name}' from `ingredients`, or choose a model fine-tuned from the same base."
+                    if worst.heads
+                    else "The same weights compute something else there, so their average suits neither model.\n"
+                    f"Remove '{name}' from `ingredients`, or correct the config.json that does not say how its model "
+                    "was trained."
+                ),
+                model=name,
+            )
         found = _labels(config)
         moved = next((label for label in labels if found.get(label, labels[label]) != labels[label]), None)
         if moved is not None and found.keys() == labels.keys():
@@ -125,34 +149,215 @@ def require_same_rows(names: Sequence[str], configs: Sequence[Mapping[str, Any]]
 
 
 def differences(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One sentence for each difference from the first config that changes what the weights compute."""
+    """One sentence for each difference from the first config that may matter and is not refused."""
     notes = []
     for name, config in zip(names[1:], configs[1:], strict=True):
         if _architecture(configs[0]) != _architecture(config):
             notes.append(f"'{name}' is a {_architecture(config)}, '{names[0]}' a {_architecture(configs[0])}.")
         notes += [
-            f"`{key}` is {configs[0][key]!r} in '{names[0]}' and {config[key]!r} in '{name}'."
-            for key in sorted(MATTERS & configs[0].keys() & config.keys())
-            if configs[0][key] != config[key]
+            f"`{change.key}` is {_text(change.mine)} in '{names[0]}' and {_text(change.theirs)} in '{name}'."
+            for change in _changes(configs[0], config)
+            if not change.refused
         ]
-        mine, theirs = _labels(configs[0]), _labels(config)
-        if mine and theirs and mine != theirs:
+        ours, theirs = _labels(configs[0]), _labels(config)
+        if ours and theirs and ours != theirs:
             shown = [
-                ", ".join([*list(labels)[:_SHOWN], *["..."] * (len(labels) > _SHOWN)]) for labels in (theirs, mine)
+                ", ".join([*list(labels)[:_SHOWN], *["..."] * (len(labels) > _SHOWN)]) for labels in (theirs, ours)
             ]
             notes.append(f"The labels of '{name}' ({shown[0]}) differ from those of '{names[0]}' ({shown[1]}).")
     return notes
 
 
 def module_differences(names: Sequence[str], modules: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
-    """One sentence for each model whose sentence-transformers modules differ from the first ingredient's."""
-    chains = [[str(module["type"]).rsplit(".", 1)[-1] for module in chain] for chain in modules]
+    """One sentence for each model whose sentence-transformers modules differ from the first ingredient's.
+
+    Raises:
+        IncompatibleError: they differ only in that one normalises its embeddings.
+    """
+    chains = [_types(chain) for chain in modules]
+    for name, chain in zip(names[1:], chains[1:], strict=True):
+        rest, first_rest = ([kind for kind in kinds if kind != "Normalize"] for kinds in (chain, chains[0]))
+        if chain != chains[0] and rest and rest == first_rest:
+            raise IncompatibleError(
+                f"Cannot mix '{name}' with '{names[0]}': its modules are {' > '.join(chain)}, but "
+                f"{' > '.join(chains[0])} in '{names[0]}'.\n"
+                "One normalises its embeddings and the other does not, so they were trained for different scores.\n"
+                f"Remove '{name}' from `ingredients`, or give both the same `modules.json`.",
+                model=name,
+            )
     return [
         f"The modules of '{name}' ({' > '.join(chain) or 'none'}) differ from those of '{names[0]}' "
         f"({' > '.join(chains[0]) or 'none'}), which the mix has."
         for name, chain in zip(names[1:], chains[1:], strict=True)
         if chain != chains[0]
     ]
+
+
+def module_setting_differences(
+    names: Sequence[str], modules: Sequence[Sequence[Mapping[str, Any]]], files: Sequence[RepoFiles]
+) -> list[str]:
+    """One sentence for each setting of sentence-transformers that differs from the first model's.
+
+    Settings of the whole model are compared, and those of its modules but the transformer.
+
+    Raises:
+        IncompatibleError: it pools in another way, or has another activation function.
+    """
+    notes = []
+    for name, chain, opened in zip(names[1:], modules[1:], files[1:], strict=True):
+        if all(EMBEDDER_CONFIG in repo.sizes for repo in (files[0], opened)):
+            whole = [_whole_settings(read_json(repo, EMBEDDER_CONFIG)) for repo in (files[0], opened)]
+            notes += [
+                f"`{change.key}` of '{EMBEDDER_CONFIG}' is {_text(change.mine)} in '{names[0]}' and "
+                f"{_text(change.theirs)} in '{name}'."
+                for change in _compare(*whole)
+            ]
+        if _types(chain) != _types(modules[0]):
+            continue
+        for kind, first, other in zip(_types(chain)[1:], modules[0][1:], chain[1:], strict=True):
+            mine, theirs = (
+                _module_settings(read_config(repo, str(module["path"])))
+                for repo, module in ((files[0], first), (opened, other))
+            )
+            for change in _compare(mine, theirs):
+                if change.unset:  # every version of sentence-transformers writes other keys
+                    continue
+                if change.refused or change.key == "pooling_mode":
+                    raise IncompatibleError(
+                        f"`{change.key}` of {kind} is {_text(change.theirs)} in '{name}', but {_text(change.mine)} in "
+                        f"'{names[0]}': they cannot be mixed.\n"
+                        "The same weights give other embeddings there, so their average suits neither model.\n"
+                        f"Remove '{name}' from `ingredients`, or choose a model fine-tuned from the same base.",
+                        model=name,
+                    )
+                notes.append(
+                    f"`{change.key}` of {kind} is {_text(change.mine)} in '{names[0]}' and "
+                    f"{_text(change.theirs)} in '{name}'."
+                )
+    return notes
+
+
+class _Unset:
+    """What a config leaves out."""
+
+    def __repr__(self) -> str:
+        return "not set"
+
+
+_UNSET = _Unset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    """A key that two configs give different values."""
+
+    key: str
+    """With the keys of the configs around it, e.g. `text_config.rope_theta`."""
+    mine: Any
+    """The first model's, or `_UNSET`."""
+    theirs: Any
+    """The other's, or `_UNSET`."""
+
+    @property
+    def unset(self) -> bool:
+        """Whether one of them leaves it out."""
+        return _UNSET in (self.mine, self.theirs)
+
+    @property
+    def heads(self) -> bool:
+        """Whether it is a number of attention heads."""
+        return bool(_HEADS.fullmatch(_leaf(self.key)))
+
+    @property
+    def refused(self) -> bool:
+        """Whether models that differ so cannot be mixed."""
+        if self.unset or self.key.startswith(_CROSS_ENCODER) or (self.heads and None in (self.mine, self.theirs)):
+            return False
+        return self.heads or bool(_REFUSED.fullmatch(_leaf(self.key)))
+
+
+def _changes(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[_Change]:
+    """Keys that may matter and differ. Where only one config has a key, transformers says what the other's value is."""
+    mine, theirs = _flat(first), _flat(other)
+    if mine.keys() != theirs.keys() and first.get("model_type") and other.get("model_type"):
+        resolved = _resolved(first), _resolved(other)
+        if all(resolved):
+            mine, theirs = map(_flat, resolved)
+    return _compare(mine, theirs)
+
+
+def _compare(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[_Change]:
+    keys = sorted(first.keys() | other.keys())
+    changes = [_Change(key=key, mine=first.get(key, _UNSET), theirs=other.get(key, _UNSET)) for key in keys]
+    return [change for change in changes if change.mine != change.theirs]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Each key that may matter, with those of the configs around it -> its value."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if _IGNORED.fullmatch(str(key)) or (not prefix and key == "model_type"):
+            continue
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = _SAME_ACTIVATION.get(value, value) if isinstance(value, str) else value
+    return found
+
+
+def _resolved(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config with its defaults, as transformers reads it; empty where transformers cannot."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES  # loads torch
+
+    if config["model_type"] not in CONFIG_MAPPING_NAMES:
+        return {}
+    try:
+        resolved = CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy(dict(config))).to_dict()
+    except Exception:  # noqa: BLE001 - each class checks its own values and raises what it likes
+        return {}
+    return dict(_without_old_spelling(resolved))
+
+
+def _without_old_spelling(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Leave out the `type` that transformers keeps beside the `rope_type` it makes of it."""
+    return {
+        key: _without_old_spelling(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if not (key == "type" and "rope_type" in config)
+    }
+
+
+def _module_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a module that shapes do not reveal, with the flags of older versions as `pooling_mode`."""
+    flags = [key for key in config if key.startswith(_POOLING)]
+    modes = [key for key in flags if config[key]] or (flags and [f"{_POOLING}mean_tokens"])
+    settings = {key: value for key, value in _flat(config).items() if not key.startswith(_POOLING)}
+    if modes and "pooling_mode" not in settings:
+        short = [mode.removeprefix(_POOLING).removesuffix("_token") for mode in modes]
+        short = [mode if "sqrt" in mode else mode.removesuffix("_tokens") for mode in short]
+        settings["pooling_mode"] = short[0] if len(short) == 1 else short
+    sizes = ("word_embedding_dimension", "embedding_dimension", "in_features", "out_features")
+    return {key: value for key, value in settings.items() if key not in sizes}
+
+
+def _whole_settings(config: Any) -> dict[str, Any]:
+    """What sentence-transformers keeps for the whole model and that changes scores."""
+    keys = ("activation_fn", "similarity_fn_name", "default_prompt_name")
+    return {key: config.get(key) for key in keys} if isinstance(config, Mapping) else {}
+
+
+def _types(chain: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [str(module["type"]).rsplit(".", 1)[-1] for module in chain]
+
+
+def _text(value: Any) -> str:
+    """The value for a message, without the middle of a long list."""
+    text = repr(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG // 2]} ... {text[-_LONG // 4 :]}"
+
+
+def _leaf(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _architecture(config: Mapping[str, Any]) -> str:
@@ -164,15 +369,6 @@ def _labels(config: Mapping[str, Any]) -> dict[str, str]:
     """Label -> its position, as the config's text."""
     labels = config.get("id2label")
     return {str(label): str(position) for position, label in labels.items()} if isinstance(labels, Mapping) else {}
-
-
-def _heads(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Key -> number of heads, in a config and its nested configs; defaults that are not written out are left out."""
-    found = {f"{prefix}{key}": config[key] for key in _HEADS if config.get(key) is not None}
-    for key, nested in config.items():
-        if isinstance(nested, Mapping) and key.endswith(_NESTED):
-            found |= _heads(nested, f"{prefix}{key}.")
-    return found
 
 
 def task_of(architecture: str, model_type: str) -> str:

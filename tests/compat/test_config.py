@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,7 @@ from cocktail_hub.compat.config import (
     differences,
     model_kind,
     module_differences,
+    module_setting_differences,
     require_same_family,
     require_same_rows,
 )
@@ -124,9 +127,173 @@ def test_different_labels_are_reported() -> None:
     ]
 
 
-def test_only_differences_that_change_what_the_weights_compute_are_reported() -> None:
-    other = BERT | {"layer_norm_eps": 1e-5, "transformers_version": "5"}
-    assert differences(["a", "b"], [BERT, other]) == ["`layer_norm_eps` is 1e-12 in 'a' and 1e-05 in 'b'."]
+def test_differences_that_may_matter_are_reported_and_others_are_not() -> None:
+    other = BERT | {
+        "transformers_version": "5",
+        "hidden_dropout_prob": 0.5,
+        "initializer_range": 1.0,
+        "dtype": "float16",
+    }
+    assert differences(["a", "b"], [BERT, other | {"layer_norm_eps": 1e-12}]) == []
+    one, other = (BERT | {"max_position_embeddings": length, "pad_token_id": length} for length in (8, 16))
+    assert differences(["a", "b"], [one, other]) == [
+        "`max_position_embeddings` is 8 in 'a' and 16 in 'b'.",
+        "`pad_token_id` is 8 in 'a' and 16 in 'b'.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "mine", "theirs"),
+    [
+        ("layer_norm_eps", 1e-12, 1e-5),
+        ("rms_norm_eps", 1e-6, 1e-5),
+        ("hidden_act", "silu", "gelu"),
+        ("projector_hidden_act", "gelu", "relu"),
+        ("rope_theta", 1e4, 1e6),
+        ("sliding_window", 4096, None),
+        ("layer_types", ["full_attention"], ["sliding_attention"]),
+        ("final_logit_softcapping", 30.0, None),
+        ("query_pre_attn_scalar", 256, 144),
+        ("is_causal", True, False),
+        ("routed_scaling_factor", 1.0, 2.5),
+        ("norm_topk_prob", True, False),
+        ("use_parallel_residual", True, False),
+    ],
+)
+def test_what_changes_the_computation_is_refused_with_both_values(key: str, mine: Any, theirs: Any) -> None:
+    for wrap in (lambda value: {key: value}, lambda value: {"text_config": {key: value, "vocab_size": 3}}):
+        with pytest.raises(IncompatibleError) as caught:
+            require_same_rows(["a", "b"], [BERT | wrap(mine), BERT | wrap(theirs)])
+        what, why, way_out = str(caught.value).split("\n")
+        assert f"{key}` is {theirs!r}, but {mine!r} in 'a'." in what
+        assert "average suits neither" in why
+        assert "Remove 'b'" in way_out
+        assert differences(["a", "b"], [BERT | wrap(mine), BERT | wrap(theirs)]) == []
+
+
+def test_long_values_are_cut_short() -> None:
+    (note,) = differences(["a", "b"], [{"long_factor": [1.5] * 99, "0": 1}, {"long_factor": [2.5] * 99, "0": 1}])
+    assert len(note) < 300
+    assert "1.5, 1.5] in 'a' and [2.5, 2.5" in note
+
+
+def test_two_names_of_one_activation_function_are_no_difference() -> None:
+    configs = [BERT | {"hidden_act": name} for name in ("silu", "swish")]
+    require_same_rows(["a", "b"], configs)
+    assert differences(["a", "b"], configs) == []
+
+
+def test_a_default_that_one_config_leaves_out_is_filled_in() -> None:
+    default, written, other = (
+        {"model_type": "bert", **more} for more in ({}, {"hidden_act": "gelu"}, {"hidden_act": "relu"})
+    )
+    require_same_rows(["a", "b"], [default, written])
+    assert differences(["a", "b"], [default, written]) == []
+    for pair in ([default, other], [other, default]):
+        with pytest.raises(IncompatibleError, match="`hidden_act` is"):
+            require_same_rows(["a", "b"], pair)
+
+
+def test_rope_is_compared_across_its_spellings() -> None:
+    def llama(**rope: Any) -> dict[str, Any]:
+        return {"model_type": "llama", **rope}
+
+    old, new = llama(rope_theta=5e5), llama(rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    require_same_rows(["a", "b"], [old, new])
+    assert differences(["a", "b"], [old, new]) == []
+    for first, second in ((llama(), old), (new, llama()), (llama(rope_theta=1e4), new)):
+        with pytest.raises(IncompatibleError, match=r"`rope_parameters\.rope_theta` is"):
+            require_same_rows(["a", "b"], [first, second])
+    scaled = llama(rope_theta=5e5, rope_scaling={"type": "linear", "factor": 2.0})
+    require_same_rows(["a", "b"], [old, scaled])
+    assert differences(["a", "b"], [old, scaled]) == [
+        "`rope_parameters.factor` is not set in 'a' and 2.0 in 'b'.",
+        "`rope_parameters.rope_type` is 'default' in 'a' and 'linear' in 'b'.",
+    ]
+
+
+@pytest.mark.parametrize("model_type", ["of_its_own_code", "bert"])
+def test_a_key_without_a_known_default_is_reported(model_type: str) -> None:
+    config = {"model_type": model_type, "vocab_size": 3}
+    configs = [config, config | {"is_causal": False}]
+    require_same_rows(["a", "b"], configs)
+    assert differences(["a", "b"], configs) == ["`is_causal` is not set in 'a' and False in 'b'."]
+    assert differences(["a", "b"], configs[::-1]) == ["`is_causal` is False in 'a' and not set in 'b'."]
+
+
+def test_a_config_that_transformers_refuses_is_compared_as_it_is() -> None:
+    configs = [{"model_type": "bert"}, {"model_type": "bert", "hidden_size": "many"}]
+    assert differences(["a", "b"], configs) == ["`hidden_size` is not set in 'a' and 'many' in 'b'."]
+
+
+def test_equal_keys_are_compared_without_transformers() -> None:
+    code = (
+        "import sys; from cocktail_hub.compat.config import differences; "
+        "differences(['a', 'b'], [{'model_type': 'bert', 'x': 1}, {'model_type': 'bert', 'x': 2, 'dtype': 'half'}]); "
+        "assert not {'torch', 'transformers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_activation_function_of_a_reranker_is_reported() -> None:
+    one, other = (
+        {"sentence_transformers": {"activation_fn": name, "version": name}} for name in ("Sigmoid", "Identity")
+    )
+    require_same_rows(["a", "b"], [one, other])
+    assert differences(["a", "b"], [one, other]) == [
+        "`sentence_transformers.activation_fn` is 'Sigmoid' in 'a' and 'Identity' in 'b'."
+    ]
+
+
+def embedders(folder: Path, *settings: dict[str, Any], file: str = "1_Pooling/config.json") -> list[LocalFiles]:
+    for name, content in zip("ab", settings, strict=True):
+        path = folder / name / file
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(content))
+    return [LocalFiles(folder / name) for name in "ab"]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        ({"pooling_mode": "cls"}, {"pooling_mode": "mean"}),
+        ({"pooling_mode": "cls"}, {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}),
+        ({"activation_function": "torch.nn.Tanh"}, {"activation_function": "torch.nn.Identity"}),
+    ],
+)
+def test_another_pooling_or_activation_of_a_module_is_refused(
+    tmp_path: Path, mine: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    with pytest.raises(IncompatibleError, match=r"(pooling_mode|activation_function)` of Pooling is .* in 'b', but"):
+        module_setting_differences(["a", "b"], [POOLED, POOLED], embedders(tmp_path, mine, theirs))
+
+
+def test_one_pooling_in_two_spellings_is_no_difference(tmp_path: Path) -> None:
+    old = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False, "word_embedding_dimension": 8}
+    new = {"pooling_mode": "cls", "embedding_dimension": 8, "include_prompt": True}
+    assert module_setting_differences(["a", "b"], [POOLED, POOLED], embedders(tmp_path, old, new)) == []
+
+
+def test_other_settings_of_a_module_are_reported(tmp_path: Path) -> None:
+    found = embedders(tmp_path, {"include_prompt": True}, {"include_prompt": False})
+    words = "`include_prompt` of Pooling is True in 'a' and False in 'b'."
+    assert module_setting_differences(["a", "b"], [POOLED, POOLED], found) == [words]
+    assert module_setting_differences(["a", "b"], [POOLED, []], found) == []
+
+
+def test_other_settings_of_a_whole_embedder_are_reported(tmp_path: Path) -> None:
+    mine, theirs = {"similarity_fn_name": "cosine"}, {"similarity_fn_name": "dot", "prompts": {"query": "q"}}
+    found = embedders(tmp_path, mine, theirs, file="config_sentence_transformers.json")
+    assert module_setting_differences(["a", "b"], [[], []], found) == [
+        "`similarity_fn_name` of 'config_sentence_transformers.json' is 'cosine' in 'a' and 'dot' in 'b'."
+    ]
+
+
+def test_embeddings_that_only_one_model_normalises_are_refused() -> None:
+    normalised = [*POOLED, {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"}]
+    words = "its modules are Transformer > Pooling > Normalize, but Transformer > Pooling in 'a'"
+    with pytest.raises(IncompatibleError, match=words):
+        module_differences(["a", "b"], [POOLED, normalised])
 
 
 def test_different_modules_are_reported() -> None:

@@ -24,11 +24,11 @@ def test_differences_that_matter_are_notes(tmp_path: Path) -> None:
     second = tmp_path / "second"
     shutil.copytree(pair("bert").folders[1], second)
     config = json.loads((second / "config.json").read_text())
-    (second / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.5}))
+    (second / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 99}))
     recipe = pair("bert").local_recipe
     recipe["ingredients"][1]["model"] = str(second)
     (note,) = check(recipe).notes
-    assert "`layer_norm_eps`" in note
+    assert "`max_position_embeddings`" in note
 
 
 def test_models_that_do_not_fit_are_refused_by_name() -> None:

@@ -69,11 +69,11 @@ def test_everything_comes_from_the_first_ingredient(tmp_path: Path) -> None:
 
 def test_config_comes_from_whom_the_recipe_names(tmp_path: Path) -> None:
     first, second = copies(tmp_path, "llama")
-    change(second / "config.json", rope_theta=5.0, rms_norm_eps=1e-3)
+    change(second / "config.json", max_position_embeddings=99)
     change(second / "generation_config.json", max_new_tokens=11)
     change(second / "tokenizer_config.json", model_max_length=5)
     made = mixed(first, second, config=str(second))
-    assert read(made.path / "config.json")["rms_norm_eps"] == 1e-3
+    assert read(made.path / "config.json")["max_position_embeddings"] == 99
     assert read(made.path / "generation_config.json")["max_new_tokens"] == 11
     assert read(made.path / "tokenizer_config.json")["model_max_length"] == 64
 

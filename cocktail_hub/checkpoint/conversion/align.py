@@ -6,6 +6,7 @@ conversions say which tensors mean the same (`model_names.py`), and the mix keep
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import ElementRange
     from cocktail_hub.checkpoint.weight_files import WeightFiles
+
+
+_IN_LAYER = re.compile(r"(^|[._])(h|layers?|blocks?|groups|stages|experts)\.\d+\.")
+"""What the name of a tensor in a numbered layer has."""
+_SIZE = re.compile(
+    r"(num|n|encoder|decoder)_(\w+_)?(layers?|experts)|depths?|hidden_sizes?|intermediate_size|d_model|d_ff|n_embd"
+)
+"""Keys of a config with a model's sizes."""
 
 
 def align(
@@ -283,6 +292,8 @@ class _Match:
     def _check(self) -> None:
         """Raise IncompatibleError for a tensor that is missing, left over, or of another shape or kind."""
         model, first = self.weights.name, self.first.name
+        if any(map(_IN_LAYER.search, (*self.missing, *self.extra))):
+            self._refuse_other_layers()
         if self.missing:
             raise IncompatibleError(
                 f"Cannot mix '{model}': it lacks {_listed(self.missing)}, which '{first}' has.\n"
@@ -325,6 +336,40 @@ class _Match:
                     model=model,
                     tensor=name,
                 )
+
+    def _refuse_other_layers(self) -> None:
+        """Raise IncompatibleError for tensors of layers that only one has: no `missing` makes up for them."""
+        model, first = self.weights.name, self.first.name
+        names = [name for name in self.missing if _IN_LAYER.search(name)]
+        found = f"it lacks {_listed(names)}, which '{first}' has" if names else ""
+        if not names:
+            names = [name for name in self.extra if _IN_LAYER.search(name)]
+            found = f"it has {_listed(names)}, which '{first}' lacks"
+        mine, theirs = _sizes(self.first.config), _sizes(self.config)
+        differ = [key for key in mine if theirs.get(key, mine[key]) != mine[key]]
+        numbers = ", ".join(f"`{key}` is {theirs[key]}, but {mine[key]} in '{first}'" for key in differ)
+        why = (
+            f"{numbers}: layers of models of different sizes do not correspond"
+            if numbers
+            else "A layer with other tensors works in another way, so it has no average"
+        )
+        raise IncompatibleError(
+            f"Cannot mix '{model}': {found}.\n{why}.\n"
+            f"Remove '{model}' from `ingredients`, or choose a model fine-tuned from the same base as '{first}'.",
+            model=model,
+            tensor=names[0],
+        )
+
+
+def _sizes(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Key -> number of layers or experts or width, in a config and its nested configs, as far as they are written."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found |= _sizes(value, f"{prefix}{key}.")
+        elif _SIZE.fullmatch(str(key)) and isinstance(value, int | list):
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -241,6 +241,36 @@ def test_experts_of_another_number_are_refused(tmp_path):
         mappings(a, b)
 
 
+def test_another_number_of_layers_is_refused_with_both_numbers_and_without_a_pattern(tmp_path):
+    deep, shallow = (
+        saved(
+            hf.BertModel(
+                hf.BertConfig(
+                    vocab_size=20, hidden_size=8, num_attention_heads=2, intermediate_size=16, num_hidden_layers=depth
+                )
+            ),
+            tmp_path / f"of{depth}",
+        )
+        for depth in (3, 1)
+    )
+    numbers = {deep: 3, shallow: 1}
+    for first, other in ((deep, shallow), (shallow, deep)):
+        with pytest.raises(IncompatibleError) as caught:
+            mappings(first, other)
+        message = str(caught.value)
+        assert f"`num_hidden_layers` is {numbers[other]}, but {numbers[first]} in '" in message
+        assert "`missing" not in message
+        assert "encoder.layer.1." in caught.value.tensor
+        assert message.count("\n") == 2
+
+
+def test_biases_of_layers_that_only_one_has_are_refused_without_a_pattern(tmp_path, base):
+    lean = {name: tensor for name, tensor in state_of(base).items() if not name.endswith("query.bias")}
+    with pytest.raises(IncompatibleError, match=r"lacks 'encoder\.layer\.0\.\S+query\.bias'") as caught:
+        mappings(base, write(tmp_path / "lean", lean, config_of(base)))
+    assert "`missing" not in str(caught.value)
+
+
 def test_causal_masks_of_old_gpt2_checkpoints_may_be_in_some_only(tmp_path):
     config = hf.GPT2Config(
         vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=16, bos_token_id=1, eos_token_id=2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights, adapt, read_adapter
@@ -44,6 +45,7 @@ _NOTES = {
     "taken": "are missing there and come from the first ingredient alone, as the recipe says",
 }
 """Kind of note -> the end of its sentence. Tied tensors and rebuilt buffers change nothing, so they have none."""
+_PARTS = ("adapter.*.safetensors", "adapter.*.bin", "language_model/*")
 _EMBEDDINGS = re.compile(
     r"(^|[._])(word_embeddings|embed_tokens|wte|embed_in|tok_embeddings|shared|embeddings?)\.weight$"
 )
@@ -251,7 +253,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         config=models[first].config,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
-    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report)]
+    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report), *_left_out(report)]
     return replace(report, config=models[report.donor("config")].config, notes=tuple(notes))
 
 
@@ -306,6 +308,19 @@ def _vocabulary(model: Model) -> Vocabulary:
     """The vocabulary of an adapter, if it has one, or that of the whole model."""
     own = find_vocabulary(model.located.files, model.located.model_files.main)
     return own if own.path or not model.adapted else find_vocabulary(model.body.files, model.body.model_files.main)
+
+
+def _left_out(report: CompatibilityReport) -> list[str]:
+    """Name the parts of speech models that no mix has: adapters for languages, language models beside a processor."""
+    found = {
+        model.name: sorted(path for path in model.body.files.sizes if any(fnmatchcase(path, each) for each in _PARTS))
+        for model in report.models
+    }
+    return [
+        f"'{name}' has files that are not mixed and not copied: {', '.join(paths)}."
+        for name, paths in found.items()
+        if paths
+    ]
 
 
 def _tokenizer_notes(report: CompatibilityReport) -> list[str]:

@@ -195,6 +195,18 @@ def test_a_tokenizer_with_more_tokens_than_the_embeddings_have_rows_is_refused(t
     )
 
 
+def test_adapters_for_languages_and_language_models_are_said_to_be_left_out(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    (first / "language_model").mkdir()
+    for name in ("adapter.eng.safetensors", "language_model/attrs.json"):
+        (first / name).write_text("{}")
+    assert mixed(first, second).report  # they do not hinder the mix
+    models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
+    assert check({"ingredients": models}).notes == (
+        f"'{first}' has files that are not mixed and not copied: adapter.eng.safetensors, language_model/attrs.json.",
+    )
+
+
 def test_small_files_move_between_old_and_new_layouts(tmp_path: Path) -> None:
     first, second = copies(tmp_path)
     (first / "0_Transformer").mkdir()

@@ -103,7 +103,7 @@ class LocalFiles:
             raise SourceError(f"'{self.name}' has no file '{path}'. {did_you_mean(path, self.sizes)}")
         full = self.root / PurePosixPath(path)
         real = full.resolve()
-        if not any(real.is_relative_to(folder) for folder in self._allowed):
+        if not any(map(real.is_relative_to, self._allowed)):
             raise SourceError(
                 f"'{path}' of '{self.name}' is a link to '{real}', outside of its folder.\n"
                 "Through such links a model could read any file of this machine, so they are not followed.\n"

@@ -6,6 +6,7 @@ import importlib.util
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,11 @@ _NOTES = {
     "taken": "are missing there and come from the first ingredient alone, as the recipe says",
 }
 """Kind of note -> the end of its sentence. Tied tensors and rebuilt buffers change nothing, so they have none."""
+_PARTS = ("adapter.*.safetensors", "adapter.*.bin", "language_model/*")
+_EMBEDDINGS = re.compile(
+    r"(^|[._])(word_embeddings|embed_tokens|wte|embed_in|tok_embeddings|shared|embeddings?)\.weight$"
+)
+"""Names of a matrix with a row for each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +187,7 @@ class CompatibilityReport:
 
     def donor(self, key: str) -> int:
         """Index in `models` of the one that gives `config` or `tokenizer`."""
-        name = getattr(self.recipe, key)
-        return self.first if name == "first" else [model.located.reference.model for model in self.models].index(name)
+        return _donor(key, self.recipe, self.models)
 
     def giver(self, group: str) -> ResolvedModel | None:
         """Who gives a whole group of small files (see FILE_GROUPS).
@@ -190,9 +195,7 @@ class CompatibilityReport:
         The model that the recipe names, else the first ingredient; where one is an adapter, the adapter before its
         base. `None` where neither has such files.
         """
-        key = "config" if group == "generation" else "tokenizer"
-        named = (self.models[self.donor(key)], self.models[self.first])
-        return giver(group, [opened for model in named for opened in (model.located, model.body)])
+        return _small_file_giver(group, self.recipe, self.models)
 
     def require_unchanged(self) -> None:
         """Refuse to go on if a file of a local model changed after its digest was taken.
@@ -230,9 +233,10 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
             _refuse_remote_code(model)
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     modules = [read_modules(model.home.files) for model in models]
+    tokenizer = _small_file_giver("tokenizer", recipe, models)
     notes = [
         *differences(names, configs),
-        *_compare_vocabularies(models),
+        *_compare_vocabularies(models, tokenizer.files.name if tokenizer else ""),
         *module_differences(names, modules),
         *module_setting_differences(names, modules, [model.home.files for model in models]),
         *_class_notes(models),
@@ -255,8 +259,20 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         config=models[first].config,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
-    notes = [*report.notes, *_tokenizer_notes(report)]
+    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report), *_left_out(report)]
     return replace(report, config=models[report.donor("config")].config, notes=tuple(notes))
+
+
+def _donor(key: str, recipe: Recipe, models: Sequence[Model]) -> int:
+    if (name := getattr(recipe, key)) == "first":
+        return len(models) - len(recipe.ingredients)
+    return [model.located.reference.model for model in models].index(name)
+
+
+def _small_file_giver(group: str, recipe: Recipe, models: Sequence[Model]) -> ResolvedModel | None:
+    key = "config" if group == "generation" else "tokenizer"
+    named = (models[_donor(key, recipe, models)], models[-len(recipe.ingredients)])
+    return giver(group, [opened for model in named for opened in (model.located, model.body)])
 
 
 def _open(reference: ModelReference, hub: Hub) -> Model:
@@ -320,15 +336,33 @@ def _class_notes(models: Sequence[Model]) -> list[str]:
     ]
 
 
-def _compare_vocabularies(models: Sequence[Model]) -> list[str]:
+def _compare_vocabularies(models: Sequence[Model], tokenizer: str) -> list[str]:
     """Compare each vocabulary with the first, one at a time, so that memory does not grow with their number."""
+    sizes = [None if model.adapted else model.config.get("vocab_size") for model in models]  # an adapter may add rows
+    first, notes = _vocabulary(models[0]), []
+    for model, size in zip(models[1:], sizes[1:], strict=True):
+        rows = min(sizes[0], size) if isinstance(sizes[0], int) and isinstance(size, int) else None
+        notes += compare(first, _vocabulary(model), rows=rows, tokenizer=tokenizer)
+    return notes
 
-    def vocabulary(model: Model) -> Vocabulary:  # an adapter may have a tokenizer of its own
-        own = find_vocabulary(model.located.files, model.located.model_files.main)
-        return own if own.path or not model.adapted else find_vocabulary(model.body.files, model.body.model_files.main)
 
-    first = vocabulary(models[0])
-    return [note for model in models[1:] for note in compare(first, vocabulary(model))]
+def _vocabulary(model: Model) -> Vocabulary:
+    """The vocabulary of an adapter, if it has one, or that of the whole model."""
+    own = find_vocabulary(model.located.files, model.located.model_files.main)
+    return own if own.path or not model.adapted else find_vocabulary(model.body.files, model.body.model_files.main)
+
+
+def _left_out(report: CompatibilityReport) -> list[str]:
+    """Name the parts of speech models that no mix has: adapters for languages, language models beside a processor."""
+    found = {
+        model.name: sorted(path for path in model.body.files.sizes if any(fnmatchcase(path, each) for each in _PARTS))
+        for model in report.models
+    }
+    return [
+        f"'{name}' has files that are not mixed and not copied: {', '.join(paths)}."
+        for name, paths in found.items()
+        if paths
+    ]
 
 
 def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
@@ -341,6 +375,38 @@ def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
     if giver is named.located or giver is named.body:
         return []
     return [f"'{named.name}', which `tokenizer` names, has no tokenizer; the mix has that of '{giver.files.name}'."]
+
+
+def _tokens_without_rows(report: CompatibilityReport) -> list[str]:
+    """Refuse a tokenizer with ids beyond the embeddings, unless all ingredients have them (as Gemma 3's has one).
+
+    Where all have the same files, there is nothing that the mix could change.
+    """
+    giver, first = report.giver("tokenizer"), report.models[report.first]
+    specs, size = report.components[0].mappings[report.first].specs, _vocabulary_size(first.config)
+    if "embedding.weight" in specs:  # static embeddings have no config
+        size = specs["embedding.weight"].shape[0]
+    if giver is None or not any(spec.shape[:1] == (size,) and _EMBEDDINGS.search(name) for name, spec in specs.items()):
+        return []
+    ours = find_vocabulary(giver.files, giver.model_files.main)
+    others = [other for other in map(_vocabulary, report.models) if other.path and not other.same(ours)]
+    beyond = [n for n in ours.known if n >= size] if others else []
+    if not beyond:
+        return []
+    what = f"{len(beyond)} tokens (such as {beyond[0]}: {ours.known[beyond[0]]!r}), but the embeddings have {size} rows"
+    if lacking := [other.name for other in others if other.tokens and not set(beyond) <= other.known.keys()]:
+        raise IncompatibleError(
+            f"Cannot give the mix the tokenizer of '{giver.files.name}': it has ids for {what}.\n"
+            "The mix would fail at the first text with such a token, because it has no vector for it.\n"
+            f"Name a model with a tokenizer that fits under `tokenizer`, such as '{lacking[0]}'.",
+            model=giver.files.name,
+        )
+    return [f"The tokenizer of the mix has ids for {what}, as in its ingredients."]
+
+
+def _vocabulary_size(config: Mapping[str, Any]) -> Any:
+    text = config.get("text_config")
+    return config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
 
 
 def _is_tokenizer(path: str) -> bool:

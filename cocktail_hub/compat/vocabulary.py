@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 _FAST_FILE = "tokenizer.json"
 _SLOW_FILES = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+_WORD_FILES = ("whitespacetokenizer_config.json", "phrasetokenizer_config.json")
+"""Words in the order of their rows: WordEmbeddings of sentence-transformers."""
+_SPARE = re.compile(r"reserved|unused|not_used|dummy|placeholder|madeup|(control|special)_?\d", re.IGNORECASE)
+"""In the names of tokens that a base keeps for fine-tuning to rename."""
 _SHOWN = 3
 # fmt: off
 FILE_GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -48,6 +53,10 @@ class Vocabulary:
     """Path of the file in the repository; empty when there is none."""
     text: bytes
     """Content of the file."""
+    declared: Mapping[int, str] = field(default_factory=dict)
+    """Added tokens by id, according to tokenizer_config.json and added_tokens.json."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What other files say of how text is split: `merges`, `lower case`."""
 
     @cached_property
     def tokens(self) -> tuple[Mapping[int, str], Mapping[int, str]] | None:
@@ -65,23 +74,50 @@ class Vocabulary:
         if file.suffix != ".json":
             return None
         try:
-            data = json.loads(self.text)
+            data = self._data
+            listed: Sequence[Any] = ()
             if file.name == _FAST_FILE:
                 vocab, listed = data["model"].get("vocab") or {}, data.get("added_tokens") or ()
             else:
-                vocab, listed = data, ()
-            if file.name != _FAST_FILE and any(isinstance(number, dict) for number in vocab.values()):
-                return None
+                vocab = data["vocab"] if file.name in _WORD_FILES else data
+                if isinstance(vocab, dict) and any(isinstance(number, dict) for number in vocab.values()):
+                    return None
             added = {int(token["id"]): str(token["content"]) for token in listed}
             # a unigram model lists pairs of token and score
-            pairs = vocab.items() if isinstance(vocab, dict) else ((entry[0], n) for n, entry in enumerate(vocab))
+            pairs = vocab.items() if isinstance(vocab, dict) else ((_word(entry), n) for n, entry in enumerate(vocab))
             return {int(n): str(token) for token, n in pairs if int(n) not in added}, added
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise IncompatibleError(
-                f"'{self.path}' of '{self.name}' is damaged: {error!r}.\n"
-                "Without it the vocabularies cannot be compared.\nDownload or save the tokenizer again.",
-                model=self.name,
-            ) from error
+            raise _damaged(self.name, self.path, error) from error
+
+    @cached_property
+    def _data(self) -> Any:
+        return json.loads(self.text)
+
+    @cached_property
+    def known(self) -> Mapping[int, str]:
+        """Every token by id, as far as the files tell."""
+        tokens, added = self.tokens or ({}, {})
+        return {**self.declared, **tokens, **added}
+
+    @cached_property
+    def splitting(self) -> Mapping[str, Any]:
+        """How text is split into tokens, apart from the vocabulary: merges, normaliser and the like."""
+        if PurePosixPath(self.path).name != _FAST_FILE or self.tokens is None:
+            return self.settings
+        merges = self._data["model"].get("merges")
+        if merges and isinstance(merges[0], str):  # older files write a pair as a text
+            merges = [merge.split(" ", 1) for merge in merges]
+        found = {} if merges is None else {"merges": merges}
+        return {**found, **{key: self._data.get(key) for key in ("normalizer", "pre_tokenizer")}}
+
+    def same(self, other: Vocabulary) -> bool:
+        """Whether the files are the same, without parsing them: fine-tuning seldom changes the tokenizer."""
+        return (
+            PurePosixPath(self.path).name == PurePosixPath(other.path).name
+            and self.text == other.text
+            and self.declared == other.declared
+            and self.settings == other.settings
+        )
 
 
 def group_of(path: str) -> str:
@@ -127,15 +163,38 @@ def inner_template(model: ResolvedModel) -> dict[str, str]:
 
 def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
     """Find `tokenizer.json`, or else an older vocabulary file, in the transformer's folder."""
-    for name in (_FAST_FILE, *_SLOW_FILES):
+    for name in (_FAST_FILE, *_SLOW_FILES, *_WORD_FILES):
         path = str(PurePosixPath(folder, name))
         if path in files.sizes:
-            return Vocabulary(name=files.name, path=path, text=files.read(path))
-    return Vocabulary(name=files.name, path="", text=b"")
+            break
+    else:
+        return Vocabulary(name=files.name, path="", text=b"")
+    config = _read_object(files, str(PurePosixPath(folder, SETTINGS)))
+    added = _read_object(files, str(PurePosixPath(folder, "added_tokens.json")))
+    decoder = config.get("added_tokens_decoder") or {}
+    settings: dict[str, Any] = {}
+    merges = str(PurePosixPath(folder, "merges.txt"))
+    if name == "vocab.json" and merges in files.sizes:
+        lines = files.read(merges).decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
+        settings["merges"] = [line.split(" ", 1) for line in lines if line and not line.startswith("#version")]
+    if name != _FAST_FILE and isinstance(config.get("do_lower_case"), bool):
+        settings["lower case"] = config["do_lower_case"]
+    try:
+        declared = {int(number): token for token, number in added.items()}
+        declared |= {int(n): str(t["content"] if isinstance(t, dict) else t) for n, t in decoder.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _damaged(files.name, "added_tokens.json' or 'tokenizer_config.json", error) from error
+    return Vocabulary(name=files.name, path=path, text=files.read(path), declared=declared, settings=settings)
 
 
-def compare(first: Vocabulary, other: Vocabulary) -> list[str]:
+def compare(first: Vocabulary, other: Vocabulary, *, rows: int | None = None, tokenizer: str = "") -> list[str]:
     """Refuse vocabularies that give the same id to different tokens.
+
+    Args:
+        first: the vocabulary to compare with.
+        other: the one that is compared.
+        rows: rows of the embeddings that both models have, where that is known; ids beyond them have no row to mix.
+        tokenizer: the model that gives the tokenizer of the mix, for messages.
 
     Returns:
         One sentence for each difference that does not spoil the mix but is worth knowing.
@@ -143,33 +202,58 @@ def compare(first: Vocabulary, other: Vocabulary) -> list[str]:
     Raises:
         IncompatibleError: an id belongs to different tokens, or a file is damaged.
     """
-    same_file = PurePosixPath(first.path).name == PurePosixPath(other.path).name
-    if same_file and first.text == other.text:  # fine-tuning seldom changes the tokenizer
+    if first.same(other):
         return []
     if not first.path or not other.path:
         lacking = other if first.path else first
         return [f"'{lacking.name}' has no tokenizer files, so its vocabulary could not be compared."]
-    if first.tokens is None or other.tokens is None:
-        if same_file:
-            raise _different(first, other, f"their '{PurePosixPath(first.path).name}' differ")
-        files = f"'{first.name}' ({first.path}) and '{other.name}' ({other.path})"
-        return [f"The vocabularies of {files} have different formats and were not compared."]
-    tokens, added = first.tokens
-    mine, theirs = {**tokens, **added}, {**other.tokens[0], **other.tokens[1]}
-    if moved := [n for n, token in tokens.items() if theirs.get(n, token) != token]:
+    mine, theirs = first.known, other.known
+    renamed = [n for n, token in mine.items() if theirs.get(n, token) != token]
+    own = first.tokens[0] if first.tokens else {}
+    if moved := [n for n in renamed if n in own or not (_alike(mine[n], theirs[n]) or (rows and n >= rows))]:
         shown = ", ".join(f"{n} is {mine[n]!r} and {theirs[n]!r}" for n in moved[:_SHOWN])
         raise _different(first, other, f"{len(moved)} ids belong to different tokens ({shown})")
     notes = []
-    if renamed := [n for n, token in added.items() if theirs.get(n, token) != token]:
+    if renamed:
         shown = ", ".join(f"{n}: {mine[n]!r} / {theirs[n]!r}" for n in renamed[:_SHOWN])
         notes.append(f"'{other.name}' has different names for {len(renamed)} added tokens ({shown}).")
+    if split := [key for key, how in first.splitting.items() if other.splitting.get(key, how) != how]:
+        whose = f" The mix has the tokenizer of '{tokenizer}'." if tokenizer else ""
+        notes.append(
+            f"'{other.name}' splits text in another way than '{first.name}' ({', '.join(split)} differ), so the same "
+            f"text becomes other tokens.{whose}"
+        )
+    if first.tokens is not None and other.tokens is not None:
+        return notes + _only_in_one(first, other)
+    if PurePosixPath(first.path).name != PurePosixPath(other.path).name:
+        files = f"'{first.name}' ({first.path}) and '{other.name}' ({other.path})"
+        return [*notes, f"The vocabularies of {files} have different formats and were not compared."]
+    if first.text != other.text:
+        raise _different(first, other, f"their '{PurePosixPath(first.path).name}' differ")
+    return notes + (_only_in_one(first, other) if first.declared and other.declared else [])
+
+
+def _only_in_one(first: Vocabulary, other: Vocabulary) -> list[str]:
+    mine, theirs, notes = first.known, other.known, []
     if extra := [n for n in theirs if n not in mine]:
         shown = ", ".join(repr(theirs[n]) for n in extra[:_SHOWN])
-        notes.append(f"'{other.name}' has {len(extra)} tokens that the tokenizer of the mix lacks ({shown}).")
+        notes.append(f"'{other.name}' has {len(extra)} tokens that the tokenizer of '{first.name}' lacks ({shown}).")
     if missing := [n for n in mine if n not in theirs]:
         shown = ", ".join(repr(mine[n]) for n in missing[:_SHOWN])
-        notes.append(f"'{other.name}' lacks {len(missing)} tokens of the mix ({shown}); it never learnt them.")
+        notes.append(f"'{other.name}' lacks {len(missing)} tokens of '{first.name}' ({shown}); it never learnt them.")
     return notes
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two names may be of one row: a spare one that was given a name, or `[PAD]` and `<pad>`."""
+    if _SPARE.search(one) or _SPARE.search(other):
+        return True
+    plain = [re.sub(r"\W|_", "", name).lower() for name in (one, other)]
+    return plain[0] == plain[1] != ""
+
+
+def _word(entry: Any) -> str:
+    return str(entry if isinstance(entry, str) else entry[0])
 
 
 def _different(first: Vocabulary, other: Vocabulary, what: str) -> IncompatibleError:
@@ -188,8 +272,12 @@ def _read_object(files: RepoFiles, path: str) -> dict[str, Any]:
     try:
         return dict(json.loads(files.read(path)))
     except (ValueError, TypeError, RecursionError) as error:
-        raise IncompatibleError(
-            f"'{path}' of '{files.name}' is damaged: {error!r}.\n"
-            "Without it the tokenizer of the mix is unknown.\nDownload or save the tokenizer again.",
-            model=files.name,
-        ) from error
+        raise _damaged(files.name, path, error) from error
+
+
+def _damaged(name: str, path: str, error: Exception) -> IncompatibleError:
+    return IncompatibleError(
+        f"'{path}' of '{name}' is damaged: {error!r}.\n"
+        "Without it the vocabularies cannot be compared.\nDownload or save the tokenizer again.",
+        model=name,
+    )

@@ -52,13 +52,100 @@ def test_renamed_added_tokens_are_reported_but_not_refused(tmp_path: Path) -> No
     assert found == ["'tuned' has different names for 1 added tokens (3: '<reserved_0>' / '<tool>')."]
 
 
+def test_an_added_token_that_is_another_one_is_refused_where_both_have_its_row(tmp_path: Path) -> None:
+    first, other = (
+        find_vocabulary(write(tmp_path / name, WORDS, [(3, token)]))
+        for name, token in (("base", "<|im_start|>"), ("tuned", "<tool>"))
+    )
+    for rows in (None, 4):
+        with pytest.raises(IncompatibleError, match=r"1 ids belong .*3 is '<\|im_start\|>' and '<tool>'"):
+            compare(first, other, rows=rows)
+    assert compare(first, other, rows=3) == [
+        "'tuned' has different names for 1 added tokens (3: '<|im_start|>' / '<tool>')."
+    ]
+
+
+def test_a_padding_token_may_be_spelt_in_another_way(tmp_path: Path) -> None:
+    assert notes(tmp_path, (WORDS, [(3, "[PAD]")]), (WORDS, [(3, "<pad>")])) == [
+        "'tuned' has different names for 1 added tokens (3: '[PAD]' / '<pad>')."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("added_tokens.json", {"<tool>": 3}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"3": {"content": "<tool>"}}}),
+    ],
+)
+def test_added_tokens_of_other_files_count(tmp_path: Path, file: str, content: object) -> None:
+    found = []
+    for name, token in (("base", "<call>"), ("tuned", "<tool>")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.model").write_bytes(b"the same")
+        (tmp_path / name / file).write_text(json.dumps(content).replace("<tool>", token))
+        found.append(find_vocabulary(LocalFiles(tmp_path / name, name=name)))
+    assert compare(found[0], found[0]) == []
+    with pytest.raises(IncompatibleError, match=r"1 ids belong to different tokens .3 is '<call>' and '<tool>'"):
+        compare(*found)
+
+
+@pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["{", '{"added_tokens_decoder": {"x": 1}, "a": "x"}'])
+def test_a_damaged_list_of_added_tokens_is_named(tmp_path: Path, file: str, text: str) -> None:
+    (tmp_path / "vocab.txt").write_text("the\n")
+    (tmp_path / file).write_text(text)
+    with pytest.raises(IncompatibleError, match=rf"{file}'.* of 'm' is damaged"):
+        find_vocabulary(LocalFiles(tmp_path, name="m"))
+
+
+def test_another_way_to_split_text_is_noted(tmp_path: Path) -> None:
+    found = []
+    for name, merges, normalizer in (("base", ["a b"], None), ("tuned", [["b", "a"]], {"type": "Lowercase"})):
+        data = {"model": {"vocab": WORDS, "merges": merges}, "normalizer": normalizer}
+        found.append(parse_slow(tmp_path / name, "tokenizer.json", data))
+    (note,) = compare(*found, tokenizer="base")
+    assert note == (
+        "'tuned' splits text in another way than 'base' (merges, normalizer differ), so the same text becomes other "
+        "tokens. The mix has the tokenizer of 'base'."
+    )
+
+
+def test_merges_are_the_same_in_old_and_new_files(tmp_path: Path) -> None:
+    assert notes(tmp_path, (WORDS,), (WORDS,)) == []
+    first = write(tmp_path / "old", WORDS, merges=["a b"])
+    assert compare(*map(find_vocabulary, (first, write(tmp_path / "new", WORDS, merges=[["a", "b"]])))) == []
+
+
+def test_slow_tokenizers_are_compared_by_merges_and_case(tmp_path: Path) -> None:
+    found = []
+    for name, merges, lower in (("base", "a b", True), ("tuned", "b a", False)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vocab.json").write_text(json.dumps(WORDS))
+        (tmp_path / name / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+        (tmp_path / name / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
+        found.append(find_vocabulary(LocalFiles(tmp_path / name, name=name)))
+    (note,) = compare(*found)
+    assert note.startswith("'tuned' splits text in another way than 'base' (merges, lower case differ), so the same")
+
+
+@pytest.mark.parametrize("file", ["whitespacetokenizer_config.json", "phrasetokenizer_config.json"])
+def test_words_of_word_embeddings_in_another_order_are_refused(tmp_path: Path, file: str) -> None:
+    found = [
+        parse_slow(tmp_path / name, file, {"vocab": words})
+        for name, words in (("base", ["cat", "dog"]), ("tuned", ["dog", "cat"]))
+    ]
+    with pytest.raises(IncompatibleError, match=r"different vocabularies, 2 ids .*0 is 'cat' and 'dog'"):
+        compare(*found)
+
+
 def test_tokens_that_only_one_has_are_reported(tmp_path: Path) -> None:
     assert notes(tmp_path, (WORDS,), (WORDS, [(3, "<tool>")])) == [
-        "'tuned' has 1 tokens that the tokenizer of the mix lacks ('<tool>')."
+        "'tuned' has 1 tokens that the tokenizer of 'base' lacks ('<tool>')."
     ]
     (tmp_path / "more").mkdir()
     assert notes(tmp_path / "more", (WORDS, [(3, "<tool>")]), (WORDS,)) == [
-        "'tuned' lacks 1 tokens of the mix ('<tool>'); it never learnt them."
+        "'tuned' lacks 1 tokens of 'base' ('<tool>'); it never learnt them."
     ]
 
 

@@ -166,6 +166,47 @@ def test_a_missing_tokenizer_comes_from_the_first_ingredient_or_is_noted(tmp_pat
     assert not (mix(turned).path / "tokenizer.json").exists()
 
 
+def add_token(folder: Path, token: str) -> int:
+    """Add a token to a tokenizer, with the first id that has no row in the embeddings."""
+    rows = read(folder / "config.json")["vocab_size"]
+    data = read(folder / "tokenizer.json")
+    entry = {"id": rows, "content": token, "special": True, "normalized": False}
+    rest = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    change(folder / "tokenizer.json", added_tokens=[*data["added_tokens"], entry | rest])
+    return rows
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embeddings_have_rows_is_refused(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    rows = add_token(second, "<new>")
+    models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
+    with pytest.raises(IncompatibleError, match=rf"1 tokens .such as {rows}: '<new>'., but the .* have {rows} rows"):
+        check({"ingredients": models, "tokenizer": str(second)})
+    with pytest.raises(IncompatibleError, match=rf"under `tokenizer`, such as '{first}'"):
+        check({"ingredients": models[::-1]})
+    made = mix({"ingredients": models}).path
+    assert (made / "tokenizer.json").read_bytes() == (first / "tokenizer.json").read_bytes()
+    add_token(first, "<new>")
+    change(first / "tokenizer.json", version="0.9")
+    (note,) = check({"ingredients": models}).notes
+    assert note == (
+        f"The tokenizer of the mix has ids for 1 tokens (such as {rows}: '<new>'), but the embeddings have {rows} "
+        "rows, as in its ingredients."
+    )
+
+
+def test_adapters_for_languages_and_language_models_are_said_to_be_left_out(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    (first / "language_model").mkdir()
+    for name in ("adapter.eng.safetensors", "language_model/attrs.json"):
+        (first / name).write_text("{}")
+    assert mixed(first, second).report  # they do not hinder the mix
+    models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
+    assert check({"ingredients": models}).notes == (
+        f"'{first}' has files that are not mixed and not copied: adapter.eng.safetensors, language_model/attrs.json.",
+    )
+
+
 def test_small_files_move_between_old_and_new_layouts(tmp_path: Path) -> None:
     first, second = copies(tmp_path)
     (first / "0_Transformer").mkdir()

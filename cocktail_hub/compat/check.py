@@ -235,7 +235,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     modules = [read_modules(model.home.files) for model in models]
     tokenizer = _small_file_giver("tokenizer", recipe, models)
     notes = [
-        *differences(names, configs),
+        *differences(names, configs, config_chosen=recipe.config != "first"),
         *_compare_vocabularies(models, tokenizer.files.name if tokenizer else ""),
         *module_differences(names, modules),
         *module_setting_differences(names, modules, [model.home.files for model in models]),
@@ -246,7 +246,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     folders = models[first].home.model_files.weight_folders
     components = tuple(_read_component(folder, models, first, recipe.missing) for folder in folders)
     _refuse_unused_rules(recipe.layers, components)
-    require_same_rows(names, configs)
+    require_same_rows(names, configs, config_chosen=recipe.config != "first")
     models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
         replace(model, config=mapping.weights.config) if isinstance(mapping.weights, AdaptedWeights) else model
         for model, mapping in zip(models, components[0].mappings, strict=True)

@@ -112,15 +112,20 @@ def require_same_family(names: Sequence[str], configs: Sequence[Mapping[str, Any
             )
 
 
-def require_same_rows(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> None:
+def require_same_rows(
+    names: Sequence[str], configs: Sequence[Mapping[str, Any]], *, config_chosen: bool = False
+) -> None:
     """Refuse ingredients whose tensors have equal shapes, but which compute something else from them.
+
+    `config_chosen`: the recipe says whose config the mix has, so that only other rows of weights are refused.
 
     Raises:
         IncompatibleError: names the key with both values, or a label with both of its positions.
     """
     labels = _labels(configs[0])
     for name, config in zip(names[1:], configs[1:], strict=True):
-        changed = [change for change in _changes(configs[0], config) if change.refused]
+        changes = _changes(configs[0], config)
+        changed = [change for change in changes if change.refused and (change.heads or not config_chosen)]
         if changed:
             worst = max(changed, key=lambda change: change.heads)
             raise IncompatibleError(
@@ -131,8 +136,7 @@ def require_same_rows(names: Sequence[str], configs: Sequence[Mapping[str, Any]]
                     f"Remove '{name}' from `ingredients`, or choose a model fine-tuned from the same base."
                     if worst.heads
                     else "The same weights compute something else there, so their average suits neither model.\n"
-                    f"Remove '{name}' from `ingredients`, or correct the config.json that does not say how its model "
-                    "was trained."
+                    f"Remove '{name}' from `ingredients`, or name the model whose config the mix takes under `config`."
                 ),
                 model=name,
             )
@@ -148,7 +152,9 @@ def require_same_rows(names: Sequence[str], configs: Sequence[Mapping[str, Any]]
             )
 
 
-def differences(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def differences(
+    names: Sequence[str], configs: Sequence[Mapping[str, Any]], *, config_chosen: bool = False
+) -> list[str]:
     """One sentence for each difference from the first config that may matter and is not refused."""
     notes = []
     for name, config in zip(names[1:], configs[1:], strict=True):
@@ -157,7 +163,7 @@ def differences(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> l
         notes += [
             f"`{change.key}` is {_text(change.mine)} in '{names[0]}' and {_text(change.theirs)} in '{name}'."
             for change in _changes(configs[0], config)
-            if not change.refused
+            if config_chosen or not change.refused
         ]
         ours, theirs = _labels(configs[0]), _labels(config)
         if ours and theirs and ours != theirs:

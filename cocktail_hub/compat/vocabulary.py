@@ -125,7 +125,11 @@ def group_of(path: str) -> str:
     file = PurePosixPath(path)
     if file.parent.name.endswith("chat_templates"):
         return "template"
-    return next((group for group, names in FILE_GROUPS.items() if any(fnmatchcase(file.name, n) for n in names)), "")
+    for group, patterns in FILE_GROUPS.items():
+        for pattern in patterns:
+            if fnmatchcase(file.name, pattern):
+                return group
+    return ""
 
 
 def giver(group: str, candidates: Sequence[ResolvedModel]) -> ResolvedModel | None:

@@ -303,3 +303,15 @@ def test_different_modules_are_reported() -> None:
     assert module_differences(["a", "b"], [first, []]) == [
         "The modules of 'b' (none) differ from those of 'a' (Transformer > Pooling), which the mix has."
     ]
+
+
+def test_a_recipe_that_says_whose_config_the_mix_has_may_mix_what_computes_otherwise() -> None:
+    configs = [BERT | {"rope_theta": 1e4}, BERT | {"rope_theta": 1e6}]
+    with pytest.raises(IncompatibleError, match="name the model whose config the mix takes under `config`"):
+        require_same_rows(["a", "b"], configs)
+    require_same_rows(["a", "b"], configs, config_chosen=True)
+    assert differences(["a", "b"], configs, config_chosen=True) == [
+        "`rope_theta` is 10000.0 in 'a' and 1000000.0 in 'b'."
+    ]
+    with pytest.raises(IncompatibleError, match="different heads"):
+        require_same_rows(["a", "b"], [BERT | {"num_heads": 2}, BERT | {"num_heads": 4}], config_chosen=True)

@@ -6,7 +6,6 @@ import importlib.util
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,7 @@ _NOTES = {
     "taken": "are missing there and come from the first ingredient alone, as the recipe says",
 }
 """Kind of note -> the end of its sentence. Tied tensors and rebuilt buffers change nothing, so they have none."""
-_PARTS = ("adapter.*.safetensors", "adapter.*.bin", "language_model/*")
+_PART = "language_model/"
 _EMBEDDINGS = re.compile(
     r"(^|[._])(word_embeddings|embed_tokens|wte|embed_in|tok_embeddings|shared|embeddings?)\.weight$"
 )
@@ -353,16 +352,13 @@ def _vocabulary(model: Model) -> Vocabulary:
 
 
 def _left_out(report: CompatibilityReport) -> list[str]:
-    """Name the parts of speech models that no mix has: adapters for languages, language models beside a processor."""
-    found = {
-        model.name: sorted(path for path in model.body.files.sizes if any(fnmatchcase(path, each) for each in _PARTS))
-        for model in report.models
-    }
-    return [
-        f"'{name}' has files that are not mixed and not copied: {', '.join(paths)}."
-        for name, paths in found.items()
-        if paths
-    ]
+    """Name the language models beside the processor of a speech model, which no mix has."""
+    notes = []
+    for model in report.models:
+        named = model.body.model_files.beside
+        if paths := sorted(path for path in model.body.files.sizes if path.startswith(_PART) and path not in named):
+            notes.append(f"'{model.name}' has files that are not mixed and not copied: {', '.join(paths)}.")
+    return notes
 
 
 def _tokenizer_notes(report: CompatibilityReport) -> list[str]:

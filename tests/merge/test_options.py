@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from models import pair, published
+from models import TOKEN, pair, published
 
 from cocktail_hub import MixOptions, mix, publish
 from cocktail_hub.errors import CocktailError, MergeError, RecipeError
@@ -118,6 +118,6 @@ def test_what_is_missing_is_told_before_any_weights_are_downloaded(
     with pytest.raises(CocktailError, match=words):
         mix(recipe, output=tmp_path / "out", options=options)
     with pytest.raises(CocktailError, match=words):
-        publish(recipe, "alice/by-no-means", options=options)
+        publish(recipe, "alice/by-no-means", options=options, token=TOKEN)
     assert not [request for request in hub.requests if request.path.endswith(".safetensors")]
     assert not (tmp_path / "out").exists()

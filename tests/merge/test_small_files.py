@@ -203,7 +203,8 @@ def test_adapters_for_languages_and_language_models_are_said_to_be_left_out(tmp_
     assert mixed(first, second).report  # they do not hinder the mix
     models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
     assert check({"ingredients": models}).notes == (
-        f"'{first}' has files that are not mixed and not copied: adapter.eng.safetensors, language_model/attrs.json.",
+        f"'{first}' also has weights in 'adapter.eng.safetensors', which are not mixed and not in the mix.",
+        f"'{first}' has files that are not mixed and not copied: language_model/attrs.json.",
     )
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -312,6 +313,7 @@ def _refuse_remote_code(model: Model) -> None:
         )
 
 
+@cache  # the models of a mix nearly always have one class
 def _in_transformers(architecture: str) -> bool:
     """Whether transformers has a class; looks first into the file with the tables of the auto classes, unimported."""
     found = importlib.util.find_spec("transformers")

@@ -19,6 +19,7 @@ from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.compat.config import (
     ModelKind,
     differences,
+    file_differences,
     model_kind,
     module_differences,
     module_setting_differences,
@@ -248,6 +249,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         ),
         *module_differences(names, modules),
         *module_setting_differences(names, modules, [model.home.files for model in models]),
+        *file_differences(names, [model.home.files for model in models], [model.main for model in models]),
         *_class_notes(models),
     ]
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))

@@ -106,13 +106,18 @@ class Vocabulary:
 
     @cached_property
     def splitting(self) -> Mapping[str, Any]:
-        """How text is split into tokens, apart from the vocabulary: merges, normaliser and the like."""
+        """How text becomes tokens, apart from the vocabulary: merges, normaliser, special tokens around it."""
         if PurePosixPath(self.path).name != _FAST_FILE or self.tokens is None:
             return self.settings
         merges = self._data["model"].get("merges")
         if merges and isinstance(merges[0], str):  # older files write a pair as a text
             merges = [merge.split(" ", 1) for merge in merges]
         found = {} if merges is None else {"merges": merges}
+        added = self._data.get("post_processor") or {}
+        if added.get("type") == "Sequence":
+            added = next((part for part in added["processors"] if part["type"] != "ByteLevel"), {})
+        if added.get("type") != "ByteLevel":  # which trims offsets only
+            found["post_processor"] = added or None
         return {**found, **{key: self._data.get(key) for key in ("normalizer", "pre_tokenizer")}}
 
     def same(self, other: Vocabulary) -> bool:

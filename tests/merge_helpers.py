@@ -20,7 +20,15 @@ from cocktail_hub.merge.engine.execute import execute
 from cocktail_hub.merge.kernels.buffers import ShardJob
 from cocktail_hub.merge.kernels.dispatch import cut_chunks, make_chunks, run_capacity
 from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
-from cocktail_hub.merge.plan import ComponentInput, ComponentPlan, MergePlan, ShardPlan, TensorPlan, plan_merge
+from cocktail_hub.merge.plan import (
+    ComponentInput,
+    ComponentPlan,
+    MergePlan,
+    ShardPlan,
+    TensorPlan,
+    plan_merge,
+    row_bytes,
+)
 from cocktail_hub.methods.dtypes import safetensors_dtype, torch_dtype
 from cocktail_hub.methods.registry import METHODS
 
@@ -147,16 +155,20 @@ def merged(
     dtype: torch.dtype | None = None,
     library: type[Buffers] = TorchBuffers,
     arena: int = 1 << 24,
-    **parameters: float,
+    seed: int = 0,
+    own: Sequence[Mapping[str, Any]] = (),
+    **parameters: Any,
 ) -> torch.Tensor:
-    """Merge tensors in memory, the base first where there is one; `lam` is lambda."""
+    """Merge tensors in memory, the base first where there is one; `lam` is lambda, `own` are those of each model."""
     sources = [Memory({"x": tensor}) for tensor in tensors]
     given = ComponentInput(
         specs=tuple(source.specs for source in sources), models=tuple(f"m{i}" for i in range(len(sources)))
     )
     named = {"lambda" if name == "lam" else name: value for name, value in parameters.items()}
     out_dtype = None if dtype is None else str(dtype).removeprefix("torch.")
-    made = plan_merge([given], method=method, weights=weights, parameters=named, dtype=out_dtype)
+    made = plan_merge(
+        [given], method=method, weights=weights, parameters=named, own_parameters=own, seed=seed, dtype=out_dtype
+    )
     return computed(made, sources, library, arena)["x"]
 
 
@@ -181,17 +193,17 @@ def added(
     )
     component = ComponentPlan(folder="", models=tuple("abcdefghij"[: len(tensors)]), index_path=None, total_size=0)
     shard = ShardPlan(path="x", component=0, tensors=(tensor,))
-    made = MergePlan(method="linear", parameters={}, components=(component,), shards=(shard,))
+    made = MergePlan(method="linear", components=(component,), shards=(shard,))
     return computed(made, sources, library, 1 << 24)["x"]
 
 
 def computed(made: MergePlan, sources: Sequence[Memory], library: type[Buffers], arena: int) -> dict[str, torch.Tensor]:
     """Compute the one shard of a plan in memory."""
-    (shard,), buffers = made.shards, library(arena)
+    (shard,) = made.shards
+    rows = max(map(row_bytes, shard.tensors)) if METHODS[made.method].rows else 0
+    buffers = library(max(arena, rows))
     out = Memory({}, shard.data_bytes)
-    job = ShardJob(
-        method=made.method, parameters=made.parameters, models=made.components[0].models, sources=sources, output=out
-    )
+    job = ShardJob(method=made.method, models=made.components[0].models, sources=sources, output=out)
     with buffers.at_work():
         make_chunks(buffers, job, list(cut_chunks(shard, 0, partial(run_capacity, buffers, made.method))))
     found, start = {}, 0

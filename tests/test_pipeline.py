@@ -239,6 +239,28 @@ def test_layers_that_match_nothing_are_refused_with_a_name_that_is_there(tmp_pat
     )
 
 
+def test_weights_by_rules_are_those_of_layers(tmp_path: Path) -> None:
+    folders = list(models.pair("bert").folders)
+    by_layers = recipe_of(folders, layers=[{"match": r"embeddings\..*", "weights": [1.0, 0.0]}])
+    by_rules = recipe_of(folders)
+    for ingredient, kept in zip(by_rules["ingredients"], (1, 0), strict=True):
+        ingredient["weight"] = [{"match": "embeddings.*", "value": kept}, {"value": ingredient["weight"]}]
+    made = [mix(recipe, output=tmp_path / str(i)).path for i, recipe in enumerate((by_layers, by_rules))]
+    assert same_bits(*map(weights_in, made))
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_a_name_that_is_there(tmp_path: Path) -> None:
+    mixed = recipe_of(list(models.pair("bert").folders))
+    mixed["ingredients"][0]["weight"] = [{"match": "pooler.weights", "value": 1.0}, {"value": 0.5}]
+    with pytest.raises(RecipeError) as caught:
+        mix(mixed, output=tmp_path / "out")
+    assert str(caught.value).startswith("`weight of '")
+    assert (
+        "Its numbers would be silently ignored. A pattern is a glob such as 'mlp.*', or `regex:` and a regular "
+        "expression over the whole name.\nCorrect or remove it; a tensor here is called 'pooler.dense.weight'."
+    ) in str(caught.value)
+
+
 def test_work_that_goes_on_beside_a_finished_folder_is_told_by_its_own_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ def _show_preview(recipe: str, given: dict[str, Any]) -> None:
         [
             m.model,
             (m.revision or "")[:19],
-            "" if m.weight is None else f"{m.weight:g}",
+            f"{m.weight:g}" if isinstance(m.weight, float) else "" if m.weight is None else "per tensor",
             size(m.nbytes),
             m.license or "?",
         ]

@@ -37,6 +37,7 @@ from cocktail_hub.compat.vocabulary import (
     vocabulary_size,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
+from cocktail_hub.recipe.tensor_rules import compiled
 from cocktail_hub.resolve.resolve import ResolvedModel, open_model, with_weights
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.reader import TensorReader
     from cocktail_hub.checkpoint.weight_files import WeightFiles
     from cocktail_hub.hub import Hub
-    from cocktail_hub.recipe import LayerRule, ModelReference, Recipe
+    from cocktail_hub.recipe import ModelReference, Recipe
 
 _NOTES = {
     "renamed": "have different names there and were matched",
@@ -256,7 +257,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     notes += [note for model_files in opened for note in model_files.notes]
     folders = models[first].home.model_files.weight_folders
     components = tuple(_read_component(folder, models, first, recipe.missing) for folder in folders)
-    _refuse_unused_rules(recipe.layers, components)
+    _refuse_unused_rules(recipe, components)
     require_same_rows(names, configs, config_chosen=recipe.config != "first")
     models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
         replace(model, config=mapping.weights.config) if isinstance(mapping.weights, AdaptedWeights) else model
@@ -407,15 +408,18 @@ def _read_component(folder: str, models: Sequence[Model], first: int, missing: M
     return Component(folder=folder, mappings=tuple(mappings[index] for index in range(len(models))))
 
 
-def _refuse_unused_rules(layers: Sequence[LayerRule], components: Sequence[Component]) -> None:
-    """Raise RecipeError if a rule of `layers` matches no tensor: its pattern is most likely misspelt."""
+def _refuse_unused_rules(recipe: Recipe, components: Sequence[Component]) -> None:
+    """Raise RecipeError if a rule matches no tensor: its pattern is most likely misspelt."""
     names = dict.fromkeys(name for component in components for specs in component.specs for name in specs)
-    for index, rule in enumerate(layers):
-        pattern = re.compile(rule.match)
-        if not any(pattern.fullmatch(name) for name in names):
+    regex = "a regular expression over the whole name, such as 'encoder\\.layer\\.0\\..*'"
+    glob = "a glob such as 'mlp.*', or `regex:` and a regular expression over the whole name"
+    rules = [(f"layers[{i}]", rule.match, re.compile(rule.match), regex) for i, rule in enumerate(recipe.layers)]
+    for key, number in recipe.rules.items():
+        rules += [(key, rule.match, compiled(rule.match), glob) for rule in number.rules if rule.match is not None]
+    for key, match, pattern, kind in rules:
+        if not any(map(pattern.fullmatch, names)):
             raise RecipeError(
-                f"`layers[{index}]` matches {rule.match!r}, but the mix has no tensor of such a name.\n"
-                "Its weights would be silently ignored. A pattern is a regular expression over the whole name, such as "
-                "'encoder\\.layer\\.0\\..*'.\n"
-                f"Correct or remove it; a tensor here is called '{nearest(rule.match, names) or next(iter(names))}'."
+                f"`{key}` matches {match!r}, but the mix has no tensor of such a name.\n"
+                f"Its {'weights' if kind is regex else 'numbers'} would be silently ignored. A pattern is {kind}.\n"
+                f"Correct or remove it; a tensor here is called '{nearest(match, names) or next(iter(names))}'."
             )

@@ -14,8 +14,8 @@ class ModelPreview:
     """Hub id or folder."""
     revision: str | None
     """Commit; `None` for a local folder, whose content is not hashed for a preview."""
-    weight: float | None
-    """`None` where it is still to be computed, and for the base of task vectors."""
+    weight: Any
+    """A number, or the list that the recipe has. `None` where it is still to be computed, and for a base."""
     nbytes: int
     """Bytes of the files that the mix needs."""
     to_download: int

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe import MISNAMED, Recipe, with_given_weights
+from cocktail_hub.recipe.validation import plain
 
 _NOT_OVERRIDES = ("return_unused_kwargs", "_from_auto", "name_or_path", "recipe")
 _FORWARDED = {
@@ -94,10 +95,10 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
         return [ingredient.model for ingredient in self.to_recipe().ingredients]
 
     @property
-    def weights(self) -> list[float] | None:
-        """One weight per ingredient; `None` while they are open."""
+    def weights(self) -> list[Any] | None:
+        """One weight per ingredient, as the recipe says it; `None` while they are open."""
         weights = self.to_recipe().weights
-        return None if weights is None else list(weights)
+        return None if weights is None else plain(weights)
 
     def to_recipe(self) -> Recipe:
         """Return the recipe.

@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass, field
+from functools import cache, cached_property, partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,14 +17,16 @@ from cocktail_hub.checkpoint.header import TensorSpec, render_header
 from cocktail_hub.errors import CheckpointError, IncompatibleError, RecipeError, did_you_mean
 from cocktail_hub.merge.engine.budget import Budget
 from cocktail_hub.methods.contract import with_base
-from cocktail_hub.methods.dtypes import EXACT, MIXABLE, itemsize, mixable_dtype
+from cocktail_hub.methods.dtypes import EXACT, MIXABLE, accumulator_dtype, itemsize, mixable_dtype
 from cocktail_hub.methods.registry import METHODS
+from cocktail_hub.recipe.tensor_rules import PerTensor, as_parameters, depths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cocktail_hub.methods.contract import Method
     from cocktail_hub.recipe import LayerRule
+    from cocktail_hub.recipe.tensor_rules import Number
 
 _Rule = Literal["same", "sum", "models", "task_vectors"]
 FORMAT_VERSION = 3
@@ -33,6 +35,12 @@ uploads that were interrupted note: what another version has finished is then ma
 mixes have a number of their own, `recipe.MERGE_FORMAT`."""
 BYTES_PER_VECTOR = 1 << 12
 """Room for 64 numbers of a model and for what methods compute of them: with less, no chunk of many models would fit."""
+
+
+SCRATCH = 6
+"""Arrays of the accumulator's dtype that a method may hold at once, beside its vectors and one for each of them."""
+ALIGNMENT = 64
+"""Elements that buffers are cut in multiples of, and bytes that memory is aligned to: a cache line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +79,14 @@ class TensorPlan:
     for `same`."""
     dtypes: tuple[str, ...]
     """One per entry of `models`: its dtype in the file."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """For the method, every parameter: a tuple, with one per ingredient, where there is one per model; and `seed`
+    where it draws at random."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows the tensor has for methods that work on rows: the size of the first of several dimensions."""
+        return self.shape[0] if len(self.shape) > 1 else 1
 
     @property
     def spec(self) -> TensorSpec:
@@ -83,9 +99,26 @@ class TensorPlan:
         return self.rule == "sum" and self.weights == (1.0,) and self.dtypes == (self.dtype,)
 
     @property
+    def numel(self) -> int:
+        """How many elements it has."""
+        return math.prod(self.shape)
+
+    @property
     def input_bytes(self) -> int:
         """Bytes read from all models together, once."""
-        return math.prod(self.shape) * sum(itemsize(dtype) for dtype in self.dtypes)
+        return self.numel * sum(itemsize(dtype) for dtype in self.dtypes)
+
+
+def vector_layout(tensor: TensorPlan) -> list[tuple[str, int]]:
+    """Return the buffers for a method's chunk: input, output, the models, and room for what the method allocates."""
+    wide, models = accumulator_dtype((*tensor.dtypes, tensor.dtype)), len(tensor.models)
+    return [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), (wide, models), (wide, models + SCRATCH)]
+
+
+def row_bytes(tensor: TensorPlan) -> int:
+    """Return the bytes of buffers that one row of a tensor takes."""
+    each = sum(itemsize(dtype) * times for dtype, times in vector_layout(tensor))
+    return each * (tensor.numel // max(tensor.rows, 1) + ALIGNMENT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +175,6 @@ class MergePlan:
     """Version of the arithmetic, and of how a file is laid out, that the plan counts on."""
     method: str
     """A key of `METHODS`."""
-    parameters: Mapping[str, float]
-    """Every parameter of the method."""
     components: tuple[ComponentPlan, ...]
     """In the order given."""
     shards: tuple[ShardPlan, ...]
@@ -176,7 +207,7 @@ class MergePlan:
             }
             for shard in self.shards
         ]
-        head = {"version": self.version, "method": self.method, "parameters": dict(self.parameters)}
+        head = {"version": self.version, "method": self.method}
         return head | {"components": [asdict(component) for component in self.components], "shards": shards}
 
     def index(self, component: int) -> dict[str, Any]:
@@ -188,16 +219,16 @@ class MergePlan:
 
     def budget(self, threads: int | None = None, max_memory: int | None = None, device: str = "cpu") -> Budget:
         """Return how many threads with which buffers would run this plan."""
+        method = METHODS[self.method]
         tensors = [tensor for shard in self.shards for tensor in shard.tensors if tensor.rule not in ("same", "sum")]
-        ranked = any(step.statistic == "kth_largest" for step in METHODS[self.method].measure)
-        searches = max((len(tensor.weights) for tensor in tensors), default=0) if ranked else 0
         vectors = max((len(tensor.models) for tensor in tensors), default=0)
+        rows = [row_bytes(tensor) for tensor in tensors] if method.rows else []
         return Budget.of(
             threads=threads,
             max_memory=max_memory,
-            searches=searches,
+            searches=max((method.searches(t.numel, t.parameters, len(t.weights)) for t in tensors), default=0),
             remote=device != "cpu",
-            smallest=BYTES_PER_VECTOR * (vectors + 1),
+            smallest=max(BYTES_PER_VECTOR * (vectors + 1), *rows, 0),
         )
 
     def peak_memory(self, threads: int | None = None, max_memory: int | None = None, device: str = "cpu") -> int:
@@ -212,8 +243,10 @@ def plan_merge(
     components: Sequence[ComponentInput],
     *,
     method: str = "linear",
-    weights: Sequence[float],
+    weights: Sequence[Number],
     parameters: Mapping[str, Any] | None = None,
+    own_parameters: Sequence[Mapping[str, Any]] = (),
+    seed: int = 0,
     layers: Sequence[LayerRule] = (),
     normalize: bool = False,
     dtype: str | None = None,
@@ -226,6 +259,8 @@ def plan_merge(
         method: a key of `METHODS`.
         weights: one per ingredient (not for the base), in recipe order.
         parameters: of the method; what is left out has its default.
+        own_parameters: those of each ingredient, in place of `parameters`.
+        seed: of methods that draw at random.
         layers: other weights for tensors whose whole name matches; the first rule that matches wins.
         normalize: divide the weights by their sum, and so those of each layer rule.
         dtype: of the floating-point tensors of the mix; `None` or 'auto': the first ingredient's, tensor by tensor.
@@ -239,13 +274,16 @@ def plan_merge(
     if method not in METHODS:
         raise RecipeError(f"Unknown `method` '{method}'. {did_you_mean(method, METHODS)}")
     spec = METHODS[method]
-    checked = partial(spec.used_weights, normalize=normalize)
     planner = _Planner(
         spec=spec,
-        parameters=spec.with_defaults(parameters or {}),
-        weights=checked(weights, "the weights"),
-        rules=tuple(
-            (re.compile(rule.match), checked(rule.weights, f"the weights of '{rule.match}'")) for rule in layers
+        numbers=_Numbers(
+            spec=spec,
+            weights=weights,
+            parameters=parameters or {},
+            own_parameters=own_parameters,
+            seed=seed,
+            layers=layers,
+            normalize=normalize,
         ),
         dtype=None if dtype in (None, "auto") else mixable_dtype(str(dtype)),
     )
@@ -255,7 +293,7 @@ def plan_merge(
         plan, files = _plan_component(index, component, planner.tensors(component), max_shard_size)
         plans.append(plan)
         shards.extend(files)
-    return MergePlan(method=method, parameters=planner.parameters, components=tuple(plans), shards=tuple(shards))
+    return MergePlan(method=method, components=tuple(plans), shards=tuple(shards))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,28 +301,30 @@ class _Planner:
     """What is the same for every tensor."""
 
     spec: Method
-    parameters: dict[str, float]
-    weights: tuple[float, ...]
-    rules: tuple[tuple[re.Pattern[str], tuple[float, ...]], ...]
+    numbers: _Numbers
     dtype: str | None
 
     def tensors(self, component: ComponentInput) -> list[TensorPlan]:
         """Plan every tensor of a component: in the order of the first ingredient, then what only others have."""
         based = self._based(component)
         given = len(component.specs) - based
-        for weights in (self.weights, *(weights for _, weights in self.rules)):
-            if len(weights) != given or len(component.models) != len(component.specs):
-                raise RecipeError(f"{len(weights)} weights for {given} ingredients. Give one per ingredient.")
+        for count in self.numbers.counts:
+            if count != given or len(component.models) != len(component.specs):
+                raise RecipeError(f"{count} weights for {given} ingredients. Give one per ingredient.")
         first = component.specs[based]
-        names = dict.fromkeys(name for specs in (first, *component.specs) for name in specs)
-        planned = (self._tensor(name, component, first) for name in names)
+        depth = depths(name for specs in (first, *component.specs) for name in specs)
+        planned = (self._tensor(name, component, first, depth[name]) for name in depth)
         return [tensor for tensor in planned if tensor is not None]
 
     def _based(self, component: ComponentInput) -> bool:
         """Tell whether the first model of a component is a base."""
-        return self.spec.base == "needed" or (self.spec.base == "optional" and len(component.specs) > len(self.weights))
+        return self.spec.base == "needed" or (
+            self.spec.base == "optional" and len(component.specs) > self.numbers.counts[0]
+        )
 
-    def _tensor(self, name: str, component: ComponentInput, first: Mapping[str, TensorSpec]) -> TensorPlan | None:
+    def _tensor(
+        self, name: str, component: ComponentInput, first: Mapping[str, TensorSpec], depth: float
+    ) -> TensorPlan | None:
         holders = tuple(index for index, specs in enumerate(component.specs) if name in specs)
         specs = [component.specs[index][name] for index in holders]
         kinds = {"mix" if spec.dtype in MIXABLE else "same" for spec in specs}
@@ -311,8 +351,8 @@ class _Planner:
                 weights=(),
                 dtypes=tuple(spec.dtype for spec in specs),
             )
-        rule, weights = self._weights(name, component)
-        given = (1.0, *weights) if rule == "task_vectors" else weights
+        rule, weights, parameters = self._rule(name, component, depth)
+        given = (1.0, *weights) if len(weights) < len(component.specs) else weights
         used = tuple(index for index, weight in enumerate(given) if weight != 0.0)
         for index in used:
             if index not in holders:
@@ -336,23 +376,88 @@ class _Planner:
             models=used,
             weights=tuple(weight for weight in weights if weight != 0.0),
             dtypes=tuple(component.specs[index][name].dtype for index in used),
+            parameters=parameters,
         )
 
-    def _weights(self, name: str, component: ComponentInput) -> tuple[_Rule, tuple[float, ...]]:
-        """How a tensor is made, and the factors of the models, or the weights of the ingredients; 0: it is not read."""
+    def _rule(
+        self, name: str, component: ComponentInput, depth: float
+    ) -> tuple[_Rule, tuple[float, ...], Mapping[str, Any]]:
+        """How a tensor is made; the factors of the models, or the weights of the ingredients; the method's parameters.
+
+        A model of weight 0 is not read.
+        """
         based = self._based(component)
         if name in component.first_only:
-            return "sum", tuple(float(index == based) for index in range(len(component.specs)))
-        weights = next((given for pattern, given in self.rules if pattern.fullmatch(name)), self.weights)
+            return "sum", tuple(float(index == based) for index in range(len(component.specs))), {}
+        weights = self.numbers.weights(name, depth)
         given = tuple(weight for weight in weights if weight != 0.0)
+        parameters = self.numbers.parameters(name, depth, weights)
         found: Sequence[float] | None = () if based and not given else None  # with every weight 0: the base
         if given and self.spec.coefficients and (self.spec.combine or not self.spec.measure):
-            found = self.spec.coefficients(given, self.parameters)
+            found = self.spec.coefficients(given, parameters)
         if found is None:
-            return ("task_vectors" if based else "models"), weights
+            return ("task_vectors" if based and not self.spec.whole_models else "models"), weights, parameters
         each = iter(found)
         coefficients = tuple(next(each) if weight != 0.0 else 0.0 for weight in weights)
-        return "sum", with_base(coefficients) if based else coefficients
+        return "sum", with_base(coefficients) if based else coefficients, {}
+
+
+class _Numbers:
+    """The weights and parameters of every tensor."""
+
+    def __init__(
+        self,
+        *,
+        spec: Method,
+        weights: Sequence[Number],
+        parameters: Mapping[str, Any],
+        own_parameters: Sequence[Mapping[str, Any]],
+        seed: int,
+        layers: Sequence[LayerRule],
+        normalize: bool,
+    ) -> None:
+        self._spec, self._given, self._seed = spec, weights, seed
+        self._checked = cache(partial(spec.used_weights, normalize=normalize))
+        self._rules = [
+            (re.compile(rule.match), self._checked(rule.weights, f"the weights of '{rule.match}'")) for rule in layers
+        ]
+        self._parameters = as_parameters(parameters, "parameters")
+        own = [as_parameters(each, "parameters") for each in own_parameters] or [{}] * len(weights)
+        self._own = [{**self._parameters, **each} for each in own]
+        self._same: dict[str, Mapping[str, Any]] = {}
+        self.counts = [len(weights), *(len(given) for _, given in self._rules)]
+        """How many weights there are, in the recipe and in each rule of `layers`."""
+        if not any(isinstance(weight, PerTensor) for weight in weights):
+            self._checked(tuple(weights), "the weights")
+
+    def weights(self, name: str, depth: float) -> tuple[float, ...]:
+        """Return one weight per ingredient."""
+        for pattern, given in self._rules:
+            if pattern.fullmatch(name):
+                return given
+        varies = any(isinstance(weight, PerTensor) for weight in self._given)
+        found = tuple(_at(weight, name, depth) for weight in self._given)
+        return self._checked(found, f"the weights of '{name}'" if varies else "the weights")
+
+    def parameters(self, name: str, depth: float, weights: Sequence[float]) -> Mapping[str, Any]:
+        """Return every parameter of the method: where there is one per model, those of weights that are not 0."""
+
+        def complete(given: Mapping[str, Any]) -> dict[str, Any]:
+            return self._spec.with_defaults({key: _at(value, name, depth) for key, value in given.items()})
+
+        found = complete(self._parameters)
+        if any(parameter.per_model for parameter in self._spec.parameters.values()):
+            own = [complete(given) for given, weight in zip(self._own, weights, strict=True) if weight != 0.0]
+            for key, parameter in self._spec.parameters.items():
+                if parameter.per_model:
+                    found[key] = tuple(each[key] for each in own)
+        if self._spec.random:
+            found["seed"] = self._seed
+        return self._same.setdefault(repr(found), found)  # equal ones are one, which is quickly compared
+
+
+def _at(value: Any, name: str, depth: float) -> Any:
+    return value.at(name, depth) if isinstance(value, PerTensor) else value
 
 
 def _require_equal(

@@ -178,6 +178,8 @@ def plan_mix(report: CompatibilityReport, max_shard_size: int | str = DEFAULT_SH
         method=recipe.method,
         weights=recipe.weights or (),
         parameters=recipe.parameters,
+        own_parameters=[ingredient.parameters for ingredient in recipe.ingredients],
+        seed=recipe.seed,
         layers=recipe.layers,
         normalize=recipe.normalize,
         dtype=None if recipe.dtype == "auto" else recipe.dtype,

@@ -12,29 +12,36 @@ from cocktail_hub.errors import RecipeError, did_you_mean
 
 COEFFICIENT_BITS = 40
 """Bits that are kept of measured coefficients: sines and roots differ between systems in the last of 53."""
-Parameters = Mapping[str, float]
+Parameters = Mapping[str, Any]
+"""Parameter -> a number, true or false, or a word; one for each vector where there is one per model."""
 Measured = Sequence[Any]
 """What a round found: one float per value of the round, or the Gram matrix as rows of floats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A number, or true or false, that a method takes under `parameters` of a recipe."""
+    """A number, a word, or true or false, that a method takes under `parameters` of a recipe."""
 
-    default: float
-    """Used when the recipe does not give it. `True` or `False`: the parameter is a flag."""
+    default: float | str
+    """Used when the recipe does not give it. `True` or `False`: the parameter is a flag. Text: one of the `choices`."""
+    choices: tuple[str, ...] = ()
+    """The words that are accepted, for a parameter that is a word."""
     low: float = -math.inf
     """Smallest value accepted."""
     high: float = math.inf
     """Largest value accepted."""
     low_open: bool = False
     """Whether `low` itself is refused."""
+    per_model: bool = False
+    """Whether an ingredient may have its own. The method then gets a tuple, one for each of its vectors."""
     meaning: str
     """What it does, in a few words."""
 
     def check(self, value: object, name: str) -> None:
         """Raise RecipeError unless `value` is in range."""
-        if isinstance(self.default, bool) or isinstance(value, bool):
+        if self.choices:
+            valid = value in self.choices
+        elif isinstance(self.default, bool) or isinstance(value, bool):
             valid = isinstance(self.default, bool) and isinstance(value, bool)
         else:
             valid = isinstance(value, (int, float)) and math.isfinite(value) and self.low <= value <= self.high
@@ -48,6 +55,8 @@ class Parameter:
     @property
     def accepted(self) -> str:
         """The range in words."""
+        if self.choices:
+            return " or ".join(self.choices)
         if isinstance(self.default, bool):
             return "true or false"
         if math.isinf(self.low) and math.isinf(self.high):
@@ -57,7 +66,7 @@ class Parameter:
     @property
     def shown_default(self) -> str:
         """The default as a recipe spells it."""
-        return str(self.default).lower() if isinstance(self.default, bool) else f"{self.default:g}"
+        return str(self.default).lower() if isinstance(self.default, (bool, str)) else f"{self.default:g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +83,11 @@ class Round:
     values: Callable[..., Iterable[Any]] | None = None
     """`values(xp, vectors, parameters, *measured)`: arrays as long as a vector. It may overwrite `vectors`. Not for
     `gram`."""
-    rank: Callable[[int, Parameters], int] | None = None
-    """`rank(elements of the tensor, parameters)`: the k of `kth_largest`, 1 for the largest."""
+    rank: Callable[[int, Parameters], int | Sequence[int]] | None = None
+    """`rank(elements of the tensor, parameters)`: the k of `kth_largest`, 1 for the largest; or one for each value. Of
+    0, and of more than there are, nothing is measured, and 0 is found."""
+    needed: Callable[[Parameters], bool] = lambda _: True
+    """Whether the parameters need what the round measures; where they do not, it finds an empty list."""
     exact: str = ""
     """The flag among the parameters that lets exactly k elements reach the k-th largest: of equal ones, the first in
     the tensor do, and for later ones the next number above is measured. For the last round only."""
@@ -99,6 +111,14 @@ class Method:
     combine: Callable[..., Any] | None = None
     """`combine(xp, vectors, weights, parameters, *measured)`: the merged vector, from some elements of a tensor at a
     time. `xp` is numpy or torch. It may overwrite `vectors`; each element may depend on the same element only."""
+    rows: bool = False
+    """Whether vectors come as whole rows, 2-D, to `combine` and to the values of rounds; an element may then depend on
+    its row. A row is what belongs to one index of a tensor's first dimension; a tensor of one dimension is one row."""
+    random: bool = False
+    """Whether `combine` and the values of rounds also get `draws=`, whose `uniform(i)` gives random numbers in [0, 1)
+    for the elements of the i-th vector (see `draws.Draws`)."""
+    whole_models: bool = False
+    """Whether vectors are the models where there is a base, too, which then comes first, without a weight."""
     measure: tuple[Round, ...] = ()
     """What must be known of a tensor first."""
     base: Literal["needed", "optional", "none"] = "none"
@@ -126,6 +146,12 @@ class Method:
             return f"{self.fewest} or more"
         return f"{self.fewest}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
 
+    def searches(self, numel: int, parameters: Parameters, vectors: int) -> int:
+        """Return how many order statistics are looked for at once in a tensor of so many elements and vectors."""
+        steps = (step for step in self.measure if step.statistic == "kth_largest" and step.needed(parameters))
+        ranks = [step.rank(numel, parameters) if step.rank else 0 for step in steps]
+        return max((vectors if isinstance(rank, int) else len(rank) for rank in ranks), default=0)
+
     def check_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Raise RecipeError if a parameter is unknown or out of range."""
         for name, value in parameters.items():
@@ -134,11 +160,11 @@ class Method:
                 raise RecipeError(f"Unknown key '{name}' in `parameters`. {hint}")
             self.parameters[name].check(value, name)
 
-    def with_defaults(self, parameters: Mapping[str, Any]) -> dict[str, float]:
+    def with_defaults(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return every parameter of the method, checked, in the order of the registry."""
         self.check_parameters(parameters)
         found = {name: parameters.get(name, spec.default) for name, spec in self.parameters.items()}
-        return {name: value if isinstance(value, bool) else float(value) for name, value in found.items()}
+        return {name: value if isinstance(value, (bool, str)) else float(value) for name, value in found.items()}
 
     def used_weights(self, weights: Sequence[float], what: str, *, normalize: bool = False) -> tuple[float, ...]:
         """Return the weights that a mix is made with: divided by their sum where that should be 1, or is asked for.

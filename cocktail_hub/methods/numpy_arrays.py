@@ -52,6 +52,24 @@ def widen(array: Array, out: Array) -> None:
         bits[-1] = int(array[-1]) << _HALF
 
 
+def tensor_order(array: Array) -> Array:
+    """Put what comes in the order of `widen` into the tensor's."""
+    pairs = len(array) // 2
+    found = np.empty_like(array)
+    found[0 : 2 * pairs : 2], found[1::2], found[2 * pairs :] = (
+        array[:pairs],
+        array[pairs : 2 * pairs],
+        array[2 * pairs :],
+    )
+    return found
+
+
+def split_order(array: Array) -> Array:
+    """Put what comes in the tensor's order into that of `widen`."""
+    even = len(array) // 2 * 2
+    return np.concatenate([array[0:even:2], array[1:even:2], array[even:]])
+
+
 def round_once(total: Array, out: Array) -> None:
     """Round `total` into `out`, to the nearest, ties to even. Where `total` is NaN, `out` is left undefined."""
     if out.dtype != np.uint16:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import MappingProxyType
 
 from cocktail_hub.methods import combinations, sce, ties
@@ -10,7 +9,12 @@ from cocktail_hub.methods.contract import Method, Parameter, Round
 
 _LAMBDA = Parameter(default=1.0, meaning="the factor on the merged task vector")
 _DENSITY = Parameter(
-    default=0.2, low=0.0, high=1.0, low_open=True, meaning="the fraction of each task vector that is kept, the largest"
+    default=0.2,
+    low=0.0,
+    high=1.0,
+    low_open=True,
+    per_model=True,
+    meaning="the fraction of each task vector that is kept, the largest",
 )
 _EXACT_K = Parameter(default=False, meaning="whether of elements that tie for the last place only the first are kept")
 _TOPK = Parameter(
@@ -38,7 +42,7 @@ METHODS: dict[str, Method] = {
         summary="base + lambda * mean of the trimmed task vectors that agree with the elected sign",
         coefficients=ties.single,
         combine=ties.ties,
-        measure=(Round(statistic="kth_largest", values=ties.magnitudes, rank=ties.kept_count, exact="exact_k"),),
+        measure=(Round(statistic="kth_largest", values=ties.magnitudes, rank=ties.kept_counts, exact="exact_k"),),
         base="needed",
         fewest=1,
         parameters=MappingProxyType({"density": _DENSITY, "lambda": _LAMBDA, "exact_k": _EXACT_K}),
@@ -65,7 +69,7 @@ METHODS: dict[str, Method] = {
         summary="base + mean of the task vectors' selected elements that agree in sign, weighted by energy",
         combine=sce.sce,
         measure=(
-            Round(statistic="kth_largest", values=sce.variances, rank=partial(ties.kept_count, fraction="select_topk")),
+            Round(statistic="kth_largest", values=sce.variances, rank=sce.selected_counts),
             Round(statistic="sum", values=sce.squares),
         ),
         base="needed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.methods.ties import elect, mean_of_agreeing
+from cocktail_hub.methods.ties import elect, kept_count, mean_of_agreeing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +44,11 @@ def variances(_xp: Any, vectors: Sequence[Any], _: Parameters) -> list[Any]:
     for vector in vectors:
         total += (vector - mean) ** 2
     return [total / len(vectors)]
+
+
+def selected_counts(numel: int, parameters: Parameters) -> list[int]:
+    """Return how many of `numel` elements are selected."""
+    return [kept_count(numel, parameters["select_topk"])]
 
 
 def selected(xp: Any, vectors: Sequence[Any], _: Parameters, cuts: Sequence[float]) -> list[Any]:

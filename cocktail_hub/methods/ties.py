@@ -47,14 +47,20 @@ def magnitudes(xp: Any, vectors: Sequence[Any], _: Parameters) -> list[Any]:
     return [xp.abs(vector, out=vector) for vector in vectors]
 
 
-def kept_count(numel: int, parameters: Parameters, fraction: str = "density") -> int:
-    """Return how many of `numel` elements a parameter's fraction is: rounded down, at least one."""
-    return max(1, int(numel * parameters[fraction]))
+def kept_counts(numel: int, parameters: Parameters) -> list[int]:
+    """Return how many of `numel` elements of each vector are kept."""
+    return [kept_count(numel, density) for density in parameters["density"]]
 
 
-def single(weights: Sequence[float], parameters: Parameters) -> Sequence[float] | None:
+def kept_count(numel: int, fraction: float) -> int:
+    """Return how many of `numel` elements a fraction is: rounded down, at least one; 0 stands for all of them."""
+    count = max(1, int(numel * fraction))
+    return count if count < numel else 0
+
+
+def single(_: Sequence[float], parameters: Parameters) -> Sequence[float] | None:
     """Return the coefficient of the only task vector where nothing is trimmed: it agrees with itself everywhere."""
-    return [parameters["lambda"]] if len(weights) == 1 and parameters["density"] == 1.0 else None
+    return [parameters["lambda"]] if parameters["density"] == (1.0,) else None
 
 
 def trim(xp: Any, vector: Any, cut: float) -> Any:

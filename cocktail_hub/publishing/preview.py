@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cocktail_hub.compat.preview import ModelPreview, Preview
 from cocktail_hub.merge.run import bytes_to_fetch, needed_space
 from cocktail_hub.publishing.card.facts import combine_licenses, gather_facts
+from cocktail_hub.recipe.validation import plain
 
 if TYPE_CHECKING:
     from cocktail_hub.compat.check import CompatibilityReport, Model
@@ -19,7 +20,7 @@ def preview_mix(report: CompatibilityReport, plan: MergePlan, options: MixOption
     recipe, shards = report.recipe, plan.shards
     licenses = gather_facts(recipe, report.kind, options.hub).licenses
     combined = combine_licenses(licenses)
-    weights = {ingredient.model: ingredient.weight for ingredient in recipe.ingredients} if weighed else {}
+    weights = {ingredient.model: plain(ingredient.weight) for ingredient in recipe.ingredients} if weighed else {}
 
     def preview(model: Model) -> ModelPreview:
         reference, license_info = model.located.reference, licenses.get(model.located.reference.model)

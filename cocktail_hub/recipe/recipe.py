@@ -16,7 +16,7 @@ from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe.missing import MissingPolicy
 from cocktail_hub.recipe.reference import Anchor, Ingredient, ModelReference
 from cocktail_hub.recipe.task import TASKS
-from cocktail_hub.recipe.tensor_rules import LayerRule
+from cocktail_hub.recipe.tensor_rules import LayerRule, PerTensor, as_parameters
 from cocktail_hub.recipe.validation import (
     as_choice,
     as_flag,
@@ -82,7 +82,7 @@ class Recipe:
     anchor: Anchor | None = None
     """LM-Cocktail's many-model mix: `share * anchor + (1 - share) * sum of the others`."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters of the method."""
+    """Parameters of the method; each number may differ from tensor to tensor."""
     normalize: bool = False
     """Divide the weights by their sum, and so those of each rule in `layers`."""
     layers: tuple[LayerRule, ...] = ()
@@ -112,10 +112,30 @@ class Recipe:
         self._check_layers()
 
     @property
-    def weights(self) -> tuple[float, ...] | None:
+    def weights(self) -> tuple[Any, ...] | None:
         """The ingredients' weights in recipe order, or `None` when they are still to be computed."""
         given = [i.weight for i in self.ingredients if i.weight is not None]
         return tuple(given) if len(given) == len(self.ingredients) else None
+
+    @property
+    def varies(self) -> bool:
+        """Whether weights differ from tensor to tensor."""
+        return bool(self.layers) or any(isinstance(i.weight, PerTensor) for i in self.ingredients)
+
+    @property
+    def rules(self) -> dict[str, PerTensor]:
+        """Key -> number that differs from tensor to tensor."""
+        found: dict[str, Any] = {f"parameters.{name}": value for name, value in self.parameters.items()}
+        for i in self.ingredients:
+            found |= {f"weight of '{i.label}'": i.weight}
+            found |= {f"parameters.{name} of '{i.label}'": value for name, value in i.parameters.items()}
+        return {key: value for key, value in found.items() if isinstance(value, PerTensor)}
+
+    @property
+    def every_parameter(self) -> dict[str, Any]:
+        """Every parameter of the method, the recipe's or its default; those of single ingredients are not in it."""
+        rules = {name: value for name, value in self.parameters.items() if isinstance(value, PerTensor)}
+        return self.spec.with_defaults({n: v for n, v in self.parameters.items() if n not in rules}) | rules
 
     @property
     def spec(self) -> Method:
@@ -179,7 +199,20 @@ class Recipe:
                 "Its share is a part of a weighted average, which this method does not compute.\n"
                 "Remove it, or list the model as an ingredient or as the `base`."
             )
-        self.spec.check_parameters(self.parameters)
+        self._check_parameters(self.parameters)
+        for ingredient in self.ingredients:
+            self._check_parameters(ingredient.parameters)
+            for name in ingredient.parameters:
+                if not self.spec.parameters[name].per_model:
+                    raise RecipeError(
+                        f"'{ingredient.label}' has its own `{name}`, but method '{self.method}' has one for all.\n"
+                        "It would be ignored.\nGive it under `parameters` of the recipe."
+                    )
+
+    def _check_parameters(self, parameters: Mapping[str, Any]) -> None:
+        for name, value in parameters.items():
+            for number in value.numbers if isinstance(value, PerTensor) else [value]:
+                self.spec.check_parameters({name: number})
 
     def _check_duplicates(self) -> None:
         seen = [(reference.model, reference.revision, reference.digest) for reference in self.ingredients]
@@ -213,7 +246,7 @@ class Recipe:
                 "It is not clear which of the two to use.\n"
                 "Remove the weights to have them computed, or remove `weighting`."
             )
-        if given:
+        if given and not any(isinstance(i.weight, PerTensor) for i in given):  # those are checked tensor by tensor
             self.spec.used_weights([i.weight or 0.0 for i in given], "the weights", normalize=self.normalize)
 
     def _check_layers(self) -> None:
@@ -225,9 +258,10 @@ class Recipe:
                 )
             what = f"the weights of `layers` rule '{rule.match}'"
             self.spec.used_weights(rule.weights, what, normalize=self.normalize)
-        if self.layers and self.anchor is not None:
+        if self.varies and self.anchor is not None:
+            what = "`layers`" if self.layers else "Weights per tensor"
             raise RecipeError(
-                "`layers` and `anchor` cannot be combined: a rule has no weight for the anchor.\n"
+                f"{what} and `anchor` cannot be combined: a rule has no weight for the anchor.\n"
                 "List the anchor as an ingredient with its own weight."
             )
 
@@ -288,7 +322,7 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "base": ModelReference.from_value,
     "weighting": lambda value, _: Weighting.from_value(value),
     "anchor": Anchor.from_value,
-    "parameters": _read_mapping,
+    "parameters": as_parameters,
     "layers": _read_layers,
     "missing": _read_missing,
     "evidence": _read_mapping,
@@ -346,8 +380,13 @@ class ResolvedRecipe(Recipe):
         shared = {key: value for key, value in self.to_dict().items() if key not in _WITHOUT_EFFECT}
         for key in ("config", "tokenizer"):
             shared[key] = self.donor(key)
-        shared["parameters"] = self.spec.with_defaults(self.parameters)
-        ingredients = [i.identity() | {"weight": i.weight} for i in self.ingredients]
+        known, every = self.spec.parameters, plain(self.every_parameter)
+        # words at their default are left out: a method may gain an option, and its mixes keep their digest
+        shared["parameters"] = {n: v for n, v in every.items() if not known[n].choices or v != known[n].default}
+        ingredients = [
+            i.identity() | {"weight": plain(i.weight)} | ({"parameters": plain(i.parameters)} if i.parameters else {})
+            for i in self.ingredients
+        ]
         base = {"base": self.base.identity()} if self.base else {}
         return shared | {"merge_format": MERGE_FORMAT, "ingredients": ingredients} | base
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import RecipeError
-from cocktail_hub.recipe.validation import as_mapping, as_number, as_text, reject_unknown
+from cocktail_hub.recipe.tensor_rules import as_parameters, as_tensor_number
+from cocktail_hub.recipe.validation import as_mapping, as_number, as_text, plain, reject_unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from typing_extensions import Self
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 """A full git commit hash: the form of a resolved revision."""
 CONTENT_DIGEST = re.compile(r"xxh128:[0-9a-f]{32}|sha256:[0-9a-f]{64}")
 """Digest over the files of a local folder: `resolve` writes the first kind and verifies either."""
-LARGEST_WEIGHT = 1e6
-"""Weights beyond this are typing errors, and their sums would overflow."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt")
 """Suffixes of files of weights, which are parts of a model."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -128,8 +129,10 @@ class ModelReference:
 
     def to_dict(self) -> dict[str, Any]:
         """The keys that have a value, ready for JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        shown = {key: value for key, value in values.items() if value is not None}
+        shown: dict[str, Any] = {}
+        for f in fields(self):
+            if (value := getattr(self, f.name)) is not None and value != {}:
+                shown[f.name] = plain(value)
         return shown | ({"base": self.base.to_dict()} if self.base else {})
 
     def identity(self) -> dict[str, Any]:
@@ -164,14 +167,20 @@ class ModelReference:
 class Ingredient(ModelReference):
     """One checkpoint in the mix."""
 
-    weight: float | None = None
-    """Weight in the mix, dimensionless. `None`: computed by the recipe's `weighting`."""
+    weight: Any = None
+    """Weight in the mix, dimensionless: a float, or `PerTensor`. `None`: computed by the recipe's `weighting`."""
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Parameters of the method for this ingredient, in place of the recipe's."""
 
     def __post_init__(self) -> None:
         ModelReference.__post_init__(self)
         if self.weight is not None:
-            weight = as_number(self.weight, f"weight of '{self.model}'", low=-LARGEST_WEIGHT, high=LARGEST_WEIGHT)
-            object.__setattr__(self, "weight", weight)
+            object.__setattr__(self, "weight", as_tensor_number(self.weight, f"weight of '{self.model}'"))
+        object.__setattr__(self, "parameters", as_parameters(self.parameters, f"parameters of '{self.model}'"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as JSON values: read-only mappings cannot be pickled."""
+        return type(self).from_value, (self.to_dict(), "ingredient")
 
 
 @dataclass(frozen=True, kw_only=True)

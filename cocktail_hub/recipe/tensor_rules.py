@@ -1,14 +1,184 @@
-"""Other weights for some of the tensors."""
+"""Numbers that differ from tensor to tensor: by depth, by name, or both."""
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import RecipeError
-from cocktail_hub.recipe.reference import LARGEST_WEIGHT
-from cocktail_hub.recipe.validation import as_list, as_mapping, as_number, as_text, reject_unknown
+from cocktail_hub.recipe.validation import as_json, as_list, as_mapping, as_number, as_text, reject_unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+LARGEST_WEIGHT = 1e6
+"""Numbers beyond this are typing errors, and their sums would overflow."""
+REGEX = "regex:"
+"""What a pattern that is a regular expression begins with; others are globs."""
+_LAYER = re.compile(r"(?:^|(?<=\.))(\d+)(?=\.)")
+"""The first number in a tensor's name: of the layer, where there are layers."""
+_BEFORE_LAYERS = re.compile(
+    r"embed(?!_out)|wte|wpe|shared|patch|(cls|class)_token|position|project_in|pre_layrnorm|stem"
+)
+"""What the names of tensors contain that come before the layers."""
+_REPEATED_GROUP = re.compile(r"\)[*+{]|\\[1-9]|\(\?P=")
+"""What may take a regular expression exponential time: a repeated group, and a reference back to one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRule:
+    """A number, or numbers along the depth of the model, for the tensors whose name matches."""
+
+    match: str | None = None
+    """A glob over the whole name, or over what follows a dot in it; `regex:` and a regular expression over the whole
+    name; or `None`, which matches everything."""
+    value: float | tuple[float, ...]
+    """The number, or those to interpolate between, from the first layer to the last."""
+
+    def matches(self, name: str) -> bool:
+        """Tell whether the rule is for this tensor."""
+        return self.match is None or compiled(self.match).fullmatch(name) is not None
+
+    def at(self, depth: float) -> float:
+        """Return the number at a depth from 0 to 1."""
+        if not isinstance(self.value, tuple):
+            return self.value
+        place = depth * (len(self.value) - 1)
+        below = min(int(place), len(self.value) - 1)
+        above = min(below + 1, len(self.value) - 1)
+        part = place - below
+        return (1.0 - part) * self.value[below] + part * self.value[above] if part else self.value[below]
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """A number per tensor: that of the first rule that matches. The last one matches everything."""
+
+    rules: tuple[TensorRule, ...]
+
+    def at(self, name: str, depth: float) -> float:
+        """Return the number of a tensor."""
+        return next(rule for rule in self.rules if rule.matches(name)).at(depth)
+
+    @property
+    def numbers(self) -> list[float]:
+        """All numbers in it."""
+        values = [rule.value for rule in self.rules]
+        return [number for value in values for number in (value if isinstance(value, tuple) else (value,))]
+
+    def to_value(self) -> Any:
+        """Return what a recipe says, which `as_tensor_number` reads back."""
+        shown = [
+            ({} if rule.match is None else {"match": rule.match})
+            | {"value": list(rule.value) if isinstance(rule.value, tuple) else rule.value}
+            for rule in self.rules
+        ]
+        return shown[0]["value"] if len(shown) == 1 else shown
+
+    def __format__(self, spec: str) -> str:
+        """Return the range of the numbers, each in this format."""
+        low, high = min(self.numbers), max(self.numbers)
+        return format(low, spec) if low == high else f"{low:{spec}} to {high:{spec}}"
+
+
+Number = float | PerTensor
+"""A number of a recipe."""
+
+
+def as_tensor_number(value: Any, key: str) -> Number:
+    """Accept a number, a list of numbers along the depth, or rules; each up to a million in magnitude.
+
+    Raises:
+        RecipeError: it is none of these; a pattern is not valid; or the last rule does not match everything.
+    """
+    if isinstance(value, PerTensor):
+        return value
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
+        return _as_number(value, key)
+    listed = as_list(value, key)
+    if not listed:
+        raise RecipeError(f"`{key}` is an empty list.\nThere is no number to use.\nGive a number, or a list of some.")
+    if not any(hasattr(entry, "keys") for entry in listed):
+        return PerTensor((TensorRule(value=tuple(_as_number(v, f"{key}[{i}]") for i, v in enumerate(listed))),))
+    rules = []
+    for index, entry in enumerate(listed):
+        where = f"{key}[{index}]"
+        data = as_mapping(entry, where)
+        reject_unknown(data, ("match", "value"), f"`{where}`")
+        if "value" not in data:
+            raise RecipeError(f"`{where}` has no `value`. It needs a number, or a list of numbers along the depth.")
+        given, pattern = data["value"], data.get("match")
+        number = _as_number(given, where) if isinstance(given, str) or not hasattr(given, "__len__") else None
+        if pattern is not None:
+            compiled(as_text(pattern, f"{where}.match"))
+        if (pattern is None) != (index == len(listed) - 1):
+            raise RecipeError(
+                f"`{where}` has {'no' if pattern is None else 'a'} `match`, "
+                f"but {'rules follow it' if pattern is None else 'is the last rule'}.\n"
+                "The first rule that matches a tensor decides, and every tensor needs a number.\n"
+                "Let just the last rule have no `match`: `{value: ...}`."
+            )
+        inner = tuple(_as_number(v, f"{where}.value") for v in as_list(given, where)) if number is None else number
+        rules.append(TensorRule(match=pattern, value=inner))
+    return PerTensor(tuple(rules))
+
+
+def as_parameters(value: Any, key: str) -> Mapping[str, Any]:
+    """Accept a mapping of JSON values; lists in it are numbers that differ from tensor to tensor."""
+    data = as_mapping(value, key)
+    as_json(dict.fromkeys(data), key)  # all names are text
+    listed = (list, tuple, PerTensor)
+    return MappingProxyType(
+        {name: (as_tensor_number if isinstance(v, listed) else as_json)(v, f"{key}.{name}") for name, v in data.items()}
+    )
+
+
+def _as_number(value: Any, key: str) -> float:
+    return as_number(value, key, low=-LARGEST_WEIGHT, high=LARGEST_WEIGHT)
+
+
+@lru_cache(maxsize=1024)
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return what matches whole names of tensors.
+
+    Raises:
+        RecipeError: it is a regular expression that is not valid, or that could take forever.
+    """
+    if not pattern.startswith(REGEX):
+        return re.compile(rf"(?:.*\.)?(?:{fnmatch.translate(pattern)})")
+    expression = pattern.removeprefix(REGEX).strip()
+    if _REPEATED_GROUP.search(expression):
+        raise RecipeError(
+            f"The pattern {pattern!r} repeats a group, or refers back to one.\n"
+            "Matching such an expression can take longer than anyone will wait.\n"
+            "Repeat single characters or classes only, such as `\\d+` or `.*`, or write several rules."
+        )
+    try:
+        return re.compile(expression)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise RecipeError(f"The pattern {pattern!r} is not a regular expression: {error}.") from error
+
+
+def depths(names: Iterable[str]) -> dict[str, float]:
+    """Return how deep in the model each tensor is.
+
+    A layer's is its index over that of the last one, in its own tower: all tensors with the same name up to the index.
+    Embeddings, and what else comes before the layers, are at 0; what follows the layers at 1.
+    """
+    found = {name: _LAYER.search(name) for name in names}
+    last: dict[str, int] = {}
+    for name, layer in found.items():
+        if layer:
+            tower = name[: layer.start()]
+            last[tower] = max(last.get(tower, 1), int(layer[1]))
+    return {
+        name: int(layer[1]) / last[name[: layer.start()]] if layer else float(not _BEFORE_LAYERS.search(name))
+        for name, layer in found.items()
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +201,7 @@ class LayerRule:
         except (re.error, OverflowError, RecursionError) as error:
             raise RecipeError(f"`layers.match` {self.match!r} is not a regular expression: {error}.") from error
         key = f"layers.weights of '{self.match}'"
-        given = as_list(self.weights, key)
-        numbers = tuple(as_number(w, key, low=-LARGEST_WEIGHT, high=LARGEST_WEIGHT) for w in given)
-        object.__setattr__(self, "weights", numbers)
+        object.__setattr__(self, "weights", tuple(_as_number(w, key) for w in as_list(self.weights, key)))
 
     def to_dict(self) -> dict[str, Any]:
         """Both keys, ready for JSON."""

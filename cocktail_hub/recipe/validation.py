@@ -135,6 +135,8 @@ def as_json(value: Any, key: str) -> Any:
 
 def plain(value: Any) -> Any:
     """Copy a JSON value into dicts and lists that the caller may change: the opposite of `as_json`."""
+    if hasattr(value, "to_value"):  # a number per tensor
+        return value.to_value()
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -17,6 +17,7 @@ from cocktail_hub.errors import CheckpointError, IncompatibleError, RecipeError
 from cocktail_hub.merge.engine.budget import SEARCH_BYTES
 from cocktail_hub.merge.plan import ComponentInput, MergePlan, TensorPlan, plan_merge
 from cocktail_hub.recipe import LayerRule
+from cocktail_hub.recipe.tensor_rules import PerTensor, TensorRule
 
 F32, BF16, I64 = "F32", "BF16", "I64"
 
@@ -205,6 +206,47 @@ def test_bad_arguments_say_what_to_fix(options: dict[str, Any], message: str) ->
         plan(ONE, ONE, **options)
 
 
+# numbers per tensor
+
+
+def test_weights_and_parameters_are_those_of_the_tensor_and_its_depth() -> None:
+    names = [f"h.{i}.mlp" for i in range(3)] + ["h.1.attn", "embed", "norm"]
+    given = {name: TensorSpec((2,), F32) for name in names}
+    made = plan(
+        given,
+        given,
+        given,
+        method="ties",
+        weights=[PerTensor((TensorRule(match="attn", value=3.0), TensorRule(value=(0.0, 1.0)))), 1.0],
+        parameters={"density": [0.2, 0.4], "lambda": [{"match": "h.*", "value": 2}, {"value": 1}]},
+        own_parameters=[{}, {"density": 0.9}],
+    )
+    found = {name: (t.weights, t.parameters["density"], t.parameters["lambda"]) for name, t in tensors(made).items()}
+    assert found == {
+        "h.0.mlp": ((1.0,), (0.9,), 2.0),
+        "h.1.mlp": ((0.5, 1.0), (0.30000000000000004, 0.9), 2.0),
+        "h.2.mlp": ((1.0, 1.0), (0.4, 0.9), 2.0),
+        "h.1.attn": ((3.0, 1.0), (0.30000000000000004, 0.9), 2.0),
+        "embed": ((1.0,), (0.9,), 1.0),
+        "norm": ((1.0, 1.0), (0.4, 0.9), 1.0),
+    }
+
+
+def test_weights_that_must_sum_to_one_do_so_for_every_tensor() -> None:
+    rising, falling = (PerTensor((TensorRule(value=value),)) for value in ((0.0, 0.5, 1.0), (1.0, 0.5, 0.0)))
+    given = {f"h.{i}.x": TensorSpec((2,), F32) for i in range(5)}
+    made = plan(given, given, weights=[rising, falling])
+    assert [tensor.weights for tensor in tensors(made).values()] == [
+        (1.0,),
+        (0.25, 0.75),
+        (0.5, 0.5),
+        (0.75, 0.25),
+        (1.0,),
+    ]
+    with pytest.raises(RecipeError, match=r"The weights of 'h.1.x' sum to 0.5, not to 1"):
+        plan(given, given, weights=[rising, PerTensor((TensorRule(match="h.0.*", value=1.0), TensorRule(value=0.25)))])
+
+
 # methods on task vectors
 
 
@@ -212,7 +254,7 @@ def test_task_arithmetic_is_planned_as_a_sum_with_the_base_first() -> None:
     made = plan(ONE, ONE, ONE, method="task_arithmetic", weights=[1.0, 0.5], parameters={"lambda": 0.5})
     assert tensors(made)["x"].models == (0, 1, 2)
     assert tensors(made)["x"].weights == (0.25, 0.5, 0.25)
-    assert made.parameters == {"lambda": 0.5}
+    assert tensors(made)["x"].parameters == {}
 
 
 def test_task_arithmetic_that_averages_does_not_read_the_base() -> None:
@@ -224,7 +266,7 @@ def test_ties_reads_the_base_first() -> None:
     made = plan(ONE, ONE, ONE, ONE, method="ties", weights=[1.0, 0.0, 2.0])
     assert (tensors(made)["x"].models, tensors(made)["x"].weights) == ((0, 1, 3), (1.0, 2.0))
     assert tensors(made)["x"].rule == "task_vectors"
-    assert made.parameters == {"density": 0.2, "lambda": 1.0, "exact_k": False}
+    assert tensors(made)["x"].parameters == {"density": (0.2, 0.2), "lambda": 1.0, "exact_k": False}
 
 
 def test_ties_refuses_negative_weights() -> None:

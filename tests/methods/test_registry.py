@@ -17,6 +17,7 @@ from cocktail_hub.merge.engine import workers
 from cocktail_hub.merge.kernels.buffers import Buffers
 from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
 from cocktail_hub.methods.contract import Method, Parameter, Round
+from cocktail_hub.methods.fixed_sum import row_sums
 from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe import Recipe
 
@@ -85,6 +86,54 @@ TOYS = {
 }
 
 
+def sown(xp: Any, vectors: Sequence[Any], weights: Sequence[float], parameters: Any, sums: Any, *, draws: Any) -> Any:
+    """Add up random halves of the vectors, and the sum of a random half of the elements."""
+    total: Any = 0
+    for index, (vector, weight) in enumerate(zip(vectors, weights, strict=True)):
+        total += (draws.uniform(index) < parameters["chance"][index]) * vector * weight
+    return total * (1.0 + sums[0] * 0.0)
+
+
+def lifted(xp: Any, vectors: Sequence[Any], weights: Sequence[float], _: Any, largest: Sequence[float]) -> Any:
+    """Add up vectors, each divided by the range of its row; none gets longer than the largest one."""
+    total: Any = 0
+    for vector, weight in zip(vectors, weights, strict=True):
+        total += vector / (1.0 + row_sums(xp, xp.abs(vector))) * weight
+    return xp.clip(total, -largest[0], largest[0])
+
+
+TOYS |= {
+    "sown": Method(
+        summary="base + sum of a random half of weight * (model - base)",
+        source="a test",
+        combine=sown,
+        measure=(
+            Round(
+                statistic="sum",
+                values=lambda xp, vectors, _, *, draws: [xp.asarray(vectors[0], dtype=xp.float64) * draws.uniform(0)],
+            ),
+        ),
+        base="needed",
+        random=True,
+        parameters={"chance": Parameter(default=0.5, low=0.0, high=1.0, per_model=True, meaning="how likely each is")},
+    ),
+    "lifted": Method(
+        summary="base + sum of weight * (model - base) by rows",
+        source="a test",
+        combine=lifted,
+        measure=(
+            Round(
+                statistic="kth_largest",
+                values=lambda xp, vectors, _: [xp.abs(vectors[0]) / (1.0 + row_sums(xp, xp.abs(vectors[0])))],
+                rank=lambda numel, _: [1],
+            ),
+        ),
+        base="needed",
+        rows=True,
+    ),
+}
+
+
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, method in TOYS.items():
@@ -129,7 +178,7 @@ def test_a_model_with_itself_is_itself(method: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("library", [Buffers, TorchBuffers])
 def test_one_hot_weights_give_that_ingredient(method: str, dtype: torch.dtype, library: type[Buffers]) -> None:
     density = {DENSITIES[method]: 1.0} if method in DENSITIES else {}
-    if method in {"halved", "clipped", "sce"} or (library is Buffers and dtype == torch.float16):
+    if method in {"halved", "clipped", "sce", "sown", "lifted"} or (library is Buffers and dtype == torch.float16):
         pytest.skip("its definition says otherwise, or float16 is left to torch")
     models, hot = given(method, dtype), len(weights_of(method)) - 1
     weights = [float(i == hot) for i in range(hot + 1)]
@@ -223,6 +272,18 @@ def test_measured_coefficients_are_reported(tmp_path: Path) -> None:
     assert load(tmp_path / "out")["x"].tolist() == pytest.approx([3 * math.sqrt(0.5), 4 * math.sqrt(0.5)])
 
 
+@pytest.mark.parametrize("method", ["sown", "lifted", "ties"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_matrices_are_mixed_alike_in_chunks_of_any_number_of_rows(method: str, dtype: torch.dtype) -> None:
+    models = [tensor.reshape(77, 91) for tensor in given(method, dtype, 7007)]
+    found = {
+        bits(merged(models, [0.5, 0.3, 0.2], method, library=library, arena=arena))
+        for library in (Buffers, TorchBuffers)
+        for arena in (1 << 24, 50_000, 12_345)
+    }
+    assert len(found) == 1
+
+
 # a method that is a function and a line
 
 
@@ -232,6 +293,8 @@ def test_a_new_method_computes_what_its_function_says() -> None:
     assert merged([a, a * 3], [1.0, 1.0], "by_length").tolist() == [2.5, 5.0, 20.0, 7.5]
     assert merged([-a, b], [1.0, 1.0], "halved").tolist() == [0.5, 1.0, 4.0, 1.5]
     assert merged([base, a, b], [1.0, 3.0], "clipped").tolist() == [-1.25, 0.5, 1.25, 1.25]
+    rows = merged([torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [2.0, 5.0]]), torch.zeros(2, 2)], [1.0, 1.0], "lifted")
+    assert rows.tolist() == [[0.5, 0.0], [0.25, 0.625]]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +314,24 @@ def test_a_new_method_is_checked_in_recipes(changes: dict[str, Any], message: st
     with pytest.raises(CocktailError) as caught:
         Recipe.from_dict(recipe | changes)
     assert message in str(caught.value)
+
+
+def test_random_numbers_depend_on_seed_model_and_tensor_alone() -> None:
+    ones, zeros = torch.ones(1000), torch.zeros(1000)
+    first = merged([zeros, ones, zeros], [1.0, 1.0], "sown")
+    second = merged([zeros, zeros, ones], [1.0, 1.0], "sown")
+    assert (first.sum() - 500).abs() < 60
+    assert (second.sum() - 500).abs() < 60
+    assert ((first * second).sum() - 250).abs() < 60
+    assert torch.equal(merged([zeros, ones, ones], [1.0, 1.0], "sown"), first + second)
+    assert torch.equal(merged([zeros, zeros, ones], [0.0, 1.0], "sown"), second)
+    assert ((first * merged([zeros, ones, zeros], [1.0, 1.0], "sown", seed=1)).sum() - 250).abs() < 60
+
+
+def test_a_method_gets_one_number_per_model_where_it_asks_for_it() -> None:
+    ones, zeros = torch.ones(100), torch.zeros(100)
+    own = [{"chance": 1.0}, {}, {"chance": 0.0}]
+    assert merged([zeros, ones, zeros, ones], [1.0, 0.0, 1.0], "sown", own=own).tolist() == [1.0] * 100
 
 
 def test_a_method_that_measures_nothing_takes_many_small_tensors_at_once(tmp_path: Path) -> None:

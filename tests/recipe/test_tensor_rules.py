@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -10,8 +11,7 @@ import pytest
 
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe import Recipe
-from cocktail_hub.recipe.reference import LARGEST_WEIGHT
-from cocktail_hub.recipe.tensor_rules import LayerRule
+from cocktail_hub.recipe.tensor_rules import LARGEST_WEIGHT, LayerRule, PerTensor, as_tensor_number, depths
 
 INGREDIENTS = [{"model": "org/a", "weight": 0.75}, {"model": "org/b", "weight": 0.25}]
 
@@ -70,3 +70,116 @@ def test_a_rule_cannot_be_changed() -> None:
     rule = LayerRule(match="x", weights=(1.0, 0.0))
     with pytest.raises(FrozenInstanceError):
         rule.match = "("  # type: ignore[misc]
+
+
+# a number per tensor
+
+RULES = [{"match": "self_attn.*", "value": [0, 0.5, 1]}, {"match": "regex: .*mlp.*", "value": 2}, {"value": 0.25}]
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "depth", "number"),
+    [
+        ([0, 1], "x", 0.25, 0.25),
+        ([0, 1], "x", 1.0, 1.0),
+        ([3], "x", 0.7, 3.0),
+        ([0, 1, 0], "x", 0.5, 1.0),
+        ([0, 1, 0], "x", 0.75, 0.5),
+        (RULES, "model.layers.3.self_attn.q_proj.weight", 0.25, 0.25),
+        (RULES, "model.layers.3.self_attn.q_proj.weight", 0.75, 0.75),
+        (RULES, "model.layers.3.mlp.up_proj.weight", 0.75, 2.0),
+        (RULES, "model.layers.3.cross_self_attn.weight", 0.75, 0.25),
+        (RULES, "model.norm.weight", 1.0, 0.25),
+    ],
+)
+def test_the_first_rule_that_matches_decides_and_lists_follow_the_depth(
+    value: Any, name: str, depth: float, number: float
+) -> None:
+    found = as_tensor_number(value, "weight")
+    assert isinstance(found, PerTensor)
+    assert found.at(name, depth) == number
+    assert as_tensor_number(found.to_value(), "weight") == found
+    assert as_tensor_number(found, "weight") is found
+
+
+def test_a_plain_number_stays_one() -> None:
+    assert as_tensor_number(1, "weight") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([], "`weight` is an empty list."),
+        ("a", "`weight` must be a number, got 'a' (str)."),
+        ([0, "1"], "`weight[1]` must be a number, got '1' (str). Write 1.0, without quotes."),
+        ([1, 2e6], "`weight[1]` must be between -1e+06 and 1e+06, got 2000000.0."),
+        ([{"match": "x", "value": 1}], "`weight[0]` has a `match`, but is the last rule."),
+        ([{"value": 1}, {"value": 1}], "`weight[0]` has no `match`, but rules follow it."),
+        ([{"match": "x"}, {"value": 1}], "`weight[0]` has no `value`."),
+        ([{"match": "x", "values": 1}, {"value": 1}], "Unknown key 'values' in `weight[0]`. Did you mean 'value'?"),
+        ([{"match": 3, "value": 1}, {"value": 1}], "`weight[0].match` must be a string, got 3 (int)."),
+        ([1, {"value": 1}], "`weight[0]` must be a mapping of keys to values, got 1 (int)."),
+        ([{"value": [1, "a"]}], "`weight[0].value` must be a number, got 'a' (str)."),
+        ([{"match": "regex: (", "value": 1}, {"value": 1}], "'regex: (' is not a regular expression: missing )"),
+        ([{"match": "regex: (a+)+b", "value": 1}, {"value": 1}], "'regex: (a+)+b' repeats a group, or refers back"),
+        ([{"match": r"regex: (a)\1", "value": 1}, {"value": 1}], "repeats a group, or refers back"),
+    ],
+)
+def test_a_wrong_number_per_tensor_says_what_to_fix(value: Any, words: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        as_tensor_number(value, "weight")
+
+
+def test_depth_goes_from_embeddings_over_the_layers_of_each_tower_to_what_follows() -> None:
+    names = {
+        "model.embed_tokens.weight": 0.0,
+        "model.layers.0.mlp.weight": 0.0,
+        "model.layers.1.mlp.experts.7.weight": 0.25,
+        "model.layers.4.mlp.weight": 1.0,
+        "model.norm.weight": 1.0,
+        "lm_head.weight": 1.0,
+        "vision.blocks.0.weight": 0.0,
+        "vision.blocks.2.weight": 1.0,
+        "vision.blocks.1.weight": 0.5,
+        "vision.patch_embed.weight": 0.0,
+        "only.0.weight": 0.0,
+        "embed_out.weight": 1.0,
+    }
+    assert depths(names) == names
+
+
+def test_parameters_per_tensor_and_per_ingredient_are_checked_in_recipes() -> None:
+    recipe: dict[str, Any] = {
+        "method": "ties",
+        "base": "org/base",
+        "ingredients": [{"model": "org/a", "weight": [0, 1], "parameters": {"density": [0.1, 0.9]}}],
+        "parameters": {"lambda": RULES, "density": 0.3},
+    }
+    made = Recipe.from_dict(recipe)
+    assert Recipe.from_dict(made.to_dict()) == made
+    assert pickle.loads(pickle.dumps(made.ingredients[0])) == made.ingredients[0]
+    assert made.to_dict()["ingredients"][0]["parameters"] == {"density": [0.1, 0.9]}
+    assert f"{made.weights[0]:g}" == "0 to 1"  # type: ignore[index]
+    assert set(made.rules) == {"parameters.lambda", "weight of 'org/a'", "parameters.density of 'org/a'"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"parameters": {"density": [0.5, 1.5]}}, "`parameters.density` must be a number above 0 to 1, got 1.5."),
+        ({"own": {"density": 0.0}}, "`parameters.density` must be a number above 0 to 1, got 0.0."),
+        ({"own": {"densty": 0.5}}, "Unknown key 'densty' in `parameters`. Did you mean 'density'?"),
+        ({"own": {"lambda": 0.5}}, "'org/a' has its own `lambda`, but method 'ties' has one for all."),
+        ({"own": 3}, "`parameters of 'org/a'` must be a mapping of keys to values, got 3 (int)."),
+    ],
+)
+def test_wrong_parameters_per_tensor_or_ingredient_say_what_to_fix(changes: dict[str, Any], words: str) -> None:
+    ingredient = {"model": "org/a", "weight": 1.0, "parameters": changes.pop("own", {})}
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        Recipe.from_dict({"method": "ties", "base": "org/base", "ingredients": [ingredient], **changes})
+
+
+def test_weights_per_tensor_and_an_anchor_cannot_be_combined() -> None:
+    mixed = {"ingredients": [{"model": "org/a", "weight": [0, 1]}], "anchor": "org/b"}
+    with pytest.raises(RecipeError, match="Weights per tensor and `anchor` cannot be combined"):
+        Recipe.from_dict(mixed)

@@ -40,6 +40,8 @@ class Budget:
     """Bytes of buffers per thread."""
     searches: int
     """Searches for an order statistic that a thread holds at once; 0 for methods that need none."""
+    smallest: int = MIN_ARENA_BYTES
+    """Bytes of buffers that a thread needs at least."""
 
     @property
     def nbytes(self) -> int:
@@ -49,7 +51,7 @@ class Budget:
     @property
     def cached_arena(self) -> int:
         """The same in a process of its own, where calls wait for nobody and may be as frequent as suits the cache."""
-        return max(MIN_ARENA_BYTES, self.arena // 2)
+        return max(MIN_ARENA_BYTES, self.smallest, self.arena // 2)
 
     @classmethod
     def of(
@@ -85,9 +87,8 @@ class Budget:
             )
         count = min(wanted, limit // least)
         full = REMOTE_ARENA_BYTES if remote else ARENA_BYTES
-        return cls(
-            threads=count, arena=min(max(full, smallest), limit // count - _for_searches(searches)), searches=searches
-        )
+        arena = min(max(full, smallest), limit // count - _for_searches(searches))
+        return cls(threads=count, arena=arena, searches=searches, smallest=smallest)
 
 
 def _for_searches(count: int) -> int:

@@ -273,7 +273,7 @@ def fill_shard(
         task.folder / shard.path, header, shard.nbytes, QUICK if task.upload is None else "sha256", on_write
     )
     try:
-        job = ShardJob(method=plan.method, parameters=plan.parameters, models=models, sources=readers, output=writer)
+        job = ShardJob(method=plan.method, models=models, sources=readers, output=writer)
         threads = len(pool.workers)
         chunks = cut_chunks(shard, len(header), partial(run_capacity, pool.local, plan.method))
         pool.run(batched(long_first(chunks, threads), threads), lambda worker, batch: compute(worker, job, batch))

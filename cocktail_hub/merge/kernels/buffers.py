@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from cocktail_hub.checkpoint.reader import TensorReader, byte_reader
+from cocktail_hub.merge.plan import ALIGNMENT
 from cocktail_hub.methods import numpy_arrays
 from cocktail_hub.methods.dtypes import itemsize, numpy_dtype
 from cocktail_hub.methods.order_statistics import BLOCK, KthLargest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from cocktail_hub.checkpoint.reader import ElementRange
     from cocktail_hub.merge.plan import TensorPlan
-
-ALIGNMENT = 64
-"""Elements that buffers are cut in multiples of, and bytes that memory is aligned to: a cache line."""
 
 
 class Output(Protocol):
@@ -47,8 +45,6 @@ class ShardJob:
 
     method: str
     """A key of `METHODS`."""
-    parameters: Mapping[str, float]
-    """Every parameter of the method."""
     models: Sequence[str]
     """Names for messages."""
     sources: Sequence[TensorReader]

@@ -10,9 +10,11 @@ import numpy as np
 
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.merge.kernels.nonfinite import check_finite, is_bounded, place_of
-from cocktail_hub.merge.kernels.sweep import Sweep, vector_layout
+from cocktail_hub.merge.kernels.sweep import Sweep
+from cocktail_hub.merge.plan import vector_layout
 from cocktail_hub.methods.contract import round_coefficients, with_base
 from cocktail_hub.methods.dtypes import accumulator_dtype, itemsize
+from cocktail_hub.methods.numpy_arrays import split_order
 from cocktail_hub.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def run_capacity(buffers: Buffers, method: str, tensor: TensorPlan) -> int:
     """Return the most elements of a chunk of tensors like this one; 0: it takes one whole tensor of any size."""
     if tensor.rule in ("same", "sum"):
         return buffers.fitting(_sum_layout(tensor))
-    return 0 if METHODS[method].measure else buffers.fitting(vector_layout(tensor))
+    spec = METHODS[method]
+    return 0 if spec.measure or spec.rows or spec.random else buffers.fitting(vector_layout(tensor))
 
 
 def _sum_layout(tensor: TensorPlan) -> list[tuple[str, int]]:
@@ -86,7 +89,7 @@ def _add_up_measured(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
     tensor, ((name, _, numel),) = chunk.like, chunk.pieces
     measured = Sweep(buffers, job, tensor, chunk.pieces).measure()
     compute: Callable[..., Sequence[float]] = METHODS[job.method].coefficients  # type: ignore[assignment]
-    given = compute(tensor.weights, job.parameters, *measured)
+    given = compute(tensor.weights, tensor.parameters, *measured)
     found = round_coefficients(with_base(given) if tensor.rule == "task_vectors" else given)
     buffers.coefficients[name] = found
     used = [index for index, coefficient in enumerate(found) if coefficient != 0.0] or [0]
@@ -112,11 +115,16 @@ def _combine(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
     for start, stop in sweep.chunks(measured):
         pieces = sweep.pieces(start, stop)
         vectors = sweep.vectors(pieces)
-        total = combine(steps.xp, vectors, tensor.weights, job.parameters, *sweep.at(start, measured))
+        known, draws = sweep.at(start, measured), sweep.draws(vectors, pieces)
+        total = combine(steps.xp, vectors, tensor.weights, tensor.parameters, *known, **draws).reshape(-1)
         if tensor.rule == "task_vectors":
             against = 0.0 - total  # 0 - 0 and 0 - -0.0 are 0.0, and x - 0.0 is x for every x, -0.0 included
             total = sweep.base
             total -= against
+        if sweep.odd is not None:
+            total[sweep.odd] = math.nan
+        if sweep.reordered:
+            total = split_order(total)
         slot = sweep.out._replace(nbytes=(stop - start) * width)
         out = buffers.array(slot)
         steps.round_once(total, out)
@@ -202,7 +210,7 @@ def cut_chunks(shard: ShardPlan, offset: int, capacity: Callable[[TensorPlan], i
 
 
 def _kind(tensor: TensorPlan) -> tuple[object, ...]:
-    return (tensor.rule, tensor.models, tensor.weights, tensor.dtypes, tensor.dtype)
+    return (tensor.rule, tensor.models, tensor.weights, tensor.dtypes, tensor.dtype, tensor.parameters)
 
 
 def long_first(chunks: Iterable[Chunk], threads: int) -> list[Chunk]:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cocktail_hub.errors import IncompatibleError
-from cocktail_hub.methods.dtypes import accumulator_dtype, itemsize
+from cocktail_hub.merge.plan import vector_layout
+from cocktail_hub.methods.dtypes import itemsize
 from cocktail_hub.methods.fixed_sum import FixedSum, gram_matrix, products, subtree_sums
-from cocktail_hub.methods.numpy_arrays import positions
+from cocktail_hub.methods.numpy_arrays import positions, tensor_order
 from cocktail_hub.methods.order_statistics import kth_largest, stretches_of
 from cocktail_hub.methods.registry import METHODS
 
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.kernels.buffers import Buffers, ShardJob
     from cocktail_hub.merge.plan import TensorPlan
     from cocktail_hub.methods.contract import Measured, Round
-
-SCRATCH = 6
-"""Arrays of the accumulator's dtype that a method may hold at once, beside its vectors and one for each of them."""
-
-
-def vector_layout(tensor: TensorPlan) -> list[tuple[str, int]]:
-    """Return the buffers for a method's chunk: input, output, the models, and room for what the method allocates."""
-    wide, models = accumulator_dtype((*tensor.dtypes, tensor.dtype)), len(tensor.models)
-    return [(max(tensor.dtypes, key=itemsize), 1), (tensor.dtype, 1), (wide, models), (wide, models + SCRATCH)]
 
 
 class Cut(NamedTuple):
@@ -49,10 +41,20 @@ class Sweep:
         self._numel = sum(stop - start for _, start, stop in pieces)
         layout = vector_layout(tensor)
         self._size = min(buffers.fitting(layout), self._numel)
+        self._method = METHODS[job.method]
+        self._columns = self._numel // max(tensor.rows, 1) if self._method.rows else 0
+        if self._columns:
+            self._size = max(self._size // self._columns, 1) * self._columns
+        is_split = buffers.steps.xp is np and tensor.dtypes[0] == "BF16"
+        self.reordered = is_split and self._method.rows
+        """Whether vectors are in the tensor's order, but what is rounded must have evens before odds."""
+        self._is_split = is_split and not self._method.rows
         _, self.out, self._vectors, _ = buffers.slots(layout, self._size)
         self._based = tensor.rule == "task_vectors"
         self.base: Any = None
         """The base's elements of the chunk whose vectors were made last, in the accumulator's dtype."""
+        self.odd: Any = None
+        """Of a method on rows: where a vector was infinite or NaN. All are 0 there, so as not to spoil the row."""
 
     def chunks(self, measured: Sequence[Measured] = ()) -> Iterator[tuple[int, int]]:
         """Yield elements `start:stop` that are in the buffers at once, and that have the same cuts."""
@@ -75,18 +77,38 @@ class Sweep:
         vectors = []
         for row, array in zip(rows, self._buffers.inputs(self._job, self._tensor, pieces, count), strict=True):
             steps.widen(array, row)
+            if self.reordered:
+                row[:] = tensor_order(row)
             vectors.append(row)
         if self._based:
             self.base, *vectors = vectors
             for vector in vectors:
                 vector -= self.base  # noqa: PLW2901
-        return vectors
+        if not self._columns:
+            return vectors
+        self.odd = steps.xp.isnan(sum(vector - vector for vector in vectors))
+        for vector in vectors:
+            vector[self.odd] = 0.0
+        return [vector.reshape(-1, self._columns) for vector in vectors]
+
+    def draws(self, vectors: Sequence[Any], pieces: Sequence[ElementRange]) -> dict[str, Any]:
+        """Return the keyword that a method which draws at random gets with the vectors of some pieces."""
+        if not self._method.random:
+            return {}
+        from cocktail_hub.methods.draws import Draws
+
+        seed, models = self._tensor.parameters["seed"], self._tensor.models[-len(vectors) :]
+        keys = [f"{seed} {model} {pieces[0][0]}" for model in models]
+        stretches = [(start, stop) for _, start, stop in pieces]
+        return {"draws": Draws(vectors[0], keys, stretches, self._buffers.steps.xp, split=self._is_split)}
 
     def measure(self) -> list[Measured]:
         """Run the method's rounds, one after the other."""
         found: list[Measured] = []
-        for step in METHODS[self._job.method].measure:
-            if step.statistic == "kth_largest":
+        for step in self._method.measure:
+            if not step.needed(self._tensor.parameters):
+                found.append([])
+            elif step.statistic == "kth_largest":
                 found.append(self._cuts(step, found))
             elif step.statistic == "gram":
                 found.append(gram_matrix(self._sums(step, found), len(self._tensor.models) - self._based))
@@ -108,19 +130,20 @@ class Sweep:
         steps, total, known = self._buffers.steps, FixedSum(), self.at(0, measured)
         compute = step.values or (lambda xp, vectors, *_: products(xp, vectors))
 
-        def summed(vectors: Sequence[Any]) -> Any:
-            found = compute(steps.xp, vectors, self._job.parameters, *known)
-            sums = (subtree_sums(steps.xp, value, split=self._is_split) for value in found)
+        def summed(vectors: Sequence[Any], pieces: Sequence[ElementRange]) -> Any:
+            found = compute(steps.xp, vectors, self._tensor.parameters, *known, **self.draws(vectors, pieces))
+            sums = (subtree_sums(steps.xp, value.reshape(-1), split=self._is_split) for value in found)
             return np.stack([steps.on_host(value) for value in sums])
 
         for start, stop in self.chunks():
-            rows = summed(self.vectors(self.pieces(start, stop)))
+            pieces = self.pieces(start, stop)
+            rows = summed(self.vectors(pieces), pieces)
             if not np.isfinite(rows).all():
-                vectors = self.vectors(self.pieces(start, stop))
+                vectors = self.vectors(pieces)
                 odd = steps.xp.isnan(sum(vector - vector for vector in vectors))
                 for vector in vectors:
                     vector[odd] = 0.0
-                rows = summed(vectors)
+                rows = summed(vectors, pieces)
             total.add(rows)
         sums = total.total()
         if not all(map(math.isfinite, sums)):
@@ -133,44 +156,47 @@ class Sweep:
             )
         return sums
 
-    @property
-    def _is_split(self) -> bool:
-        """Whether vectors have evens before odds (see `numpy_arrays.widen`)."""
-        return self._buffers.steps.xp is np and self._tensor.dtypes[0] == "BF16"
-
     def _magnitudes(
         self, step: Round, measured: Sequence[Measured], pieces: Sequence[ElementRange]
     ) -> list[np.ndarray[Any, Any]]:
         steps, known = self._buffers.steps, self.at(0, measured)
         compute = step.values or (lambda _xp, vectors, *_: vectors)
-        return [steps.on_host(value) for value in compute(steps.xp, self.vectors(pieces), self._job.parameters, *known)]
+        vectors = self.vectors(pieces)
+        found = compute(steps.xp, vectors, self._tensor.parameters, *known, **self.draws(vectors, pieces))
+        return [steps.on_host(value.reshape(-1)) for value in found]
 
     def _cuts(self, step: Round, measured: Sequence[Measured]) -> list[Cut]:
         """Find the k-th largest of each of the values."""
-        chunks = list(self.chunks())
-        k = self._numel if step.rank is None else step.rank(self._numel, self._job.parameters)
-        if k >= self._numel:  # all are kept, whatever their values
-            count = len(self._magnitudes(step, measured, self.pieces(0, chunks[0][1])))
-            return [Cut(0.0, self._numel, 0.0)] * count
+        chunks, parameters = list(self.chunks()), self._tensor.parameters
+        ranks = step.rank(self._numel, parameters) if step.rank else 0
+        if isinstance(ranks, int):
+            ranks = [ranks] * len(self._magnitudes(step, measured, self.pieces(0, chunks[0][1])))
+        ranks = [k if k <= self._numel else 0 for k in ranks]
+        if not any(ranks):
+            return [Cut(0.0, self._numel, 0.0)] * len(ranks)
         if len(chunks) == 1:
             found = self._magnitudes(step, measured, self._pieces)
-            values, dtype = [kth_largest(value, k) for value in found], found[0].dtype.type
+            values = [kth_largest(value, k) if k else 0.0 for value, k in zip(found, ranks, strict=True)]
+            dtype = found[0].dtype.type
         else:
-            values, dtype = self._search(step, measured, k)
-        exact = self._job.parameters.get(step.exact)
-        ends = self._ends(step, measured, k, values) if exact else [self._numel] * len(values)
+            values, dtype = self._search(step, measured, ranks)
+        exact = parameters.get(step.exact)
+        ends = self._ends(step, measured, ranks, values) if exact else [self._numel] * len(values)
         above = [float(np.nextafter(dtype(value), dtype(math.inf))) for value in values]
         return [Cut(*cut) for cut in zip(values, ends, above, strict=True)]
 
-    def _search(self, step: Round, measured: Sequence[Measured], k: int) -> tuple[list[float], Any]:
+    def _search(self, step: Round, measured: Sequence[Measured], ranks: Sequence[int]) -> tuple[list[float], Any]:
         """Find the k-th largest of a tensor of several chunks, in passes over them; also returns their dtype."""
         ((name, _, _),) = self._pieces
-        sample = [(name, start, stop) for start, stop in stretches_of(self._numel, self._size) if start < stop]
-        sample = sample or [(name, 0, self._size)]  # of a tensor so small that no stretch has an element
+        stretches = [] if self._columns else stretches_of(self._numel, self._size)
+        sample = [(name, start, stop) for start, stop in stretches if start < stop]
+        sample = sample or [(name, 0, self._size)]  # of a tensor so small that no stretch has an element; or of rows
         samples = self._magnitudes(step, measured, sample)
         searches, dtype = self._buffers.searches(len(samples)), samples[0].dtype.type
-        for search, some in zip(searches, samples, strict=True):
+        for search, some, k in zip(searches, samples, ranks, strict=True):
             search.begin(k, some, numel=self._numel, stretches=len(sample), dtype=dtype)
+            if not k:
+                search.value = 0.0
         while any(search.value is None for search in searches):
             for start, stop in self.chunks():
                 found = self._magnitudes(step, measured, self.pieces(start, stop))
@@ -182,16 +208,18 @@ class Sweep:
                     search.finish_pass()
         return [search.value for search in searches if search.value is not None], dtype
 
-    def _ends(self, step: Round, measured: Sequence[Measured], k: int, cuts: Sequence[float]) -> list[int]:
+    def _ends(
+        self, step: Round, measured: Sequence[Measured], ranks: Sequence[int], cuts: Sequence[float]
+    ) -> list[int]:
         """Find for each of the values where the last of the k largest is, of equal ones the first in the tensor."""
-        wanted, ends = [k] * len(cuts), [self._numel] * len(cuts)
+        wanted, ends = list(ranks), [self._numel] * len(cuts)
         equal: list[list[tuple[int, int, int]]] = [[] for _ in cuts]
         for start, stop in self.chunks():
             for i, found in enumerate(self._magnitudes(step, measured, self.pieces(start, stop))):
                 wanted[i] -= int(np.count_nonzero(found > cuts[i]))
                 equal[i].append((start, stop, int(np.count_nonzero(found == cuts[i]))))
         for i, counts in enumerate(equal):
-            for start, stop, count in counts:
+            for start, stop, count in counts if ranks[i] else []:
                 if wanted[i] <= count:
                     found = self._magnitudes(step, measured, self.pieces(start, stop))[i]
                     where = positions(np.flatnonzero(found == cuts[i]), stop - start, split=self._is_split)

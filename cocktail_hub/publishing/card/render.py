@@ -222,8 +222,8 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     """Return sentences on method, evidence, result, config and tokenizer, layer rules, and versions; some empty."""
     spec = recipe.spec
     source = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[\g<0>](https://arxiv.org/abs/\1)", spec.source)
-    values = {name: value for name, value in spec.with_defaults(recipe.parameters).items() if value is not False}
-    given = ", ".join(f"`{name}` {'true' if value is True else format(value, '.4g')}" for name, value in values.items())
+    values = {name: value for name, value in recipe.every_parameter.items() if value is not False}
+    given = ", ".join(f"`{name}` {_said(value)}" for name, value in values.items())
     result = [code(facts.architecture)] if facts.architecture else []
     result += [f"{facts.parameters:,} parameters"] if facts.parameters is not None else []
     dtype = facts.dtype or (recipe.dtype if recipe.dtype != "auto" else None)
@@ -245,6 +245,10 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
         f"The evidence behind the weights is in `{file}`, under `evidence`." if recipe.evidence else "",
         f"Made with {versions}." if versions else "",
     ]
+
+
+def _said(value: Any) -> str:
+    return str(value).lower() if isinstance(value, (bool, str)) else f"{value:.4g}"
 
 
 def _weighting(recipe: Recipe) -> list[str]:

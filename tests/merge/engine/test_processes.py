@@ -210,7 +210,7 @@ LEADER = """
 
     worker = WorkerProcess(1 << 18)
     if sys.argv[1] == "computing":
-        job = ShardJob(method="linear", parameters={}, models=(), sources=(), output=FileOutput(Path("out")))
+        job = ShardJob(method="linear", models=(), sources=(), output=FileOutput(Path("out")))
         threading.Thread(target=worker.make, args=(job, []), daemon=True).start()
         while not worker._ready:
             time.sleep(0.01)

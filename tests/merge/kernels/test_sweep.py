@@ -31,7 +31,7 @@ def sweep_of(models: Sequence[torch.Tensor], kind: type[Buffers], arena: int, **
     names = tuple(f"m{number}" for number in range(len(models)))
     given = ComponentInput(specs=tuple(source.specs for source in sources), models=names)
     made = plan_merge([given], method="ties", weights=[1.0] * (len(models) - 1), parameters=parameters)
-    job = ShardJob(method="ties", parameters=made.parameters, models=names, sources=sources, output=Memory({}))
+    job = ShardJob(method="ties", models=names, sources=sources, output=Memory({}))
     return Sweep(kind(arena), job, made.shards[0].tensors[0], [("x", 0, models[0].numel())])
 
 

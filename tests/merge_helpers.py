@@ -75,8 +75,18 @@ def mixed_by_every_method(folder: Path, dtype: torch.dtype) -> tuple[list[Path],
         tensors["embed"][index, : len(odd)] = odd.roll(index)
         tensors["embed"][7, : len(none)] = none
     models[2]["embed"][8, 0] = math.inf
-    weights = {name: [0.2, 0.3, 0.5] if method.base == "none" else [0.6, 0.4] for name, method in METHODS.items()}
-    return save_all(folder, models), {name: {"method": name, "weights": weights[name]} for name in METHODS}
+    ways = {name: {"method": name, "weights": weights_for(name)} for name in METHODS}
+    for name, method in METHODS.items():
+        if "rescale" in method.parameters:  # 3e38 cannot be divided by a chance
+            ways[name]["parameters"] = {"rescale": "none"}
+    return save_all(folder, models), ways
+
+
+def weights_for(method: str) -> list[float]:
+    """Weights of three models, or of as many as a method takes, one of which may be the base."""
+    if METHODS[method].most == 1:
+        return [1.0]
+    return [0.2, 0.3, 0.5] if METHODS[method].base == "none" else [0.6, 0.4]
 
 
 def component(folders: Sequence[Path], folder: str = "") -> ComponentInput:
@@ -94,14 +104,20 @@ def opened(stack: ExitStack, folders: Sequence[Path], folder: str = "") -> list[
 
 
 def plan(folders: Sequence[Path], **options: Any) -> MergePlan:
-    return plan_merge([component(folders)], **options)
+    return plan_merge([component(used(folders, options))], **options)
+
+
+def used(folders: Sequence[Path], options: Mapping[str, Any]) -> Sequence[Path]:
+    """As many of the models as a method takes."""
+    spec = METHODS[options.get("method", "linear")]
+    return folders if spec.most is None else folders[: spec.most + (spec.base != "none")]
 
 
 def mix(folders: Sequence[Path], out: Path, **options: Any) -> MergeReport:
     """Plan and execute; options of either."""
     running = {key: options.pop(key) for key in EXECUTE & options.keys()}
     with ExitStack() as stack:
-        return execute(plan(folders, **options), [opened(stack, folders)], out, **running)
+        return execute(plan(folders, **options), [opened(stack, used(folders, options))], out, **running)
 
 
 def load(folder: Path) -> Tensors:
@@ -213,3 +229,11 @@ def computed(made: MergePlan, sources: Sequence[Memory], library: type[Buffers],
         found[tensor.name] = raw.to(torch_dtype(tensor.dtype)).reshape(tensor.shape)
         start += tensor.spec.nbytes
     return found
+
+
+def near(got: torch.Tensor, want: torch.Tensor) -> bool:
+    """Tell whether results are the floats nearest to float64 numbers, or neighbours of them, at most 1 in 1000."""
+    nearest = want.to(got.dtype)
+    step = torch.nextafter(nearest.abs(), torch.full_like(nearest, math.inf)) - nearest.abs()
+    close = (got.double() - nearest.double()).abs() <= step.double()
+    return bool(close.all()) and (got != nearest).double().mean().item() <= 1e-3

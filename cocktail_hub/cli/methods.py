@@ -44,6 +44,8 @@ def _described(name: str, method: Method) -> dict[str, Any]:
             "high": None if math.isinf(parameter.high) else parameter.high,
             "meaning": parameter.meaning,
         }
+        | ({"choices": list(parameter.choices)} if parameter.choices else {})
+        | ({"per_model": True} if parameter.per_model else {})
         for key, parameter in method.parameters.items()
     }
     return {

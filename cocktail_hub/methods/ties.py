@@ -25,21 +25,27 @@ def ties(
     With equal weights this is the paper's formula, tensor by tensor. How implementations differ: the official code
     trims over the whole model at once and gives a sum of exactly 0 the majority's sign; PEFT and mergekit trim per
     tensor as here, but give it +1, and keep just k elements, whichever come first among equals (`exact_k`). mergekit
-    elects on weighted task vectors and divides by the weights of those that agree; PEFT divides by their number, so
-    weights below 1 shrink the result.
+    elects on weighted task vectors (`elect: weighted`) and divides by the weights of those that agree, unless told not
+    to (`merge: sum`); PEFT divides by their number, so weights below 1 shrink the result.
 
     Args:
         xp: numpy or torch.
         vectors: task vectors, 1-D, of one float dtype; overwritten.
         weights: one per vector, relative to each other, > 0.
-        parameters: `lambda`.
+        parameters: `lambda`, `elect` and `merge`.
         cuts: smallest magnitude that is kept, one per vector.
     """
-    kept = [trim(xp, vector, cut) for vector, cut in zip(vectors, cuts, strict=True)]
-    sign = elect(xp, kept)
-    mean = mean_of_agreeing(kept, weights, sign, xp)
-    mean *= parameters["lambda"]
-    return mean
+    return agreed(xp, [trim(xp, vector, cut) for vector, cut in zip(vectors, cuts, strict=True)], weights, parameters)
+
+
+def agreed(xp: Any, kept: Sequence[Any], weights: Sequence[float], parameters: Parameters) -> Any:
+    """Elect signs, and return `lambda` times the mean, or sum, of what agrees; overwrites `kept`."""
+    voters = kept
+    if parameters["elect"] == "weighted":
+        voters = [vector * weight for vector, weight in zip(kept, weights, strict=True)]
+    merged = mean_of_agreeing(kept, weights, elect(xp, voters), xp, summed=parameters["merge"] == "sum")
+    merged *= parameters["lambda"]
+    return merged
 
 
 def magnitudes(xp: Any, vectors: Sequence[Any], _: Parameters) -> list[Any]:
@@ -58,9 +64,10 @@ def kept_count(numel: int, fraction: float) -> int:
     return count if count < numel else 0
 
 
-def single(_: Sequence[float], parameters: Parameters) -> Sequence[float] | None:
+def single(weights: Sequence[float], parameters: Parameters) -> Sequence[float] | None:
     """Return the coefficient of the only task vector where nothing is trimmed: it agrees with itself everywhere."""
-    return [parameters["lambda"]] if parameters["density"] == (1.0,) else None
+    factor = parameters["lambda"] * (weights[0] if parameters["merge"] == "sum" else 1.0)
+    return [factor] if parameters["density"] == (1.0,) else None
 
 
 def trim(xp: Any, vector: Any, cut: float) -> Any:
@@ -69,12 +76,26 @@ def trim(xp: Any, vector: Any, cut: float) -> Any:
     The bits of floats, read as integers, have the order of their magnitudes, and arithmetic on integers is several
     times as fast as selecting by flags.
     """
-    number, integer, integers = ("<f", "<i", xp.int32) if vector.itemsize == SINGLE else ("<d", "<q", xp.int64)
-    bits, sign_bit = vector.view(integers), 8 * vector.itemsize - 1
+    number, integer = ("<f", "<i") if vector.itemsize == SINGLE else ("<d", "<q")
+    bits, sign_bit = bits_of(xp, vector), 8 * vector.itemsize - 1
     (least,) = struct.unpack(integer, struct.pack(number, cut))
     kept = max(1, least) - 1 - (bits & (1 << sign_bit) - 1)  # -0.0 is not kept
     kept >>= sign_bit  # all bits of an element that is kept, none of one that is below
     bits &= kept
+    return vector
+
+
+def bits_of(xp: Any, vector: Any) -> Any:
+    """Return the bits of floats as integers, in the same memory."""
+    return vector.view(xp.int32 if vector.itemsize == SINGLE else xp.int64)
+
+
+def keep(xp: Any, vector: Any, chosen: Any) -> Any:
+    """Set elements that are not chosen to 0, in place. NaN and infinity are kept."""
+    difference = vector - vector
+    chosen |= difference != difference  # noqa: PLR0124
+    bits = bits_of(xp, vector)
+    bits &= -xp.asarray(chosen, dtype=bits.dtype)
     return vector
 
 
@@ -88,9 +109,9 @@ def elect(xp: Any, kept: Sequence[Any]) -> Any:
     return sign
 
 
-def mean_of_agreeing(kept: Sequence[Any], weights: Sequence[float], sign: Any, xp: Any) -> Any:
-    """Return the weighted mean of the elements that have the elected sign, 0 where there is none; overwrites `kept`."""
-    even = len(set(weights)) == 1 and len(weights) <= MOST_COUNTED
+def mean_of_agreeing(kept: Sequence[Any], weights: Sequence[float], sign: Any, xp: Any, *, summed: bool = False) -> Any:
+    """Return the weighted mean, or sum, of elements that have the elected sign, 0 where none has; overwrites `kept`."""
+    even = len(set(weights)) == 1 and len(weights) <= MOST_COUNTED and not summed
     total: Any = None
     votes: Any = None
     for vector, weight in zip(kept, weights, strict=True):
@@ -107,7 +128,8 @@ def mean_of_agreeing(kept: Sequence[Any], weights: Sequence[float], sign: Any, x
         else:
             total += agreeing
             votes += vote
-    votes += votes == 0
-    total /= votes
+    if not summed:
+        votes += votes == 0
+        total /= votes
     total *= sign
     return total

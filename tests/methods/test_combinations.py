@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from merge_helpers import added, merged
+from merge_helpers import added, merged, near
 
 from cocktail_hub.methods.combinations import model_stock, slerp
 
@@ -288,3 +288,77 @@ def close(found: torch.Tensor, want: torch.Tensor) -> bool:
     nearest = want.to(found.dtype)
     step = torch.nextafter(nearest.abs(), torch.tensor(math.inf, dtype=found.dtype)) - nearest.abs()
     return bool(((found - nearest).abs() <= step).all()) and (found != nearest).double().mean().item() <= 1e-4
+
+
+# means of directions
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors / vectors.norm(dim=1, keepdim=True)
+
+
+def near_and_far(count: int) -> list[torch.Tensor]:
+    """Models near to each other, and others in all directions; float32."""
+    one = random(4000, torch.float32)
+    close = [(one + random(4000, torch.float32, seed, 0.05)) * (1.0 + 0.1 * seed) for seed in range(1, count + 1)]
+    return close if count % 2 else [random(4000, torch.float32, seed, 0.5 + seed) for seed in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@pytest.mark.parametrize("total", [1.0, 3.0])
+def test_multislerp_is_its_formula(count: int, total: float) -> None:
+    models = near_and_far(count)
+    shares = torch.arange(1, count + 1).double() / sum(range(1, count + 1))
+    wide = torch.stack([model.double() for model in models])
+    direction = (shares[:, None] * unit(wide)).sum(dim=0)
+    want = direction / direction.norm() * (shares * wide.norm(dim=1)).sum()
+    assert near(merged(models, (shares * total).tolist(), "multislerp"), want)
+    base = random(4000, torch.float32, 99)
+    deltas = wide - base.double()
+    direction = (shares[:, None] * unit(deltas)).sum(dim=0)
+    want = base.double() + direction / direction.norm() * (shares * deltas.norm(dim=1)).sum()
+    assert near(based("multislerp", base, models, (shares * total).tolist()), want)
+
+
+def based(method: str, base: torch.Tensor, models: list[torch.Tensor], weights: list[float]) -> torch.Tensor:
+    return merged([base, *models], weights, method)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_karcher_is_the_point_from_which_the_arcs_cancel(count: int) -> None:
+    models = near_and_far(count)
+    shares = torch.arange(1, count + 1).double() / sum(range(1, count + 1))
+    wide = torch.stack([model.double() for model in models])
+    units = unit(wide)
+    mean = unit((shares[:, None] * units).sum(dim=0, keepdim=True))[0]
+    for _ in range(300):
+        angles = (units @ mean).clamp(-1, 1).acos()
+        arcs = (angles / angles.sin())[:, None] * (units - angles.cos()[:, None] * mean)
+        tangent = (shares[:, None] * arcs).sum(dim=0)
+        if (step := tangent.norm()) < 1e-15:
+            break
+        mean = step.cos() * mean + step.sin() * tangent / step
+    assert near(merged(models, shares.tolist(), "karcher"), mean * (shares * wide.norm(dim=1)).sum())
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_nuslerp_is_the_arc_also_between_vectors_that_are_nearly_parallel(count: int, t: float) -> None:
+    a, b = near_and_far(count)[:2]
+    one, other = unit(torch.stack([a.double(), b.double()]))
+    angle = 2 * math.atan2((one - other).norm().item(), (one + other).norm().item())
+    want = (math.sin((1 - t) * angle) * a.double() + math.sin(t * angle) * b.double()) / math.sin(angle)
+    assert near(merged([a, b], [4 * (1 - t), 4 * t], "nuslerp"), want)
+
+
+@pytest.mark.parametrize("method", ["nuslerp", "multislerp", "karcher"])
+def test_directions_that_cancel_are_averaged_and_zeros_have_none(method: str) -> None:
+    a = torch.tensor([1.0, 2.0, -3.0])
+    assert merged([a, -a], [0.5, 0.5], method).tolist() == pytest.approx([0.0, 0.0, 0.0], abs=1e-12)
+    assert merged([a, torch.zeros(3)], [0.5, 0.5], method).tolist() == pytest.approx((a / 2).tolist())
+    assert merged([a, 2 * a], [0.5, 0.5], method).tolist() == pytest.approx((1.5 * a).tolist())
+
+
+def test_passthrough_is_the_model_times_a_number() -> None:
+    assert same(merged([every_bit_pattern(torch.bfloat16)], [1.0], "passthrough"), every_bit_pattern(torch.bfloat16))
+    assert merged([torch.tensor([1.0, -2.0])], [1.0], "passthrough", scale=0.5).tolist() == [0.5, -1.0]

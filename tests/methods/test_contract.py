@@ -32,6 +32,9 @@ def test_defaults_are_in_range() -> None:
         ("ties", {"exact_k": 1}, "`parameters.exact_k` must be true or false, got 1."),
         ("ties", {"exact_k": 1}, "Leave it out for the default, false."),
         ("ties", {"lambda": math.nan}, "must be a finite number, got nan."),
+        ("ties", {"elect": "wieghted"}, "`parameters.elect` must be unweighted or weighted, got 'wieghted'."),
+        ("dare_ties", {"rescale": True}, "`parameters.rescale` must be inverse or none or l1, got True."),
+        ("dare_ties", {"rescale": 1}, "Leave it out for the default, inverse."),
         ("task_arithmetic", {"lambda": math.inf}, "must be a finite number, got inf."),
     ],
 )
@@ -45,6 +48,8 @@ def test_parameters_are_completed() -> None:
         "density": 0.2,
         "lambda": 2.0,
         "exact_k": False,
+        "elect": "unweighted",
+        "merge": "mean",
     }
 
 

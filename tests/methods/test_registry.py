@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32]
 DENSITIES = {"ties": "density", "sce": "select_topk"}
+WHOLE = {
+    "dare_linear": {"density": 1.0},
+    "dare_ties": {"density": 1.0},
+    "della": {"density": 1.0},
+    "della_linear": {"density": 1.0},
+    "breadcrumbs": {"density": 1.0, "gamma": 0.0},
+    "breadcrumbs_ties": {"density": 1.0, "gamma": 0.0},
+    "nearswap": {"t": 1e9},
+}
+"""Parameters with which a method changes nothing about its only vector."""
 
 
 def scaled(weights: Sequence[float], parameters: Any) -> list[float]:
@@ -149,6 +159,8 @@ def based(method: str) -> bool:
 
 
 def weights_of(method: str) -> list[float]:
+    if METHODS[method].most == 1:
+        return [1.0]
     return [0.4, 0.6] if METHODS[method].most or not based(method) else [0.5, 0.3, 0.2]
 
 
@@ -177,8 +189,10 @@ def test_a_model_with_itself_is_itself(method: str, dtype: torch.dtype) -> None:
 @every_dtype
 @pytest.mark.parametrize("library", [Buffers, TorchBuffers])
 def test_one_hot_weights_give_that_ingredient(method: str, dtype: torch.dtype, library: type[Buffers]) -> None:
-    density = {DENSITIES[method]: 1.0} if method in DENSITIES else {}
-    if method in {"halved", "clipped", "sce", "sown", "lifted"} or (library is Buffers and dtype == torch.float16):
+    density = {DENSITIES[method]: 1.0} if method in DENSITIES else WHOLE.get(method, {})
+    if method in {"halved", "clipped", "sce", "sown", "lifted", "arcee_fusion"} or (
+        library is Buffers and dtype == torch.float16
+    ):
         pytest.skip("its definition says otherwise, or float16 is left to torch")
     models, hot = given(method, dtype), len(weights_of(method)) - 1
     weights = [float(i == hot) for i in range(hot + 1)]
@@ -232,7 +246,7 @@ def test_zeros_stay_zeros(method: str, dtype: torch.dtype) -> None:
 def test_nan_and_infinities_that_cancel_are_refused_with_their_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, values: tuple[float, float], library: str
 ) -> None:
-    if method == "halved" or (method == "clipped" and math.isinf(values[0])):
+    if method in {"halved", "passthrough"} or (method in {"clipped", "nearswap"} and math.isinf(values[0])):
         pytest.skip("its definition gives a number")
     monkeypatch.setattr(workers, "_wants_torch", lambda _: library == "torch")
     models = [{"first": torch.ones(3), "second": tensor} for tensor in given(method, torch.float32)]

@@ -122,7 +122,7 @@ def _combine(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
             total = sweep.base
             total -= against
         if sweep.odd is not None:
-            total[sweep.odd] = math.nan
+            total[sweep.odd] = sweep.odd_sums
         if sweep.reordered:
             total = split_order(total)
         slot = sweep.out._replace(nbytes=(stop - start) * width)

@@ -55,6 +55,8 @@ class Sweep:
         """The base's elements of the chunk whose vectors were made last, in the accumulator's dtype."""
         self.odd: Any = None
         """Of a method on rows: where a vector was infinite or NaN. All are 0 there, so as not to spoil the row."""
+        self.odd_sums: Any = None
+        """The sums of the vectors there, which stand for the result."""
 
     def chunks(self, measured: Sequence[Measured] = ()) -> Iterator[tuple[int, int]]:
         """Yield elements `start:stop` that are in the buffers at once, and that have the same cuts."""
@@ -87,6 +89,7 @@ class Sweep:
         if not self._columns:
             return vectors
         self.odd = steps.xp.isnan(sum(vector - vector for vector in vectors))
+        self.odd_sums = sum(vector[self.odd] for vector in vectors)
         for vector in vectors:
             vector[self.odd] = 0.0
         return [vector.reshape(-1, self._columns) for vector in vectors]

@@ -20,7 +20,7 @@ MERGE_ALL = """
     from pathlib import Path
     sys.path.insert(0, {tests!r})
     import torch
-    from merge_helpers import digests, mix
+    from merge_helpers import digests, mix, weights_for
     from cocktail_hub.merge.engine import workers
     from cocktail_hub.methods.registry import METHODS
     root, needs_torch = Path({root!r}), workers._wants_torch
@@ -37,7 +37,7 @@ MERGE_ALL = """
     for dtype in ("float32", "bfloat16", "float16"):
         folders = [root / dtype / f"m{{i}}" for i in range(3)]
         for method in sorted(METHODS):
-            weights = [0.2, 0.3, 0.5] if METHODS[method].base == "none" else [0.6, 0.4]
+            weights = weights_for(method)
             for out_dtype in (None, "bfloat16"):
                 out = root / sys.argv[1] / dtype / method / str(out_dtype)
                 mix(folders, out, method=method, weights=weights, dtype=out_dtype, threads=2)

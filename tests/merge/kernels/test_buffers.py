@@ -128,11 +128,13 @@ def test_an_ordinary_mix_needs_no_torch(tmp_path: Path, method: str) -> None:
     *folders, base = save_all(tmp_path, [model(0), model(1), model(2)])
     for folder in (*folders, base):
         (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
-    lines = [f"method: {method}", "ingredients:", *(f"  - {{model: {folder}, weight: 0.5}}" for folder in folders)]
+    weights = [1.0] if METHODS[method].most == 1 else [0.5, 0.5]
+    given = [f"  - {{model: {folder}, weight: {weight}}}" for folder, weight in zip(folders, weights, strict=False)]
+    lines = [f"method: {method}", "ingredients:", *given]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("\n".join([*lines, *([f"base: {base}"] if METHODS[method].base == "needed" else [])]))
     arguments = [sys.executable, "-c", textwrap.dedent(TORCH_FREE), str(recipe), str(tmp_path / "out")]
     subprocess.run(arguments, check=True)
     mixed = [base, *folders] if METHODS[method].base == "needed" else folders
-    mix(mixed, tmp_path / "here", weights=[0.5, 0.5], method=method)
+    mix(mixed, tmp_path / "here", weights=weights, method=method)
     assert digests(tmp_path / "out")["model.safetensors"] == digests(tmp_path / "here")["model.safetensors"]

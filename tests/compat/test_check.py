@@ -115,27 +115,29 @@ def adapter(base: str, name: str, root: Path, seed: int) -> hf.PreTrainedModel:
     return adapted.merge_and_unload(safe_merge=True)
 
 
-def repickled(folder: Path, stem: str, device: str) -> None:
+def repickled(folder: Path, stem: str, device: str, *, zipped: bool = True) -> None:
     """Turn the weights of a folder into a `.bin` file that was saved from a device."""
     state = load_file(folder / WEIGHTS[stem])
     (folder / WEIGHTS[stem]).unlink()
     with models.saved_from(device):
-        torch.save(state, folder / f"{stem}.bin")
+        torch.save(state, folder / f"{stem}.bin", _use_new_zipfile_serialization=zipped)
 
 
-@pytest.mark.parametrize("device", ["cuda:0", "mps", "xpu:0", "npu:0"])
+@pytest.mark.parametrize(
+    ("device", "zipped"), [("cuda:0", True), ("mps", True), ("xpu:0", True), ("npu:0", True), ("cuda:0", False)]
+)
 @pytest.mark.parametrize("low_disk", [False, True])
-def test_what_was_pickled_from_another_device_mixes_as_if_from_the_cpu(
-    hub: LoopbackHub, tmp_path: Path, device: str, low_disk: bool
+def test_what_was_pickled_elsewhere_or_long_ago_mixes_as_if_saved_here(
+    hub: LoopbackHub, tmp_path: Path, device: str, zipped: bool, low_disk: bool
 ) -> None:
     torch.manual_seed(0)
     one, two = models.bert(), models.bert()
     one.save_pretrained(tmp_path / "one")
     two.save_pretrained(tmp_path / "two")
-    repickled(tmp_path / "two", "pytorch_model", device)
+    repickled(tmp_path / "two", "pytorch_model", device, zipped=zipped)
     here = mix(halves(str(tmp_path / "one"), str(tmp_path / "two")), options=MixOptions(low_disk=low_disk))
     loads_as_the_mean(here.path, one, two)
-    names = (push(tmp_path / kind, f"{kind}-{device[:3]}-{low_disk}".lower()) for kind in ("one", "two"))
+    names = (push(tmp_path / kind, f"{kind}-{device[:3]}-{zipped}-{low_disk}".lower()) for kind in ("one", "two"))
     loads_as_the_mean(mix(halves(*names), options=MixOptions(low_disk=low_disk)).path, one, two)
 
 

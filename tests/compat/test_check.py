@@ -13,7 +13,7 @@ import transformers as hf
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
 
-from cocktail_hub import MixOptions, Recipe, check, mix
+from cocktail_hub import MixOptions, Recipe, check, mix, publish
 from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import CheckpointError, IncompatibleError
 from cocktail_hub.hub import Hub
@@ -99,17 +99,18 @@ def test_a_pickled_checkpoint_is_checked_by_ranges_alone(hub: LoopbackHub, tmp_p
     loads_as_the_mean(mixed.path, one, two)
 
 
-def adapter(base: str, name: str, root: Path, seed: int) -> hf.PreTrainedModel:
-    """Push a LoRA adapter with a head of three labels; return what PEFT merges it into."""
+def adapter(base: str, name: str, root: Path, seed: int, *, named: str = "") -> hf.PreTrainedModel:
+    """Push a LoRA adapter with a head of three labels, and `named` as its base; return what PEFT merges it into."""
     torch.manual_seed(seed)
     model = hf.BertForSequenceClassification.from_pretrained(base, num_labels=3)
+    model.name_or_path = model.config.name_or_path = named or base
     config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], modules_to_save=["classifier"])
     adapted = peft.get_peft_model(model, config)
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    adapted.peft_config["default"].base_model_name_or_path = base
+    assert adapted.peft_config["default"].base_model_name_or_path == (named or base)
     adapted.save_pretrained(root / name)
     push(root / name, name)
     return adapted.merge_and_unload(safe_merge=True)
@@ -139,6 +140,28 @@ def test_what_was_pickled_elsewhere_or_long_ago_mixes_as_if_saved_here(
     loads_as_the_mean(here.path, one, two)
     names = (push(tmp_path / kind, f"{kind}-{device[:3]}-{zipped}-{low_disk}".lower()) for kind in ("one", "two"))
     loads_as_the_mean(mix(halves(*names), options=MixOptions(low_disk=low_disk)).path, one, two)
+
+
+def test_an_adapter_of_a_recipe_mixes_as_what_peft_merges_it_into(hub: LoopbackHub, tmp_path: Path) -> None:
+    ids = []
+    for seed, weight in ((0, 0.75), (1, 0.25)):
+        torch.manual_seed(seed)
+        models.bert().save_pretrained(tmp_path / f"part-{seed}")
+        models.words_tokenizer().save_pretrained(tmp_path / f"part-{seed}")
+        ids.append({"model": push(tmp_path / f"part-{seed}", f"adapted-part-{seed}"), "weight": weight})
+    publish({"ingredients": ids}, "acme/adapted-recipe", as_="recipe", token=models.TOKEN)
+    parts = str(mix("acme/adapted-recipe").path)
+    merged = [adapter(parts, f"on-recipe-{seed}", tmp_path, seed, named="acme/adapted-recipe") for seed in (1, 2)]
+    mixed = mix(halves("acme/on-recipe-1", "acme/on-recipe-2"))
+    loads_as_the_mean(mixed.path, *merged)
+    assert [i.base and i.base.model for i in mixed.recipe.ingredients] == [i["model"] for i in ids] * 2
+    assert (
+        "[acme/adapted-recipe](https://huggingface.co/acme/adapted-recipe/tree/"
+        in (mixed.path / "README.md").read_text()
+    )
+    assert [model.weight for model in check(halves("acme/on-recipe-1", "acme/on-recipe-2")).models] == [
+        0.375, 0.125, 0.375, 0.125,
+    ]  # fmt: skip
 
 
 def test_adapters_on_one_base_mix_as_what_peft_merges_them_into(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cocktail_hub.publishing.card.header import END, START
 from cocktail_hub.publishing.card.markdown import code, dump_metadata, escape, fenced, link, listing, record, table
 from cocktail_hub.recipe import COMMIT, ModelReference, Recipe, ResolvedRecipe, dump_yaml
 from cocktail_hub.recipe.redact import last_name, public_recipe, scrub
+from cocktail_hub.resolve.resolve import inlined_in
 from cocktail_hub.version import install_command
 
 if TYPE_CHECKING:
@@ -233,6 +234,8 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     config, tokenizer = (_shown(models[name]) for name in (recipe.config, recipe.tokenizer))
     rules = "One rule" if len(recipe.layers) == 1 else f"{len(recipe.layers)} rules"
     file = "config.json" if facts.form == "recipe" else "recipe.json"
+    weighed = (recipe.evidence or {}).keys() - {"inlined"}
+    inlined = [link(escape(name), f"{_HUB}/{name}/tree/{commit}") for name, commit in inlined_in(recipe).items()]
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in facts.versions.items())
     return [
         f"Method {code(recipe.method)}: {code(spec.summary)} ({source}){f', with {given}' if given else ''}.",
@@ -242,7 +245,8 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
         if config == tokenizer
         else f"The config comes from {config}, the tokenizer from {tokenizer}.",
         f"{rules} under `layers`: some tensors have other weights." if recipe.layers else "",
-        f"The evidence behind the weights is in `{file}`, under `evidence`." if recipe.evidence else "",
+        f"The evidence behind the weights is in `{file}`, under `evidence`." if weighed else "",
+        f"Recipes that were replaced by their ingredients: {listing(inlined)}." if inlined else "",
         f"Made with {versions}." if versions else "",
     ]
 

@@ -15,7 +15,7 @@ from cocktail_hub.evaluation.embeddings import Embedder, Role, check_lengths, op
 from cocktail_hub.evaluation.losses import Losses
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from cocktail_hub.evaluation.examples import Example
     from cocktail_hub.evaluation.model import ScoringRun
@@ -57,6 +57,44 @@ class Texts:
         return cls(role, {text: row for row, text in enumerate(first)}, list(first.values()))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedExamples:
+    """The vectors that a model gives for the texts of the examples."""
+
+    rows: tuple[Passages, ...]
+    """Per example its query, positives and negatives."""
+    passages: Texts
+    """Every different passage of all examples."""
+    queries: torch.Tensor
+    """Float64 [examples, dimensions]."""
+    vectors: torch.Tensor
+    """Float64 [different passages, dimensions]."""
+    embedder: Embedder
+    """The model: how vectors are compared."""
+    truncated: int
+    """Number of texts that were cut."""
+    tokens: int
+    """Number of tokens that went through the model."""
+
+    @property
+    def texts(self) -> int:
+        """Number of texts that went through the model."""
+        return len({row.query for row in self.rows}) + len(self.vectors)
+
+    @property
+    def known(self) -> list[set[int]]:
+        """Per example the passages that are right answers: its positives, and those of others with the same query."""
+        known: dict[str, set[int]] = defaultdict(set)
+        for row in self.rows:
+            known[row.query].update(self.passages.index[text] for text in row.positives)
+        return [known[row.query] for row in self.rows]
+
+    def similarities(self) -> Iterator[torch.Tensor]:
+        """Per example its query's similarity to every passage: float64 [different passages], higher is more similar."""
+        for start in range(0, len(self.rows), _ROWS):
+            yield from self.embedder.similarity(self.queries[start : start + _ROWS], self.vectors)
+
+
 def encoder_losses(run: ScoringRun) -> Losses:
     """Per example the InfoNCE loss in nats, averaged over its positives.
 
@@ -68,6 +106,20 @@ def encoder_losses(run: ScoringRun) -> Losses:
         ScoringError: weights are missing, nothing to compare with, a loss is not finite, or memory is too small.
         SourceError: the folder cannot be loaded.
     """
+    found = embed_examples(run)
+    return Losses.of(
+        run.name,
+        _among_batch(found, run.settings.loss_batch or 1) if run.settings.lm_cocktail else _among_all(found),
+        batch_size=run.settings.loss_batch,
+        truncated=found.truncated,
+        texts=found.texts,
+        tokens=found.tokens,
+        reading=found.embedder.reading,
+    )
+
+
+def embed_examples(run: ScoringRun) -> EmbeddedExamples:
+    """Compute the vectors of every text of the examples. Raises as `encoder_losses`."""
     rows = [passages_of(row, run.settings) for row in run.examples.rows]
     queries = Texts.of("query", [[row.query] for row in rows])
     passages = Texts.of("document", [[*row.positives, *row.negatives] for row in rows])
@@ -80,20 +132,14 @@ def encoder_losses(run: ScoringRun) -> Losses:
     costs = [[min(length, embedder.limit or length) for length, _ in found] for found in lengths]
     total = len(costs[0]) + len(costs[1])
     query_vectors = _embed(run, embedder, queries, costs[0], done=0, total=total)
-    vectors = _embed(run, embedder, passages, costs[1], done=len(costs[0]), total=total)
-    query_vectors = query_vectors[[queries.index[row.query] for row in rows]]
-    if run.settings.lm_cocktail:
-        losses = _among_batch(rows, query_vectors, vectors, passages, run.settings.loss_batch or 1)
-    else:
-        losses = _among_all(rows, query_vectors, vectors, passages, embedder)
-    return Losses.of(
-        run.name,
-        losses,
-        batch_size=run.settings.loss_batch,
+    return EmbeddedExamples(
+        rows=tuple(rows),
+        passages=passages,
+        queries=query_vectors[[queries.index[row.query] for row in rows]],
+        vectors=_embed(run, embedder, passages, costs[1], done=len(costs[0]), total=total),
+        embedder=embedder,
         truncated=truncated,
-        texts=total,
         tokens=sum(map(sum, costs)),
-        reading=embedder.reading,
     )
 
 
@@ -136,34 +182,24 @@ def _embed(
     return torch.stack(run_in_batches(costs, forward, run, owners=texts.owners))
 
 
-def _among_all(
-    rows: Sequence[Passages], queries: torch.Tensor, vectors: torch.Tensor, passages: Texts, embedder: Embedder
-) -> list[float]:
-    """Per example the loss among all passages; `queries` has a row per example."""
-    known: dict[str, set[int]] = defaultdict(set)
-    for row in rows:
-        known[row.query].update(passages.index[text] for text in row.positives)
-    losses: list[float] = []
-    for start in range(0, len(rows), _ROWS):
-        part = slice(start, start + _ROWS)
-        scores = embedder.similarity(queries[part], vectors) / TEMPERATURE
-        for index, (row, line) in enumerate(zip(rows[part], scores, strict=True), start=start):
-            positives = [passages.index[text] for text in dict.fromkeys(row.positives)]
-            losses.append(contrast(line, positives, known[row.query], index))
+def _among_all(found: EmbeddedExamples) -> list[float]:
+    """Per example the loss among all passages."""
+    losses = []
+    for index, (row, known, line) in enumerate(zip(found.rows, found.known, found.similarities(), strict=True)):
+        positives = [found.passages.index[text] for text in dict.fromkeys(row.positives)]
+        losses.append(contrast(line / TEMPERATURE, positives, known, index))
     return losses
 
 
-def _among_batch(
-    rows: Sequence[Passages], queries: torch.Tensor, vectors: torch.Tensor, passages: Texts, size: int
-) -> list[float]:
+def _among_batch(found: EmbeddedExamples, size: int) -> list[float]:
     """Per example the loss among the passages of its batch, repeated ones included, as in LM_Cocktail."""
     losses = []
-    for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
-        candidates = [passages.index[text] for row in batch for text in (*row.positives, *row.negatives)]
+    for start in range(0, len(found.rows), size):
+        batch = found.rows[start : start + size]
+        candidates = [found.passages.index[text] for row in batch for text in (*row.positives, *row.negatives)]
         target = 0
         for offset, row in enumerate(batch):
-            scores = vectors[candidates] @ queries[start + offset] / TEMPERATURE
+            scores = found.vectors[candidates] @ found.queries[start + offset] / TEMPERATURE
             losses.append(float(torch.logsumexp(scores, dim=0) - scores[target]))
             target += 1 + len(row.negatives)
     return losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,21 +19,64 @@ from cocktail_hub.evaluation.losses import Losses
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cocktail_hub.evaluation.encoder import Passages
     from cocktail_hub.evaluation.model import ScoringRun
 
 _MOST_LOGITS = 2
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredPairs:
+    """The scores that a reranker gives the passages of the examples."""
+
+    rows: tuple[Passages, ...]
+    """Per example its query, positives and negatives."""
+    scores: tuple[torch.Tensor, ...]
+    """Per example one score per positive, then one per negative: float64, higher is more relevant."""
+    truncated: int
+    """Number of pairs that were cut."""
+    tokens: int
+    """Number of tokens that went through the model."""
+    reading: str
+    """How a score is read from the model."""
+
+    @property
+    def known(self) -> list[set[int]]:
+        """Per example the places of its scores whose passage is one of its positives."""
+        return [
+            {place for place, text in enumerate((*row.positives, *row.negatives)) if text in row.positives}
+            for row in self.rows
+        ]
+
+
 def reranker_losses(run: ScoringRun) -> Losses:
     """Per example the cross-entropy of its positive among its negatives in nats, averaged over its positives.
-
-    The score of a pair is the model's raw logit; with two logits, that of label 1 (relevant) minus that of label 0;
-    for a causal-LM reranker the output of its `LogitScore` module. No sigmoid, no temperature.
 
     Raises:
         ScoringError: no or random scoring head, an example without negatives, a loss that is not finite, or too
             little memory.
         SourceError: the folder cannot be loaded.
+    """
+    found = score_pairs(run)
+    losses = [
+        contrast(scores, range(len(row.positives)), known, index)
+        for index, (row, scores, known) in enumerate(zip(found.rows, found.scores, found.known, strict=True))
+    ]
+    return Losses.of(
+        run.name,
+        losses,
+        truncated=found.truncated,
+        texts=sum(map(len, found.scores)),
+        tokens=found.tokens,
+        reading=found.reading,
+    )
+
+
+def score_pairs(run: ScoringRun) -> ScoredPairs:
+    """Score every passage of every example with its query. Raises as `reranker_losses`.
+
+    The score of a pair is the model's raw logit; with two logits, that of label 1 (relevant) minus that of label 0;
+    for a causal-LM reranker the output of its `LogitScore` module. No sigmoid, no temperature.
     """
     rows = [passages_of(row, run.settings) for row in run.examples.rows]
     for index, row in enumerate(rows):
@@ -59,15 +103,10 @@ def reranker_losses(run: ScoringRun) -> Losses:
         return _scores(model, [pairs[index] for index in batch], 1 if alone else len(batch), run.name)
 
     scores = torch.tensor(run_in_batches(costs, forward, run, owners=owners), dtype=torch.float64)
-    losses = []
-    for index, (row, own, part) in enumerate(zip(rows, texts, torch.split(scores, [*map(len, texts)]), strict=True)):
-        known = {place for place, text in enumerate(own) if text in row.positives}
-        losses.append(contrast(part, range(len(row.positives)), known, index))
-    return Losses.of(
-        run.name,
-        losses,
+    return ScoredPairs(
+        rows=tuple(rows),
+        scores=torch.split(scores, [*map(len, texts)]),
         truncated=truncated,
-        texts=len(pairs),
         tokens=sum(costs),
         reading=f"{model.num_labels} logit{'s' * (model.num_labels > 1)}",
     )

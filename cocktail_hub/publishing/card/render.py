@@ -108,7 +108,9 @@ def _opening(recipe: Recipe, facts: CardFacts) -> str:
     if facts.form == "recipe":
         return (
             f"This repo contains no weights but a recipe: {mix}. cocktail_hub downloads the ingredients, mixes them on "
-            "first use, and keeps the result in its cache."
+            "first use, and keeps the result in its cache.\n\n"
+            "If transformers says that it does not recognize the model type `cocktail` and asks you to upgrade it, put "
+            "`import cocktail_hub` before the line that loads the model: no version of transformers knows recipes."
         )
     offer = "" if facts.form == "merged" else "; `recipe.json` makes them again from the ingredients"
     return f"These weights are {mix}. They load like any other checkpoint, without cocktail_hub{offer}."

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import embedders
 import models
 import peft
 import pytest
@@ -12,6 +15,9 @@ import torch
 import transformers as hf
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 
 from cocktail_hub import MixOptions, Recipe, check, mix, publish
 from cocktail_hub.compat.check import check_models
@@ -21,8 +27,6 @@ from cocktail_hub.merge.materialize import materialize
 from cocktail_hub.resolve.resolve import resolve
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cocktail_hub.testing import LoopbackHub
 
 pytestmark = [
@@ -245,3 +249,70 @@ def test_a_quantised_ingredient_is_refused_before_its_weights_come(hub: Loopback
     with pytest.raises(CheckpointError, match=r"'acme/packed'.* is quantised with gptq \(4 bits\)"):
         mix(halves(*names))
     assert hub.sent(r"GET .*safetensors") == 0
+
+
+def edited(source: Path, target: Path, path: str, **keys: Any) -> str:
+    """A copy of a model with other keys in one of its JSON files."""
+    shutil.copytree(source, target)
+    values = json.loads((target / path).read_text())
+    (target / path).write_text(json.dumps({**values, **keys}))
+    return str(target)
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "words"),
+    [
+        (
+            "document_0_Transformer/config.json",
+            {"num_attention_heads": 4},
+            r"Cannot mix '\S+/b/document_0_Transformer' with '\S+/document_0_Transformer': `num_attention_heads` is 4",
+        ),
+        ("document_0_Transformer/config.json", {"hidden_act": "relu"}, "`hidden_act` is 'relu', but 'gelu' in"),
+        (
+            "document_0_Transformer/config.json",
+            {"quantization_config": {"quant_method": "gptq"}},
+            "quantised with gptq",
+        ),
+        ("document_1_Pooling/config.json", {"pooling_mode": "max"}, "`pooling_mode` of Pooling is 'max'"),
+        ("query_0_Transformer/config.json", {"num_attention_heads": 4}, r"Cannot mix '\S+/b' with .*is 4, but 2 in"),
+    ],
+)
+def test_every_transformer_and_module_behind_a_router_is_checked(
+    tmp_path: Path, path: str, keys: dict[str, Any], words: str
+) -> None:
+    one, two = embedders.pair("router")
+    other = edited(two, tmp_path / "b", path, **keys)
+    with pytest.raises((IncompatibleError, CheckpointError), match=words):
+        check(halves(str(one), other))
+
+
+def test_the_vocabulary_of_every_transformer_behind_a_router_is_compared(tmp_path: Path) -> None:
+    one, two = embedders.pair("router")
+    path = "document_0_Transformer/tokenizer.json"
+    model = json.loads((two / path).read_text())["model"]
+    words = dict(zip(model["vocab"], reversed(model["vocab"].values()), strict=True))
+    other = edited(two, tmp_path / "b", path, model={**model, "vocab": words})
+    with pytest.raises(
+        IncompatibleError, match=r"'\S+/b/document_0_Transformer' with .* ids belong to different tokens"
+    ):
+        check(halves(str(one), other))
+
+
+def test_the_mark_of_a_mix_goes_into_the_config_of_a_transformer_alone(tmp_path: Path) -> None:
+    folders = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        body = embedders.transformer(models.bert(), models.words_tokenizer(), tmp_path / f"parts-{seed}")
+        static = StaticEmbedding(models.words_tokenizer().backend_tokenizer, embedding_dim=16)
+        router = Router.for_query_document(query_modules=[static], document_modules=[body, Pooling(16)])
+        SentenceTransformer(modules=[router], device="cpu").save_pretrained(str(tmp_path / f"{seed}"))
+        folders.append(str(tmp_path / f"{seed}"))
+    marked = {
+        path.parent.name
+        for path in mix(halves(*folders)).path.rglob("config.json")
+        if "cocktail" in json.loads(path.read_text())
+    }
+    assert marked == {"document_0_Transformer"}
+    other = edited(Path(folders[1]), tmp_path / "b", "document_0_Transformer/config.json", num_attention_heads=4)
+    with pytest.raises(IncompatibleError, match="`num_attention_heads` is 4, but 2 in"):
+        check(halves(folders[0], other))

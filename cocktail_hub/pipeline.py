@@ -23,7 +23,7 @@ from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.preview import preview_mix
 from cocktail_hub.publishing.verify import Verification, require_merged, weight_hashes
-from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
+from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved, refuse_address
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
 from cocktail_hub.storage.disk import disk_errors
@@ -368,6 +368,7 @@ def publish(
     Raises:
         PublishError: nobody is logged in, the account may not write there (both are asked before anything is
             downloaded), or the Hub did not accept it; the repo is unchanged.
+        RecipeError: `repo_id` is the address of a repo.
         CocktailError: the mix cannot be made.
     """
     from cocktail_hub.publishing.publish import FORMS, publish_weights
@@ -375,6 +376,7 @@ def publish(
 
     if as_ not in FORMS:
         raise RecipeError(f"`as_` must be one of {', '.join(FORMS)}, got {as_!r}. {did_you_mean(str(as_), FORMS)}")
+    refuse_address(repo_id, "The repo to publish to")
     options = with_hub(options, {} if token is None else {"token": token})
     if max_shard_size is not None:
         options = replace(options, max_shard_size=max_shard_size)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from help_page import HEAD, PAGE, help_page
 from models import TOKEN, published
 
@@ -69,6 +70,21 @@ def test_every_setting_of_scoring_is_on_its_page() -> None:
     assert {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} == fields(Weighting).keys()
 
 
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("models/auto/configuration_auto.py", "but Transformers does not recognize this architecture"),
+        ("models/auto/configuration_auto.py", "You can update Transformers with the command `pip install --upgrade"),
+        ("modeling_utils.py", "Error no file named"),
+        ("modeling_utils.py", "does not appear to have a file named"),
+        ("configuration_utils.py", "You are using a model of type"),
+    ],
+)
+def test_messages_of_transformers_are_on_the_page_of_errors_in_its_own_words(module: str, words: str) -> None:
+    assert words in (DOCS / "errors.md").read_text(encoding="utf-8")
+    assert words in Path(transformers.__file__).parent.joinpath(module).read_text(encoding="utf-8")
+
+
 def test_the_table_of_methods_is_that_of_the_code() -> None:
     shown = rows(section("methods.md", "# Methods"))
     assert shown.keys() == METHODS.keys()
@@ -112,6 +128,7 @@ def test_every_page_installs_the_package_from_where_it_is_to_be_had() -> None:
         for page in pages
         for name in re.findall(r'pip install (?:-\S+ )*"?([^\s"`\[]+)', page.read_text(encoding="utf-8"))
     }
+    shown.remove(("errors.md", "transformers"))  # what transformers says, and no advice
     assert {name for page, name in shown if page != "CONTRIBUTING.md"} == {INSTALLED_FROM}
     assert {name for page, name in shown if page == "CONTRIBUTING.md"} == {"pre-commit"}
     sources = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*") if path.suffix in (".py", ".md")]

@@ -157,6 +157,20 @@ def read_modules(files: RepoFiles) -> list[dict[str, Any]]:
     return modules
 
 
+def read_chain(files: RepoFiles) -> list[dict[str, Any]]:
+    """The modules of a sentence-transformers model, each Router followed by the modules that it leads to.
+
+    Raises:
+        CheckpointError: a file that lists modules is damaged, or a path in it leaves the repository.
+    """
+    chain = []
+    for module in read_modules(files):
+        folder = str(module["path"]).strip("/")
+        inner = {str(PurePosixPath(folder, name)): kind for name, kind in _routes(files, folder).items()}
+        chain += [module, *({"path": path, "type": kind} for path, kind in inner.items())]
+    return chain
+
+
 def read_json(files: RepoFiles, path: str) -> Any:
     """Parse a JSON file of the repository.
 
@@ -202,24 +216,32 @@ def read_config(files: RepoFiles, folder: str = "") -> Mapping[str, Any]:
 
 
 def _model_folders(files: RepoFiles) -> tuple[str, ...]:
-    """Folders of the model, the transformer's first; a folder inside of a module's folder is part of the module."""
-    modules = read_modules(files)
-    if not modules:
+    """Folders of the model, the first transformer's first; one inside of a module's folder is part of the module."""
+    chain = read_chain(files)
+    if not chain:
         return ("",)
-    tops = [folder for module in modules for folder in _routes(files, str(module["path"]).strip("/"))]
+    tops = [str(module["path"]).strip("/") for module in chain]
     inside = {str(PurePosixPath(path).parent) for path in files.sizes}
     nested = sorted(
         folder for folder in inside if folder != "." and any(top and folder.startswith(f"{top}/") for top in tops)
     )
-    return tuple(dict.fromkeys((*tops, *nested)))
+    folders = dict.fromkeys((*tops, *nested))
+    adapter = "" in folders and ADAPTER_CONFIG in files.sizes
+    transformers = (folder for folder in folders if "model_type" in read_config(files, folder))
+    weighted = (folder for folder in folders if _weights_in(files, folder, _WEIGHT_STEMS))
+    main = "" if adapter else next(transformers, None) or next(weighted, tops[0])
+    return (main, *(folder for folder in folders if folder != main))
 
 
-def _routes(files: RepoFiles, folder: str) -> tuple[str, ...]:
-    """The folder of a module; for a Router, which has no weights itself, first those of the modules it routes to."""
+def _routes(files: RepoFiles, folder: str) -> Mapping[str, Any]:
+    """The folders inside of a Router's and the types of the modules there; empty for another module."""
     path = str(PurePosixPath(folder, ROUTER))
-    if path not in files.sizes:
-        return (folder,)
-    routes = read_json(files, path)
+    if path in files.sizes:
+        routes = read_json(files, path)
+    else:  # `Asym`, as a Router was called until sentence-transformers 5
+        path, routes = str(PurePosixPath(folder, "config.json")), read_config(files, folder)
+        if "structure" not in routes:
+            return {}
     types = routes.get("types") if isinstance(routes, Mapping) else None
     if not isinstance(types, Mapping) or not types:
         raise CheckpointError(
@@ -229,7 +251,7 @@ def _routes(files: RepoFiles, folder: str) -> tuple[str, ...]:
         )
     for name in types:
         _require_inside(files, path, str(name))
-    return (*(str(PurePosixPath(folder, str(name))) for name in types), folder)
+    return types
 
 
 def _require_inside(files: RepoFiles, source: str, path: str) -> None:

@@ -1,7 +1,8 @@
 """Read `pytorch_model.bin` files without running what is pickled in them.
 
-Only `torch.load(weights_only=True)` ever parses the pickle. Headers are read through `RepoFiles.read_range`: the zip
-directory at the end of the file and the pickle at its start, never the tensors, so a remote file costs a few requests.
+Only the unpickler of `torch.load(weights_only=True)` ever parses the pickle. Headers are read through
+`RepoFiles.read_range`: the zip directory at the end of the file and the pickle at its start, never the tensors, so a
+remote file costs a few requests.
 """
 
 from __future__ import annotations
@@ -13,18 +14,22 @@ import os
 import pickle
 import re
 import zipfile
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
 
+from cocktail_hub.checkpoint.before_zip import SIGNATURE_BYTES, is_before_zip, load_skeleton, map_tensors
 from cocktail_hub.checkpoint.files import FileState, file_changed, unreadable
 from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.errors import CheckpointError, CocktailError, SourceError
 from cocktail_hub.methods.dtypes import safetensors_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
 
     from cocktail_hub.checkpoint.files import LocalFiles, RepoFiles
 
@@ -45,15 +50,19 @@ def read_pickle_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:
         path: posix path of the file in the repo.
 
     Raises:
-        CheckpointError: the file is damaged, in the old non-zip format, or holds more than plain tensors.
+        CheckpointError: the file is damaged, in another format, or holds more than plain tensors.
     """
     with contextlib.closing(io.BufferedReader(_RangeFile(files, path))) as stream:
-        if stream.read(2) != b"PK":
-            what = "is not in the zip format that torch writes since 1.6"
-            raise _refused(path, files.name, what, "The older format can be read neither in parts nor safely.")
+        begin = stream.peek(SIGNATURE_BYTES)
+        if is_before_zip(begin):
+            return _specs(_load_before_zip(stream, path, files)[0], files.name)
+        if not begin.startswith(b"PK"):
+            what = "is not a file that `torch.save` has written since torch 0.1.10"
+            raise _refused(path, files.name, what, "No other format is known to hold plain tensors alone.")
         skeleton = _skeleton(stream, path, files.name)
     with torch.serialization.skip_data():
-        return _specs(_load(skeleton, path, files.name, map_location="meta"), files.name)
+        load = partial(torch.load, skeleton, weights_only=True, map_location="meta")
+        return _specs(_load(load, path, files.name), files.name)
 
 
 class PickledReader:
@@ -72,24 +81,33 @@ class PickledReader:
         self.name = files.name
         """The ingredient, for messages."""
         self._states: dict[Path, FileState | None] = {}
-        self._tensors: dict[str, torch.Tensor] = {}
+        self._values: dict[str, np.ndarray] = {}
+        self.specs: dict[str, TensorSpec] = {}
+        """Tensor -> shape and dtype."""
         for file in paths:
             path = files.path(file)
             self._states[path] = FileState.at(path)
-            self._tensors |= _load(os.fspath(path), file, self.name, map_location="cpu", mmap=True)
-        self.specs = _specs(self._tensors, self.name)
-        """Tensor -> shape and dtype."""
+            with contextlib.closing(io.BufferedReader(_RangeFile(files, file))) as stream:
+                if is_before_zip(stream.peek(SIGNATURE_BYTES)):
+                    tensors, starts = _load_before_zip(stream, file, files)
+                    self.specs |= _specs(tensors, self.name)
+                    self._values |= map_tensors(path, tensors, starts)
+                    continue
+            load = partial(torch.load, os.fspath(path), weights_only=True, map_location="cpu", mmap=True)
+            tensors = _load(load, file, self.name)
+            self.specs |= _specs(tensors, self.name)
+            self._values |= {name: _bits(tensor) for name, tensor in tensors.items()}
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorReader.read`)."""
         self.check_unchanged()  # reading beyond the end of a mapped file that was truncated would kill the process
-        values = self._tensors[tensor]
-        if not values.is_contiguous() and values.ndim > 1:  # gathered a few rows at a time, never whole
+        values = self._values[tensor]
+        if not values.flags.c_contiguous and values.ndim > 1:  # gathered a few rows at a time, never whole
             row = math.prod(values.shape[1:])
             first = start // row
             values = values[first : -(-stop // row)]
             start, stop = start - first * row, stop - first * row
-        out.copy_(values.reshape(-1)[start:stop])
+        _bits(out)[:] = values.reshape(-1)[start:stop]
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a file was written to or replaced since it was opened."""
@@ -99,7 +117,7 @@ class PickledReader:
 
     def close(self) -> None:
         """Unmap the files."""
-        self._tensors.clear()
+        self._values.clear()
 
 
 class _RangeFile(io.RawIOBase):
@@ -125,6 +143,8 @@ class _RangeFile(io.RawIOBase):
         if self._at >= self._size:
             return 0
         if block not in self._blocks:
+            if len(self._blocks) * READ_AHEAD > MAX_PICKLE_BYTES:
+                raise ValueError(f"its names and shapes take more than {MAX_PICKLE_BYTES:,} bytes")
             stop = min((block + 1) * READ_AHEAD, self._size)
             self._blocks[block] = self._files.read_range(self._path, block * READ_AHEAD, stop)
         data = self._blocks[block][skip : skip + len(buffer)]
@@ -172,10 +192,30 @@ def _check_archive(entries: Mapping[str, zipfile.ZipInfo], path: str, model: str
         raise _refused(path, model, what, "Names and shapes of a real model need far less.")
 
 
-def _load(file: str | io.BytesIO, path: str, model: str, **kwargs: Any) -> dict[str, torch.Tensor]:
-    """`torch.load(weights_only=True)` of a flat state dict, with every failure as a CheckpointError."""
+def _load_before_zip(
+    stream: IO[bytes], path: str, files: RepoFiles
+) -> tuple[dict[str, torch.Tensor], Mapping[int, int]]:
+    """A flat state dict of before torch 1.6, and where the data is that it lacks (see `load_skeleton`)."""
+    starts: Mapping[int, int] = {}
+
+    def load() -> Any:
+        nonlocal starts
+        content, starts = load_skeleton(stream, files.sizes[path])
+        return content
+
+    return _load(load, path, files.name), starts
+
+
+def _bits(tensor: torch.Tensor) -> np.ndarray:
+    """The memory of a tensor as integers that are as wide as its elements."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.view(integers[tensor.itemsize]).numpy()
+
+
+def _load(load: Callable[[], Any], path: str, model: str) -> dict[str, torch.Tensor]:
+    """Load a flat state dict, with every failure as a CheckpointError."""
     try:
-        content = torch.load(file, weights_only=True, **kwargs)
+        content = load()
     except pickle.UnpicklingError as error:
         if "Unsupported operand" in str(error):  # in a supported protocol, so `torch.save` cannot have written it
             raise _damaged(path, model, ValueError("its pickle has an invalid instruction")) from error

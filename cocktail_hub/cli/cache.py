@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cocktail_hub.cli.options import Bytes
+from cocktail_hub.cli.options import Bytes, Days
 from cocktail_hub.cli.output import say, show_json, size, table
 from cocktail_hub.errors import CacheError
 
@@ -37,7 +37,7 @@ def list_(as_json: bool) -> None:
 
 
 @cache.command()
-@click.option("--older-than", type=float, help="Remove mixes unused for this many days.")
+@click.option("--older-than", type=Days(), help="Remove mixes unused for this long, e.g. 12h, 7d or 2w.")
 @click.option("--max-size", type=Bytes(), help="Keep the most recently used mixes up to this size, e.g. 50GB.")
 @click.option("--all", "everything", is_flag=True, help="Remove every mix.")
 def prune(older_than: float | None, max_size: int | None, everything: bool) -> None:
@@ -46,7 +46,7 @@ def prune(older_than: float | None, max_size: int | None, everything: bool) -> N
     from cocktail_hub.storage.cache import Cache
 
     if older_than is None and max_size is None and not everything:
-        raise click.UsageError("Say what to remove: --older-than DAYS, --max-size SIZE, or --all.")
+        raise click.UsageError("Say what to remove: --older-than 30d, --max-size SIZE, or --all.")
     age = None if older_than is None else older_than * _DAY
     removed = Cache().prune(older_than=age, max_bytes=0 if everything else max_size)
     prune_notes()

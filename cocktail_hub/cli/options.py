@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 SMALLEST_SIZE = 1000
 """In bytes. Whoever writes less has forgotten the unit."""
+
+
+_DAYS = {"": 1.0, "d": 1.0, "h": 1 / 24, "w": 7.0}
+"""First letter of a unit of time -> days."""
 
 
 class Bytes(click.ParamType[int]):
@@ -35,6 +40,20 @@ class Bytes(click.ParamType[int]):
         if nbytes < SMALLEST_SIZE:
             self.fail(f"'{value}' is {nbytes} bytes, which is too small. Write a unit, as in 5GB.", param, ctx)
         return nbytes
+
+
+class Days(click.ParamType[float]):
+    """A time such as `12h`, `7d` or `2w`; a number alone is days."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number of days."""
+        found = re.fullmatch(r"\s*(\d+|\d*\.\d+)\s*([a-z]*)\s*", str(value), re.IGNORECASE)
+        unit = found and _DAYS.get(found[2].lower()[:1])
+        if not found or unit is None:
+            self.fail(f"'{value}' is not a time. Write it like 12h, 7d or 2w; a number alone is days.", param, ctx)
+        return float(found[1]) * unit
 
 
 MERGING = ("device", "threads", "max_memory", "max_shard_size", "low_disk")

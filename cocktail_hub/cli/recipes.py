@@ -41,8 +41,9 @@ def mix(recipe: str, output: Path | None, dry_run: bool, force: bool, **given: A
         return
     options = read_options(given, force=force, replace=force)
     made = mix(recipe, output=output, revision=given["revision"], options=options)
-    for note in made.report.get("notes", ()):
-        say(f"note: {note}")
+    for note in (*made.report.get("notes", ()), (made.recipe.evidence or {}).get("sentence")):
+        if note:
+            say(f"note: {note}")
     merged = made.report.get("merged")
     if merged is None:
         say("The mix already exists: nothing was downloaded or merged.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights, adapt, read_adapter
 from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.model_files import MODULES, read_config, read_modules
+from cocktail_hub.checkpoint.model_files import MODULES, read_chain, read_config
 from cocktail_hub.checkpoint.quantized import refuse_quantized
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.compat.config import (
@@ -91,6 +91,11 @@ class Model:
         """Folder of the transformer, according to the modules."""
         return self.home.model_files.main
 
+    @property
+    def other_folders(self) -> tuple[str, ...]:
+        """Folders with weights of the other modules of its chain; some may be transformers, too."""
+        return tuple(folder for folder in self.home.model_files.weight_folders if folder != self.main)
+
     def holder(self, mapping: TensorMapping) -> ResolvedModel:
         """Where the whole tensors behind a mapping are: the body for the transformer, the home for other modules."""
         return self.body if isinstance(mapping.weights, AdaptedWeights) else self.home
@@ -108,7 +113,7 @@ class Model:
         in_main = folder == self.main
         files, inner = (self.body.files, self.body.model_files.main) if in_main else (self.home.files, folder)
         weights = read_weight_files(files, inner)
-        refuse_quantized(files, inner, self.config if in_main else {}, weights.specs)
+        refuse_quantized(files, inner, self.config_in(folder), weights.specs)
         return adapt(weights, self.config, read_adapter(self.located.files)) if in_main and self.adapted else weights
 
 
@@ -238,7 +243,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         if not trust_remote_code:
             _refuse_remote_code(model)
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
-    modules = [read_modules(model.home.files) for model in models]
+    chains = [read_chain(model.home.files) for model in models]
     tokenizer = _small_file_giver("tokenizer", recipe, models)
     notes = [
         *differences(names, configs, config_chosen=recipe.config != "first"),
@@ -247,10 +252,11 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
             [None if model.adapted else vocabulary_size(model.config) for model in models],  # an adapter may add rows
             tokenizer=tokenizer.files.name if tokenizer else "",
         ),
-        *module_differences(names, modules),
-        *module_setting_differences(names, modules, [model.home.files for model in models]),
+        *module_differences(names, chains),
+        *module_setting_differences(names, chains, [model.home.files for model in models]),
         *file_differences(names, [model.home.files for model in models], [model.main for model in models]),
         *_class_notes(models),
+        *(note for folder in models[first].other_folders for note in _compare_in(folder, models)),
     ]
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
     notes += [note for model_files in opened for note in model_files.notes]
@@ -354,6 +360,19 @@ def _vocabulary(model: Model) -> Vocabulary:
     return own if own.path or not model.adapted else find_vocabulary(model.body.files, model.body.model_files.main)
 
 
+def _compare_in(folder: str, models: Sequence[Model]) -> list[str]:
+    """Compare configs and vocabularies of another module, such as the second transformer of a Router."""
+    having = [model for model in models if folder in model.other_folders]  # where it is missing is told later
+    names, configs = [f"{model.name}/{folder}" for model in having], [model.config_in(folder) for model in having]
+    vocabularies = (replace(find_vocabulary(m.home.files, folder), name=n) for m, n in zip(having, names, strict=True))
+    notes = compare_all(vocabularies, [vocabulary_size(config) for config in configs], tokenizer="")
+    if all("model_type" in config for config in configs):
+        require_same_family(names, configs)
+        require_same_rows(names, configs)
+        notes += differences(names, configs)
+    return notes
+
+
 def _left_out(report: CompatibilityReport) -> list[str]:
     """Name the language models beside the processor of a speech model, which no mix has."""
     notes = []
@@ -402,7 +421,7 @@ def _read_component(folder: str, models: Sequence[Model], first: int, missing: M
                 model=model.name,
             )
     weights = [models[index].read_weights(models[index].main if main else folder) for index in order]
-    configs = [models[index].config if main else {} for index in order]
+    configs = [models[index].config if main else models[index].config_in(folder) for index in order]
     mappings = dict(zip(order, align(weights, configs, missing=missing if main else {}), strict=True))
     return Component(folder=folder, mappings=tuple(mappings[index] for index in range(len(models))))
 

@@ -227,10 +227,10 @@ def module_setting_differences(
         if _types(chain) != _types(modules[0]):
             continue
         for kind, first, other in zip(_types(chain)[1:], modules[0][1:], chain[1:], strict=True):
-            mine, theirs = (
-                _module_settings(read_config(repo, str(module["path"])))
-                for repo, module in ((files[0], first), (opened, other))
-            )
+            configs = [read_config(repo, str(m["path"])) for repo, m in ((files[0], first), (opened, other))]
+            if any("model_type" in config for config in configs):
+                continue  # a transformer, which is compared as one
+            mine, theirs = map(_module_settings, configs)
             for change in _compare(mine, theirs):
                 if change.unset:  # every version of sentence-transformers writes other keys
                     continue

@@ -61,7 +61,8 @@ def check_examples(rows: Sequence[Any], kind: ScoredKind, *, columns: Mapping[st
         The examples: a text per key, or a tuple of texts under `pos` and `neg`, where a single text counts as one.
 
     Raises:
-        ScoringError: an example lacks a key or has something other than text; names the example and the key.
+        ScoringError: an example lacks a key, has something other than text, or, for a reranker, no negatives; names the
+            example and the key.
     """
     for key in columns or {}:
         if key not in FIELDS[kind]:
@@ -70,7 +71,22 @@ def check_examples(rows: Sequence[Any], kind: ScoredKind, *, columns: Mapping[st
     if not rows:
         raise ScoringError("There are no examples.\nWeights are computed from losses on examples.\nGive at least one.")
     names = {key: (columns or {}).get(key, key) for key in FIELDS[kind]}
-    return Examples(tuple(_check(row, index, names) for index, row in enumerate(rows)))
+    checked = tuple(_check(row, index, names) for index, row in enumerate(rows))
+    if kind == "reranker":
+        for index, row in enumerate(checked):
+            require_negatives(index, tuple(row["pos"]), tuple(row["neg"]))
+    return Examples(checked)
+
+
+def require_negatives(index: int, positives: Sequence[str], negatives: Sequence[str]) -> None:
+    """Raise ScoringError if an example for a reranker has no negatives but its positives."""
+    if not set(negatives) - set(positives):
+        raise ScoringError(
+            f"Example {index} has no negatives.\n"
+            "A reranker's loss is the cross-entropy of the positive among them; without any it is always 0.\n"
+            "Give it a `neg`, or remove the example.",
+            example=index,
+        )
 
 
 def _check(row: Any, index: int, names: Mapping[str, str]) -> Example:

@@ -13,6 +13,7 @@ from cocktail_hub.errors import ScoringError
 from cocktail_hub.evaluation.batches import run_in_batches
 from cocktail_hub.evaluation.embeddings import check_lengths, limit_sequences, uncut_lengths
 from cocktail_hub.evaluation.encoder import contrast, passages_of
+from cocktail_hub.evaluation.examples import require_negatives
 from cocktail_hub.evaluation.loading import load_cross_encoder
 from cocktail_hub.evaluation.losses import Losses
 
@@ -80,13 +81,7 @@ def score_pairs(run: ScoringRun) -> ScoredPairs:
     """
     rows = [passages_of(row, run.settings) for row in run.examples.rows]
     for index, row in enumerate(rows):
-        if not set(row.negatives) - set(row.positives):
-            raise ScoringError(
-                f"Example {index} has no negatives.\n"
-                "A reranker's loss is the cross-entropy of the positive among them; without any it is always 0.\n"
-                "Give it a `neg`, or remove the example.",
-                example=index,
-            )
+        require_negatives(index, row.positives, row.negatives)
     model = _load(run)
     texts = [(*row.positives, *row.negatives) for row in rows]
     pairs = [(row.query, text) for row, own in zip(rows, texts, strict=True) for text in own]

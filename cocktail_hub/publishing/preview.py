@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cocktail_hub.compat.preview import ModelPreview, Preview
 from cocktail_hub.merge.run import bytes_to_fetch, needed_space
 from cocktail_hub.publishing.card.facts import combine_licenses, gather_facts
+from cocktail_hub.recipe import Ingredient
 from cocktail_hub.recipe.validation import plain
 
 if TYPE_CHECKING:
@@ -20,14 +21,13 @@ def preview_mix(report: CompatibilityReport, plan: MergePlan, options: MixOption
     recipe, shards = report.recipe, plan.shards
     licenses = gather_facts(recipe, report.kind, options.hub).licenses
     combined = combine_licenses(licenses)
-    weights = {ingredient.model: plain(ingredient.weight) for ingredient in recipe.ingredients} if weighed else {}
 
     def preview(model: Model) -> ModelPreview:
         reference, license_info = model.located.reference, licenses.get(model.located.reference.model)
         return ModelPreview(
             model=reference.model,
             revision=reference.revision,
-            weight=None if reference is recipe.base else weights.get(reference.model),
+            weight=plain(reference.weight) if weighed and isinstance(reference, Ingredient) else None,
             nbytes=sum(
                 place.files.sizes[path] for place in {model.located, model.body} for path in place.model_files.needed
             ),

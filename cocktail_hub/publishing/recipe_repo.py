@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import replace
 from functools import partial
@@ -16,6 +15,7 @@ from cocktail_hub.merge.small_files import copy_small_files, write_json
 from cocktail_hub.publishing.card.facts import gather_facts
 from cocktail_hub.publishing.card.header import merge_readme
 from cocktail_hub.publishing.card.render import render_card
+from cocktail_hub.publishing.class_names import name_classes
 from cocktail_hub.recipe import as_resolved
 from cocktail_hub.recipe.redact import public_recipe
 
@@ -88,7 +88,7 @@ def _write_models(
         )
     if modules:
         merge_modules(report, modules, folder, options)
-    _name_tokenizer_class(folder / first.main)
+    name_classes(folder / first.main)
     if len(native) == 1:
         return {"": report.config, native[0]: report.config}
     return {"": {}} | {component: first.config_in(component) for component in native}
@@ -126,23 +126,3 @@ def _add_examples(recipe: Recipe, folder: Path, examples: ExamplesFound | None, 
     target = folder / f"examples{examples.content.suffix}"
     target.write_bytes(examples.content.read_bytes())
     return replace(recipe, weighting=replace(weighting, examples=target.name))
-
-
-def _name_tokenizer_class(folder: Path) -> None:
-    """Record which class reads the tokenizer: transformers may infer it from the model type, which a recipe lacks.
-
-    The folder still has the ingredient's config.json. A tokenizer that cannot be loaded here, because it needs its own
-    code or a package that is not installed, is left alone.
-    """
-    from transformers import AutoTokenizer
-
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "auto_map" in config or not (folder / "config.json").is_file():
-        return
-    try:
-        name = type(AutoTokenizer.from_pretrained(str(folder), local_files_only=True)).__name__
-    except (OSError, ValueError, ImportError):
-        return
-    if str(config.get("tokenizer_class", "")).removesuffix("Fast") != name.removesuffix("Fast"):
-        write_json(path, config | {"tokenizer_class": name})

@@ -98,7 +98,7 @@ class Recipe:
     seed: int = 0
     """Seed of methods that draw at random."""
     evidence: Mapping[str, Any] | None = None
-    """What computed weights came from: losses, examples, temperature. Written with the weights."""
+    """What computed weights came from (losses, examples, temperature), and the recipes that were inlined."""
 
     def __post_init__(self) -> None:
         for key, read in _READERS.items():
@@ -215,7 +215,7 @@ class Recipe:
                 self.spec.check_parameters({name: number})
 
     def _check_duplicates(self) -> None:
-        seen = [(reference.model, reference.revision, reference.digest) for reference in self.ingredients]
+        seen = [(i.model, i.revision, i.digest, i.base) for i in self.ingredients]
         if len(set(seen)) == 1:
             return  # a model mixed with itself is itself: a harmless first try, and LM_Cocktail's own example
         for index, key in enumerate(seen):

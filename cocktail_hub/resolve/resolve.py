@@ -7,12 +7,13 @@ import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import (
@@ -75,6 +76,17 @@ class ResolvedModel:
     def root(self) -> Path:
         """The folder of a local model."""
         return Path(self.reference.model).expanduser()
+
+
+class _Adapted(NamedTuple):
+    """What an adapter adapts."""
+
+    base: ModelReference
+    """Its name."""
+    commit: str | None
+    """Its commit; `None` for a local folder."""
+    recipe: Recipe | None = None
+    """The recipe that it is, if it is one."""
 
 
 def open_model(pinned: ModelReference, hub: Hub) -> ResolvedModel:
@@ -157,33 +169,47 @@ class _Resolver:
 
     def pin(self, reference: ReferenceT, commit: str | None) -> ReferenceT:
         """Pin a model, and the model that it adapts if it is an adapter."""
+        pinned, opened = self.open(reference, commit)
+        adapted = self.adapted(opened)
+        if adapted and adapted.recipe is not None:
+            raise _not_inlined(adapted.base, opened, "Only ingredients can be adapters of a recipe.")
+        return self.with_base(pinned, adapted)
+
+    def open(self, reference: ReferenceT, commit: str | None) -> tuple[ReferenceT, ResolvedModel]:
+        """Pin a model without the one that it adapts, and find its files."""
         if commit is not None:
             pinned = replace(reference, revision=commit, requested=reference.requested or reference.revision or "main")
-            opened = open_model(pinned, self.hub)
-        elif self.digests:
+            return pinned, open_model(pinned, self.hub)
+        if self.digests:
             opened = open_model(reference, self.hub)  # compares a digest that the recipe gives
-            pinned = replace(reference, digest=reference.digest or folder_digest(opened))
-        else:
-            pinned = replace(reference, digest=None)
-            opened = open_model(pinned, self.hub)
-        if opened.model_files.adapter:
-            return replace(pinned, base=self.pin_adapted(opened))
-        if reference.base is not None:
-            raise RecipeError(
-                f"'{reference.label}' has a `base` in the recipe, but it is a whole model and no adapter.\n"
-                "The base would be silently ignored.\nRemove it."
-            )
-        return pinned
+            return replace(reference, digest=reference.digest or folder_digest(opened)), opened
+        pinned = replace(reference, digest=None)
+        return pinned, open_model(pinned, self.hub)
 
-    def pin_adapted(self, adapter: ResolvedModel) -> ModelReference:
-        """Pin the model that an adapter adapts: a whole model, not another adapter."""
+    def with_base(self, model: ReferenceT, adapted: _Adapted | None) -> ReferenceT:
+        """Pin the model that an adapter adapts; a whole model adapts none."""
+        if adapted is None:
+            return model
+        base = adapted.base
+        return replace(model, base=base if _resolved_before(base) else self.pin(base, adapted.commit))
+
+    def adapted(self, adapter: ResolvedModel) -> _Adapted | None:
+        """Find what an adapter adapts, which cannot be an adapter; `None` for a whole model."""
+        if not adapter.model_files.adapter:
+            if adapter.reference.base is not None:
+                raise RecipeError(
+                    f"'{adapter.reference.label}' has a `base` in the recipe, but it is a whole model and no adapter.\n"
+                    "The base would be silently ignored.\nRemove it."
+                )
+            return None
         base, label = adapter.reference.base or _base_in_config(adapter), adapter.reference.label
         if _resolved_before(base):
-            return base
+            return _Adapted(base, base.revision)
         try:
             commit = self.commit_of(base)
+            recipe = self.nested_recipe(base, commit)
             exact = replace(base, digest=None) if commit is None else replace(base, revision=commit)
-            nested_adapter = open_model(exact, self.hub).model_files.adapter
+            nested_adapter = recipe is None and open_model(exact, self.hub).model_files.adapter
         except SourceError as error:
             named = "the recipe (`base`)" if adapter.reference.base else f"its {ADAPTER_CONFIG} (`{BASE_KEY}`)"
             raise SourceError(
@@ -197,7 +223,7 @@ class _Resolver:
                 f"Merge '{base.label}' into its base with PEFT (`merge_and_unload`), and name the result as `base`.",
                 model=adapter.reference.model,
             )
-        return self.pin(base, commit)
+        return _Adapted(base, commit, recipe)
 
     def nested_recipe(self, reference: ModelReference, commit: str | None) -> Recipe | None:
         """Read the recipe that a reference points to; `None` if it is a model."""
@@ -213,13 +239,32 @@ class _Resolver:
         return absolutize_paths(recipe, path) if local else on_hub(recipe, reference.model)
 
     def inline(self, ingredient: Ingredient, recipe: Recipe) -> tuple[tuple[Ingredient, ...], Recipe | None]:
-        """Return the pinned ingredient, or the ingredients of the recipe that it names, and that recipe."""
+        """Return the pinned ingredient, or the ingredients of the recipe that it names or adapts, and that recipe."""
         if _resolved_before(ingredient):
             return (ingredient,), None
         commit = self.commit_of(ingredient)
         inner = self.nested_recipe(ingredient, commit)
-        if inner is None:
-            return (self.pin(ingredient, commit),), None
+        if inner is not None:
+            return self.inline_recipe(ingredient, commit, inner, recipe)
+        pinned, opened = self.open(ingredient, commit)
+        adapted = self.adapted(opened)
+        if adapted is None or adapted.recipe is None:
+            return (self.with_base(pinned, adapted),), None
+        base = adapted.base
+        mixed = Ingredient(model=base.model, revision=base.revision, weight=ingredient.weight)
+        parts, inner = self.inline_recipe(mixed, adapted.commit, adapted.recipe, recipe, adapter=opened)
+        return _adapted_parts(pinned, opened, mixed, parts, inner)
+
+    def inline_recipe(
+        self,
+        ingredient: Ingredient,
+        commit: str | None,
+        inner: Recipe,
+        recipe: Recipe,
+        *,
+        adapter: ResolvedModel | None = None,
+    ) -> tuple[tuple[Ingredient, ...], Recipe]:
+        """Return the ingredients of a recipe that is an ingredient, or what the ingredient `adapter` adapts."""
         name = ingredient.model if commit else str(Path(ingredient.model).expanduser().resolve())
         here = ModelReference(model=name, revision=commit)
         if here in self.parents:
@@ -232,11 +277,11 @@ class _Resolver:
         linear = inner.method == recipe.method == "linear" and not inner.varies and not recipe.varies
         same_policy = not inner.missing or inner.missing == recipe.missing
         if ingredient.weight is None or inner.weights is None or not linear or not same_policy:
-            raise RecipeError(
-                f"Ingredient '{ingredient.label}' is itself a recipe that cannot be inlined.\n"
-                "Both must be linear mixes with given weights, the same for all tensors, and with the same `missing`.\n"
-                f"Mix it first (`cocktail mix {ingredient.model} -o FOLDER`) and name the folder."
-            )
+            why = "Both must be linear mixes with given weights, the same for all tensors, and with the same `missing`."
+            raise _not_inlined(ingredient, adapter, why)
+        if commit:
+            inlined = inlined_in(inner) | {ingredient.model: commit}
+            inner = replace(inner, evidence={**(inner.evidence or {}), _INLINED: inlined})
         weights = [ingredient.weight * weight for weight in normalized(inner.weights)]
         return tuple(replace(i, weight=w) for i, w in zip(inner.ingredients, weights, strict=True)), inner
 
@@ -278,6 +323,46 @@ def _base_in_config(adapter: ResolvedModel) -> ModelReference:
 
 # -- recipes inside recipes ----------------------------------------------------------------------------------------
 
+_INLINED = "inlined"
+"""Key of a recipe's `evidence`."""
+
+
+def inlined_in(recipe: Recipe) -> dict[str, str]:
+    """Hub ids of the recipes that were replaced by their ingredients -> commits."""
+    found = (recipe.evidence or {}).get(_INLINED)
+    return {str(name): str(commit) for name, commit in found.items()} if isinstance(found, Mapping) else {}
+
+
+def _not_inlined(recipe: ModelReference, adapter: ResolvedModel | None, why: str) -> RecipeError:
+    what = (
+        f"'{adapter.reference.label}' is an adapter of '{recipe.label}', a recipe that cannot be inlined."
+        if adapter
+        else f"Ingredient '{recipe.label}' is itself a recipe that cannot be inlined."
+    )
+    how = f": `- {{model: {adapter.reference.model}, base: {{model: FOLDER}}}}`" if adapter else ""
+    return RecipeError(
+        f"{what}\n{why}\nMix it first (`cocktail mix {recipe.model} -o FOLDER`) and name the folder{how}."
+    )
+
+
+def _adapted_parts(
+    pinned: Ingredient, adapter: ResolvedModel, mixed: Ingredient, parts: Sequence[Ingredient], inner: Recipe
+) -> tuple[tuple[Ingredient, ...], Recipe]:
+    """Add an adapter to each ingredient of the recipe that it adapts.
+
+    The weights of a recipe add up to 1, so that is the same: sum(w * (model + change)) = sum(w * model) + change.
+    """
+    from cocktail_hub.checkpoint.adapters.config import read_adapter_config
+
+    if nested := next((part for part in parts if part.base), None):
+        raise _not_inlined(mixed, adapter, f"Its ingredient '{nested.label}' is itself an adapter.")
+    if read_adapter_config(adapter.files).dora:
+        raise _not_inlined(mixed, adapter, "A DoRA divides by the norm of the mixed weights.")
+    if not {inner.config, inner.tokenizer} <= {"first", parts[0].model}:
+        raise _not_inlined(mixed, adapter, "Its config or tokenizer is not that of its first ingredient.")
+    adapted = (replace(pinned, base=ModelReference.from_value(part, "base"), weight=part.weight) for part in parts)
+    return tuple(adapted), replace(inner, config="first", tokenizer="first")
+
 
 def _flatten(recipe: Recipe, parts: Sequence[tuple[tuple[Ingredient, ...], Recipe | None]]) -> Recipe:
     """Replace each ingredient by its part; config and tokenizer come from the same model as before."""
@@ -297,8 +382,17 @@ def _flatten(recipe: Recipe, parts: Sequence[tuple[tuple[Ingredient, ...], Recip
         return ingredients[0].model if inner_name == "first" else inner_name
 
     first = parts[0][1] if recipe.anchor is None else None
-    dtype = first.dtype if first and recipe.dtype == "auto" else recipe.dtype
-    return replace(recipe, ingredients=_joined(flat), dtype=dtype, config=donor("config"), tokenizer=donor("tokenizer"))
+    inlined: dict[str, str] = {}
+    for _, inner in parts:
+        inlined |= inlined_in(inner) if inner else {}
+    return replace(
+        recipe,
+        ingredients=_joined(flat),
+        dtype=first.dtype if first and recipe.dtype == "auto" else recipe.dtype,
+        config=donor("config"),
+        tokenizer=donor("tokenizer"),
+        evidence={**(recipe.evidence or {}), _INLINED: inlined} if inlined else recipe.evidence,
+    )
 
 
 def _joined(ingredients: Sequence[Ingredient]) -> tuple[Ingredient, ...]:

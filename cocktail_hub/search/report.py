@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
     from cocktail_hub.evaluation.settings import ScoringSettings
     from cocktail_hub.search.softmax import Weights
 
+FEW = 20
+"""With fewer examples, a temperature from their noise is a guess."""
 _COLUMNS = ("ingredient", "loss", "± s.e.", "weight")
 
 
@@ -74,6 +77,12 @@ def table_of(weights: Weights) -> str:
     lines.append(f"effective number of ingredients: {weights.effective_number:.2f} of {len(weights.values)}")
     if weights.auto:
         lines.append(f"temperature: {weights.temperature:.3g} nats, from the noise of the losses")
+        count = len(weights.losses[0].per_example)
+        if count < FEW:
+            unsure = 1 / math.sqrt(2 * (count - 1))  # of a standard deviation of that many normal numbers, about
+            lines.append(
+                f"{count} examples tell this noise only to within {unsure:.0%}: give {FEW} or more, or a number"
+            )
     if weights.sentence:
         lines.append(weights.sentence)
     cut = [one for one in weights.losses if one.truncated]

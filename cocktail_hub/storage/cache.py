@@ -277,7 +277,7 @@ def cache_errors(root: Path) -> Iterator[None]:
             raise CacheError(
                 f"The disk is too full for the mix in '{root}': {error}.\n"
                 "A mix is as large as one of its ingredients.\n"
-                "Free some space (`cocktail cache prune --older-than 30`, or `--all`), or set COCKTAIL_HUB_CACHE to a "
+                "Free some space (`cocktail cache prune --older-than 30d`, or `--all`), or set COCKTAIL_HUB_CACHE to a "
                 "folder on a larger disk."
             ) from error
         fault = "cannot be written" if error.errno in FORBIDDEN else "cannot hold the cache"

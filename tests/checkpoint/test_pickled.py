@@ -49,6 +49,12 @@ def read_all(source, name, dtype):
     return out.view(source.specs[name].shape)
 
 
+@pytest.fixture(params=[True, False], ids=["zip", "before zip"])
+def zipped(request):
+    """Whether files are written as since torch 1.6, or as before."""
+    return request.param
+
+
 @pytest.fixture
 def state():
     tied = torch.arange(12, dtype=torch.float32).reshape(4, 3)
@@ -62,12 +68,13 @@ def state():
             "ids": torch.arange(5).expand((1, -1)),
             "scalar": torch.tensor(3.0, dtype=torch.float16),
             "empty": torch.empty(0, 4),
+            "flags": torch.tensor([True, False, True]),
         }
     )
 
 
-def test_specs_come_in_the_order_of_the_file(tmp_path, state):
-    specs = read_pickle_specs(save(tmp_path, state), FILE)
+def test_specs_come_in_the_order_of_the_file(tmp_path, state, zipped):
+    specs = read_pickle_specs(save(tmp_path, state, _use_new_zipfile_serialization=zipped), FILE)
     assert list(specs) == list(state)
     assert specs["transposed"] == TensorSpec((3, 4), "F32")
     assert specs["half"] == TensorSpec((2,), "BF16")
@@ -77,17 +84,17 @@ def test_specs_come_in_the_order_of_the_file(tmp_path, state):
 
 
 @pytest.mark.parametrize(
-    "name", ["embed.weight", "head.weight", "transposed", "part", "half", "ids", "scalar", "empty"]
+    "name", ["embed.weight", "head.weight", "transposed", "part", "half", "ids", "scalar", "empty", "flags"]
 )
-def test_shared_strided_and_small_tensors_read_back_exactly(tmp_path, state, name):
-    source = opened(save(tmp_path, state))
+def test_shared_strided_and_small_tensors_read_back_exactly(tmp_path, state, name, zipped):
+    source = opened(save(tmp_path, state, _use_new_zipfile_serialization=zipped))
     assert torch.equal(read_all(source, name, state[name].dtype), state[name].detach())
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cuda:7", "mps", "xpu:0", "npu:0", "hpu:0"])
-def test_tensors_that_were_saved_from_any_device_are_read_to_the_cpu(tmp_path, state, device):
+def test_tensors_that_were_saved_from_any_device_are_read_to_the_cpu(tmp_path, state, device, zipped):
     with models.saved_from(device):
-        files = save(tmp_path, state)
+        files = save(tmp_path, state, _use_new_zipfile_serialization=zipped)
     assert device.encode() in (tmp_path / FILE).read_bytes()
     assert list(read_pickle_specs(files, FILE)) == list(state)
     source = opened(files)
@@ -95,8 +102,8 @@ def test_tensors_that_were_saved_from_any_device_are_read_to_the_cpu(tmp_path, s
         assert torch.equal(read_all(source, name, tensor.dtype), tensor.detach())
 
 
-def test_any_piece_of_a_transposed_tensor_is_in_row_major_order(tmp_path, state):
-    source = opened(save(tmp_path, state))
+def test_any_piece_of_a_transposed_tensor_is_in_row_major_order(tmp_path, state, zipped):
+    source = opened(save(tmp_path, state, _use_new_zipfile_serialization=zipped))
     flat = state["transposed"].reshape(-1)
     for start in range(12):
         for stop in range(start, 13):
@@ -105,33 +112,29 @@ def test_any_piece_of_a_transposed_tensor_is_in_row_major_order(tmp_path, state)
             assert torch.equal(out, flat[start:stop])
 
 
-def test_a_header_costs_a_few_requests_however_large_the_tensors_are(tmp_path):
-    files = save(tmp_path, {f"layer.{i}.weight": torch.zeros(300, 1000) for i in range(40)})
+def test_a_header_costs_a_few_requests_however_large_the_tensors_are(tmp_path, zipped):
+    state = {f"layer.{i}.weight": torch.zeros(300, 1000) for i in range(40)}
+    files = save(tmp_path, state, _use_new_zipfile_serialization=zipped)
     assert len(read_pickle_specs(files, FILE)) == 40
     assert files.sizes[FILE] > 48_000_000
-    assert files.requests == 2
+    assert files.requests == (2 if zipped else 1)
     assert files.fetched <= 2 * READ_AHEAD
 
 
-def test_code_in_the_pickle_is_refused_and_never_run(tmp_path):
+def test_code_in_the_pickle_is_refused_and_never_run(tmp_path, zipped):
     class Attack:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "pwned"),)
 
-    files = save(tmp_path / "model", {"weight": torch.ones(2), "extra": Attack()})
+    state = {"weight": torch.ones(2), "extra": Attack()}
+    files = save(tmp_path / "model", state, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"(?s)pickles `\S*mkdir`, which is more than tensors.*save_pretrained"):
         read_pickle_specs(files, FILE)
     assert not (tmp_path / "pwned").exists()
 
 
-def test_the_old_format_is_refused_with_the_fix(tmp_path):
-    files = save(tmp_path, {"weight": torch.ones(2)}, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"(?s)not in the zip format that torch writes since 1\.6.*safetensors"):
-        read_pickle_specs(files, FILE)
-
-
-def test_a_truncated_file_is_damaged(tmp_path):
-    files = save(tmp_path, {"weight": torch.ones(200)})
+def test_a_truncated_file_is_damaged(tmp_path, zipped):
+    files = save(tmp_path, {"weight": torch.ones(200)}, _use_new_zipfile_serialization=zipped)
     data = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(data[:-100])
     with pytest.raises(CheckpointError, match="damaged or incomplete"):
@@ -155,8 +158,8 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.slow
-def test_any_damage_is_refused_with_a_message(tmp_path, state):
-    files = save(tmp_path, state)
+def test_any_damage_is_refused_with_a_message(tmp_path, state, zipped):
+    files = save(tmp_path, state, _use_new_zipfile_serialization=zipped)
     whole, weights = (tmp_path / FILE).read_bytes(), read_weight_files(files)
     for seed in range(500):
         (tmp_path / FILE).unlink()  # another file, rather than new content of one that may be mapped
@@ -213,9 +216,9 @@ def test_pickle_protocol_3_is_read(tmp_path):
         ({1: torch.ones(2)}, "a Tensor under 1"),
     ],
 )
-def test_anything_but_a_flat_state_dict_is_refused(tmp_path, content, held):
+def test_anything_but_a_flat_state_dict_is_refused(tmp_path, content, held, zipped):
     with pytest.raises(CheckpointError, match=f"holds {held}; expected one mapping"):
-        read_pickle_specs(save(tmp_path, content), FILE)
+        read_pickle_specs(save(tmp_path, content, _use_new_zipfile_serialization=zipped), FILE)
 
 
 def test_an_ordinary_zip_file_is_no_checkpoint(tmp_path):
@@ -225,10 +228,12 @@ def test_an_ordinary_zip_file_is_no_checkpoint(tmp_path):
         read_pickle_specs(Counted(tmp_path), FILE)
 
 
-def test_a_dtype_that_no_mix_can_hold_is_named(tmp_path):
-    files = save(tmp_path, {"w": torch.ones(2, dtype=torch.complex128)})
+def test_a_dtype_that_no_mix_can_hold_is_named(tmp_path, zipped):
+    files = save(tmp_path, {"w": torch.ones(2, dtype=torch.complex128)}, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match="complex128"):
         read_pickle_specs(files, FILE)
+    with pytest.raises(CheckpointError, match="complex128"):
+        opened(files)
 
 
 def test_a_file_that_changed_after_it_was_opened_is_refused(tmp_path):
@@ -238,9 +243,9 @@ def test_a_file_that_changed_after_it_was_opened_is_refused(tmp_path):
         reader.check_unchanged()
 
 
-def test_a_file_that_is_cut_short_is_an_error_and_kills_nothing(tmp_path):
+def test_a_file_that_is_cut_short_is_an_error_and_kills_nothing(tmp_path, zipped):
     """Reading beyond the end of a mapped file would be a SIGBUS."""
-    source = opened(save(tmp_path, {"weight": torch.ones(100_000)}))
+    source = opened(save(tmp_path, {"weight": torch.ones(100_000)}, _use_new_zipfile_serialization=zipped))
     os.truncate(tmp_path / FILE, 5000)
     with pytest.raises(CheckpointError, match="changed while"):
         source.read("weight", 90_000, 100_000, torch.empty(10_000))
@@ -290,3 +295,10 @@ def test_a_lost_connection_is_not_taken_for_damage(tmp_path):
     save(tmp_path, {"weight": torch.ones(2)})
     with pytest.raises(SourceError, match="no network"):
         read_pickle_specs(Offline(tmp_path), FILE)
+
+
+@pytest.mark.parametrize("begin", [b"", b"\x80\x02", b"storages\x00ustar", b"\x89HDF"])
+def test_a_file_that_torch_did_not_save_is_refused_with_the_fix(tmp_path, begin):
+    (tmp_path / FILE).write_bytes(begin)
+    with pytest.raises(CheckpointError, match=r"(?s)is not a file that `torch\.save` has written since.*safetensors"):
+        read_pickle_specs(Counted(tmp_path), FILE)

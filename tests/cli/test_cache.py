@@ -44,6 +44,10 @@ def test_the_cache_is_listed_verified_and_pruned(recipe: Path, fresh_cache: Path
         (("--older-than", "30"), "1"),
         (("--older-than", "41"), ""),
         (("--older-than", "0.5"), "12"),
+        (("--older-than", "7d"), "1"),
+        (("--older-than", "12h"), "12"),
+        (("--older-than", "5 weeks"), "1"),
+        (("--older-than", "6W"), ""),
         (("--max-size", "1500"), "1"),
         (("--max-size", "1MB"), ""),
     ],
@@ -61,4 +65,11 @@ def test_pruning_by_age_and_size(options: tuple[str, str], gone: str, fresh_cach
 def test_pruning_asks_what_to_remove() -> None:
     done = run("cache", "prune")
     assert done.exit_code == 2
-    assert "--older-than DAYS, --max-size SIZE, or --all" in done.stderr
+    assert "--older-than 30d, --max-size SIZE, or --all" in done.stderr
+
+
+@pytest.mark.parametrize("time", ["-1", "soon", "7m", "d", "1.2.3", ""])
+def test_a_time_that_is_none_is_wrong_usage(time: str) -> None:
+    done = run("cache", "prune", "--older-than", time)
+    assert done.exit_code == 2
+    assert f"'{time}' is not a time. Write it like 12h, 7d or 2w; a number alone is days." in done.stderr

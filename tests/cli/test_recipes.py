@@ -41,6 +41,12 @@ def test_mix_prints_the_folder_and_nothing_else(recipe: Path, fresh_cache: Path)
     assert_holds(AutoModel.from_pretrained(folder), expected("bert"))
 
 
+def test_mix_says_what_to_know_about_computed_weights(tmp_path: Path) -> None:
+    found = {"rule": "softmax", "sentence": "temperature 0.1 leaves one ingredient alone in the mix: 0.000 / 1.000"}
+    done = run("mix", write(tmp_path, published("bert").recipe | {"evidence": found}))
+    assert f"note: {found['sentence']}" in done.stderr.splitlines()
+
+
 def test_mix_writes_to_a_folder_of_choice(recipe: Path, tmp_path: Path) -> None:
     done = run("mix", recipe, "-o", tmp_path / "out")
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'out'}\n")

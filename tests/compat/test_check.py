@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import embedders
 import models
 import peft
 import pytest
@@ -12,8 +15,11 @@ import torch
 import transformers as hf
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 
-from cocktail_hub import MixOptions, Recipe, check, mix
+from cocktail_hub import MixOptions, Recipe, check, mix, publish
 from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import CheckpointError, IncompatibleError
 from cocktail_hub.hub import Hub
@@ -21,8 +27,6 @@ from cocktail_hub.merge.materialize import materialize
 from cocktail_hub.resolve.resolve import resolve
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cocktail_hub.testing import LoopbackHub
 
 pytestmark = [
@@ -99,44 +103,69 @@ def test_a_pickled_checkpoint_is_checked_by_ranges_alone(hub: LoopbackHub, tmp_p
     loads_as_the_mean(mixed.path, one, two)
 
 
-def adapter(base: str, name: str, root: Path, seed: int) -> hf.PreTrainedModel:
-    """Push a LoRA adapter with a head of three labels; return what PEFT merges it into."""
+def adapter(base: str, name: str, root: Path, seed: int, *, named: str = "") -> hf.PreTrainedModel:
+    """Push a LoRA adapter with a head of three labels, and `named` as its base; return what PEFT merges it into."""
     torch.manual_seed(seed)
     model = hf.BertForSequenceClassification.from_pretrained(base, num_labels=3)
+    model.name_or_path = model.config.name_or_path = named or base
     config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], modules_to_save=["classifier"])
     adapted = peft.get_peft_model(model, config)
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    adapted.peft_config["default"].base_model_name_or_path = base
+    assert adapted.peft_config["default"].base_model_name_or_path == (named or base)
     adapted.save_pretrained(root / name)
     push(root / name, name)
     return adapted.merge_and_unload(safe_merge=True)
 
 
-def repickled(folder: Path, stem: str, device: str) -> None:
+def repickled(folder: Path, stem: str, device: str, *, zipped: bool = True) -> None:
     """Turn the weights of a folder into a `.bin` file that was saved from a device."""
     state = load_file(folder / WEIGHTS[stem])
     (folder / WEIGHTS[stem]).unlink()
     with models.saved_from(device):
-        torch.save(state, folder / f"{stem}.bin")
+        torch.save(state, folder / f"{stem}.bin", _use_new_zipfile_serialization=zipped)
 
 
-@pytest.mark.parametrize("device", ["cuda:0", "mps", "xpu:0", "npu:0"])
+@pytest.mark.parametrize(
+    ("device", "zipped"), [("cuda:0", True), ("mps", True), ("xpu:0", True), ("npu:0", True), ("cuda:0", False)]
+)
 @pytest.mark.parametrize("low_disk", [False, True])
-def test_what_was_pickled_from_another_device_mixes_as_if_from_the_cpu(
-    hub: LoopbackHub, tmp_path: Path, device: str, low_disk: bool
+def test_what_was_pickled_elsewhere_or_long_ago_mixes_as_if_saved_here(
+    hub: LoopbackHub, tmp_path: Path, device: str, zipped: bool, low_disk: bool
 ) -> None:
     torch.manual_seed(0)
     one, two = models.bert(), models.bert()
     one.save_pretrained(tmp_path / "one")
     two.save_pretrained(tmp_path / "two")
-    repickled(tmp_path / "two", "pytorch_model", device)
+    repickled(tmp_path / "two", "pytorch_model", device, zipped=zipped)
     here = mix(halves(str(tmp_path / "one"), str(tmp_path / "two")), options=MixOptions(low_disk=low_disk))
     loads_as_the_mean(here.path, one, two)
-    names = (push(tmp_path / kind, f"{kind}-{device[:3]}-{low_disk}".lower()) for kind in ("one", "two"))
+    names = (push(tmp_path / kind, f"{kind}-{device[:3]}-{zipped}-{low_disk}".lower()) for kind in ("one", "two"))
     loads_as_the_mean(mix(halves(*names), options=MixOptions(low_disk=low_disk)).path, one, two)
+
+
+def test_an_adapter_of_a_recipe_mixes_as_what_peft_merges_it_into(hub: LoopbackHub, tmp_path: Path) -> None:
+    ids = []
+    for seed, weight in ((0, 0.75), (1, 0.25)):
+        torch.manual_seed(seed)
+        models.bert().save_pretrained(tmp_path / f"part-{seed}")
+        models.words_tokenizer().save_pretrained(tmp_path / f"part-{seed}")
+        ids.append({"model": push(tmp_path / f"part-{seed}", f"adapted-part-{seed}"), "weight": weight})
+    publish({"ingredients": ids}, "acme/adapted-recipe", as_="recipe", token=models.TOKEN)
+    parts = str(mix("acme/adapted-recipe").path)
+    merged = [adapter(parts, f"on-recipe-{seed}", tmp_path, seed, named="acme/adapted-recipe") for seed in (1, 2)]
+    mixed = mix(halves("acme/on-recipe-1", "acme/on-recipe-2"))
+    loads_as_the_mean(mixed.path, *merged)
+    assert [i.base and i.base.model for i in mixed.recipe.ingredients] == [i["model"] for i in ids] * 2
+    assert (
+        "[acme/adapted-recipe](https://huggingface.co/acme/adapted-recipe/tree/"
+        in (mixed.path / "README.md").read_text()
+    )
+    assert [model.weight for model in check(halves("acme/on-recipe-1", "acme/on-recipe-2")).models] == [
+        0.375, 0.125, 0.375, 0.125,
+    ]  # fmt: skip
 
 
 def test_adapters_on_one_base_mix_as_what_peft_merges_them_into(hub: LoopbackHub, tmp_path: Path) -> None:
@@ -220,3 +249,70 @@ def test_a_quantised_ingredient_is_refused_before_its_weights_come(hub: Loopback
     with pytest.raises(CheckpointError, match=r"'acme/packed'.* is quantised with gptq \(4 bits\)"):
         mix(halves(*names))
     assert hub.sent(r"GET .*safetensors") == 0
+
+
+def edited(source: Path, target: Path, path: str, **keys: Any) -> str:
+    """A copy of a model with other keys in one of its JSON files."""
+    shutil.copytree(source, target)
+    values = json.loads((target / path).read_text())
+    (target / path).write_text(json.dumps({**values, **keys}))
+    return str(target)
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "words"),
+    [
+        (
+            "document_0_Transformer/config.json",
+            {"num_attention_heads": 4},
+            r"Cannot mix '\S+/b/document_0_Transformer' with '\S+/document_0_Transformer': `num_attention_heads` is 4",
+        ),
+        ("document_0_Transformer/config.json", {"hidden_act": "relu"}, "`hidden_act` is 'relu', but 'gelu' in"),
+        (
+            "document_0_Transformer/config.json",
+            {"quantization_config": {"quant_method": "gptq"}},
+            "quantised with gptq",
+        ),
+        ("document_1_Pooling/config.json", {"pooling_mode": "max"}, "`pooling_mode` of Pooling is 'max'"),
+        ("query_0_Transformer/config.json", {"num_attention_heads": 4}, r"Cannot mix '\S+/b' with .*is 4, but 2 in"),
+    ],
+)
+def test_every_transformer_and_module_behind_a_router_is_checked(
+    tmp_path: Path, path: str, keys: dict[str, Any], words: str
+) -> None:
+    one, two = embedders.pair("router")
+    other = edited(two, tmp_path / "b", path, **keys)
+    with pytest.raises((IncompatibleError, CheckpointError), match=words):
+        check(halves(str(one), other))
+
+
+def test_the_vocabulary_of_every_transformer_behind_a_router_is_compared(tmp_path: Path) -> None:
+    one, two = embedders.pair("router")
+    path = "document_0_Transformer/tokenizer.json"
+    model = json.loads((two / path).read_text())["model"]
+    words = dict(zip(model["vocab"], reversed(model["vocab"].values()), strict=True))
+    other = edited(two, tmp_path / "b", path, model={**model, "vocab": words})
+    with pytest.raises(
+        IncompatibleError, match=r"'\S+/b/document_0_Transformer' with .* ids belong to different tokens"
+    ):
+        check(halves(str(one), other))
+
+
+def test_the_mark_of_a_mix_goes_into_the_config_of_a_transformer_alone(tmp_path: Path) -> None:
+    folders = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        body = embedders.transformer(models.bert(), models.words_tokenizer(), tmp_path / f"parts-{seed}")
+        static = StaticEmbedding(models.words_tokenizer().backend_tokenizer, embedding_dim=16)
+        router = Router.for_query_document(query_modules=[static], document_modules=[body, Pooling(16)])
+        SentenceTransformer(modules=[router], device="cpu").save_pretrained(str(tmp_path / f"{seed}"))
+        folders.append(str(tmp_path / f"{seed}"))
+    marked = {
+        path.parent.name
+        for path in mix(halves(*folders)).path.rglob("config.json")
+        if "cocktail" in json.loads(path.read_text())
+    }
+    assert marked == {"document_0_Transformer"}
+    other = edited(Path(folders[1]), tmp_path / "b", "document_0_Transformer/config.json", num_attention_heads=4)
+    with pytest.raises(IncompatibleError, match="`num_attention_heads` is 4, but 2 in"):
+        check(halves(folders[0], other))

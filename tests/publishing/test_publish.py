@@ -110,6 +110,16 @@ def test_generation_config_and_chat_template_go_along(tmp_path: Path) -> None:
     assert tokenizer.apply_chat_template([{"role": "user", "content": "the cat"}], tokenize=False) == "the cat "
 
 
+def test_the_address_of_a_repo_is_no_place_to_publish_to() -> None:
+    with pytest.raises(RecipeError) as caught:
+        publish(pair("bert").local_recipe, f"https://huggingface.co/{ORG}/mine", token=TOKEN)
+    first, *_, last = str(caught.value).splitlines()
+    assert first == (
+        f"The repo to publish to must be a Hub id such as 'org/name', got the address 'https://huggingface.co/{ORG}/mine'."
+    )
+    assert last == f"Write '{ORG}/mine'."
+
+
 def test_processor_files_go_along(tmp_path: Path) -> None:
     folders = []
     for name, source in zip("ab", pair("bert").folders, strict=True):

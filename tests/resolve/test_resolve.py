@@ -475,6 +475,90 @@ def test_an_adapter_of_an_adapter_is_refused(push: Callable[..., str], options: 
         resolve(mix(push(adapter_files(inner)), push()), options)
 
 
+def test_an_adapter_of_a_recipe_is_added_to_each_of_its_ingredients(
+    push: Callable[..., str], options: Hub, api: HfApi
+) -> None:
+    a, b, c = push(), push(), push()
+    recipe = push({"config.json": recipe_config(a, b, weights=[0.75, 0.25])})
+    adapter = push(adapter_files(recipe))
+    resolved = resolve(mix(adapter, c, weights=[0.5, 0.5]), options)
+    assert [(i.model, i.weight) for i in resolved.ingredients] == [(adapter, 0.375), (adapter, 0.125), (c, 0.5)]
+    assert [i.base and (i.base.model, i.base.revision) for i in resolved.ingredients] == [
+        (a, head(api, a)),
+        (b, head(api, b)),
+        None,
+    ]
+    assert resolved.evidence == {"inlined": {recipe: head(api, recipe)}}
+    assert as_resolved(resolved) == as_resolved(resolve(resolved, options))
+
+
+def test_recipes_under_an_adapter_nest_and_are_all_recorded(push: Callable[..., str], options: Hub, api: HfApi) -> None:
+    a, b, c = push(), push(), push()
+    inner = push({"config.json": recipe_config(a, b, weights=[0.5, 0.5])})
+    outer = push({"config.json": recipe_config(inner, c, weights=[0.5, 0.5])})
+    resolved = resolve(mix(push(adapter_files(outer)), c, weights=[0.5, 0.5]), options)
+    assert [(i.base.model if i.base else "", i.weight) for i in resolved.ingredients] == [
+        (a, 0.125), (b, 0.125), (c, 0.25), ("", 0.5),
+    ]  # fmt: skip
+    assert resolved.evidence == {"inlined": {inner: head(api, inner), outer: head(api, outer)}}
+
+
+def test_the_recipe_that_a_local_adapter_adapts_may_be_local(tmp_path: Path, options: Hub) -> None:
+    a, b = folder(tmp_path / "a"), folder(tmp_path / "b", PLAIN | {"x.txt": b"b"})
+    recipe = folder(tmp_path / "recipe", {"config.json": recipe_config("../a", "../b", weights=[0.5, 0.5])})
+    adapter = folder(tmp_path / "lora", adapter_files(str(recipe)))
+    resolved = resolve(mix(adapter, b, weights=[0.5, 0.5]), options)
+    assert [i.base and i.base.model for i in resolved.ingredients] == [str(a), str(b), None]
+    assert resolved.evidence is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        (({"weighting": {"rule": "uniform"}}, {}, {}), "Both must be linear mixes with given weights"),
+        (({}, {"weighting": {"rule": "uniform"}}, {}), "Both must be linear mixes with given weights"),
+        (({}, {"method": "ties", "base": "BASE"}, {}), "Both must be linear mixes with given weights"),
+        (({"tokenizer": "SECOND"}, {}, {}), "Its config or tokenizer is not that of its first ingredient."),
+        (({}, {}, {"use_dora": True}), "A DoRA divides by the norm of the mixed weights."),
+    ],
+)
+def test_an_adapter_of_a_recipe_that_cannot_be_inlined_says_what_to_mix_first(
+    push: Callable[..., str], options: Hub, keys: tuple[dict[str, Any], ...], why: str
+) -> None:
+    inner, outer, peft = keys
+    a, b = push(), push()
+    names = {"BASE": a, "SECOND": b}
+    recipe = push({"config.json": recipe_config(a, b, **{k: names.get(str(v), v) for k, v in inner.items()})})
+    files = adapter_files(recipe)
+    config = json.dumps(json.loads(files["adapter_config.json"]) | peft).encode()
+    adapter = push(files | {"adapter_config.json": config})
+    with pytest.raises(RecipeError) as caught:
+        resolve(mix(adapter, push(), **{k: names.get(str(v), v) for k, v in outer.items()}), options)
+    first, second, third = str(caught.value).splitlines()
+    assert first == f"'{adapter}' is an adapter of '{recipe}', a recipe that cannot be inlined."
+    assert second.startswith(why)
+    assert third == (
+        f"Mix it first (`cocktail mix {recipe} -o FOLDER`) and name the folder: "
+        f"`- {{model: {adapter}, base: {{model: FOLDER}}}}`."
+    )
+
+
+def test_an_adapter_of_a_recipe_with_adapters_is_refused(push: Callable[..., str], options: Hub) -> None:
+    recipe = push({"config.json": recipe_config(push(), lora := push(adapter_files(push())))})
+    with pytest.raises(RecipeError, match=rf"Its ingredient '{lora}' is itself an adapter"):
+        resolve(mix(push(adapter_files(recipe)), push()), options)
+
+
+@pytest.mark.parametrize("key", ["base", "anchor"])
+def test_neither_base_nor_anchor_can_be_an_adapter_of_a_recipe(
+    push: Callable[..., str], options: Hub, key: str
+) -> None:
+    adapter = push(adapter_files(push({"config.json": recipe_config(push(), push())})))
+    keys = {"method": "ties", "base": adapter} if key == "base" else {"anchor": adapter}
+    with pytest.raises(RecipeError, match="Only ingredients can be adapters of a recipe"):
+        resolve(mix(push(), push(), **keys), options)
+
+
 def test_an_adapter_of_itself_is_refused(push: Callable[..., str], options: Hub) -> None:
     repo = f"alice/resolve-{next(_NUMBERS)}"
     push(adapter_files(repo), repo=repo)

@@ -47,3 +47,14 @@ def test_the_table_is_readable():
 
 def test_the_table_names_a_temperature_that_was_found():
     assert "temperature: 0.5 nats, from the noise of the losses" in table_of(weigh(TWO, "auto"))
+
+
+def test_the_table_says_how_little_few_examples_tell():
+    few = "2 examples tell this noise only to within 71%: give 20 or more, or a number"
+    assert few in table_of(weigh(TWO, "auto")).splitlines()
+    assert few not in table_of(weigh(TWO))
+    twenty = [Losses.of("a", [1.0, 2.0] * 10), Losses.of("b", [3.0, 3.5] * 10)]
+    assert "examples tell" not in table_of(weigh(twenty, "auto"))
+    assert "19 examples tell this noise only to within 17%" in table_of(
+        weigh([Losses.of(one.name, one.per_example[:19]) for one in twenty], "auto")
+    )

@@ -15,6 +15,7 @@ from cocktail_hub.publishing.card.header import END, START
 from cocktail_hub.publishing.card.markdown import code, dump_metadata, escape, fenced, link, listing, record, table
 from cocktail_hub.recipe import COMMIT, ModelReference, Recipe, ResolvedRecipe, dump_yaml
 from cocktail_hub.recipe.redact import last_name, public_recipe, scrub
+from cocktail_hub.resolve.resolve import inlined_in
 from cocktail_hub.version import install_command
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def _opening(recipe: Recipe, facts: CardFacts) -> str:
     if facts.form == "recipe":
         return (
             f"This repo contains no weights but a recipe: {mix}. cocktail_hub downloads the ingredients, mixes them on "
-            "first use, and keeps the result in its cache."
+            "first use, and keeps the result in its cache.\n\n"
+            "If transformers says that it does not recognize the model type `cocktail` and asks you to upgrade it, put "
+            "`import cocktail_hub` before the line that loads the model: no version of transformers knows recipes."
         )
     offer = "" if facts.form == "merged" else "; `recipe.json` makes them again from the ingredients"
     return f"These weights are {mix}. They load like any other checkpoint, without cocktail_hub{offer}."
@@ -233,6 +236,8 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     config, tokenizer = (_shown(models[name]) for name in (recipe.config, recipe.tokenizer))
     rules = "One rule" if len(recipe.layers) == 1 else f"{len(recipe.layers)} rules"
     file = "config.json" if facts.form == "recipe" else "recipe.json"
+    weighed = (recipe.evidence or {}).keys() - {"inlined"}
+    inlined = [link(escape(name), f"{_HUB}/{name}/tree/{commit}") for name, commit in inlined_in(recipe).items()]
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in facts.versions.items())
     return [
         f"Method {code(recipe.method)}: {code(spec.summary)} ({source}){f', with {given}' if given else ''}.",
@@ -242,7 +247,8 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
         if config == tokenizer
         else f"The config comes from {config}, the tokenizer from {tokenizer}.",
         f"{rules} under `layers`: some tensors have other weights." if recipe.layers else "",
-        f"The evidence behind the weights is in `{file}`, under `evidence`." if recipe.evidence else "",
+        f"The evidence behind the weights is in `{file}`, under `evidence`." if weighed else "",
+        f"Recipes that were replaced by their ingredients: {listing(inlined)}." if inlined else "",
         f"Made with {versions}." if versions else "",
     ]
 

@@ -216,6 +216,9 @@ def test_every_snippet_is_python(
 def test_a_recipe_card_loads_through_auto_cocktail_model_first(recipe: ResolvedRecipe, facts: CardFacts) -> None:
     card = render_card(recipe, replace(facts, form="recipe", load_classes=("SentenceTransformer",)))
     assert "This repo contains no weights but a recipe: a mix of 2 models." in card
+    top = card.partition("## Ingredients")[0]
+    assert "does not recognize the model type `cocktail`" in top
+    assert "put `import cocktail_hub` before the line that loads the model" in top
     ours = card.index('AutoCocktailModel.from_pretrained("me/bge-hotpot")')
     assert ours < card.index("import cocktail_hub\nfrom sentence_transformers import SentenceTransformer")
 

@@ -316,6 +316,6 @@ def _whole_weights(files: RepoFiles, folder: str) -> tuple[str, ...]:
                 "than its ingredients.\nName the repo with the original safetensors weights."
             ) from error
         raise
-    indexes = [str(PurePosixPath(folder, name)) for name in _INDEXES if weights.weight_map is not None]
+    indexes = [str(PurePosixPath(folder, name)) for name in _INDEXES if weights.sharded]
     indexes += [weights.index] if weights.index and weights.index not in indexes else []
     return (*weights.paths, *(path for path in indexes if path in files.sizes))

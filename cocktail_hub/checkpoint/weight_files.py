@@ -36,8 +36,8 @@ class WeightPaths:
     """Of all of the files."""
     paths: tuple[str, ...]
     """Posix paths from the root of the repository, sorted."""
-    weight_map: Mapping[str, str] | None
-    """Tensor -> path from the index; `None` for a single file."""
+    sharded: bool
+    """Whether an index lists them."""
     index: str | None = None
     """Path from the root of the repository of an index that config.json names."""
 
@@ -83,10 +83,9 @@ def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> 
     for kind, name in candidates:
         path = str(PurePosixPath(folder, name))
         if path in files.sizes:
-            return WeightPaths(format=kind, paths=(path,), weight_map=None)
+            return WeightPaths(format=kind, paths=(path,), sharded=False)
         if f"{path}.index.json" in files.sizes:
-            weight_map = _read_index(files, folder, f"{path}.index.json")
-            return WeightPaths(format=kind, paths=tuple(sorted(set(weight_map.values()))), weight_map=weight_map)
+            return WeightPaths(format=kind, paths=_read_index(files, folder, f"{path}.index.json"), sharded=True)
     place = f"'{folder}' of '{files.name}'" if folder else f"'{files.name}'"
     inside = [path for path in files.sizes if str(PurePosixPath(path).parent) == (folder or ".")]
     found = ", ".join(path for path in inside if path.endswith(_WEIGHT_SUFFIXES)) or "no weight files"
@@ -116,15 +115,17 @@ def _named_by_config(files: RepoFiles, folder: str) -> WeightPaths | None:
             model=files.name,
         )
     if found.endswith(".safetensors.index.json"):
-        shards = _read_index(files, folder, found)
-        paths = tuple(sorted(set(shards.values())))
-        return WeightPaths(format="safetensors", paths=paths, weight_map=shards, index=found)
+        paths = _read_index(files, folder, found)
+        return WeightPaths(format="safetensors", paths=paths, sharded=True, index=found)
     kind: Format = "safetensors" if found.endswith(".safetensors") else "pickle"
-    return WeightPaths(format=kind, paths=(found,), weight_map=None)
+    return WeightPaths(format=kind, paths=(found,), sharded=False)
 
 
 def read_weight_files(files: RepoFiles, folder: str = "", *, stem: str = "model") -> WeightFiles:
     """Read the headers of a folder's weight files.
+
+    As in transformers, an index only says which files there are: a tensor that none of them holds is not there, and of
+    one that two hold, the last counts.
 
     Args:
         files: the repository.
@@ -133,7 +134,7 @@ def read_weight_files(files: RepoFiles, folder: str = "", *, stem: str = "model"
 
     Raises:
         SourceError: the folder has no weights, or a file cannot be read.
-        CheckpointError: a file is damaged or holds empty parameters, or index and shards disagree.
+        CheckpointError: a file is damaged or holds empty parameters, or two shards hold different tensors of one name.
     """
     weights = find_weights(files, folder, stem=stem)
     with ThreadPoolExecutor(min(HEADER_READERS, len(weights.paths))) as pool:
@@ -142,13 +143,11 @@ def read_weight_files(files: RepoFiles, folder: str = "", *, stem: str = "model"
     file_of: dict[str, str] = {}
     for path, found in zip(weights.paths, specs_of, strict=True):
         for tensor in specs.keys() & found.keys():
-            raise _disagree(files.name, f"'{tensor}' is in both '{file_of[tensor]}' and '{path}'")
+            if specs[tensor] != found[tensor]:
+                raise _disagree(files.name, f"'{tensor}' is another one in '{file_of[tensor]}' than in '{path}'")
         specs |= found
         file_of |= dict.fromkeys(found, path)
     _refuse_empty(files.name, specs)
-    for tensor, path in (weights.weight_map or {}).items():
-        if file_of.get(tensor) != path:
-            raise _disagree(files.name, f"the index has '{tensor}' in '{path}', which does not hold it")
     return WeightFiles(
         name=files.name,
         folder=folder,
@@ -205,8 +204,8 @@ def _disagree(model: str, what: str) -> CheckpointError:
     )
 
 
-def _read_index(files: RepoFiles, folder: str, path: str) -> dict[str, str]:
-    """Return tensor -> path of its shard from the root, for shards that exist inside `folder`."""
+def _read_index(files: RepoFiles, folder: str, path: str) -> tuple[str, ...]:
+    """Return the shards that an index lists, sorted, as paths from the root; they exist inside `folder`."""
     try:
         weight_map = json.loads(files.read(path))["weight_map"]
         shards = {name: PurePosixPath(name) for name in set(weight_map.values())}
@@ -223,8 +222,7 @@ def _read_index(files: RepoFiles, folder: str, path: str) -> dict[str, str]:
             )
     if not shards:
         raise _disagree(files.name, f"'{path}' names no tensor")
-    paths = {name: str(PurePosixPath(folder, shard)) for name, shard in shards.items()}
-    return {tensor: paths[name] for tensor, name in weight_map.items()}
+    return tuple(sorted(str(PurePosixPath(folder, shard)) for shard in shards.values()))
 
 
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)(_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")

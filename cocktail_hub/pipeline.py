@@ -15,14 +15,21 @@ from cocktail_hub.evaluation.example_files import ExamplesFound, locate_examples
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
 from cocktail_hub.hub.commit import README, Publication
 from cocktail_hub.merge.engine.journal import working_files
-from cocktail_hub.merge.options import MixOptions
+from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.merge.output_folder import OutputFolder, copy_out, cut_size
 from cocktail_hub.merge.run import plan_mix, require_device, write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_recipe
 from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.preview import preview_mix
-from cocktail_hub.publishing.verify import Verification, require_merged, weight_hashes
+from cocktail_hub.publishing.verify import (
+    Verification,
+    changed_weights,
+    manifest_of,
+    refuse_changed,
+    require_merged,
+    weight_hashes,
+)
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
@@ -56,8 +63,14 @@ class Mix:
     """`id2label` and `label2id` set by the recipe's repo; empty to use those of the ingredients."""
 
     def load(self, *, task: str | None = None, **kwargs: Any) -> Any:
-        """Load the mix as an ordinary transformers model; `kwargs` go to `from_pretrained`."""
-        return load_model(self.path, task, **keywords_for(self.labels, kwargs))
+        """Load the mix as an ordinary transformers model; `kwargs` go to `from_pretrained`.
+
+        The model's attribute `cocktail` is the recipe that it was made from.
+        """
+        found = load_model(self.path, task, **keywords_for(self.labels, kwargs))
+        model = found[0] if isinstance(found, tuple) else found
+        model.cocktail = self.recipe.to_dict()
+        return found
 
     def load_sentence_transformer(self, **kwargs: Any) -> Any:
         """Load the mix with the sentence-transformers class it was saved with, by default `SentenceTransformer`."""
@@ -138,13 +151,15 @@ def prepare(
 
     Raises:
         SourceError: the recipe or a model cannot be found or accessed.
-        RecipeError: the recipe is wrong.
+        RecipeError: the recipe is wrong, or the weights beside it were trained since they were mixed from it.
     """
     options = options or MixOptions()
     if not isinstance(source, RecipeSource):
         source = load_recipe_source(source, options.hub, revision=revision, subfolder=subfolder)
     if source.commit:  # a merged repo on the Hub may name folders, but cannot be mixed from them
         refuse_local(source.recipe, source.name)
+    if source.merged:
+        refuse_changed(source, changed_weights(source.files, source.folder))
     recipe = resolve(source.recipe, options.hub, digests=digests)
     prepared = Prepared(source=source, recipe=recipe, options=options)
     if not recall or options.force or recipe.weights is not None or recipe.weighting is None:
@@ -205,7 +220,7 @@ def mix(
             def write_small_files() -> None:
                 with disk_errors(stage):
                     copy_small_files(report, stage, code=options.trust_remote_code)
-                    write_recipe(resolved, report, stage, options.max_shard_size)
+                    write_recipe(resolved, report, stage)
                     facts = gather_facts(resolved, report.kind, options.hub, planned_specs(plan))
                     (stage / README).write_text(render_card(resolved, facts), encoding="utf-8", newline="")
 
@@ -452,9 +467,11 @@ def verify(source: Any, *, revision: str | None = None, options: MixOptions | No
     options = with_hub(options, hub)
     loaded = load_recipe_source(source, options.hub, revision=revision)
     files = require_merged(loaded)
-    found = weight_hashes(files)
-    again = replace(options, max_shard_size=cut_size(files, loaded.folder), force=True)  # ignore the cache
+    found, mixed = weight_hashes(files), manifest_of(files, loaded.folder)
+    cut = DEFAULT_SHARD_SIZE if mixed is None else cut_size(mixed)
+    again = replace(options, max_shard_size=cut, force=True)  # ignore the cache
     with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
-        made = mix(prepare(loaded, again), output=Path(scratch) / "mix")
+        made = mix(prepare(replace(loaded, merged=False), again), output=Path(scratch) / "mix")
         expected = weight_hashes(made.path)
-    return Verification(name=loaded.name, digest=made.recipe.digest, expected=expected, found=found)
+    changed = changed_weights(files, loaded.folder)
+    return Verification(name=loaded.name, digest=made.recipe.digest, expected=expected, found=found, changed=changed)

@@ -340,7 +340,7 @@ def folder_digest(opened: ResolvedModel, kind: str = QUICK) -> str:
     def digest(name: str) -> str:
         path = files.path(name)
         try:
-            return _file_digest(path, kind)
+            return file_digest(path, kind)
         except OSError as error:
             raise SourceError(
                 f"Cannot read '{name}' of '{files.name}': {error.strerror or error}.\n"
@@ -356,8 +356,8 @@ def folder_digest(opened: ResolvedModel, kind: str = QUICK) -> str:
     return f"{kind}:{listing.hexdigest()}"
 
 
-def _file_digest(path: Path, kind: str) -> str:
-    """Hash a file, or return the digest that was noted when the file was in the same state."""
+def file_digest(path: Path, kind: str) -> str:
+    """Hash a file, or return the digest that was noted when the file was in the same state. Raises OSError."""
     began, before = time.time(), path.stat()
     if before.st_size < WORTH_NOTING or not TIMES_TELL:
         return hash_of(path, kind)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,9 @@ import transformers
 from huggingface_hub import HfApi, ModelCard
 from models import ORG, TOKEN, assert_holds, expected, published, push_recipe
 
-from cocktail_hub import AutoCocktailModel
+from cocktail_hub import AutoCocktailModel, mix
 from cocktail_hub.errors import PublishError, SourceError
+from cocktail_hub.recipe import as_resolved, read_recipe
 from cocktail_hub.storage.cache import Cache
 
 if TYPE_CHECKING:
@@ -99,7 +99,6 @@ def test_a_changed_model_is_pushed_without_the_recipe(
         model.push_to_hub(repo_id, token=TOKEN)
     assert "pushed without the recipe" in caplog.text
     assert "recipe.json" not in files(repo_id)
-    assert not hasattr(transformers.AutoConfig.from_pretrained(repo_id), "cocktail")
     assert "cocktail-hub" not in (ModelCard.load(repo_id).data.tags or [])
 
 
@@ -140,10 +139,11 @@ def test_a_trained_model_pushed_over_its_mix_takes_the_recipe_away() -> None:
 def test_a_trained_model_is_saved_without_the_recipe(tmp_path: Path) -> None:
     model = AutoCocktailModel.from_pretrained(RECIPE)
     model.save_pretrained(tmp_path / "mix")
-    assert "cocktail" in json.loads((tmp_path / "mix" / "config.json").read_text())
+    assert as_resolved(read_recipe(tmp_path / "mix" / "recipe.json")).digest == mix(RECIPE).recipe.digest
+    assert model.cocktail == mix(RECIPE).recipe.to_dict()
     step(model)
-    model.save_pretrained(tmp_path / "trained")
-    assert "cocktail" not in json.loads((tmp_path / "trained" / "config.json").read_text())
+    model.save_pretrained(tmp_path / "mix")
+    assert {path.name for path in (tmp_path / "mix").iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_a_model_that_was_moved_is_still_the_mix() -> None:
@@ -157,11 +157,11 @@ def test_a_model_that_was_moved_is_still_the_mix() -> None:
 
 def test_a_model_with_a_new_head_is_not_the_mix() -> None:
     model = AutoCocktailModel.from_pretrained(CLASSIFIER, num_labels=4, ignore_mismatched_sizes=True)
-    assert not hasattr(model.config, "cocktail")
+    assert not hasattr(model, "cocktail")
     model.push_to_hub(f"{ORG}/attached-head", token=TOKEN)
     assert "recipe.json" not in files(f"{ORG}/attached-head")
     masked = AutoCocktailModel.from_pretrained(RECIPE, task="fill-mask")
-    assert not hasattr(masked.config, "cocktail")
+    assert not hasattr(masked, "cocktail")
 
 
 def test_a_model_without_its_head_still_publishes_the_whole_mix() -> None:
@@ -192,7 +192,7 @@ def test_a_model_can_be_copied_saved_and_pickled(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     again = transformers.AutoModel.from_pretrained(tmp_path)
     assert_holds(again, expected("bert"))
-    assert again.config.cocktail["digest"] == model.config.cocktail["digest"]
+    assert AutoCocktailModel.from_pretrained(tmp_path).cocktail == model.cocktail
 
 
 def test_a_model_may_be_loaded_in_inference_mode() -> None:

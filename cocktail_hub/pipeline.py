@@ -357,6 +357,8 @@ def publish(
     revision: str | None = None,
     create_pr: bool = False,
     commit_message: str | None = None,
+    commit_description: str | None = None,
+    tags: Sequence[str] | str | None = None,
     max_shard_size: int | str | None = None,
     examples: bool = True,
     token: str | bool | None = None,
@@ -375,6 +377,8 @@ def publish(
         revision: branch to commit to; created if missing.
         create_pr: open a pull request instead.
         commit_message: first line of the commit message.
+        commit_description: the rest of it.
+        tags: for the card, besides those that say what it is.
         max_shard_size: largest size of one weight file; `None`: that of the options, or of a given `Mix`.
         examples: for a recipe with open weights, whether to publish the file that they are computed from.
         token: access token; `None`: the saved one.
@@ -398,6 +402,8 @@ def publish(
         files={},
         readme=lambda existing: existing or "",
         message=commit_message or f"Publish {'recipe' if as_ == 'recipe' else 'merged weights'} with cocktail_hub",
+        description=commit_description,
+        tags=(tags,) if isinstance(tags, str) else tuple(tags or ()),
         private=private,
         revision=revision,
         create_pr=create_pr,

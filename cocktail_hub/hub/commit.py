@@ -58,6 +58,10 @@ class Publication:
     """Returns the new card for the existing one (`None` if there is none)."""
     message: str
     """First line of the commit message."""
+    description: str | None = None
+    """The rest of the commit message."""
+    tags: tuple[str, ...] = ()
+    """Tags for the card, besides those that say what it is."""
     private: bool | None = None
     """Visibility of a repo that has to be created; `None`: the account's default."""
     revision: str | None = None
@@ -238,6 +242,7 @@ class Publisher:
             target.repo_id,
             operations,
             commit_message=target.message,
+            commit_description=target.description,
             revision=target.revision,
             create_pr=target.create_pr,
             parent_commit=head,

@@ -69,12 +69,15 @@ def mix_of(model: Any) -> Mix | None:
 def push_to_hub(model: Any, repo_id: str, **kwargs: Any) -> Any:
     """Publish weights, tokenizer, recipe and card in one commit, with the keywords of `cocktail_hub.publish`.
 
+    Those of transformers' own `push_to_hub` are among them.
     A model that has changed since it was mixed is pushed as transformers pushes any model, without the recipe.
 
     Raises:
         PublishError: the Hub did not accept it, or `as_` is given for a changed model.
     """
     if mix := mix_of(model):
+        tags = kwargs.pop("tags", None) or ()
+        kwargs["tags"] = [*(model.model_tags or ()), *([tags] if isinstance(tags, str) else tags)]
         return publish(mix if mix.path.is_dir() else mix.recipe, repo_id, **kwargs)
     if "as_" in kwargs:
         raise PublishError(

@@ -69,7 +69,7 @@ def publish_weights(
     files[MANIFEST] = manifest_text(listed, mixed.max_shard_size).encode()
     specs = stored_specs(folder) if plan is None else planned_specs(plan)
     kind = folder_kind(folder, recipe.task)
-    facts = gather_facts(recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id)
+    facts = gather_facts(recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id, tags=publication.tags)
     readme = partial(merge_readme, card=render_card(recipe, facts))
     return hub.commit(replace(publication, files=files, readme=readme))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import logging
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import transformers
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from models import ORG, TOKEN, assert_holds, expected, published, push_recipe
 
-from cocktail_hub import AutoCocktailModel, mix
+from cocktail_hub import AutoCocktailModel, CocktailConfig, mix
 from cocktail_hub.errors import PublishError, SourceError
 from cocktail_hub.recipe import as_resolved, read_recipe
 from cocktail_hub.storage.cache import Cache
@@ -57,6 +58,44 @@ def test_a_model_of_an_auto_class_is_published_likewise() -> None:
 def test_a_loaded_model_can_be_published_as_a_recipe() -> None:
     AutoCocktailModel.from_pretrained(RECIPE).push_to_hub(f"{ORG}/attached-small", as_="recipe", token=TOKEN)
     assert "model.safetensors" not in files(f"{ORG}/attached-small")
+
+
+@pytest.mark.parametrize("kind", ["model", "config"])
+def test_every_keyword_of_transformers_own_push_is_taken(kind: str) -> None:
+    repo_id = f"{ORG}/attached-keywords-{kind}"
+    HfApi(token=TOKEN).create_repo(repo_id)
+    model: Any = AutoCocktailModel.from_pretrained(RECIPE)
+    model.add_model_tags("own")
+    given: dict[str, Any] = {
+        "commit_message": "Mix cats",
+        "commit_description": "and dogs",
+        "private": True,
+        "token": TOKEN,
+        "revision": "main",
+        "create_pr": True,
+        "max_shard_size": "10KB",
+        "tags": ["cats", "merge"],
+    }
+    pushed = transformers.utils.hub.PushToHubMixin.push_to_hub
+    assert given.keys() | {"self", "repo_id"} == inspect.signature(pushed).parameters.keys()
+    config = CocktailConfig(recipe=published("bert").recipe)
+    info = (model if kind == "model" else config).push_to_hub(repo_id, **given)
+    (commit, *_) = HfApi().list_repo_commits(repo_id, revision=info.pr_revision)
+    assert (commit.title, commit.message) == ("Mix cats", "and dogs")
+    card = ModelCard.load(hf_hub_download(repo_id, "README.md", revision=info.pr_revision))
+    own = ["own"] if kind == "model" else []
+    assert card.data.tags == ["merge", "lm-cocktail", "cocktail-hub", *own, "cats"]
+    cut = "model.safetensors.index.json" in HfApi().list_repo_files(repo_id, revision=info.pr_revision)
+    assert cut == (kind == "model")
+
+
+def test_a_model_is_pushed_while_it_is_saved(tmp_path: Path) -> None:
+    model = AutoCocktailModel.from_pretrained(RECIPE)
+    model.save_pretrained(tmp_path, push_to_hub=True, repo_id=f"{ORG}/attached-while", token=TOKEN, tags="cats")
+    assert "recipe.json" in files(f"{ORG}/attached-while")
+    step(model)
+    model.save_pretrained(tmp_path, push_to_hub=True, repo_id=f"{ORG}/attached-while", token=TOKEN)
+    assert "recipe.json" not in files(f"{ORG}/attached-while")
 
 
 def test_a_merged_repo_is_published_again_with_its_recipe() -> None:

@@ -66,7 +66,7 @@ def _of_weights(paths: dict[str, list[str]], work: Path) -> list[Defect]:
     }
 
     def normalised() -> str:
-        recipe = mix_models(**thirds).config.cocktail["recipe"]
+        recipe = mix_models(**thirds).cocktail
         return f"divided by their sum: {sum(i['weight'] for i in recipe['ingredients']):.6f} in all"
 
     return [
@@ -152,7 +152,7 @@ def _with_data(
     name: str, arguments: dict[str, Any], expected: str, *, times: int = 1, keeps_spelling: bool = False
 ) -> Defect:
     def ours() -> str:
-        found = [mix_models_with_data(**arguments).config.cocktail["recipe"] for _ in range(times)]
+        found = [mix_models_with_data(**arguments).cocktail for _ in range(times)]
         weights = [[f"{i['weight']:.6f}" for i in recipe["ingredients"]] for recipe in found]
         words = f"weights {' / '.join(weights[0])}"
         return words if times == 1 else f"{words} {'both times' if weights[0] == weights[1] else 'and others'}"

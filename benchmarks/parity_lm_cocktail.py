@@ -286,7 +286,7 @@ def _compare_losses(case: Case, theirs: dict[str, Any], report: Report) -> None:
     from cocktail_hub import mix_models_with_data
 
     mixed = mix_models_with_data(case.paths, case.kind, case.examples, **_data_arguments(case))
-    recipe = mixed.config.cocktail["recipe"]
+    recipe = mixed.cocktail
     weights = [ingredient["weight"] for ingredient in recipe["ingredients"]]
     losses = [row["loss"] for row in recipe["evidence"]["ingredients"]]
     ours = [case.name, " / ".join(f"{loss:.6f}" for loss in losses), " / ".join(f"{weight:.6f}" for weight in weights)]

@@ -17,14 +17,21 @@ from cocktail_hub.evaluation.load_check import LoadCheck
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
 from cocktail_hub.hub.commit import README, Publication
 from cocktail_hub.merge.engine.journal import working_files
-from cocktail_hub.merge.options import MixOptions
+from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.merge.output_folder import OutputFolder, copy_out, cut_size
 from cocktail_hub.merge.run import plan_mix, require_device, write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_recipe
 from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.preview import preview_mix
-from cocktail_hub.publishing.verify import Verification, require_merged, weight_hashes
+from cocktail_hub.publishing.verify import (
+    Verification,
+    changed_weights,
+    manifest_of,
+    refuse_changed,
+    require_merged,
+    weight_hashes,
+)
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved, refuse_address
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
@@ -58,8 +65,14 @@ class Mix:
     """`id2label` and `label2id` set by the recipe's repo; empty to use those of the ingredients."""
 
     def load(self, *, task: str | None = None, **kwargs: Any) -> Any:
-        """Load the mix as an ordinary transformers model; `kwargs` go to `from_pretrained`."""
-        return load_model(self.path, task, **keywords_for(self.labels, kwargs))
+        """Load the mix as an ordinary transformers model; `kwargs` go to `from_pretrained`.
+
+        The model's attribute `cocktail` is the recipe that it was made from.
+        """
+        found = load_model(self.path, task, **keywords_for(self.labels, kwargs))
+        model = found[0] if isinstance(found, tuple) else found
+        model.cocktail = self.recipe.to_dict()
+        return found
 
     def load_sentence_transformer(self, **kwargs: Any) -> Any:
         """Load the mix with the sentence-transformers class it was saved with, by default `SentenceTransformer`."""
@@ -140,13 +153,15 @@ def prepare(
 
     Raises:
         SourceError: the recipe or a model cannot be found or accessed.
-        RecipeError: the recipe is wrong.
+        RecipeError: the recipe is wrong, or the weights beside it were trained since they were mixed from it.
     """
     options = options or MixOptions()
     if not isinstance(source, RecipeSource):
         source = load_recipe_source(source, options.hub, revision=revision, subfolder=subfolder)
     if source.commit:  # a merged repo on the Hub may name folders, but cannot be mixed from them
         refuse_local(source.recipe, source.name)
+    if source.merged:
+        refuse_changed(source, changed_weights(source.files, source.folder))
     recipe = resolve(source.recipe, options.hub, digests=digests)
     prepared = Prepared(source=source, recipe=recipe, options=options)
     if not recall or options.force or recipe.weights is not None or recipe.weighting is None:
@@ -211,7 +226,7 @@ def mix(
 
             with disk_errors(stage):
                 copy_small_files(report, stage, code=options.trust_remote_code)
-                write_recipe(resolved, report, stage, options.max_shard_size)
+                write_recipe(resolved, report, stage)
             with closing(LoadCheck(stage, plan, report, trust_remote_code=options.trust_remote_code)) as loading:
                 merged = write_weights(plan, report, stage, options, meanwhile=write_card)
                 report.require_unchanged()
@@ -347,6 +362,8 @@ def publish(
     revision: str | None = None,
     create_pr: bool = False,
     commit_message: str | None = None,
+    commit_description: str | None = None,
+    tags: Sequence[str] | str | None = None,
     max_shard_size: int | str | None = None,
     examples: bool = True,
     token: str | bool | None = None,
@@ -365,6 +382,8 @@ def publish(
         revision: branch to commit to; created if missing.
         create_pr: open a pull request instead.
         commit_message: first line of the commit message.
+        commit_description: the rest of it.
+        tags: for the card, besides those that say what it is.
         max_shard_size: largest size of one weight file; `None`: that of the options, or of a given `Mix`.
         examples: for a recipe with open weights, whether to publish the file that they are computed from.
         token: access token; `None`: the saved one.
@@ -390,6 +409,8 @@ def publish(
         files={},
         readme=lambda existing: existing or "",
         message=commit_message or f"Publish {'recipe' if as_ == 'recipe' else 'merged weights'} with cocktail_hub",
+        description=commit_description,
+        tags=(tags,) if isinstance(tags, str) else tuple(tags or ()),
         private=private,
         revision=revision,
         create_pr=create_pr,
@@ -462,9 +483,11 @@ def verify(source: Any, *, revision: str | None = None, options: MixOptions | No
     options = with_hub(options, hub)
     loaded = load_recipe_source(source, options.hub, revision=revision)
     files = require_merged(loaded)
-    found = weight_hashes(files)
-    again = replace(options, max_shard_size=cut_size(files, loaded.folder), force=True)  # ignore the cache
+    found, mixed = weight_hashes(files), manifest_of(files, loaded.folder)
+    cut = DEFAULT_SHARD_SIZE if mixed is None else cut_size(mixed)
+    again = replace(options, max_shard_size=cut, force=True)  # ignore the cache
     with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
-        made = mix(prepare(loaded, again), output=Path(scratch) / "mix")
+        made = mix(prepare(replace(loaded, merged=False), again), output=Path(scratch) / "mix")
         expected = weight_hashes(made.path)
-    return Verification(name=loaded.name, digest=made.recipe.digest, expected=expected, found=found)
+    changed = changed_weights(files, loaded.folder)
+    return Verification(name=loaded.name, digest=made.recipe.digest, expected=expected, found=found, changed=changed)

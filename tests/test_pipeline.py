@@ -115,7 +115,7 @@ def test_every_way_to_write_a_size_cuts_as_its_bytes_do(tmp_path: Path, size: in
     same = mix(recipe, output=tmp_path / "bytes", options=MixOptions(max_shard_size=nbytes))
     files = {path.name: path.read_bytes() for path in made.path.glob("*.safetensors*")}
     assert files == {path.name: path.read_bytes() for path in same.path.glob("*.safetensors*")}
-    assert json.loads((made.path / "config.json").read_text())["cocktail"]["max_shard_size"] == size
+    assert json.loads((made.path / MANIFEST).read_text())["max_shard_size"] == size
     assert mix(recipe, output=tmp_path / "text", options=MixOptions(max_shard_size=nbytes)).report["cached"]
 
 

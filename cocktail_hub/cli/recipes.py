@@ -191,6 +191,7 @@ Exit code: 0 same, 1 different, 3 could not be checked."""
 def verify(source: str, **given: Any) -> None:
     """Make the mix in SOURCE again from its ingredients, and compare the weights byte for byte."""
     from cocktail_hub.pipeline import verify
+    from cocktail_hub.publishing.verify import CHANGED
 
     try:
         found = verify(source, revision=given["revision"], options=read_options(given))
@@ -203,7 +204,8 @@ def verify(source: str, **given: Any) -> None:
     if given["as_json"]:
         show_json({"same": found.same, "digest": found.digest, "files": found.found, "differences": found.differences})
     else:
-        click.echo("same" if found.same else "\n".join(["different", *found.differences]))
+        different = f"different: {CHANGED}" if found.changed else "different"
+        click.echo("same" if found.same else "\n".join([different, *found.differences]))
     say(f"Made again from recipe {found.digest[:12]}: compared {len(found.expected)} weight file(s).")
     if not found.same:
         sys.exit(EXIT_DIFFERENT)

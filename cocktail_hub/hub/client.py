@@ -18,7 +18,7 @@ from cocktail_hub.hub.errors import FIRST_WAIT, hub_errors
 from cocktail_hub.version import USER_AGENT, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from huggingface_hub import CommitInfo, HfApi
 
@@ -96,9 +96,9 @@ class Hub:
         """Upload one large file, `name` in the repo, ahead of the commit. The repo must exist. Raises PublishError."""
         return self._publisher(publication).upload(name, file, sha256)
 
-    def remove_recipe(self, publication: Publication, name: str) -> None:
-        """Remove the recipe, the file `name`, and its part of the card, in one commit. Raises PublishError."""
-        self._publisher(self.make_repo(publication)).remove_recipe(name)
+    def remove_recipe(self, publication: Publication, names: Collection[str]) -> None:
+        """Remove the recipe, the files `names`, and its part of the card, in one commit. Raises PublishError."""
+        self._publisher(self.make_repo(publication)).remove_recipe(names)
 
     def _publisher(self, publication: Publication) -> Publisher:
         if self.offline:

@@ -15,7 +15,7 @@ from cocktail_hub.errors import CocktailError, PublishError
 from cocktail_hub.hub.errors import LOGIN, first_line, may_pass, retry_wait, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
 
@@ -26,8 +26,10 @@ Operation: TypeAlias = "CommitOperationAdd | CommitOperationDelete"
 README = "README.md"
 ATTEMPTS = 5
 """Attempts to commit; the client itself does not retry a commit."""
-OURS = re.compile(r"(\d+_\w+/)?(model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json)|recipe\.json")
-"""Files that an earlier publication may have left: weights in the root or in a module's folder, and the recipe."""
+OURS = re.compile(
+    r"(\d+_\w+/)?(model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json)|recipe\.json|\.cocktail\.json"
+)
+"""Files that an earlier publication may have left: weights in the root or in a module's folder, recipe, manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,10 @@ class Publication:
     """Returns the new card for the existing one (`None` if there is none)."""
     message: str
     """First line of the commit message."""
+    description: str | None = None
+    """The rest of the commit message."""
+    tags: tuple[str, ...] = ()
+    """Tags for the card, besides those that say what it is."""
     private: bool | None = None
     """Visibility of a repo that has to be created; `None`: the account's default."""
     revision: str | None = None
@@ -195,15 +201,15 @@ class Publisher:
 
         return self._retry(commit)
 
-    def remove_recipe(self, name: str) -> None:
-        """Delete the recipe, the file `name`, and write the card without it, in one commit; none if both are gone."""
+    def remove_recipe(self, names: Collection[str]) -> None:
+        """Delete the files of the recipe, and write the card without it, in one commit; none if all that is gone."""
 
         def remove() -> None:
             head, present, card = self._head()
             text = self.publication.readme(card)
-            operations: list[Operation] = []
-            if name in present:
-                operations.append(huggingface_hub.CommitOperationDelete(name))
+            operations: list[Operation] = [
+                huggingface_hub.CommitOperationDelete(name) for name in names if name in present
+            ]
             if text != (card or ""):
                 operations.append(huggingface_hub.CommitOperationAdd(README, text.encode()))
             if operations:
@@ -236,6 +242,7 @@ class Publisher:
             target.repo_id,
             operations,
             commit_message=target.message,
+            commit_description=target.description,
             revision=target.revision,
             create_pr=target.create_pr,
             parent_commit=head,

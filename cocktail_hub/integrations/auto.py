@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,9 +22,11 @@ from cocktail_hub.evaluation.loading import (
     narrowed,
 )
 from cocktail_hub.hub import Hub, HubFiles
+from cocktail_hub.hub.commit import README
 from cocktail_hub.integrations.model_hooks import attach
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.pipeline import Mix, cached_mix, mix, prepare, publish
+from cocktail_hub.publishing.verify import CHANGED, changed_weights, refuse_changed
 from cocktail_hub.recipe import as_resolved
 from cocktail_hub.resolve.source import (
     RECIPE_FILE,
@@ -32,11 +35,12 @@ from cocktail_hub.resolve.source import (
     source_of_config,
     with_weights_given,
 )
-from cocktail_hub.storage.cache import Cache
+from cocktail_hub.storage.cache import MANIFEST, Cache
 
 if TYPE_CHECKING:
     from cocktail_hub.integrations.config import CocktailConfig
 
+logger = logging.getLogger(__name__)
 _DROPPED = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "proxies", "_commit_hash")
 """Keywords that the auto classes add, or that only concern the recipe's repo."""
 
@@ -128,8 +132,11 @@ def _load(
 ) -> Any:
     """Find or make the mix, load it, and make the model push card and recipe as well."""
     with ExitStack() as stack:
+        changed: tuple[str, ...] = ()
         if source.merged:
-            made = _published_mix(source, options)
+            made, changed = _published_mix(source, options)
+            if push_to_hub:
+                refuse_changed(source, changed)
         else:
             prepared = prepare(source, options)
             found = mix(prepared) if cache else cached_mix(prepared)
@@ -146,25 +153,32 @@ def _load(
                 "cache.\nRemove `cache=False`, or give the model more memory."
             )
         model.name_or_path = model.config.name_or_path = made.name
-        attach(model, made, complete=not info.get("missing_keys") and not info.get("mismatched_keys"))
+        attach(model, made, complete=not changed and not info.get("missing_keys") and not info.get("mismatched_keys"))
         if push_to_hub:
             publish(made, push_to_hub, options=options)
     return (model, info) if keywords.get("output_loading_info") else model
 
 
-def _published_mix(source: RecipeSource, options: MixOptions) -> Mix:
-    """Return a mix that was published with its weights, after downloading what its repo has of them."""
+def _published_mix(source: RecipeSource, options: MixOptions) -> tuple[Mix, tuple[str, ...]]:
+    """Return a mix that was published with its weights, after downloading what its repo has of them.
+
+    Whether these are still the weights that were mixed is compared, and how they differ returned as well.
+    """
     files = source.files
     if isinstance(files, HubFiles):
         wanted = [path for path in files.sizes if PurePosixPath(path).is_relative_to(source.folder)]
         if not source.folder:
             model_files = read_model_files(files)
-            wanted = [*model_files.needed, *(model_files.code if options.trust_remote_code else ()), RECIPE_FILE]
+            ours = {RECIPE_FILE, MANIFEST, README} & files.sizes.keys()
+            wanted = [*model_files.needed, *(model_files.code if options.trust_remote_code else ()), *ours]
         root = files.download(wanted)
+        compared = LocalFiles(root) if options.hub.offline else files
     elif isinstance(files, LocalFiles):
-        root = files.root
+        root, compared = files.root, files
+    if changed := changed_weights(compared, source.folder):
+        logger.warning("'%s' was %s: %s. It is loaded as it is, without its recipe.", source.name, CHANGED, changed[0])
     recipe = as_resolved(source.recipe)
-    return Mix(path=root / source.folder, recipe=recipe, report={"cached": True}, name=source.name)
+    return Mix(path=root / source.folder, recipe=recipe, report={"cached": True}, name=source.name), changed
 
 
 class Dispatcher:

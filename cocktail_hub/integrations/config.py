@@ -168,7 +168,7 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Publish the pinned recipe with tokenizer files and card, in one commit, and return its `CommitInfo`.
 
-        Takes the keywords of `cocktail_hub.publish` (`private`, `revision`, `create_pr`, `commit_message`, `token`).
+        Takes the keywords of `cocktail_hub.publish`, among them those of transformers' own `push_to_hub`.
         """
         from cocktail_hub.pipeline import publish
 

@@ -230,7 +230,8 @@ def _add_modules(made: Mix, dimensions: int) -> None:
     """
     if (made.path / MODULES).is_file():
         return
-    written = CachedMix(digest=made.recipe.digest, path=made.path).manifest
+    written = CachedMix(digest=made.recipe.digest, path=made.path)
+    hashes = {name: str(entry[QUICK]) for name, entry in written.manifest.items() if QUICK in entry}
     pooling = {"word_embedding_dimension": dimensions, "pooling_mode_cls_token": True}
     write_json(made.path / "1_Pooling/config.json", pooling)
     write_json(made.path / "config_sentence_transformers.json", {"prompts": {}, "similarity_fn_name": "cosine"})
@@ -241,4 +242,4 @@ def _add_modules(made: Mix, dimensions: int) -> None:
         )
     ]
     write_json(made.path / MODULES, modules)  # last: sentence-transformers ignores the others without it
-    write_manifest(made.path, {name: str(entry[QUICK]) for name, entry in written.items() if QUICK in entry})
+    write_manifest(made.path, hashes, written.max_shard_size)

@@ -1,19 +1,30 @@
-"""What a model loaded from a recipe pushes and saves: the recipe, too, as long as the model is still that mix."""
+"""What a model loaded from a recipe saves and pushes: the recipe, too, as long as the weights are still that mix."""
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import PublishError
 from cocktail_hub.hub import Hub, Publication
+from cocktail_hub.hub.commit import README
+from cocktail_hub.merge.small_files import write_json
 from cocktail_hub.pipeline import publish
-from cocktail_hub.publishing.card.header import drop_section
+from cocktail_hub.publishing.card.header import START, drop_section, merge_readme
+from cocktail_hub.publishing.verify import changed_weights
+from cocktail_hub.recipe.redact import public_recipe
 from cocktail_hub.resolve.source import RECIPE_FILE
+from cocktail_hub.storage.cache import MANIFEST, CachedMix, manifest_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cocktail_hub.pipeline import Mix
 
 logger = logging.getLogger(__name__)
@@ -28,34 +39,46 @@ class ModelHooks:
 
     mix: Mix
     """What the model was loaded from."""
-    fingerprint: Fingerprint
-    """The model's fingerprint right after loading."""
+    fingerprint: Fingerprint | None
+    """The model's fingerprint right after loading; `None` if it was another model than the mix then already."""
 
 
 def attach(model: Any, mix: Mix, *, complete: bool = True) -> None:
-    """Make `push_to_hub` of a model publish the mix that it was loaded from, until it is trained or changed.
+    """Make a model save and push recipe and card of the mix that it was loaded from, until it is trained or changed.
 
-    A model that is not `complete`, because it has a new head, or that is quantised is another model than the mix.
+    A model that is not `complete`, because it has a new head or was trained before, or that is quantised is another
+    model than the mix: what it is pushed over loses recipe and card.
     """
-    if not complete or getattr(model, "hf_quantizer", None) is not None:
-        _forget_recipe(model)
-        return
-    model._cocktail = ModelHooks(mix=mix, fingerprint=_fingerprint(model))  # noqa: SLF001 - our own attribute
+    whole = complete and getattr(model, "hf_quantizer", None) is None
+    if whole:
+        model.cocktail = mix.recipe.to_dict()
+    # our own attribute
+    model._cocktail = ModelHooks(mix=mix, fingerprint=_fingerprint(model) if whole else None)  # noqa: SLF001
     model.push_to_hub = MethodType(push_to_hub, model)
     model.save_pretrained = MethodType(save_pretrained, model)
+
+
+def mix_of(model: Any) -> Mix | None:
+    """Return the mix that a model was loaded from, unless the model is another one by now."""
+    hooks: ModelHooks | None = getattr(model, "_cocktail", None)
+    if hooks is None or hooks.fingerprint is None or hooks.fingerprint != _fingerprint(model):
+        return None
+    return hooks.mix
 
 
 def push_to_hub(model: Any, repo_id: str, **kwargs: Any) -> Any:
     """Publish weights, tokenizer, recipe and card in one commit, with the keywords of `cocktail_hub.publish`.
 
+    Those of transformers' own `push_to_hub` are among them.
     A model that has changed since it was mixed is pushed as transformers pushes any model, without the recipe.
 
     Raises:
         PublishError: the Hub did not accept it, or `as_` is given for a changed model.
     """
-    hooks: ModelHooks = model._cocktail  # noqa: SLF001 - our own attribute
-    if hooks.fingerprint == _fingerprint(model):
-        return publish(hooks.mix if hooks.mix.path.is_dir() else hooks.mix.recipe, repo_id, **kwargs)
+    if mix := mix_of(model):
+        tags = kwargs.pop("tags", None) or ()
+        kwargs["tags"] = [*(model.model_tags or ()), *([tags] if isinstance(tags, str) else tags)]
+        return publish(mix if mix.path.is_dir() else mix.recipe, repo_id, **kwargs)
     if "as_" in kwargs:
         raise PublishError(
             "The model has changed since it was mixed, so the recipe no longer describes it.\n"
@@ -63,35 +86,98 @@ def push_to_hub(model: Any, repo_id: str, **kwargs: Any) -> Any:
             "Push it without `as_`, as an ordinary model, or load the recipe again and push that."
         )
     logger.warning("The model has changed since it was mixed, so it is pushed without the recipe.")
-    _forget_recipe(model)
     info = type(model).push_to_hub(model, repo_id, **kwargs)
-    publication = Publication(
-        repo_id=repo_id,
-        files={},
-        readme=lambda text: drop_section(text or ""),
-        message="Remove the recipe, which no longer describes the weights",
-        revision=getattr(info, "pr_revision", None) or kwargs.get("revision"),
-    )
-    Hub(token=kwargs.get("token")).remove_recipe(publication, RECIPE_FILE)
+    revision = getattr(info, "pr_revision", None) or kwargs.get("revision")
+    remove_recipe(repo_id, kwargs.get("token"), revision, drop_section)
     return info
 
 
-def save_pretrained(model: Any, *args: Any, **kwargs: Any) -> Any:
-    """Save as transformers does, without the recipe if the model has changed since it was mixed."""
-    hooks: ModelHooks = model._cocktail  # noqa: SLF001 - our own attribute
-    if hooks.fingerprint != _fingerprint(model):
-        _forget_recipe(model)
-    return type(model).save_pretrained(model, *args, **kwargs)
+def remove_recipe(
+    repo_id: str, token: str | bool | None, revision: str | None, other_card: Callable[[str], str]
+) -> None:
+    """Remove from a repo what it says of a mix, unless the weights that were pushed to it are that mix.
+
+    `other_card` returns the card that takes the place of a card of ours.
+
+    Raises:
+        PublishError: the Hub did not accept it.
+    """
+    hub = Hub(token=token)
+    publication = hub.make_repo(
+        Publication(
+            repo_id=repo_id,
+            files={},
+            readme=lambda text: other_card(text) if text and START in text else text or "",
+            message="Remove the recipe, which no longer describes the weights",
+            revision=revision,
+        )
+    )
+    if changed_weights(hub.files(publication.repo_id, hub.resolve(publication.repo_id, revision))):
+        hub.remove_recipe(publication, (RECIPE_FILE, MANIFEST))
 
 
-def _forget_recipe(model: Any) -> None:
-    vars(model.config).pop("cocktail", None)
+def save_pretrained(
+    model: Any, save_directory: str | Path, *args: Any, push_to_hub: bool = False, **kwargs: Any
+) -> None:
+    """Save as transformers does, with the recipe if the weights are those of the mix, and else without."""
+    mix = mix_of(model)
+    type(model).save_pretrained(model, save_directory, *args, **kwargs)
+    if kwargs.get("is_main_process", True):
+        keep_true(Path(save_directory), mix)
+    if push_to_hub:
+        repo_id = kwargs.get("repo_id") or Path(save_directory).name
+        known = ("commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
+        model.push_to_hub(repo_id, **{key: kwargs[key] for key in known if key in kwargs})
+
+
+def keep_true(folder: Path, mix: Mix | None, *, card: bool = False) -> bool:
+    """Make what a folder says of a mix true of the weights that were just saved there; returns whether they are `mix`.
+
+    If they are, bit for bit, they get its recipe and, if wanted, its card; otherwise recipe and card of a mix that
+    were there before are removed.
+    """
+    readme = folder / README
+    existing = readme.read_bytes().decode(errors="replace") if readme.is_file() else None
+    if mix is None or not _holds(folder, mix):
+        if (folder / MANIFEST).is_file():
+            (folder / RECIPE_FILE).unlink(missing_ok=True)
+            (folder / MANIFEST).unlink()
+        if existing and START in existing:
+            readme.write_bytes(drop_section(existing).encode())
+        return False
+    mixed = CachedMix(digest="", path=mix.path)
+    weights = {path: entry for path, entry in mixed.manifest.items() if path.endswith(".safetensors")}
+    write_json(folder / RECIPE_FILE, public_recipe(mix.recipe).to_dict())
+    (folder / MANIFEST).write_text(manifest_text(weights, mixed.max_shard_size), encoding="utf-8")
+    if card and (mix.path / README).is_file():
+        readme.write_bytes(merge_readme(existing, (mix.path / README).read_text(encoding="utf-8")).encode())
+    return True
+
+
+def _holds(folder: Path, mix: Mix) -> bool:
+    """Whether the weight files of a folder are those of a mix.
+
+    The header of a module's file depends on who wrote it: where the tensors are the same, the mix's own file is taken.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    if not (mix.path / MANIFEST).is_file():
+        return False
+    mixed = CachedMix(digest="", path=mix.path)
+    for path in (path for path in mixed.manifest if "/" in path and path.endswith(".safetensors")):
+        if (folder / path).is_file():
+            saved, own = load_file(folder / path), load_file(mix.path / path)
+            if saved.keys() == own.keys() and all(torch.equal(saved[name], own[name]) for name in own):
+                shutil.copyfile(mix.path / path, folder / path)
+    return not changed_weights(LocalFiles(folder), mixed=mixed)
 
 
 def _fingerprint(model: Any) -> Fingerprint:
     """Return configs as text; tensors as shape, dtype, identity, count of in-place changes, and a few values.
 
-    Buffers that are not saved do not count: they are computed anew when a model runs or moves to another device.
+    Buffers that are not saved do not count: they are computed anew when a model runs or moves to another device. Nor
+    does what transformers notes in the config when it saves a model.
     """
     import torch
 
@@ -105,6 +191,10 @@ def _fingerprint(model: Any) -> Fingerprint:
         identity = id(tensor) if isinstance(tensor, torch.nn.Parameter) else None  # moving a model replaces its buffers
         return (*shape, identity, changes, str(some.tolist()))
 
+    def text(config: Any) -> str:
+        values = json.loads(config.to_json_string())
+        return json.dumps({key: value for key, value in values.items() if key not in ("architectures", "dtype")})
+
     configs = (model.config, getattr(model, "generation_config", None))
-    texts = tuple(config.to_json_string() for config in configs if config is not None)
+    texts = tuple(text(config) for config in configs if config is not None)
     return (texts, *((name, of(tensor)) for name, tensor in model.state_dict(keep_vars=True).items()))

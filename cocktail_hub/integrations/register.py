@@ -37,11 +37,27 @@ def register_models(module: ModuleType) -> None:
             auto_class.register(CocktailConfig, own, exist_ok=True)
 
 
+def register_embedders(module: ModuleType) -> None:
+    """Make models of sentence-transformers save and push what is true of their weights."""
+    from cocktail_hub.integrations.library_hooks import hook_into, push_to_hub, save
+
+    hook_into(module.BaseModel, save=save, push_to_hub=push_to_hub)
+
+
+def register_trainer(module: ModuleType) -> None:
+    """Make a Trainer take the recipe away from a repo to which it pushes other weights."""
+    from cocktail_hub.integrations.library_hooks import hook_into, push_trained
+
+    hook_into(module.Trainer, push_to_hub=push_trained)
+
+
 HOOKS = {
     "transformers.models.auto.configuration_auto": register_config,
     "transformers.models.auto.modeling_auto": register_models,
+    "transformers.trainer": register_trainer,
+    "sentence_transformers.base.model": register_embedders,
 }
-"""Module of transformers -> what to do once it is loaded."""
+"""Module -> what to do once it is loaded."""
 
 
 class _Finder:

@@ -8,11 +8,9 @@ import re
 import shutil
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.model_files import read_config, read_modules
 from cocktail_hub.errors import CacheError, CheckpointError, CocktailError, MergeError, RecipeError, SourceError
 from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, MixOptions, parse_size
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
@@ -23,7 +21,6 @@ from cocktail_hub.storage.disk import require_free_space, size_of, sync_folder, 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from cocktail_hub.checkpoint.files import RepoFiles
 
 _DIGITS = 16
 """Digits of the recipe's digest in names beside the user's folder: file systems limit the length of a name."""
@@ -126,11 +123,11 @@ class OutputFolder:
             hashes: for `write_manifest`; `None` if the folder has its manifest already.
         """
         if self.output is None:
-            return self.cache.finish(self.key(resolved), hashes).path
+            return self.cache.finish(self.key(resolved), hashes, self.options.max_shard_size).path
         stage = self.stage_path(resolved)
         with self._folder_lock(self.output), _write_errors(self.output):
             if hashes is not None:
-                write_manifest(stage, hashes)
+                write_manifest(stage, hashes, self.options.max_shard_size)
             self.require()
             (stage / JOURNAL).unlink(missing_ok=True)
             _move(stage, self.output)
@@ -155,7 +152,7 @@ class OutputFolder:
         except (RecipeError, CacheError):  # written by another version, or by hand
             return False
         size = self.options.shard_bytes
-        return cut_size(LocalFiles(folder)) == size or not any(
+        return cut_size(found) == size or not any(
             name.endswith(_INDEX) or (name.endswith(".safetensors") and entry["size"] > size)
             for name, entry in found.manifest.items()
         )
@@ -195,13 +192,9 @@ def _write_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def cut_size(files: RepoFiles, folder: str = "") -> int:
-    """The maximum bytes of a weight file that a mix was made with, from its config or that of a module."""
-    for place in (folder, *(str(PurePosixPath(folder, str(module["path"]))) for module in read_modules(files))):
-        marked = read_config(files, "" if place == "." else place).get("cocktail")
-        if isinstance(marked, dict) and "max_shard_size" in marked:
-            return parse_size(marked["max_shard_size"])
-    return parse_size(DEFAULT_SHARD_SIZE)
+def cut_size(mix: CachedMix) -> int:
+    """The maximum bytes of a weight file that a mix was made with."""
+    return parse_size(mix.max_shard_size or DEFAULT_SHARD_SIZE)
 
 
 def require_place(folder: Path, *, replace: bool) -> None:

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import NOTICES
 from cocktail_hub.compat.vocabulary import FILE_GROUPS, group_of, inner_template, template_files
-from cocktail_hub.recipe.redact import public_recipe
 from cocktail_hub.resolve.source import RECIPE_FILE
-from cocktail_hub.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,13 +51,11 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
             write_file(folder / first.main / inside, text.encode())
 
 
-def write_recipe(
-    resolved: ResolvedRecipe, report: CompatibilityReport, folder: Path, max_shard_size: int | str
-) -> None:
-    """Write `recipe.json`, and add the recipe and `max_shard_size` to config.json.
+def write_recipe(resolved: ResolvedRecipe, report: CompatibilityReport, folder: Path) -> None:
+    """Write `recipe.json`, and make config.json that of the mix.
 
-    Whoever saves the loaded model again copies config.json, so the recipe in it has no paths of this machine. The
-    config of a module that is not a transformer stays as it is.
+    The recipe is not in config.json: whoever trains the loaded model and saves it would copy it. The config of a module
+    that is not a transformer stays as it is.
     """
     write_json(folder / RECIPE_FILE, resolved.to_dict())
     first, donor = report.models[report.first], report.models[report.donor("config")]
@@ -71,7 +67,11 @@ def write_recipe(
         config |= donor.config
     if not config.keys() & {"model_type", "architectures"}:
         return  # of another module, whose class takes only the keys that it knows
-    for key in ("_name_or_path", "transformers_weights"):  # the mix has weight files of its own
+    for key in (
+        "_name_or_path",
+        "transformers_weights",
+        "cocktail",
+    ):  # the mix has weight files and a recipe of its own
         config.pop(key, None)
     if not any(path.parent.glob("*.py")):
         _drop_own_code(config)
@@ -81,13 +81,7 @@ def write_recipe(
         if resolved.dtype != "auto":
             dtype = resolved.dtype
         config |= {"dtype": dtype} if dtype else {}
-    made_of = {
-        "version": VERSION,
-        "digest": resolved.digest,
-        "max_shard_size": max_shard_size,
-        "recipe": public_recipe(resolved).to_dict(),
-    }
-    write_json(path, config | {"cocktail": made_of})
+    write_json(path, config)
 
 
 def _drop_own_code(config: dict[str, Any]) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.model_files import read_model_files
 from cocktail_hub.evaluation.loading import folder_kind, main_folder
+from cocktail_hub.hub import Uploaded
 from cocktail_hub.hub.commit import README
 from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs, stored_specs
 from cocktail_hub.publishing.card.header import merge_readme
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.recipe_repo import refuse_local_models
 from cocktail_hub.recipe.redact import public_recipe
+from cocktail_hub.resolve.resolve import file_digest
 from cocktail_hub.resolve.source import RECIPE_FILE
-from cocktail_hub.storage.cache import MANIFEST, CachedMix
+from cocktail_hub.storage.cache import MANIFEST, CachedMix, manifest_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 
     from huggingface_hub import CommitInfo
 
-    from cocktail_hub.hub import Hub, Publication, Uploaded
+    from cocktail_hub.hub import Hub, Publication
     from cocktail_hub.merge.plan import MergePlan
     from cocktail_hub.recipe import ResolvedRecipe
 
@@ -48,10 +52,11 @@ def publish_weights(
     """
     if as_ == "both":
         refuse_local_models(recipe)
-    # The manifest lists what was mixed; somebody may have put other files beside it.
-    listed = CachedMix(digest="", path=folder).manifest if (folder / MANIFEST).is_file() else LocalFiles(folder).sizes
+    mixed, found = CachedMix(digest=recipe.digest, path=folder), LocalFiles(folder)
+    # Somebody may have put other files beside those of the mix.
+    ours = {*mixed.manifest, *(read_model_files(found).needed if plan is None else ())}
     files: dict[str, Path | bytes | Uploaded] = {
-        name: folder / name for name in listed if name not in (MANIFEST, README)
+        name: folder / name for name in sorted(ours & found.sizes.keys() - {MANIFEST, README})
     }
     config = main_folder(folder) / "config.json"
     changed = {RECIPE_FILE: public_recipe(recipe).to_dict()}
@@ -59,8 +64,20 @@ def publish_weights(
         changed[config.relative_to(folder).as_posix()] = json.loads(config.read_text(encoding="utf-8")) | labels
     for name, values in changed.items():
         files[name] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+    files |= publication.files
+    listed = {name: _entry(content) for name, content in files.items()}
+    files[MANIFEST] = manifest_text(listed, mixed.max_shard_size).encode()
     specs = stored_specs(folder) if plan is None else planned_specs(plan)
     kind = folder_kind(folder, recipe.task)
-    facts = gather_facts(recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id)
+    facts = gather_facts(recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id, tags=publication.tags)
     readme = partial(merge_readme, card=render_card(recipe, facts))
-    return hub.commit(replace(publication, files={**files, **publication.files}, readme=readme))
+    return hub.commit(replace(publication, files=files, readme=readme))
+
+
+def _entry(content: Path | bytes | Uploaded) -> dict[str, Any]:
+    """What the manifest of a repo says of a file, with the hash by which the Hub knows it."""
+    if isinstance(content, Uploaded):
+        return {"size": content.size, "sha256": content.sha256}
+    if isinstance(content, bytes):
+        return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"size": content.stat().st_size, "sha256": file_digest(content, "sha256")}

@@ -62,7 +62,9 @@ def publish_recipe(
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         # Several transformers (a Router) are not one model of that library.
         kind = report.kind if "model_type" in native[""] else replace(report.kind, architecture="", model_type="")
-        facts = gather_facts(recipe, kind, options.hub, form="recipe", repo_id=publication.repo_id)
+        facts = gather_facts(
+            recipe, kind, options.hub, form="recipe", repo_id=publication.repo_id, tags=publication.tags
+        )
         card = render_card(recipe if recipe.weights is None else as_resolved(recipe), facts)
         return options.hub.commit(replace(publication, files=files, readme=partial(merge_readme, card=card)))
 

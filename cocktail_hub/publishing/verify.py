@@ -1,21 +1,28 @@
-"""Compare published weights with the same mix made again from its ingredients."""
+"""Compare published weights with the record of their mix, and with the same mix made again from its ingredients."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.recipe import as_resolved
-from cocktail_hub.storage.disk import sha256_of
+from cocktail_hub.resolve.resolve import file_digest
+from cocktail_hub.resolve.source import RECIPE_FILE
+from cocktail_hub.storage.cache import MANIFEST, CachedMix
+from cocktail_hub.storage.disk import QUICK, sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.resolve.source import RecipeSource
+
+CHANGED = "trained, or changed in another way, since it was mixed"
+"""What weights are that differ from those that were mixed, in messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +37,8 @@ class Verification:
     """Weight file -> sha256 when made again from the ingredients."""
     found: Mapping[str, str]
     """Weight file -> sha256 as published."""
+    changed: tuple[str, ...] = ()
+    """How the weights differ from those that were mixed, a line for each file: they were trained since, as a rule."""
 
     @property
     def same(self) -> bool:
@@ -70,10 +79,68 @@ def require_merged(source: RecipeSource) -> HubFiles | LocalFiles:
     return source.files
 
 
+def changed_weights(files: RepoFiles | None, folder: str = "", *, mixed: CachedMix | None = None) -> tuple[str, ...]:
+    """Say, in one line a file, how weights differ from those that the manifest beside them, or `mixed`, lists.
+
+    Those of a folder are hashed. Those of a repo have their hash from the Hub; offline, only sizes are compared.
+
+    Raises:
+        CacheError: the manifest is damaged.
+    """
+    if not isinstance(files, (HubFiles, LocalFiles)):
+        return ()
+    mixed = mixed or manifest_of(files, folder)
+    if mixed is None:
+        return (f"{MANIFEST}, the list of the weights that were mixed, is missing",)
+    listed = {str(PurePosixPath(folder, path)): entry for path, entry in mixed.manifest.items() if _has_weights(path)}
+    present = {path for path in files.sizes if _has_weights(path) and PurePosixPath(path).is_relative_to(folder)}
+    hashes = files.hashes(sorted(present)) if isinstance(files, HubFiles) and not files.hub.offline else {}
+
+    def is_same(path: str, entry: Mapping[str, Any]) -> bool:
+        if files.sizes[path] != entry["size"]:
+            return False
+        if isinstance(files, HubFiles):
+            return path not in hashes or "sha256" not in entry or bool(entry["sha256"] == hashes[path])
+        kind = QUICK if QUICK in entry else "sha256"
+        return bool(file_digest(files.path(path), kind) == entry[kind])
+
+    lines = {path: f"{path} was added" for path in present - listed.keys()}
+    for path, entry in listed.items():
+        if path not in present:
+            lines[path] = f"{path} is missing"
+        elif not is_same(path, entry):
+            lines[path] = f"{path} has other weights than were mixed"
+    return tuple(lines[path] for path in sorted(lines))
+
+
+def refuse_changed(source: RecipeSource, changed: Sequence[str]) -> None:
+    """Refuse a recipe beside weights that are not its mix, as `changed_weights` says.
+
+    Raises:
+        RecipeError: names a weight file that was trained or changed since it was mixed.
+    """
+    if changed:
+        raise RecipeError(
+            f"'{source.name}' was {CHANGED}: {changed[0]}.\n"
+            f"Its {RECIPE_FILE} does not give these weights, and mixing it would silently give others.\n"
+            f"Load it as the ordinary model that it is, or name {RECIPE_FILE} itself, as a file, to mix that."
+        )
+
+
+def manifest_of(files: HubFiles | LocalFiles, folder: str = "") -> CachedMix | None:
+    """Return the mix with the manifest in a repo or folder; `None` if it has none."""
+    path = str(PurePosixPath(folder, MANIFEST))
+    return CachedMix(digest="", path=files.path(path).parent) if path in files.sizes else None
+
+
+def _has_weights(path: str) -> bool:
+    return path.endswith(".safetensors")
+
+
 def weight_hashes(files: HubFiles | LocalFiles | Path) -> dict[str, str]:
     """Return weight file -> sha256, as recorded by the Hub or computed from a folder."""
     files = LocalFiles(files) if isinstance(files, Path) else files
-    paths = [path for path in files.sizes if path.endswith(".safetensors")]
+    paths = list(filter(_has_weights, files.sizes))
     if isinstance(files, HubFiles):
         return files.hashes(paths)
     return {path: sha256_of(files.path(path)) for path in paths}

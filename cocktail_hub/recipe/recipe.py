@@ -13,10 +13,9 @@ import yaml
 
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.methods.registry import METHODS
-from cocktail_hub.recipe.missing import MissingPolicy
 from cocktail_hub.recipe.reference import Anchor, Ingredient, ModelReference
 from cocktail_hub.recipe.task import TASKS
-from cocktail_hub.recipe.tensor_rules import LayerRule, PerTensor, as_parameters
+from cocktail_hub.recipe.tensor_rules import LayerRule, MissingPolicy, PerTensor, as_parameters
 from cocktail_hub.recipe.validation import (
     as_choice,
     as_flag,

@@ -1,4 +1,4 @@
-"""Numbers that differ from tensor to tensor: by depth, by name, or both."""
+"""Rules for tensors by name: numbers that differ from one to the next, and what to do where some models lack one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from cocktail_hub.errors import RecipeError
+from cocktail_hub.errors import RecipeError, did_you_mean
 from cocktail_hub.recipe.validation import as_json, as_list, as_mapping, as_number, as_text, reject_unknown
 
 if TYPE_CHECKING:
@@ -19,6 +19,12 @@ LARGEST_WEIGHT = 1e6
 """Numbers beyond this are typing errors, and their sums would overflow."""
 REGEX = "regex:"
 """What a pattern that is a regular expression begins with; others are globs."""
+FIRST: Final = "first"
+"""A tensor that an ingredient lacks comes from the first ingredient alone."""
+DROP: Final = "drop"
+"""A tensor that the first ingredient lacks is left out of the mix."""
+CHOICES: Final = (FIRST, DROP)
+
 _LAYER = re.compile(r"(?:^|(?<=\.))(\d+)(?=\.)")
 """The first number in a tensor's name: of the layer, where there are layers."""
 _BEFORE_LAYERS = re.compile(
@@ -222,3 +228,39 @@ class LayerRule:
         if missing:
             raise RecipeError(f"`{key}` has no `{missing[0]}`. It needs `match` and `weights`.")
         return cls(match=data["match"], weights=data["weights"])
+
+
+class MissingPolicy:
+    """The patterns of `missing`. The first that matches a tensor's name applies."""
+
+    def __init__(self, missing: Mapping[str, str]) -> None:
+        """Compile the patterns.
+
+        Raises:
+            RecipeError: a pattern is not a regular expression, or its value is neither `first` nor `drop`.
+        """
+        self._rules: list[tuple[re.Pattern[str], str]] = []
+        for pattern, choice in missing.items():
+            if choice not in CHOICES:
+                hint = did_you_mean(str(choice), CHOICES)
+                raise RecipeError(f"`missing` of {pattern!r} cannot be {choice!r}. {hint}")
+            try:
+                self._rules.append((re.compile(pattern), choice))
+            except re.error as error:
+                raise RecipeError(f"`missing` has {pattern!r}, which is not a regular expression: {error}.") from error
+
+    def says(self, choice: str, *names: str) -> bool:
+        """Whether the first pattern that matches one of a tensor's names has this choice."""
+        matches = (chosen for pattern, chosen in self._rules if any(map(pattern.fullmatch, names)))
+        return next(matches, None) == choice
+
+    def refuse_idle(self, names: Iterable[str]) -> None:
+        """Raise RecipeError if a pattern matches no tensor of any ingredient: it is most likely misspelt."""
+        names = list(names)
+        for pattern, _ in self._rules:
+            if not any(map(pattern.fullmatch, names)):
+                raise RecipeError(
+                    f"`missing` has {pattern.pattern!r}, but no ingredient has a tensor of such a name.\n"
+                    "A pattern is a regular expression over the whole name, such as 'pooler\\..*'.\n"
+                    "Correct or remove it."
+                )

@@ -275,15 +275,15 @@ class _Resolver:
             )
         inner = replace(self, parents=(*self.parents, here)).resolve(inner)
         linear = inner.method == recipe.method == "linear" and not inner.varies and not recipe.varies
-        same_policy = not inner.missing or inner.missing == recipe.missing
-        if ingredient.weight is None or inner.weights is None or not linear or not same_policy:
+        same_policy, weights = not inner.missing or inner.missing == recipe.missing, inner.weights
+        if ingredient.weight is None or weights is None or not linear or not same_policy:
             why = "Both must be linear mixes with given weights, the same for all tensors, and with the same `missing`."
             raise _not_inlined(ingredient, adapter, why)
         if commit:
             inlined = inlined_in(inner) | {ingredient.model: commit}
             inner = replace(inner, evidence={**(inner.evidence or {}), _INLINED: inlined})
-        weights = [ingredient.weight * weight for weight in normalized(inner.weights)]
-        return tuple(replace(i, weight=w) for i, w in zip(inner.ingredients, weights, strict=True)), inner
+        products = [ingredient.weight * weight for weight in normalized(weights)]
+        return tuple(replace(i, weight=w) for i, w in zip(inner.ingredients, products, strict=True)), inner
 
 
 def _resolved_before(reference: ModelReference) -> bool:
@@ -434,7 +434,7 @@ def folder_digest(opened: ResolvedModel, kind: str = QUICK) -> str:
     def digest(name: str) -> str:
         path = files.path(name)
         try:
-            return _file_digest(path, kind)
+            return file_digest(path, kind)
         except OSError as error:
             raise SourceError(
                 f"Cannot read '{name}' of '{files.name}': {error.strerror or error}.\n"
@@ -450,8 +450,8 @@ def folder_digest(opened: ResolvedModel, kind: str = QUICK) -> str:
     return f"{kind}:{listing.hexdigest()}"
 
 
-def _file_digest(path: Path, kind: str) -> str:
-    """Hash a file, or return the digest that was noted when the file was in the same state."""
+def file_digest(path: Path, kind: str) -> str:
+    """Hash a file, or return the digest that was noted when the file was in the same state. Raises OSError."""
     began, before = time.time(), path.stat()
     if before.st_size < WORTH_NOTING or not TIMES_TELL:
         return hash_of(path, kind)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MANIFEST = ".cocktail.json"
-"""In a finished folder: its files with sizes and hashes, to detect damage."""
+"""In a finished folder and in a merged repo: its files with sizes and hashes, to detect damage and training."""
 JOURNAL = ".cocktail-merge.json"
 """In a staging folder: the shards that are finished."""
 RECIPE = "recipe.json"
@@ -70,6 +70,12 @@ class CachedMix:
         ):
             return files
         raise self._unreadable(MANIFEST, "it is not a list of files with size and hash")
+
+    @property
+    def max_shard_size(self) -> int | str | None:
+        """What its weights were cut into; `None` if that is not recorded. Raises CacheError if it is damaged."""
+        found = self._read(MANIFEST).get("max_shard_size")
+        return found if isinstance(found, (int, str)) else None
 
     @cached_property
     def nbytes(self) -> int:
@@ -196,12 +202,15 @@ class Cache:
             stage.mkdir(parents=True, exist_ok=True)
         return stage
 
-    def finish(self, digest: str, hashes: Mapping[str, str] | None) -> CachedMix:
+    def finish(
+        self, digest: str, hashes: Mapping[str, str] | None, max_shard_size: int | str | None = None
+    ) -> CachedMix:
         """Turn the staging folder into a finished mix. The caller holds the lock.
 
         Args:
             digest: of the resolved recipe.
             hashes: for `write_manifest`; `None` if the folder has its manifest already.
+            max_shard_size: for `write_manifest`.
 
         Raises:
             CacheError: the cache cannot be written; the staging folder is kept.
@@ -209,7 +218,7 @@ class Cache:
         stage, target = self.staging(digest), self.folder(digest)
         with cache_errors(self.root):
             if hashes is not None:
-                write_manifest(stage, hashes)
+                write_manifest(stage, hashes, max_shard_size)
             (stage / JOURNAL).unlink(missing_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             remove(target)
@@ -291,12 +300,13 @@ def cache_errors(root: Path) -> Iterator[None]:
         ) from error
 
 
-def write_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
+def write_manifest(folder: Path, hashes: Mapping[str, str], max_shard_size: int | str | None = None) -> None:
     """List every file of a folder with size and hash, and sync all of it to disk.
 
     Args:
         folder: the finished folder.
         hashes: XXH3-128, in hex, of files whose hash is known and that are synced already, by path.
+        max_shard_size: what its weights were cut into.
     """
     for partial in folder.glob(f".{MANIFEST}.*.partial"):
         partial.unlink()  # left by a process that was killed here
@@ -306,7 +316,13 @@ def write_manifest(folder: Path, hashes: Mapping[str, str]) -> None:
         name = path.relative_to(folder).as_posix()
         files[name] = {"size": path.stat().st_size, QUICK: hashes.get(name) or hash_of(path)}
     sync_tree(folder, synced=hashes)  # before the manifest says that the files are there
-    write_atomically(folder / MANIFEST, json.dumps({"files": files}, indent=1), sync=True)
+    write_atomically(folder / MANIFEST, manifest_text(files, max_shard_size), sync=True)
+
+
+def manifest_text(files: Mapping[str, Any], max_shard_size: int | str | None) -> str:
+    """The content of a manifest."""
+    cut = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    return json.dumps({"files": files, **cut}, indent=1)
 
 
 def remove(folder: Path) -> bool:

@@ -136,7 +136,7 @@ def test_a_recipe_is_removed_from_a_repo_without_a_namespace(
     name: str, push: Callable[..., str], options: Hub, api: HfApi
 ) -> None:
     push(name, {"recipe.json": b"{}"})
-    options.remove_recipe(publication(name.partition("/")[2], files={}), "recipe.json")
+    options.remove_recipe(publication(name.partition("/")[2], files={}), ["recipe.json"])
     assert set(api.list_repo_files(name)) == {".gitattributes", "README.md"}
 
 

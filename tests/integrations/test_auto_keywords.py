@@ -165,7 +165,7 @@ def test_quantization_config(load: Load) -> None:
     assert type(weight).__module__.startswith("torchao.")
     near = expected("llama-bf16")["model.layers.0.mlp.up_proj.weight"]
     assert (weight.dequantize().float() - near.float()).abs().max() < 0.02
-    assert not hasattr(model.config, "cocktail")  # these are not the weights of the recipe any more
+    assert not hasattr(model, "cocktail")  # these are not the weights of the recipe any more
 
 
 def test_a_quantization_config_that_cannot_be_used_is_named(load: Load) -> None:
@@ -292,7 +292,7 @@ def test_key_mapping(load: Load) -> None:
     mapping = {r"^encoder\.layer\.0\.": "encoder.layer.1."}
     renamed, info = load(RECIPE, key_mapping=mapping, output_loading_info=True)
     assert "encoder.layer.0.output.dense.weight" in info["missing_keys"]
-    assert not hasattr(renamed.config, "cocktail")  # a layer is random, so this is not the mix
+    assert not hasattr(renamed, "cocktail")  # a layer is random, so this is not the mix
 
 
 def test_config_of_the_native_class() -> None:

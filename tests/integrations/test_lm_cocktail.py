@@ -42,7 +42,7 @@ def folders(family: str) -> list[str]:
 
 
 def recipe_weights_of(model: torch.nn.Module) -> list[float]:
-    return [ingredient["weight"] for ingredient in model.config.cocktail["recipe"]["ingredients"]]
+    return [ingredient["weight"] for ingredient in model.cocktail["ingredients"]]
 
 
 # -- given weights ---------------------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_the_loss_is_the_originals_mean_over_batches(model_type):
     sums, counts = zip(*(token_losses(model, tokenizer, example, model_type) for example in examples), strict=True)
     expected = ((sums[0] + sums[1]) / (counts[0] + counts[1]) + sums[2] / counts[2]) / 2
     mixed = mix_models_with_data(folders(family), model_type, examples)
-    found = mixed.config.cocktail["recipe"]["evidence"]["ingredients"][0]["loss"]
+    found = mixed.cocktail["evidence"]["ingredients"][0]["loss"]
     assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -296,7 +296,7 @@ def test_an_embedders_candidates_are_the_passages_of_its_batch():
         batches.append(torch.nn.functional.cross_entropy(scores, targets).item())
     trimmed = [example | {"neg": example["neg"][:2]} for example in PASSAGES]
     mixed = mix_models_with_data(folders("bert"), "encoder", trimmed, neg_number=2, max_input_length=512)
-    found = mixed.config.cocktail["recipe"]["evidence"]["ingredients"][0]["loss"]
+    found = mixed.cocktail["evidence"]["ingredients"][0]["loss"]
     assert found == pytest.approx(sum(batches) / 2, rel=1e-5)
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
-import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import transformers
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from models import ORG, TOKEN, assert_holds, expected, published, push_recipe
 
-from cocktail_hub import AutoCocktailModel
+from cocktail_hub import AutoCocktailModel, CocktailConfig, mix
 from cocktail_hub.errors import PublishError, SourceError
+from cocktail_hub.recipe import as_resolved, read_recipe
 from cocktail_hub.storage.cache import Cache
 
 if TYPE_CHECKING:
@@ -59,6 +60,44 @@ def test_a_loaded_model_can_be_published_as_a_recipe() -> None:
     assert "model.safetensors" not in files(f"{ORG}/attached-small")
 
 
+@pytest.mark.parametrize("kind", ["model", "config"])
+def test_every_keyword_of_transformers_own_push_is_taken(kind: str) -> None:
+    repo_id = f"{ORG}/attached-keywords-{kind}"
+    HfApi(token=TOKEN).create_repo(repo_id)
+    model: Any = AutoCocktailModel.from_pretrained(RECIPE)
+    model.add_model_tags("own")
+    given: dict[str, Any] = {
+        "commit_message": "Mix cats",
+        "commit_description": "and dogs",
+        "private": True,
+        "token": TOKEN,
+        "revision": "main",
+        "create_pr": True,
+        "max_shard_size": "10KB",
+        "tags": ["cats", "merge"],
+    }
+    pushed = transformers.utils.hub.PushToHubMixin.push_to_hub
+    assert given.keys() | {"self", "repo_id"} == inspect.signature(pushed).parameters.keys()
+    config = CocktailConfig(recipe=published("bert").recipe)
+    info = (model if kind == "model" else config).push_to_hub(repo_id, **given)
+    (commit, *_) = HfApi().list_repo_commits(repo_id, revision=info.pr_revision)
+    assert (commit.title, commit.message) == ("Mix cats", "and dogs")
+    card = ModelCard.load(hf_hub_download(repo_id, "README.md", revision=info.pr_revision))
+    own = ["own"] if kind == "model" else []
+    assert card.data.tags == ["merge", "lm-cocktail", "cocktail-hub", *own, "cats"]
+    cut = "model.safetensors.index.json" in HfApi().list_repo_files(repo_id, revision=info.pr_revision)
+    assert cut == (kind == "model")
+
+
+def test_a_model_is_pushed_while_it_is_saved(tmp_path: Path) -> None:
+    model = AutoCocktailModel.from_pretrained(RECIPE)
+    model.save_pretrained(tmp_path, push_to_hub=True, repo_id=f"{ORG}/attached-while", token=TOKEN, tags="cats")
+    assert "recipe.json" in files(f"{ORG}/attached-while")
+    step(model)
+    model.save_pretrained(tmp_path, push_to_hub=True, repo_id=f"{ORG}/attached-while", token=TOKEN)
+    assert "recipe.json" not in files(f"{ORG}/attached-while")
+
+
 def test_a_merged_repo_is_published_again_with_its_recipe() -> None:
     AutoCocktailModel.from_pretrained(RECIPE).push_to_hub(f"{ORG}/attached-first", token=TOKEN)
     AutoCocktailModel.from_pretrained(f"{ORG}/attached-first").push_to_hub(f"{ORG}/attached-second", token=TOKEN)
@@ -99,7 +138,6 @@ def test_a_changed_model_is_pushed_without_the_recipe(
         model.push_to_hub(repo_id, token=TOKEN)
     assert "pushed without the recipe" in caplog.text
     assert "recipe.json" not in files(repo_id)
-    assert not hasattr(transformers.AutoConfig.from_pretrained(repo_id), "cocktail")
     assert "cocktail-hub" not in (ModelCard.load(repo_id).data.tags or [])
 
 
@@ -140,10 +178,11 @@ def test_a_trained_model_pushed_over_its_mix_takes_the_recipe_away() -> None:
 def test_a_trained_model_is_saved_without_the_recipe(tmp_path: Path) -> None:
     model = AutoCocktailModel.from_pretrained(RECIPE)
     model.save_pretrained(tmp_path / "mix")
-    assert "cocktail" in json.loads((tmp_path / "mix" / "config.json").read_text())
+    assert as_resolved(read_recipe(tmp_path / "mix" / "recipe.json")).digest == mix(RECIPE).recipe.digest
+    assert model.cocktail == mix(RECIPE).recipe.to_dict()
     step(model)
-    model.save_pretrained(tmp_path / "trained")
-    assert "cocktail" not in json.loads((tmp_path / "trained" / "config.json").read_text())
+    model.save_pretrained(tmp_path / "mix")
+    assert {path.name for path in (tmp_path / "mix").iterdir()} == {"config.json", "model.safetensors"}
 
 
 def test_a_model_that_was_moved_is_still_the_mix() -> None:
@@ -157,11 +196,11 @@ def test_a_model_that_was_moved_is_still_the_mix() -> None:
 
 def test_a_model_with_a_new_head_is_not_the_mix() -> None:
     model = AutoCocktailModel.from_pretrained(CLASSIFIER, num_labels=4, ignore_mismatched_sizes=True)
-    assert not hasattr(model.config, "cocktail")
+    assert not hasattr(model, "cocktail")
     model.push_to_hub(f"{ORG}/attached-head", token=TOKEN)
     assert "recipe.json" not in files(f"{ORG}/attached-head")
     masked = AutoCocktailModel.from_pretrained(RECIPE, task="fill-mask")
-    assert not hasattr(masked.config, "cocktail")
+    assert not hasattr(masked, "cocktail")
 
 
 def test_a_model_without_its_head_still_publishes_the_whole_mix() -> None:
@@ -192,7 +231,7 @@ def test_a_model_can_be_copied_saved_and_pickled(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     again = transformers.AutoModel.from_pretrained(tmp_path)
     assert_holds(again, expected("bert"))
-    assert again.config.cocktail["digest"] == model.config.cocktail["digest"]
+    assert AutoCocktailModel.from_pretrained(tmp_path).cocktail == model.cocktail
 
 
 def test_a_model_may_be_loaded_in_inference_mode() -> None:

@@ -125,8 +125,7 @@ def test_open_weights_are_computed_where_the_recipe_is_loaded(tmp_path: Path) ->
     (tmp_path / "few.jsonl").unlink()
     made = mix(repo_id)
     assert abs(sum(made.recipe.weights or ()) - 1) < 1e-9
-    model = AutoCocktailModel.from_pretrained(repo_id)
-    assert model.config.cocktail["digest"] == made.recipe.digest
+    assert AutoCocktailModel.from_pretrained(repo_id).cocktail == made.recipe.to_dict()
 
 
 def test_examples_that_must_not_go_along_stop_an_open_recipe(tmp_path: Path) -> None:

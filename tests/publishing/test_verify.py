@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import embedders
 import models
@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from huggingface_hub import HfApi
 
-from cocktail_hub import MixOptions, mix, publish, verify
+from cocktail_hub import MixOptions, check, mix, publish, verify
 from cocktail_hub.cli import main
 from cocktail_hub.errors import RecipeError, SourceError
 
@@ -88,8 +88,44 @@ def test_it_is_made_again_from_the_ingredients_whatever_the_cache_holds(
     made = mix(recipe((0.4, 0.6)), token=token)
     damage(made.path)  # of the same size, so the cache takes it for whole
     publish(made, "alice/from-a-damaged-cache", token=token)
-    (line,) = verify("alice/from-a-damaged-cache", token=token).differences
-    assert line.startswith("model.safetensors has sha256 ")
+    found = verify("alice/from-a-damaged-cache", token=token)
+    assert found.differences[0].startswith("model.safetensors has sha256 ")
+    assert found.changed == ()  # they are what was published
+
+
+@pytest.mark.parametrize("place", ["repo", "folder"])
+def test_weights_that_were_changed_are_not_mixed_again_in_silence(place: str, token: str, tmp_path: Path) -> None:
+    folder = mix(recipe(), output=tmp_path / "made", token=token).path
+    damage(folder)
+    (folder / "adapter_model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    source: Any = folder
+    if place == "repo":
+        source = "alice/changed-since"
+        publish(recipe(), source, token=token)
+        HfApi(token=token).upload_folder(repo_id=source, folder_path=folder, allow_patterns="*.safetensors")
+    words = (
+        rf"^'{source}' was trained, or changed .+: adapter_model\.safetensors was added\.\nIts recipe\.json does not"
+    )
+    for use in (mix, check, publish_there):
+        with pytest.raises(RecipeError, match=words):
+            use(source, token=token)
+    assert verify(source, token=token).changed == (
+        "adapter_model.safetensors was added",
+        "model.safetensors has other weights than were mixed",
+    )
+    assert mix(folder / "recipe.json", token=token).recipe.digest == mix(recipe(), token=token).recipe.digest
+
+
+def publish_there(source: Any, token: str) -> None:
+    publish(source, "alice/changed-again", token=token)
+
+
+def test_weights_without_a_list_of_what_was_mixed_are_not_taken_for_the_mix(token: str, tmp_path: Path) -> None:
+    folder = mix(recipe(), output=tmp_path / "made", token=token).path
+    (folder / ".cocktail.json").unlink()
+    with pytest.raises(RecipeError, match=r"\.cocktail\.json, the list of the weights that were mixed, is missing"):
+        mix(folder, token=token)
+    assert verify(folder, token=token).same
 
 
 def test_a_recipe_that_names_branches_proves_nothing(token: str, tmp_path: Path) -> None:
@@ -118,7 +154,9 @@ def test_exit_codes_say_same_different_and_not_checked(token: str, tmp_path: Pat
     damage(made.path)
     different = run.invoke(main, ["verify", str(made.path), "--token", token])
     assert different.exit_code == 1
-    assert different.stdout.startswith("different\nmodel.safetensors has sha256 ")
+    assert different.stdout.startswith(
+        "different: trained, or changed in another way, since it was mixed\nmodel.safetensors has sha256 "
+    )
     unknown = run.invoke(main, ["verify", str(tmp_path / "nothing"), "--token", token])
     assert unknown.exit_code == 3
     assert "could not check" in unknown.stderr

@@ -1,4 +1,4 @@
-"""Other weights for some tensors: what a rule takes, and what it says of anything else."""
+"""Rules for tensors by name: what they take, and what they say of anything else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import pytest
 
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe import Recipe
-from cocktail_hub.recipe.tensor_rules import LARGEST_WEIGHT, LayerRule, PerTensor, as_tensor_number, depths
+from cocktail_hub.recipe.tensor_rules import (
+    DROP,
+    FIRST,
+    LARGEST_WEIGHT,
+    LayerRule,
+    MissingPolicy,
+    PerTensor,
+    as_tensor_number,
+    depths,
+)
 
 INGREDIENTS = [{"model": "org/a", "weight": 0.75}, {"model": "org/b", "weight": 0.25}]
 
@@ -183,3 +192,22 @@ def test_weights_per_tensor_and_an_anchor_cannot_be_combined() -> None:
     mixed = {"ingredients": [{"model": "org/a", "weight": [0, 1]}], "anchor": "org/b"}
     with pytest.raises(RecipeError, match="Weights per tensor and `anchor` cannot be combined"):
         Recipe.from_dict(mixed)
+
+
+def test_the_first_pattern_that_matches_the_whole_name_applies() -> None:
+    policy = MissingPolicy({"head\\.bias": FIRST, "head\\..*": DROP})
+    assert policy.says(FIRST, "head.bias")
+    assert not policy.says(DROP, "head.bias")
+    assert policy.says(DROP, "head.weight")
+    assert not policy.says(DROP, "my.head.weight")
+
+
+def test_a_tensor_may_be_named_as_in_either_model() -> None:
+    assert MissingPolicy({"bert\\.pooler\\..*": DROP}).says(DROP, "pooler.bias", "bert.pooler.bias")
+
+
+def test_a_pattern_that_matches_no_tensor_is_refused() -> None:
+    policy = MissingPolicy({"pooler\\..*": DROP})
+    policy.refuse_idle(["pooler.bias"])
+    with pytest.raises(RecipeError, match="no ingredient has a tensor of such a name"):
+        policy.refuse_idle(["head.bias"])

@@ -269,18 +269,18 @@ def digest_without_reading(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
     with monkeypatch.context() as patched:
         patched.setattr(resolving, "hash_of", refuse)
-        return resolving._file_digest(path, "xxh128")
+        return resolving.file_digest(path, "xxh128")
 
 
 def test_a_large_file_is_read_once(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wait(monkeypatch)
-    first = resolving._file_digest(large, "xxh128")
+    first = resolving.file_digest(large, "xxh128")
     assert digest_without_reading(large, monkeypatch) == first
 
 
 def test_a_file_that_was_just_written_is_read_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two changes within one tick of the disk's clock would look the same."""
-    resolving._file_digest(large, "xxh128")
+    resolving.file_digest(large, "xxh128")
     with pytest.raises(AssertionError, match="the file was read"):
         digest_without_reading(large, monkeypatch)
 
@@ -288,26 +288,26 @@ def test_a_file_that_was_just_written_is_read_again(large: Path, monkeypatch: py
 def test_a_change_that_hides_its_time_is_noticed(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wait(monkeypatch)
     status = large.stat()
-    before = resolving._file_digest(large, "xxh128")
+    before = resolving.file_digest(large, "xxh128")
     time.sleep(0.02)  # the clock of the disk ticks
     large.write_bytes(b"y" * resolving.WORTH_NOTING)
     os.utime(large, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert resolving._file_digest(large, "xxh128") != before
+    assert resolving.file_digest(large, "xxh128") != before
 
 
 def test_both_kinds_of_digest_are_noted(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wait(monkeypatch)
-    first, second = resolving._file_digest(large, "xxh128"), resolving._file_digest(large, "sha256")
+    first, second = resolving.file_digest(large, "xxh128"), resolving.file_digest(large, "sha256")
     assert (len(first), len(second)) == (32, 64)
     assert digest_without_reading(large, monkeypatch) == first
 
 
 def test_a_damaged_note_is_written_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wait(monkeypatch)
-    before = resolving._file_digest(large, "xxh128")
+    before = resolving.file_digest(large, "xxh128")
     (note,) = (Cache().root / "digests").iterdir()
     note.write_bytes(b"\xff")
-    assert resolving._file_digest(large, "xxh128") == before
+    assert resolving.file_digest(large, "xxh128") == before
     assert digest_without_reading(large, monkeypatch) == before
 
 
@@ -316,7 +316,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
 ) -> None:
     wait(monkeypatch)
     (tmp_path / "cache").write_text("a file where the folder would be")
-    assert resolving._file_digest(large, "xxh128") == resolving._file_digest(large, "xxh128")
+    assert resolving.file_digest(large, "xxh128") == resolving.file_digest(large, "xxh128")
 
 
 @pytest.mark.parametrize("content", [b"\0" * 32, b"", b"z" * 32])
@@ -324,10 +324,10 @@ def test_a_note_spoilt_by_a_crash_is_written_again(
     content: bytes, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wait(monkeypatch)
-    before = resolving._file_digest(large, "xxh128")
+    before = resolving.file_digest(large, "xxh128")
     (note,) = (Cache().root / "digests").iterdir()
     note.write_bytes(content)
-    assert resolving._file_digest(large, "xxh128") == before
+    assert resolving.file_digest(large, "xxh128") == before
     assert note.read_text() == before
 
 
@@ -338,7 +338,7 @@ def test_a_file_that_changed_shortly_before_it_was_read_is_read_again(
     moments = iter([large.stat().st_mtime + 1, large.stat().st_mtime + 100])
     with monkeypatch.context() as patched:
         patched.setattr(resolving.time, "time", lambda: next(moments))
-        resolving._file_digest(large, "xxh128")
+        resolving.file_digest(large, "xxh128")
     assert not (Cache().root / "digests").exists()
 
 
@@ -348,14 +348,14 @@ def test_files_are_read_each_time_where_no_timestamp_reveals_a_change(
     """As on Windows."""
     wait(monkeypatch)
     monkeypatch.setattr(resolving, "TIMES_TELL", False)
-    resolving._file_digest(large, "xxh128")
+    resolving.file_digest(large, "xxh128")
     with pytest.raises(AssertionError, match="the file was read"):
         digest_without_reading(large, monkeypatch)
 
 
 def test_old_notes_are_removed(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wait(monkeypatch)
-    resolving._file_digest(large, "xxh128")
+    resolving.file_digest(large, "xxh128")
     assert resolving.prune_notes() == 0
     assert resolving.prune_notes(older_than=50) == 1
     assert list((Cache().root / "digests").iterdir()) == []

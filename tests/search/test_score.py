@@ -126,9 +126,9 @@ def test_a_recipe_repo_with_open_weights_is_scored_and_merged_the_first_time_onl
     first = AutoCocktailModel.from_pretrained(repo, token=token)
     assert scored == list(ids)
     assert len(merged) == 1
-    evidence = first.config.cocktail["recipe"]["evidence"]
+    evidence = first.cocktail["evidence"]
     weights = softmax((row["loss"] for row in evidence["ingredients"]), 1.0)
-    assert [i["weight"] for i in first.config.cocktail["recipe"]["ingredients"]] == pytest.approx(weights, rel=1e-12)
+    assert [i["weight"] for i in first.cocktail["ingredients"]] == pytest.approx(weights, rel=1e-12)
     models.assert_holds(first, models.average(models.pair("bert").folders, weights))
     hub.clear_requests()
     second = AutoCocktailModel.from_pretrained(repo, token=token)

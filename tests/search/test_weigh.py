@@ -66,7 +66,7 @@ def test_an_open_recipe_is_published_with_its_examples_and_loads(token, tmp_path
     mine = mix(recipe, token=token)
     monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "theirs"))
     model = AutoCocktailModel.from_pretrained("alice/open-published", token=token)
-    found = model.config.cocktail["recipe"]
+    found = model.cocktail
     assert [i["weight"] for i in found["ingredients"]] == pytest.approx(mine.recipe.weights, rel=1e-6)
     models.assert_holds(model, models.weights_of(mine.path))
 

@@ -209,6 +209,9 @@ def test_the_manifest_of_another_folder_inside_is_an_ordinary_file(tmp_path: Pat
     (tmp_path / "inner" / MANIFEST).write_text("{}")
     write_manifest(tmp_path, {})
     assert list(CachedMix(digest=ONE, path=tmp_path).manifest) == [f"inner/{MANIFEST}"]
+    assert CachedMix(digest=ONE, path=tmp_path).max_shard_size is None
+    write_manifest(tmp_path, {}, "5GB")
+    assert CachedMix(digest=ONE, path=tmp_path).max_shard_size == "5GB"
 
 
 # -- killed --------------------------------------------------------------------------------------------------------

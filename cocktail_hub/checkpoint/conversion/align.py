@@ -16,7 +16,7 @@ from cocktail_hub.checkpoint.conversion.tensor_mapping import Note, TensorMappin
 from cocktail_hub.checkpoint.weight_files import is_counter, is_rebuilt, unwrapped
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.methods.dtypes import EXACT
-from cocktail_hub.recipe.missing import DROP, FIRST, MissingPolicy
+from cocktail_hub.recipe.tensor_rules import DROP, FIRST, MissingPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

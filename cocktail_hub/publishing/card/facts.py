@@ -42,6 +42,8 @@ class CardFacts:
     """What is published."""
     repo_id: str | None = None
     """`org/name` on the Hub; `None` for a card in a local folder."""
+    tags: tuple[str, ...] = ()
+    """The user's own tags."""
     library: Literal["transformers", "sentence-transformers"] = "transformers"
     """The library that the mixed model is for."""
     pipeline_tag: str | None = None
@@ -72,6 +74,7 @@ def gather_facts(
     *,
     form: Form = "merged",
     repo_id: str | None = None,
+    tags: tuple[str, ...] = (),
 ) -> CardFacts:
     """Read the cards of pinned ingredients, and count the parameters in `specs`, the tensors of the mix."""
     references = recipe.all_references
@@ -85,6 +88,7 @@ def gather_facts(
     return CardFacts(
         form=form,
         repo_id=repo_id,
+        tags=tags,
         library="sentence-transformers" if kind.sentence_transformers else "transformers",
         pipeline_tag=kind.task,
         architecture=kind.architecture or None,

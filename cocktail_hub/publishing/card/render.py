@@ -97,7 +97,7 @@ def _metadata(recipe: Recipe, facts: CardFacts, combined: License) -> dict[str, 
         "pipeline_tag": facts.pipeline_tag,
         "base_model": hub_ids or None,
         "base_model_relation": "merge" if hub_ids else None,
-        "tags": list(dict.fromkeys(tags)),
+        "tags": list(dict.fromkeys([*tags, *facts.tags])),
     }
     return {key: value for key, value in found.items() if value is not None}
 

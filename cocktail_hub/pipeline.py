@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import PublishError, RecipeError, did_you_mean
 from cocktail_hub.evaluation.example_files import ExamplesFound, locate_examples
+from cocktail_hub.evaluation.load_check import LoadCheck
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
 from cocktail_hub.hub.commit import README, Publication
 from cocktail_hub.merge.engine.journal import working_files
@@ -202,17 +204,20 @@ def mix(
             return prepared.finished(path, resolved, cached=True)
         with folder.stage(resolved, working_files(plan)) as stage:
 
-            def write_small_files() -> None:
+            def write_card() -> None:
                 with disk_errors(stage):
-                    copy_small_files(report, stage, code=options.trust_remote_code)
-                    write_recipe(resolved, report, stage, options.max_shard_size)
                     facts = gather_facts(resolved, report.kind, options.hub, planned_specs(plan))
                     (stage / README).write_text(render_card(resolved, facts), encoding="utf-8", newline="")
 
-            merged = write_weights(plan, report, stage, options, meanwhile=write_small_files)
-            report.require_unchanged()
+            with disk_errors(stage):
+                copy_small_files(report, stage, code=options.trust_remote_code)
+                write_recipe(resolved, report, stage, options.max_shard_size)
+            with closing(LoadCheck(stage, plan, report, trust_remote_code=options.trust_remote_code)) as loading:
+                merged = write_weights(plan, report, stage, options, meanwhile=write_card)
+                report.require_unchanged()
+                notes = loading.notes()
         path = folder.finish(resolved, merged.digests)
-    return prepared.finished(path, resolved, cached=False, notes=report.notes, merged=merged)
+    return prepared.finished(path, resolved, cached=False, notes=(*report.notes, *notes), merged=merged)
 
 
 def cached_mix(prepared: Prepared, folder: OutputFolder | None = None) -> Mix | None:
@@ -426,8 +431,11 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
     name = staging_name(folder.key(resolved), publication, options.hub)
     with folder.cache.locked(name):
         stage = folder.cache.staging(name)
-        files = upload_weights(plan, report, stage / "weights", publication, options)
         small = write_small_files(report, resolved, plan, stage / "files", options)
+        with closing(LoadCheck(small, plan, report, trust_remote_code=options.trust_remote_code)) as loading:
+            loading.notes()
+        files = upload_weights(plan, report, stage / "weights", publication, options)
+        report.require_unchanged()
         uploaded = replace(publication, files=files)
         try:
             info = publish_weights(small, resolved, uploaded, options.hub, labels=source.labels, as_=as_, plan=plan)

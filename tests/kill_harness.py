@@ -111,6 +111,9 @@ class Forks:
 def _serve() -> None:
     for module in MODULES:
         importlib.import_module(f"cocktail_hub.{module}")
+    from cocktail_hub.evaluation import load_check
+
+    load_check._start = lambda *_, **__: None  # a process that takes seconds to import transformers
     for line in sys.stdin:
         job = json.loads(line)
         if "wait" in job:

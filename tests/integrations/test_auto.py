@@ -193,8 +193,8 @@ def test_without_cache_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
     model = AutoCocktailModel.from_pretrained(RECIPE, cache=False)
     assert_holds(model, expected("bert"))
-    left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.parent.name != "locks"]
-    assert left == []
+    left = {path.parent.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert left <= {"locks", "loads"}
 
 
 def test_without_cache_a_mix_that_is_cached_is_used(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:

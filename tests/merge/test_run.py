@@ -289,11 +289,11 @@ def test_a_disk_that_fills_up_during_the_merge(
     assert contents(Path(done.stdout.strip())) == expected
 
 
-@pytest.mark.parametrize("step", ["copy_small_files", "write_manifest"])
+@pytest.mark.parametrize("step", ["render_card", "write_manifest"])
 def test_a_disk_that_fills_up_after_the_merge(
     step: str, disk: Disk, tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "pipeline" if step == "copy_small_files" else "merge.output_folder"
+    module = "pipeline" if step == "render_card" else "merge.output_folder"
     with monkeypatch.context() as patched:
 
         def full(*_: object, **__: object) -> None:
@@ -304,7 +304,7 @@ def test_a_disk_that_fills_up_after_the_merge(
         done = invoke(recipe, tmp_path, "-o", disk.folder / "out")
     assert (done.exit_code, done.stdout) == (1, ""), done.stderr
     expected = (
-        "the small files beside the weights need some more" if step == "copy_small_files" else "No space left on device"
+        "the small files beside the weights need some more" if step == "render_card" else "No space left on device"
     )
     assert expected in done.stderr
     assert str(disk.folder) in done.stderr

@@ -59,13 +59,14 @@ def align(
         IncompatibleError: a tensor is missing, left over, or of another shape or kind.
         RecipeError: `missing` is malformed, or one of its patterns matches no tensor.
     """
-    policy = MissingPolicy(missing or {})
+    policy = MissingPolicy(missing) if missing else None
     configs = [w.config if isinstance(w, AdaptedWeights) else c for w, c in zip(weights, configs, strict=True)]
     first = _First(weights[0], configs[0])
     own = TensorMapping(weights=weights[0], specs=first.specs, names=first.raw_of, config=first.config)
     pairs = zip(weights[1:], configs[1:], strict=True)
     mappings = (own, *(_Match(first, other, config, policy).mapping() for other, config in pairs))
-    policy.refuse_idle([*first.specs, *(name for files in weights for name in files.specs)])
+    if policy:
+        policy.refuse_idle([*first.specs, *(name for files in weights for name in files.specs)])
     return mappings
 
 
@@ -109,7 +110,11 @@ class _Match:
     """Finds the tensors of the first ingredient in another one."""
 
     def __init__(
-        self, first: _First, weights: WeightFiles | AdaptedWeights, config: Mapping[str, Any], policy: MissingPolicy
+        self,
+        first: _First,
+        weights: WeightFiles | AdaptedWeights,
+        config: Mapping[str, Any],
+        policy: MissingPolicy | None,
     ) -> None:
         self.first, self.weights, self.config, self.policy = first, weights, config, policy
         self.raw_of = unwrapped(weights.specs)
@@ -273,7 +278,7 @@ class _Match:
 
     def _lacks(self, name: str, spared: What | None = None) -> None:
         """Record a tensor that this ingredient lacks; `spared` is why it may."""
-        if not spared and not self.policy.says(FIRST, name):
+        if not spared and not (self.policy and self.policy.says(FIRST, name)):
             self.missing.append(name)
             return
         self._absent.add(name)
@@ -281,7 +286,7 @@ class _Match:
 
     def _left_over(self, name: str, raw: str, spared: What | None) -> None:
         """Record a tensor of this file that the first ingredient lacks; `spared` is why it may."""
-        if not spared and not self.policy.says(DROP, name, raw):
+        if not spared and not (self.policy and self.policy.says(DROP, name, raw)):
             self.extra.append(name)
             return
         self._note(spared or "dropped", name, raw)

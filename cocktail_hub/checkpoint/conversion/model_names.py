@@ -73,37 +73,28 @@ class NameMap:
 class CanonicalModel:
     """The tensor names of the model that a config.json describes."""
 
-    def __init__(self, config: Mapping[str, Any], *, name: str) -> None:
+    def __init__(self, config: Mapping[str, Any], *, name: str, built: Any = None) -> None:
         """Build the model on the `meta` device: no memory, no weights.
 
         Args:
             config: config.json, with `model_type`, best with `architectures`.
             name: the ingredient, for messages.
+            built: the model, if it has code of its own, which has built it.
 
         Raises:
             IncompatibleError: transformers does not know the model, so names cannot be matched.
         """
-        import torch
         import transformers
 
-        def decoded(entry: dict[str, Any]) -> Any:
-            return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
-
-        # transformers writes numbers that JSON lacks as {"__float__": "Infinity"}
-        config = json.loads(json.dumps(dict(config)), object_hook=decoded)
-        model_type = config.get("model_type")
-        architecture = next(iter(config.get("architectures") or ()), None)
         try:
-            parsed = transformers.CONFIG_MAPPING[model_type].from_dict(config)
-            cls = getattr(transformers, architecture or "", None) or transformers.MODEL_MAPPING[type(parsed)]
-            with torch.device("meta"):
-                self._model: Any = cls(parsed)
+            self._model: Any = built if built is not None else _build(config)
         except Exception as error:  # every model validates its config in its own way
             why = " ".join(str(error).split())
+            architecture = next(iter(config.get("architectures") or ()), None)
             raise IncompatibleError(
                 f"The ingredients name their tensors differently, and transformers {transformers.__version__} cannot "
-                f"build {architecture or 'a model'} of type {model_type!r} from the config of '{name}' to match them "
-                f"({why}).\n"
+                f"build {architecture or 'a model'} of type {config.get('model_type')!r} from the config of "
+                f"'{name}' to match them ({why}).\n"
                 "Tensors of models with their own code are matched by name alone.\n"
                 "Use ingredients that were saved with the same names, or a version of transformers that has the model.",
                 model=name,
@@ -113,6 +104,11 @@ class CanonicalModel:
         buffers = {key for key, _ in self._model.named_buffers()}
         self._rebuilt = buffers - self._state.keys()
         self._ignored = [re.compile(p) for p in self._model._keys_to_ignore_on_load_unexpected or ()]  # noqa: SLF001
+
+    @property
+    def kind(self) -> str:
+        """Name of its class."""
+        return type(self._model).__name__
 
     @property
     def names(self) -> frozenset[str]:
@@ -186,6 +182,33 @@ class CanonicalModel:
             found.groups.update(dict.fromkeys(targets, group))
         return found
 
+    def random(self, found: NameMap) -> list[str]:
+        """Tensors of the model that a checkpoint of these names lacks, so that they start at random."""
+        given = found.renamed.keys() | found.groups.keys()
+        ignored = [re.compile(p) for p in self._model._keys_to_ignore_on_load_missing or ()]  # noqa: SLF001
+        return [
+            name
+            for name in self._state
+            if name not in given
+            and not self.tied(name) & given
+            and not self.spares(name)
+            and not any(pattern.search(name) for pattern in ignored)
+        ]
+
+    def misfit(self, found: NameMap, shapes: Mapping[str, Sequence[int]]) -> tuple[str, list[int], list[int]] | None:
+        """The first tensor, by its name in the file, of another shape than the model's; with both shapes."""
+        import torch
+
+        for target, name in found.renamed.items():
+            if tuple(shapes[name]) != tuple(self._state[target].shape):
+                return name, list(shapes[name]), list(self._state[target].shape)
+        for group in dict.fromkeys(found.groups.values()):
+            parts = {name: torch.empty(tuple(shapes[name]), device="meta") for name in group.files}
+            for target, tensor in self.join(group, parts).items():
+                if target in self._state and tensor.shape != self._state[target].shape:
+                    return group.files[0], list(tensor.shape), list(self._state[target].shape)
+        return None
+
     def join(self, group: Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Turn the tensors of a group, by file name, into tensors of the model, by model name.
 
@@ -235,3 +258,20 @@ class CanonicalModel:
         transforms = get_model_conversion_mapping(self._model)
         converters = [t for t in transforms if isinstance(t, WeightConverter)]
         return converters, [t for t in transforms if isinstance(t, WeightRenaming)]
+
+
+def _build(config: Mapping[str, Any]) -> Any:
+    """The model of a config.json on the `meta` device."""
+    import torch
+    import transformers
+
+    def decoded(entry: dict[str, Any]) -> Any:
+        return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
+
+    # transformers writes numbers that JSON lacks as {"__float__": "Infinity"}
+    config = json.loads(json.dumps(dict(config)), object_hook=decoded)
+    parsed = transformers.CONFIG_MAPPING[config.get("model_type")].from_dict(config)
+    architecture = next(iter(config.get("architectures") or ()), None)
+    cls = getattr(transformers, architecture or "", None) or transformers.MODEL_MAPPING[type(parsed)]
+    with torch.device("meta"):
+        return cls(parsed)

@@ -14,7 +14,6 @@ import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
-from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
@@ -26,6 +25,7 @@ from cocktail_hub.storage.positional_file import PositionalFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cocktail_hub.checkpoint.reader import TensorReader
     from cocktail_hub.merge.kernels.buffers import ShardJob
@@ -36,10 +36,8 @@ READY = b"cocktail_hub worker is ready\n"
 
 
 def can_open(models: Sequence[Sequence[TensorReader]]) -> bool:
-    """Tell whether processes can be started here, and can open these models: plain files, under their own names."""
-    # `sys.executable` of a program that embeds Python, or was frozen, is that program.
-    python = Path(sys.executable or "").stem.lower().startswith(("python", "pypy")) and not hasattr(sys, "frozen")
-    return python and all(isinstance(reader, SafetensorsReader) for component in models for reader in component)
+    """Tell whether another process can open these models: plain files, under their own names."""
+    return all(isinstance(reader, SafetensorsReader) for component in models for reader in component)
 
 
 class WorkerProcess:

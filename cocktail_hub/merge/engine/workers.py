@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -29,6 +30,11 @@ JOIN_SECONDS = 0.2
 """How often the waiting thread wakes, so that an interrupt reaches it on every system."""
 WORTH_PROCESSES = 1 << 30
 """Bytes of input from which it pays to start processes, each of which imports numpy."""
+
+
+def runs_python() -> bool:
+    """Tell whether `sys.executable` is a Python to start: in a program that embeds one, or was frozen, it is not."""
+    return Path(sys.executable or "").stem.lower().startswith(("python", "pypy")) and not hasattr(sys, "frozen")
 
 
 class WorkerPool:
@@ -132,7 +138,7 @@ def make_workers(
     if models is not None and budget.threads > 1 and plan.input_bytes >= WORTH_PROCESSES:
         from cocktail_hub.merge.engine.processes import WorkerProcess, can_open
 
-        if can_open(models):
+        if runs_python() and can_open(models):
             arena = budget.cached_arena
             return [Buffers(arena), *(WorkerProcess(arena) for _ in range(budget.threads - 1))]
     return [Buffers(budget.arena) for _ in range(budget.threads)]

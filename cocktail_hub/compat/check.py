@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights, adapt, read_adapter
-from cocktail_hub.checkpoint.conversion.align import align
+from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import MODULES, read_config, read_modules
 from cocktail_hub.checkpoint.quantized import refuse_quantized
@@ -19,6 +19,7 @@ from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.compat.config import (
     ModelKind,
     differences,
+    file_differences,
     model_kind,
     module_differences,
     module_setting_differences,
@@ -33,7 +34,6 @@ from cocktail_hub.compat.vocabulary import (
     giver,
     group_of,
     require_rows,
-    vocabulary_size,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
 from cocktail_hub.resolve.resolve import ResolvedModel, open_model, with_weights
@@ -248,6 +248,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         ),
         *module_differences(names, modules),
         *module_setting_differences(names, modules, [model.home.files for model in models]),
+        *file_differences(names, [model.home.files for model in models], [model.main for model in models]),
         *_class_notes(models),
     ]
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.conversion.align import vocabulary_size
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
@@ -106,13 +107,18 @@ class Vocabulary:
 
     @cached_property
     def splitting(self) -> Mapping[str, Any]:
-        """How text is split into tokens, apart from the vocabulary: merges, normaliser and the like."""
+        """How text becomes tokens, apart from the vocabulary: merges, normaliser, special tokens around it."""
         if PurePosixPath(self.path).name != _FAST_FILE or self.tokens is None:
             return self.settings
         merges = self._data["model"].get("merges")
         if merges and isinstance(merges[0], str):  # older files write a pair as a text
             merges = [merge.split(" ", 1) for merge in merges]
         found = {} if merges is None else {"merges": merges}
+        added = self._data.get("post_processor") or {}
+        if added.get("type") == "Sequence":
+            added = next((part for part in added["processors"] if part["type"] != "ByteLevel"), {})
+        if added.get("type") != "ByteLevel":  # which trims offsets only
+            found["post_processor"] = added or None
         return {**found, **{key: self._data.get(key) for key in ("normalizer", "pre_tokenizer")}}
 
     def same(self, other: Vocabulary) -> bool:
@@ -252,13 +258,6 @@ def compare(first: Vocabulary, other: Vocabulary, *, rows: int | None = None, to
     if first.text != other.text:
         raise _different(first, other, f"their '{PurePosixPath(first.path).name}' differ")
     return notes + (_only_in_one(first, other) if first.declared and other.declared else [])
-
-
-def vocabulary_size(config: Mapping[str, Any]) -> int | None:
-    """The number of tokens that a config.json states; `None` where it states none."""
-    text = config.get("text_config")
-    size = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
-    return size if isinstance(size, int) else None
 
 
 def embedding_rows(specs: Mapping[str, TensorSpec], config: Mapping[str, Any]) -> int | None:

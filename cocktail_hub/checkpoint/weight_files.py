@@ -242,15 +242,21 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
 
 
 _BUFFERS = re.compile(
-    r"(^|\.)(position_ids|token_type_ids|masked_bias|inv_freq|original_inv_freq|cos_cached|sin_cached|final_logits_bias"
+    r"(^|\.)(position_ids|token_type_ids|masked_bias|inv_freq|original_inv_freq|cos_cached|sin_cached"
     r"|relative_position_index|num_batches_tracked)$"
 )
+_ZEROS = re.compile(r"(^|\.)final_logits_bias$")
 _MASKS = re.compile(r"(^|\.)(attn|attention|crossattention)\.(bias|causal_mask)$")
 
 
 def is_rebuilt(name: str) -> bool:
     """Whether every model computes a buffer of this name itself, so that a checkpoint may have it or not."""
     return _BUFFERS.search(name) is not None
+
+
+def starts_at_zero(name: str) -> bool:
+    """Whether the models that have a tensor of this name start it at zeros, if a checkpoint lacks it."""
+    return _ZEROS.search(name) is not None
 
 
 def is_mask(name: str) -> bool:

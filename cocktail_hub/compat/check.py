@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 _NOTES = {
     "renamed": "have different names there and were matched",
     "converted": "are laid out differently there and were converted",
+    "zeros": "are missing there and count as zeros, with which such a model starts",
     "unread": "are never read by a model of this class and were not mixed",
     "dropped": "were left out, as the recipe says",
     "taken": "are missing there and come from the first ingredient alone, as the recipe says",

@@ -1,7 +1,7 @@
 """Would the mix load as what it says it is? Tried beside the merge (`load_trial.py`), before the mix is finished.
 
-A process of its own does it, so that a mix that needs no torch loads none. Where the auto classes are loaded already,
-it takes a moment and no process. What came of it is kept: the same models with other weights are not tried again.
+A process of its own does it, so that a mix that needs no torch loads none. Where transformers is loaded already, it
+takes a moment and no process. What came of it is kept: the same models with other weights are not tried again.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _read(file: Path) -> Verdict | None:
 
 def _has_libraries() -> bool:
     """Whether this process has loaded what a trial takes, so that it needs no process of its own."""
-    return {"torch", "transformers.models.auto.modeling_auto"} <= sys.modules.keys()
+    return {"torch", "transformers"} <= sys.modules.keys()
 
 
 def _try_here(request: Request) -> Verdict:
@@ -155,7 +155,7 @@ def _start(request: Request, *, light: bool) -> subprocess.Popen[bytes] | None:
     if not runs_python():
         return None
     path = [str(folder) for folder in sys.path]
-    code = f"import sys; sys.path[:] = {path}; from {try_loading.__module__} import serve; serve({light=})"
+    code = f"import sys; sys.path[:] = {path}; from {Request.__module__} import serve; serve({light=})"
     offline = {} if request.trust_remote_code else {"HF_HUB_OFFLINE": "1"}  # code may be in another repo
     with suppress(OSError):
         process = subprocess.Popen(  # noqa: S603 - this very Python

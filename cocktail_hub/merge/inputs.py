@@ -204,7 +204,7 @@ def needed_tensors(mapping: TensorMapping, names: Iterable[str]) -> set[str]:
             found.update(blocks[name].sources)
         elif name in mapping.ranges:
             found.update(source for source, _, _ in mapping.ranges[name])
-        else:
+        elif name not in mapping.zeros:
             found.add(mapping.names[name])
     return _without_replaced(mapping, found)
 

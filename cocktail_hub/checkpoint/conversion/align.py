@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
 from cocktail_hub.checkpoint.conversion.model_names import CanonicalModel, common_pattern
 from cocktail_hub.checkpoint.conversion.tensor_mapping import Note, TensorMapping, What
-from cocktail_hub.checkpoint.weight_files import is_counter, is_rebuilt, unwrapped
+from cocktail_hub.checkpoint.weight_files import is_counter, is_rebuilt, starts_at_zero, unwrapped
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.methods.dtypes import EXACT
 from cocktail_hub.recipe.tensor_rules import DROP, FIRST, MissingPolicy
@@ -62,7 +62,16 @@ def align(
     policy = MissingPolicy(missing) if missing else None
     configs = [w.config if isinstance(w, AdaptedWeights) else c for w, c in zip(weights, configs, strict=True)]
     first = _First(weights[0], configs[0])
-    own = TensorMapping(weights=weights[0], specs=first.specs, names=first.raw_of, config=first.config)
+    for other in weights[1:]:
+        first.add_zeros(other)
+    own = TensorMapping(
+        weights=weights[0],
+        specs=first.specs,
+        names=first.raw_of,
+        config=first.config,
+        zeros=frozenset(first.zeros),
+        notes=tuple(Note(what="zeros", tensor=name) for name in first.zeros),
+    )
     pairs = zip(weights[1:], configs[1:], strict=True)
     mappings = (own, *(_Match(first, other, config, policy).mapping() for other, config in pairs))
     if policy:
@@ -78,6 +87,15 @@ class _First:
         self.raw_of = unwrapped(weights.specs)
         """Name in the mix -> name in the file."""
         self.specs = {name: weights.specs[raw] for name, raw in self.raw_of.items()}
+        self.zeros: list[str] = []
+        """Names in `specs` that it lacks, and that its class starts at zeros."""
+
+    def add_zeros(self, other: WeightFiles | AdaptedWeights) -> None:
+        """Take in the tensors of another ingredient that this one lacks only because they are zeros."""
+        for name, raw in unwrapped(other.specs).items():
+            if starts_at_zero(name) and name not in self.specs:
+                self.specs[name] = other.specs[raw]
+                self.zeros.append(name)
 
     @cached_property
     def model(self) -> CanonicalModel:
@@ -128,14 +146,15 @@ class _Match:
         self._ranges: dict[str, tuple[ElementRange, ...]] = {}
         self._blocks: list[Block] = []
         self._absent: set[str] = set()
+        self._zeros: list[str] = []
         self._equal: list[tuple[str, str]] = []
         self._notes: list[Note] = []
         self._used: set[str] = set()
 
     def mapping(self) -> TensorMapping:
         """Match by name if that is sufficient, else by transformers' conversions of the model."""
-        mine = {name: self.weights.specs[raw].shape for name, raw in self.raw_of.items() if not is_rebuilt(name)}
-        same = mine == {name: spec.shape for name, spec in self.first.specs.items() if not is_rebuilt(name)}
+        mine = {name: self.weights.specs[raw].shape for name, raw in self.raw_of.items() if not _may_lack(name)}
+        same = mine == {name: spec.shape for name, spec in self.first.specs.items() if not _may_lack(name)}
         if same or "model_type" not in self.first.config:
             self._by_name()
         else:
@@ -156,6 +175,7 @@ class _Match:
             ranges=self._ranges,
             blocks=tuple(self._blocks),
             absent=frozenset(self._absent),
+            zeros=frozenset(self._zeros),
             equal=tuple(self._equal),
             notes=tuple(self._notes),
         )
@@ -278,6 +298,11 @@ class _Match:
 
     def _lacks(self, name: str, spared: What | None = None) -> None:
         """Record a tensor that this ingredient lacks; `spared` is why it may."""
+        if starts_at_zero(name):
+            self.specs[name] = self.first.specs[name]
+            self._zeros.append(name)
+            self._note("zeros", name)
+            return
         if not spared and not (self.policy and self.policy.says(FIRST, name)):
             self.missing.append(name)
             return
@@ -378,6 +403,10 @@ def _sizes(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif _SIZE.fullmatch(str(key)) and isinstance(value, int | list):
             found[f"{prefix}{key}"] = value
     return found
+
+
+def _may_lack(name: str) -> bool:
+    return is_rebuilt(name) or starts_at_zero(name)
 
 
 def _listed(names: Sequence[str]) -> str:

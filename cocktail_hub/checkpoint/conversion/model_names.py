@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from cocktail_hub.checkpoint.weight_files import is_mask, is_rebuilt
+from cocktail_hub.checkpoint.weight_files import is_mask, is_rebuilt, starts_at_zero
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ class CanonicalModel:
             if name not in given
             and not self.tied(name) & given
             and not self.spares(name)
+            and not starts_at_zero(name)
             and not any(pattern.search(name) for pattern in ignored)
         ]
 

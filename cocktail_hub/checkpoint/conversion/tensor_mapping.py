@@ -31,7 +31,7 @@ COMPARED_AT_ONCE = 1 << 22
 KEPT_BLOCKS = 2
 """Converted blocks kept in memory, for the ranges that are read next."""
 
-What = Literal["renamed", "converted", "tied", "rebuilt", "unread", "dropped", "taken"]
+What = Literal["renamed", "converted", "tied", "rebuilt", "zeros", "unread", "dropped", "taken"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +40,8 @@ class Note:
 
     what: What
     """renamed; converted: cut differently; tied: read from the tensor it is tied to; rebuilt: a buffer that the model
-    computes; unread: a tensor that its class never reads; dropped, or taken from the first ingredient alone: by the
-    recipe."""
+    computes; zeros: missing, which its class fills with zeros; unread: a tensor that its class never reads; dropped, or
+    taken from the first ingredient alone: by the recipe."""
     tensor: str
     """Name in the first ingredient; for what is left out, the name in this one's files."""
     source: str = ""
@@ -66,6 +66,8 @@ class TensorMapping:
     """Tensors that are converted whole."""
     absent: frozenset[str] = frozenset()
     """Names that this ingredient lacks, and that are taken from the first alone."""
+    zeros: frozenset[str] = frozenset()
+    """Names that this ingredient lacks, and that its class starts at zeros."""
     equal: tuple[tuple[str, str], ...] = ()
     """Pairs of tensors in the file that the first ingredient ties: they must hold the same values."""
     notes: tuple[Note, ...] = ()
@@ -79,7 +81,7 @@ class TensorMapping:
     @property
     def plain(self) -> bool:
         """Whether the files are read under their own names, without conversion."""
-        return not self.ranges and not self.blocks and all(a == b for a, b in self.names.items())
+        return not self.ranges and not self.blocks and not self.zeros and all(a == b for a, b in self.names.items())
 
     def open(self, root: Path | str, adapter_root: Path | str | None = None) -> TensorReader:
         """Open the ingredient's files under the first one's names.
@@ -163,9 +165,10 @@ class MappedReader:
         begin = done = 0
         for tensor, start, stop in ranges:
             nbytes = (stop - start) * itemsize(self.specs[tensor].dtype)
-            if tensor in self._block_of:
+            if tensor in self._block_of or tensor in self._mapping.zeros:
                 self._read_bytes(pending, out[begin:done])
-                out[done : done + nbytes] = byte_view(self._convert(tensor)[start:stop])
+                zeros = tensor in self._mapping.zeros
+                out[done : done + nbytes] = bytes(nbytes) if zeros else byte_view(self._convert(tensor)[start:stop])
                 pending, begin = [], done + nbytes
             elif tensor in self._starts:
                 pending += self._in_file(tensor, start, stop)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as hf
 from checkpoint_helpers import config_of, mappings, read, saved, state_of, tied_pair, write
-from model_zoo import FAMILIES, bert, qwen2_moe
+from model_zoo import FAMILIES, MORE_FAMILIES, bert, qwen2_moe
 
 from cocktail_hub.errors import IncompatibleError, RecipeError
 
@@ -392,12 +392,19 @@ def test_a_leftover_may_be_in_some_only(what, kind, tmp_path):
     assert {note.tensor for note in mapping.notes if note.what == kind} == mapping.absent == extra.keys()
 
 
-def test_zeros_that_bart_adds_to_its_scores_may_be_in_some_only(tmp_path):
-    full = saved(FAMILIES["BART"](), tmp_path / "full")
-    state = {name: tensor for name, tensor in state_of(full).items() if name != "final_logits_bias"}
-    less = write(tmp_path / "less", state, config_of(full))
-    assert mappings(full, less)[1].absent == {"final_logits_bias"}
-    assert mappings(less, full)[1].specs.keys() == state.keys()
+@pytest.mark.parametrize("family", ["BART", "Marian"])
+def test_a_bias_that_one_model_lacks_is_zeros_there(tmp_path, family):
+    """Marian's was learned, so it is no buffer to leave out."""
+    full = saved((FAMILIES | MORE_FAMILIES)[family](), tmp_path / "full")
+    state = state_of(full) | {"final_logits_bias": torch.arange(32.0)[None]}
+    full = write(tmp_path / "learned", state, config_of(full))
+    less = write(tmp_path / "less", {n: t for n, t in state.items() if n != "final_logits_bias"}, config_of(full))
+    for first, other in ((full, less), (less, full)):
+        for mapping, root in zip(mappings(first, other), (first, other), strict=True):
+            found = read(mapping, root)["final_logits_bias"]
+            assert torch.equal(found, torch.zeros(1, 32) if root is less else state["final_logits_bias"])
+            assert whats(mapping) == ({("zeros", "final_logits_bias")} if root is less else set())
+    assert mappings(less, less)[1].specs.keys() == state.keys() - {"final_logits_bias"}
 
 
 def test_a_buffer_of_another_precision_is_mixed_all_the_same(tmp_path):

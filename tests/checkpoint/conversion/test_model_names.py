@@ -32,7 +32,6 @@ def test_wrappers_are_taken_off_where_that_leaves_every_name_its_own(names, bare
         "embeddings.position_ids",
         "position_ids",
         "layers.0.rotary_emb.inv_freq",
-        "final_logits_bias",
         "bn1.num_batches_tracked",
     ],
 )

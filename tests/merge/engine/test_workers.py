@@ -11,7 +11,7 @@ import torch
 from merge_helpers import model, opened, plan, save_all
 
 from cocktail_hub.merge.engine import workers
-from cocktail_hub.merge.engine.workers import WorkerPool, make_workers
+from cocktail_hub.merge.engine.workers import WorkerPool, make_workers, runs_python
 from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
 
 if TYPE_CHECKING:
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 @pytest.fixture
 def pool() -> WorkerPool:
     return WorkerPool([TorchBuffers(1 << 18) for _ in range(3)])
+
+
+@pytest.mark.parametrize(("name", "value"), [("executable", "/opt/photo-editor"), ("executable", ""), ("frozen", True)])
+def test_only_a_python_is_started_again(name: str, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runs_python()
+    monkeypatch.setattr(sys, name, value, raising=False)
+    assert not runs_python()
 
 
 def test_every_task_is_done_once(pool: WorkerPool) -> None:

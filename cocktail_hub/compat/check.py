@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights, adapt, read_adapter
-from cocktail_hub.checkpoint.conversion.align import align
+from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import MODULES, read_config, read_modules
 from cocktail_hub.checkpoint.quantized import refuse_quantized
@@ -34,7 +34,6 @@ from cocktail_hub.compat.vocabulary import (
     giver,
     group_of,
     require_rows,
-    vocabulary_size,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
 from cocktail_hub.resolve.resolve import ResolvedModel, open_model, with_weights

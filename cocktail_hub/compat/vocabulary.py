@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.conversion.align import vocabulary_size
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
@@ -257,13 +258,6 @@ def compare(first: Vocabulary, other: Vocabulary, *, rows: int | None = None, to
     if first.text != other.text:
         raise _different(first, other, f"their '{PurePosixPath(first.path).name}' differ")
     return notes + (_only_in_one(first, other) if first.declared and other.declared else [])
-
-
-def vocabulary_size(config: Mapping[str, Any]) -> int | None:
-    """The number of tokens that a config.json states; `None` where it states none."""
-    text = config.get("text_config")
-    size = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
-    return size if isinstance(size, int) else None
 
 
 def embedding_rows(specs: Mapping[str, TensorSpec], config: Mapping[str, Any]) -> int | None:

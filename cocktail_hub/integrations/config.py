@@ -2,9 +2,11 @@
 # No `from __future__ import annotations` here: transformers checks the types of fields only if they are real types.
 
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from cocktail_hub.errors import RecipeError
+from cocktail_hub.evaluation.loading import config_of
 from cocktail_hub.recipe import MISNAMED, Recipe, with_given_weights
 from cocktail_hub.recipe.validation import plain
 
@@ -43,6 +46,20 @@ def _refuse_misnamed(keywords: Mapping[str, Any]) -> None:
             )
 
 
+def _config_of(native: Mapping[str, Any]) -> Any:
+    """The mix's own config, of transformers' class where it has one."""
+    return _parsed(json.dumps(native, sort_keys=True))
+
+
+@cache
+def _parsed(native: str) -> Any:
+    values = json.loads(native)
+    try:
+        return config_of(values)
+    except KeyError:  # the class is in the model's own code
+        return PreTrainedConfig.from_dict(values)
+
+
 @strict
 class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is not typed
     """A recipe as a config, from two lists or from a whole recipe.
@@ -65,6 +82,8 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
 
     recipe: dict[str, Any] | None = None
     """The recipe. All of it is one key, so that no key collides with those of transformers."""
+    native: dict[str, Any] | None = None
+    """The mix's own config, which a published recipe has: what that config answers, this one answers, too."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build `recipe` from the keys of a recipe among the keywords, and validate it."""
@@ -76,6 +95,23 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
         if self.recipe is not None:  # transformers creates an empty config to learn the defaults
             self.recipe = Recipe.from_dict(self.recipe).to_dict()
         super().__post_init__(**kwargs)
+        if self.native is not None:
+            self.is_encoder_decoder = getattr(_config_of(self.native), "is_encoder_decoder", False)
+
+    def __getattr__(self, name: str) -> Any:
+        """Answer `hidden_size`, `vocab_size` and the like as the mix's own config does."""
+        native = self.__dict__.get("native")
+        if name.startswith("_"):
+            raise AttributeError(f"'CocktailConfig' object has no attribute '{name}'", name=name, obj=self)
+        if native is None:
+            raise AttributeError(
+                f"This CocktailConfig has no '{name}': it is a recipe without the config of the mix.\n"
+                "That is known once the recipe is published as a recipe repo, or the mix is made.\n"
+                f"Read it from the mix: `AutoConfig.from_pretrained(mix(recipe).path).{name}`.",
+                name=name,
+                obj=self,
+            )
+        return getattr(_config_of(native), name)
 
     def _recipe_from(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Remove the keys of a recipe from the keywords, and return them as one."""
@@ -147,6 +183,10 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
             value = getattr(self, attribute)
             if key in absorbed or value != getattr(plain, attribute):
                 absorbed[key] = value
+        if self.native is not None:
+            native, own = _config_of(self.native), vars(self).keys() - vars(plain).keys() - {"model_type"}
+            known = {key: getattr(self, key) for key in own if hasattr(native, key)}
+            absorbed |= {key: value for key, value in known.items() if value != getattr(native, key)}
         named = any(label != f"LABEL_{number}" for number, label in (self.id2label or {}).items())
         if not named and ("num_labels" in self._overrides or self.num_labels != plain.num_labels):
             absorbed["num_labels"] = self.num_labels
@@ -155,7 +195,7 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
     def to_dict(self) -> dict[str, Any]:
         """Return what config.json contains."""
         shown: dict[str, Any] = super().to_dict()
-        for own in ("_overrides", "_recipe_revision", "_recipe_folder"):
+        for own in ("_overrides", "_recipe_revision", "_recipe_folder", *(("native",) if self.native is None else ())):
             shown.pop(own, None)
         return shown
 

@@ -1,7 +1,8 @@
-"""What sentence-transformers saves and pushes of a model that was loaded from a mix, and what a Trainer pushes.
+"""What the libraries around a loaded mix do: sentence-transformers, Trainers and pipelines.
 
 sentence-transformers takes over the card of the repo that it loaded: of a recipe without weights, or of weights that
-may have been trained since. A Trainer uploads a folder and leaves other files of the repo as they are.
+may have been trained since. A Trainer uploads a folder and leaves other files of the repo as they are. `pipeline` asks
+the Hub for the task, and takes no repo that is for another library.
 """
 
 from __future__ import annotations
@@ -10,21 +11,29 @@ import functools
 import inspect
 import tempfile
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.compat.config import model_kind
+from cocktail_hub.errors import CocktailError
+from cocktail_hub.hub import Hub
 from cocktail_hub.integrations.model_hooks import keep_true, mix_of, remove_recipe
 from cocktail_hub.pipeline import publish
 from cocktail_hub.publishing.card.header import START, drop_section
-from cocktail_hub.resolve.source import RECIPE_FILE
+from cocktail_hub.resolve.source import RECIPE_FILE, load_recipe_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def hook_into(library: type, **methods: Callable[..., Any]) -> None:
-    """Call functions of ours for methods of a class, with its own method and all arguments. Safe to repeat."""
-    for name, ours in methods.items():
+_PIPELINES = {"sentence-similarity": "feature-extraction", "text-ranking": "text-classification"}
+"""Hub task -> pipeline of transformers, where it has another name."""
+
+
+def hook_into(library: Any, **functions: Callable[..., Any]) -> None:
+    """Call functions of ours for those of a class or module, with its own one and all arguments. Safe to repeat."""
+    for name, ours in functions.items():
         own = getattr(library, name)
         if not hasattr(own, "ours"):
             setattr(library, name, _calling(ours, own))
@@ -85,6 +94,34 @@ def push_trained(
         args = trainer.args
         remove_recipe(trainer.hub_model_id, token or args.hub_token, revision or args.hub_revision, drop_section)
     return info
+
+
+def get_task(own: Callable[..., str], model: str, *, token: Any, **given: Any) -> str:
+    """Say which pipeline a model is for; of a recipe, that follows from the config of the mix.
+
+    Raises:
+        RuntimeError: that is not known, or transformers has no such pipeline.
+    """
+    try:
+        return own(model, token, **given.get("deprecated_kwargs", {}))
+    except RuntimeError:
+        try:
+            source = load_recipe_source(model, Hub(token=token))
+        except CocktailError:
+            source = None
+        if source is None or source.files is None or source.merged:
+            raise
+    native = source.config.get("native")
+    named = model_kind(source.files, {**source.config, **native}).task if native else None
+    task = source.recipe.task or named
+    supported = import_module("transformers.pipelines").PIPELINE_REGISTRY.get_supported_tasks()
+    if (pipeline := _PIPELINES.get(task or "", task)) in supported:
+        return str(pipeline)
+    known = f"is for '{task}', and transformers has no such pipeline" if task else "does not say what the mix is for"
+    raise RuntimeError(
+        f"The recipe '{model}' {known}.\nSo the task of the pipeline cannot be inferred.\n"
+        f"Name one of {', '.join(supported)} (`pipeline(task, model=...)`), or load it with `AutoCocktailModel`."
+    )
 
 
 def _publish_saved(mix: Any, repo_id: str, given: dict[str, Any]) -> str:

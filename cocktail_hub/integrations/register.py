@@ -51,9 +51,17 @@ def register_trainer(module: ModuleType) -> None:
     hook_into(module.Trainer, push_to_hub=push_trained)
 
 
+def register_pipelines(module: ModuleType) -> None:
+    """Let `pipeline(model=recipe)` infer the task."""
+    from cocktail_hub.integrations.library_hooks import get_task, hook_into
+
+    hook_into(module, get_task=get_task)
+
+
 HOOKS = {
     "transformers.models.auto.configuration_auto": register_config,
     "transformers.models.auto.modeling_auto": register_models,
+    "transformers.pipelines": register_pipelines,
     "transformers.trainer": register_trainer,
     "sentence_transformers.base.model": register_embedders,
 }

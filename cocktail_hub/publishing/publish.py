@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import read_model_files
+from cocktail_hub.errors import PublishError
 from cocktail_hub.evaluation.loading import folder_kind, main_folder
 from cocktail_hub.hub import Uploaded
 from cocktail_hub.hub.commit import README
@@ -17,6 +18,7 @@ from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.header import merge_readme
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.recipe_repo import refuse_local_models
+from cocktail_hub.publishing.verify import CHANGED, changed_weights
 from cocktail_hub.recipe.redact import public_recipe
 from cocktail_hub.resolve.resolve import file_digest
 from cocktail_hub.resolve.source import RECIPE_FILE
@@ -49,9 +51,18 @@ def publish_weights(
 
     `publication` may have weight files that were uploaded already and are not in the folder; `plan` is their plan then.
     `labels` are `id2label` and `label2id` set by the recipe's repo, empty to use those of the ingredients.
+
+    Raises:
+        PublishError: the weights are no longer those that were mixed, or the Hub did not accept them.
     """
     if as_ == "both":
         refuse_local_models(recipe)
+    if plan is None and (differences := changed_weights(LocalFiles(folder))):
+        raise PublishError(
+            f"The weights in '{folder}' were {CHANGED}: {differences[0]}.\n"
+            "Published as the mix, they would not be what the recipe and the card say.\n"
+            "Make the mix again (`force`), or push the model as the ordinary one that it is."
+        )
     mixed, found = CachedMix(digest=recipe.digest, path=folder), LocalFiles(folder)
     # Somebody may have put other files beside those of the mix.
     ours = {*mixed.manifest, *(read_model_files(found).needed if plan is None else ())}

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.recipe import Recipe
 
+_NOT_OF_THE_MIX = frozenset({"_name_or_path", "auto_map", "cocktail", "transformers_weights", "transformers_version"})
+"""Keys of an ingredient's config that are about its own files."""
+
 
 def publish_recipe(
     recipe: Recipe,
@@ -58,6 +61,10 @@ def publish_recipe(
         for component, config in native.items():
             shown = {key: config[key] for key in ("architectures", "id2label", "label2id") if config.get(key)}
             values = {"model_type": "cocktail", **shown, **labels, "recipe": public_recipe(recipe).to_dict()}
+            if "model_type" in config:
+                given = {} if recipe.dtype == "auto" else {"dtype": recipe.dtype}
+                own = {key: value for key, value in config.items() if key not in {*shown, *given, *_NOT_OF_THE_MIX}}
+                values["native"] = own | given
             write_json(folder / component / "config.json", values)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         # Several transformers (a Router) are not one model of that library.

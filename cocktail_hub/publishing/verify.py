@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.errors import RecipeError
+from cocktail_hub.errors import RecipeError, SourceError
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.recipe import as_resolved
 from cocktail_hub.resolve.resolve import file_digest
@@ -94,7 +95,10 @@ def changed_weights(files: RepoFiles | None, folder: str = "", *, mixed: CachedM
         return (f"{MANIFEST}, the list of the weights that were mixed, is missing",)
     listed = {str(PurePosixPath(folder, path)): entry for path, entry in mixed.manifest.items() if _has_weights(path)}
     present = {path for path in files.sizes if _has_weights(path) and PurePosixPath(path).is_relative_to(folder)}
-    hashes = files.hashes(sorted(present)) if isinstance(files, HubFiles) and not files.hub.offline else {}
+    hashes: Mapping[str, str] = {}
+    if isinstance(files, HubFiles) and not files.hub.offline:
+        with suppress(SourceError):  # without the Hub
+            hashes = files.hashes(sorted(present))
 
     def is_same(path: str, entry: Mapping[str, Any]) -> bool:
         if files.sizes[path] != entry["size"]:

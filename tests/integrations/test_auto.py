@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,28 @@ def test_a_merged_folder_is_loaded_as_it_is(hub: LoopbackHub, tmp_path: Path) ->
     hub.clear_requests()
     assert_holds(AutoCocktailModel.from_pretrained(folder), expected("bert"))
     assert hub.requests == []
+
+
+def test_weights_that_were_trained_since_are_loaded_as_what_they_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo_id = f"{ORG}/auto-trained"
+    publish(published("bert").recipe, repo_id, token=TOKEN)
+    fill(transformers.AutoModel.from_pretrained(repo_id), 9).save_pretrained(tmp_path)  # without us
+    push(tmp_path, repo_id)
+    assert "cocktail" not in (tmp_path / "config.json").read_text()
+    words = f"'{repo_id}' was trained, or changed in another way, since it was mixed: model.safetensors has other"
+    for offline in (False, True):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="cocktail_hub.integrations.auto"):
+            model = AutoCocktailModel.from_pretrained(repo_id)
+        assert caplog.messages[-1].startswith(words)
+        assert_holds(model, weights_of(tmp_path))
+        assert not hasattr(model, "cocktail")
+    monkeypatch.undo()
+    with pytest.raises(RecipeError, match=words):
+        AutoCocktailModel.from_pretrained(repo_id, push_to_hub=f"{ORG}/auto-trained-again", token=TOKEN)
 
 
 def test_a_mix_of_local_folders_loads_from_its_merged_repo(tmp_path: Path) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from models import published, push_recipe
+from models import TOKEN, pair, published, push_recipe, read_pushed
 
-from cocktail_hub import CocktailConfig, Recipe
+from cocktail_hub import CocktailConfig, Recipe, publish
 from cocktail_hub.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -160,3 +161,46 @@ def test_one_load_does_not_change_the_config_for_the_next() -> None:
     transformers.AutoModel.from_pretrained(repo_id, config=config, attn_implementation="eager")
     assert config.to_dict() == before
     assert config.ingredients == list(published("bert").ids)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "t5", "classifier"])
+def test_a_published_recipe_answers_like_the_config_of_the_mix(family: str) -> None:
+    repo_id = f"acme/configuration-native-{family}"
+    publish(published(family).recipe, repo_id, as_="recipe", token=TOKEN)
+    config = transformers.AutoConfig.from_pretrained(repo_id)
+    own = transformers.AutoConfig.from_pretrained(pair(family).folders[0])
+    named = {"hidden_size", "vocab_size", "max_position_embeddings", "num_hidden_layers", "num_attention_heads"}
+    assert not {"_name_or_path", "transformers_version"} & read_pushed(repo_id, "config.json")["native"].keys()
+    for key in own.to_dict().keys() | {key for key in named if hasattr(own, key)}:
+        if key not in ("_name_or_path", "dtype", "model_type", "transformers_version"):
+            assert getattr(config, key) == getattr(own, key), key
+    with pytest.raises(AttributeError, match="'nonsense'"):
+        config.nonsense  # noqa: B018 - the access is the test
+    assert copy.deepcopy(config).vocab_size == pickle.loads(pickle.dumps(config)).vocab_size == own.vocab_size
+    assert config.take_overrides() == {}
+
+
+def test_the_dtype_of_a_recipe_is_that_of_the_config_of_the_mix() -> None:
+    publish({**published("bert").recipe, "dtype": "bfloat16"}, "acme/configuration-dtype", as_="recipe", token=TOKEN)
+    assert read_pushed("acme/configuration-dtype", "config.json")["native"]["dtype"] == "bfloat16"
+
+
+def test_what_is_set_on_the_config_of_a_published_recipe_reaches_the_mix() -> None:
+    publish(published("bert").recipe, "acme/configuration-set", as_="recipe", token=TOKEN)
+    config = transformers.AutoConfig.from_pretrained("acme/configuration-set", attention_probs_dropout_prob=0.3)
+    config.hidden_dropout_prob = 0.7
+    model = transformers.AutoModel.from_pretrained("acme/configuration-set", config=config)
+    assert (model.config.attention_probs_dropout_prob, model.config.hidden_dropout_prob) == (0.3, 0.7)
+
+
+def test_a_recipe_that_does_not_know_the_config_of_the_mix_says_so() -> None:
+    config = CocktailConfig(**TWO)
+    assert not hasattr(config, "hidden_size")
+    with pytest.raises(AttributeError, match=r"^This CocktailConfig has no 'hidden_size': it is a recipe without the "):
+        config.hidden_size  # noqa: B018 - the access is the test
+
+
+def test_a_class_in_the_model_s_own_code_is_known_by_its_values() -> None:
+    config = CocktailConfig(**TWO, native={"model_type": "own-code", "width": 8})
+    assert config.width == 8
+    assert not hasattr(config, "hidden_size")

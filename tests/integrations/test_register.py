@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import transformers
-from models import ORG, TEXTS, architecture, assert_holds, expected, pair, published, push, push_recipe
+from models import ORG, TEXTS, TOKEN, architecture, assert_holds, expected, pair, published, push, push_recipe
 
-from cocktail_hub import CocktailConfig, mix
+from cocktail_hub import CocktailConfig, mix, publish
 from cocktail_hub.errors import CocktailError
 from cocktail_hub.integrations.register import register
 
@@ -121,9 +121,37 @@ def _tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
     return transformers.AutoTokenizer.from_pretrained(pair(family).folders[0])
 
 
-def test_a_pipeline_without_a_task_asks_for_one() -> None:
-    with pytest.raises(RuntimeError, match="task"):
+@pytest.mark.parametrize(
+    ("family", "task"),
+    [
+        ("bert", "feature-extraction"),
+        ("masked", "fill-mask"),
+        ("llama", "text-generation"),
+        ("classifier", "text-classification"),
+        ("reranker", "text-classification"),
+    ],
+)
+def test_a_pipeline_without_a_task_finds_it(family: str, task: str) -> None:
+    publish(published(family).recipe, f"{ORG}/registered-task-{family}", as_="recipe", token=TOKEN)
+    assert transformers.pipeline(model=f"{ORG}/registered-task-{family}").task == task
+
+
+def test_a_pipeline_that_transformers_does_not_have_is_called_so() -> None:
+    publish(published("bart").recipe, f"{ORG}/registered-task-bart", as_="recipe", token=TOKEN)
+    with pytest.raises(RuntimeError, match=r"is for 'text2text-generation', and transformers has no such pipeline\.\n"):
+        transformers.pipeline(model=f"{ORG}/registered-task-bart")
+
+
+def test_a_pipeline_for_a_recipe_that_was_written_by_hand_asks_for_the_task() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"does not say what the mix is for\.\nSo .*\nName one of .*feature-extraction"
+    ):
         transformers.pipeline(model=recipe_repo("bert"))
+
+
+def test_a_pipeline_asks_for_the_task_of_an_ordinary_model() -> None:
+    with pytest.raises(RuntimeError, match="does not seem to have a correct `pipeline_tag`"):
+        transformers.pipeline(model=published("bert").ids[0])
 
 
 def test_a_merge_that_fails_in_a_pipeline_is_tried_once_and_says_why(hub: LoopbackHub, tmp_path: Path) -> None:

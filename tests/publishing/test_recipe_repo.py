@@ -51,7 +51,7 @@ def test_a_recipe_repo_holds_a_few_kilobytes() -> None:
         "tokenizer_config.json",
     }
     config = read_pushed(f"{ORG}/publish-recipe", "config.json")
-    assert list(config) == ["model_type", "architectures", "id2label", "label2id", "recipe"]
+    assert list(config) == ["model_type", "architectures", "id2label", "label2id", "recipe", "native"]
     assert config["model_type"] == "cocktail"
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert config["id2label"] == {"0": "bad", "1": "good"}

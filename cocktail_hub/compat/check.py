@@ -26,6 +26,7 @@ from cocktail_hub.compat.config import (
     require_same_family,
     require_same_rows,
 )
+from cocktail_hub.compat.own_code import refuse_own_code
 from cocktail_hub.compat.vocabulary import (
     Vocabulary,
     compare_all,
@@ -244,6 +245,8 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     chains = [read_chain(model.home.files) for model in models]
     tokenizer = _small_file_giver("tokenizer", recipe, models)
+    if not trust_remote_code:
+        refuse_own_code((tokenizer, _small_file_giver("processor", recipe, models)))
     notes = [
         *differences(names, configs, config_chosen=recipe.config != "first"),
         *compare_all(

@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import read_json
-from cocktail_hub.compat.vocabulary import group_of
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from cocktail_hub.resolve.resolve import ResolvedModel
 
 _CLASS_KEYS = {
@@ -23,15 +20,8 @@ _CLASS_KEYS = {
 """Key of `auto_map` -> key of the class beside it."""
 
 
-def refuse_own_code(givers: Iterable[ResolvedModel | None]) -> None:
-    """Raise IncompatibleError if only code has the class of a tokenizer or processor of the mix."""
-    for giver in filter(None, givers):
-        for path in giver.model_files.carried:
-            if group_of(path) in ("tokenizer", "processor") and path.endswith("_config.json"):
-                _refuse_in(giver, path)
-
-
-def _refuse_in(giver: ResolvedModel, path: str) -> None:
+def refuse_own_code(giver: ResolvedModel, path: str) -> None:
+    """Raise IncompatibleError if only the code that a config names (see `code_configs`) has the class in it."""
     settings = read_json(giver.files, path)
     named = settings.get("auto_map") if isinstance(settings, dict) else None
     for auto, code in (named if isinstance(named, dict) else {}).items():

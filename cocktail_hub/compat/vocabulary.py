@@ -176,6 +176,12 @@ def inner_template(model: ResolvedModel) -> dict[str, str]:
     return {name: text for name, text in named.items() if name.replace("-", "_").isidentifier()}  # names become files
 
 
+def code_configs(model: ResolvedModel) -> list[str]:
+    """Paths of the configs of tokenizer and processors that name Python code (`auto_map`)."""
+    paths = (p for p in model.model_files.carried if group_of(p) in ("tokenizer", "processor"))
+    return [path for path in paths if path.endswith("_config.json") and b'"auto_map"' in model.files.read(path)]
+
+
 def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
     """Find `tokenizer.json`, or else an older vocabulary file, in the transformer's folder."""
     for name in (_FAST_FILE, *_SLOW_FILES, *_WORD_FILES):

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import NOTICES, read_json
-from cocktail_hub.compat.vocabulary import FILE_GROUPS, group_of, inner_template, template_files
+from cocktail_hub.compat.vocabulary import FILE_GROUPS, code_configs, group_of, inner_template, template_files
 from cocktail_hub.recipe.redact import public_recipe
 from cocktail_hub.resolve.source import RECIPE_FILE
 from cocktail_hub.version import VERSION
@@ -47,10 +47,11 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
         write_file(folder / path, model.files.read(path))
     for group, giver in {"config": report.models[report.donor("config")].body, **givers}.items():
         if giver:
+            naming_code = () if code else code_configs(giver)
             for path in _carried(giver, group):
                 target = folder / relocated(path, giver.model_files.main, first.main)
                 write_file(target, giver.files.read(path))
-                if group in ("tokenizer", "processor") and path.endswith("_config.json") and not code:
+                if path in naming_code:
                     _name_code_elsewhere(target, giver, path)
     template = givers["template"]
     if template and template is not givers["tokenizer"] and not template_files(template):

@@ -10,6 +10,7 @@ import pytest
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.compat.own_code import refuse_own_code
+from cocktail_hub.compat.vocabulary import code_configs
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.recipe import ModelReference
 from cocktail_hub.resolve.resolve import ResolvedModel
@@ -20,6 +21,11 @@ def model(folder: Path, name: str, values: Any) -> ResolvedModel:
         (folder / path).write_text(json.dumps(content))
     (folder / "model.safetensors").write_bytes(b"")
     return ResolvedModel(reference=ModelReference(model=str(folder)), files=LocalFiles(folder))
+
+
+def refuse_all(giver: ResolvedModel) -> None:
+    for path in code_configs(giver):
+        refuse_own_code(giver, path)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +39,7 @@ def model(folder: Path, name: str, values: Any) -> ResolvedModel:
 )
 def test_a_class_that_transformers_lacks_needs_trust(tmp_path: Path, name: str, values: dict[str, Any]) -> None:
     with pytest.raises(IncompatibleError, match=rf"which transformers lacks: it is Python code .*in {name}"):
-        refuse_own_code([None, model(tmp_path, name, values)])
+        refuse_all(model(tmp_path, name, values))
 
 
 @pytest.mark.parametrize(
@@ -48,4 +54,4 @@ def test_a_class_that_transformers_lacks_needs_trust(tmp_path: Path, name: str, 
     ],
 )
 def test_everything_else_does_not(tmp_path: Path, name: str, values: Any) -> None:
-    refuse_own_code([model(tmp_path, name, values)])
+    refuse_all(model(tmp_path, name, values))

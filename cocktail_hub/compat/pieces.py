@@ -34,7 +34,7 @@ class Pieces:
     special: Mapping[int, str]
     """Position -> unknown, control, unused and user-defined piece."""
     scores: bytes
-    """Score of each piece, float32: with them, the same pieces split text in the same way."""
+    """Score of each of `learnt`, float32: with them, the same pieces split text in the same way."""
     normalizer: bytes
     """How text is normalised."""
 
@@ -67,7 +67,8 @@ def read_pieces(data: bytes) -> Pieces | None:
         return None
     learnt = {n: name for n, (name, kind) in enumerate(zip(names, kinds, strict=True)) if kind in (_NORMAL, _BYTE)}
     special = {n: name for n, name in enumerate(names) if n not in learnt}
-    return Pieces(learnt=learnt, special=special, scores=b"".join(scores), normalizer=normalizer) if names else None
+    used = b"".join(scores[n] for n in learnt)
+    return Pieces(learnt=learnt, special=special, scores=used, normalizer=normalizer) if names else None
 
 
 def _fields(data: bytes) -> dict[int, bytes]:

@@ -17,7 +17,7 @@ def test_pieces_scores_and_normalizer_are_read() -> None:
     assert found is not None
     assert found.learnt == {2: "▁the", 3: "<0x0A>", 4: "▁" * 200}
     assert found.special == {0: "<unk>", 1: "<s>", 5: "<mine>"}
-    assert struct.unpack("<6f", found.scores) == (0.0, 0.0, -1.5, 0.0, -3.0, 0.0)
+    assert struct.unpack("<3f", found.scores) == (-1.5, 0.0, -3.0)
     assert found.normalizer == b"\x0a\x04nmt "
 
 
@@ -60,5 +60,5 @@ def test_the_protocol_buffers_of_transformers_say_the_same() -> None:
     assert found is not None
     assert [{**found.learnt, **found.special}[n] for n in range(300)] == [entry.piece for entry in written.pieces]
     assert set(found.learnt) == {n for n, entry in enumerate(written.pieces) if entry.type in (NORMAL, BYTE)}
-    assert list(struct.unpack("<300f", found.scores)) == [entry.score for entry in written.pieces]
+    assert list(struct.unpack("<100f", found.scores)) == [written.pieces[n].score for n in found.learnt]
     assert found.normalizer == written.normalizer_spec.SerializeToString()

@@ -183,8 +183,9 @@ PIECES = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("▁the", -1.0,
 def test_pieces_of_sentencepiece_are_compared() -> None:
     base = vocabulary("base", "spiece.model", model(PIECES))
     assert compare(base, vocabulary("tuned", "tokenizer.model", model(PIECES) + b"\x2a\x00")) == []
-    longer = vocabulary("tuned", "spiece.model", model([*PIECES, ("▁cat", -4.0, 1)]))
-    assert compare(base, longer)[-1] == "'tuned' has 1 tokens that the tokenizer of 'base' lacks ('▁cat')."
+    longer = vocabulary("tuned", "spiece.model", model([*PIECES, ("▁cat", 0.0, 4)]))
+    (note,) = compare(base, longer)
+    assert note == "'tuned' has 1 tokens that the tokenizer of 'base' lacks ('▁cat')."
     other = vocabulary("tuned", "spiece.model", model([*PIECES[:4], ("▁dog", -2.0, 1), PIECES[5]]))
     with pytest.raises(IncompatibleError, match=r"1 ids belong to different tokens \(4 is '▁fox' and '▁dog'\)"):
         compare(base, other)

@@ -49,7 +49,10 @@ _NOT_WEIGHT_FOLDERS = (
     *("onnx*", "openvino*", "gguf*", "original", "coreml*", "tf*", "flax*", "saved_model*", "mlx*", "variables"),
     *("checkpoint-*", "global_step*", "runs", "wandb", "logs", ".*"),
 )
-_TRAINED_BESIDE = (*("non_lora_trainables.*", "trainable_params.*", "new_embeddings.*", "mm_projector.*"),)
+_TRAINED_BESIDE = (
+    *("non_lora_trainables.*", "trainable_params.*", "new_embeddings.*", "*projector.*", "*_linear.*"),
+    *("*_head.*", "adapter.*.safetensors", "adapter.*.bin"),  # of TRL, SetFit; adapters for languages
+)
 """What some trainers save beside the adapter that they train along with it."""
 _NAMED = 4
 """Files named in a note, at most."""
@@ -283,7 +286,7 @@ def _holds_weights(path: str, mixed: list[str]) -> bool:
 
 def _refuse_trained_beside(name: str, beside: tuple[str, ...]) -> None:
     for path in beside:
-        if any(fnmatchcase(path, pattern) for pattern in _TRAINED_BESIDE):
+        if "/" not in path and any(fnmatchcase(path, pattern) for pattern in _TRAINED_BESIDE):
             raise CheckpointError(
                 f"The adapter '{name}' has more trained weights in '{path}', which PEFT does not load.\n"
                 "Without them, base and adapter are another model than the one that was trained.\n"

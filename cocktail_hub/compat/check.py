@@ -26,8 +26,10 @@ from cocktail_hub.compat.config import (
     require_same_family,
     require_same_rows,
 )
+from cocktail_hub.compat.own_code import refuse_own_code
 from cocktail_hub.compat.vocabulary import (
     Vocabulary,
+    code_configs,
     compare_all,
     embedding_rows,
     find_vocabulary,
@@ -246,6 +248,9 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     chains = [read_chain(model.home.files) for model in models]
     tokenizer = _small_file_giver("tokenizer", recipe, models)
+    for given in filter(None, (tokenizer, _small_file_giver("processor", recipe, models))):
+        for path in () if trust_remote_code else code_configs(given):
+            refuse_own_code(given, path)
     notes = [
         *differences(names, configs, config_chosen=recipe.config != "first"),
         *compare_all(

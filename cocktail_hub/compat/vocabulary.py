@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.checkpoint.header import TensorSpec
+    from cocktail_hub.compat.pieces import Pieces
     from cocktail_hub.resolve.resolve import ResolvedModel
 
 _FAST_FILE = "tokenizer.json"
@@ -68,12 +70,15 @@ class Vocabulary:
     def tokens(self) -> tuple[Mapping[int, str], Mapping[int, str]] | None:
         """The model's own tokens and the added ones (special tokens among them), by id.
 
-        `None` where the file cannot be taken apart: sentencepiece, or a vocabulary for each of several languages.
+        `None` where the file cannot be taken apart: a vocabulary for each of several languages, or another format.
+        The ids of sentencepiece are positions in its file, which some tokenizers move by a constant.
 
         Raises:
             IncompatibleError: the file is damaged.
         """
         file = PurePosixPath(self.path)
+        if self.pieces:
+            return self.pieces.learnt, self.pieces.special
         if file.suffix == ".txt":  # only a newline ends a token, which may contain any other line break
             lines = self.text.decode("utf-8", errors="replace").replace("\r\n", "\n").removesuffix("\n").split("\n")
             return dict(enumerate(lines)), {}
@@ -96,6 +101,15 @@ class Vocabulary:
             raise _damaged(self.name, self.path, error) from error
 
     @cached_property
+    def pieces(self) -> Pieces | None:
+        """The content of a sentencepiece model; `None` for another file."""
+        if PurePosixPath(self.path).suffix != ".model":
+            return None
+        from cocktail_hub.compat.pieces import read_pieces
+
+        return read_pieces(self.text)
+
+    @cached_property
     def _data(self) -> Any:
         return json.loads(self.text)
 
@@ -108,6 +122,8 @@ class Vocabulary:
     @cached_property
     def splitting(self) -> Mapping[str, Any]:
         """How text becomes tokens, apart from the vocabulary: merges, normaliser, special tokens around it."""
+        if self.pieces:
+            return {**self.settings, "scores": self.pieces.scores, "normalizer": self.pieces.normalizer}
         if PurePosixPath(self.path).name != _FAST_FILE or self.tokens is None:
             return self.settings
         merges = self._data["model"].get("merges")
@@ -176,6 +192,12 @@ def inner_template(model: ResolvedModel) -> dict[str, str]:
     return {name: text for name, text in named.items() if name.replace("-", "_").isidentifier()}  # names become files
 
 
+def code_configs(model: ResolvedModel) -> list[str]:
+    """Paths of the configs of tokenizer and processors that name Python code (`auto_map`)."""
+    paths = (p for p in model.model_files.carried if group_of(p) in ("tokenizer", "processor"))
+    return [path for path in paths if path.endswith("_config.json") and b'"auto_map"' in model.files.read(path)]
+
+
 def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
     """Find `tokenizer.json`, or else an older vocabulary file, in the transformer's folder."""
     for name in (_FAST_FILE, *_SLOW_FILES, *_WORD_FILES):
@@ -234,6 +256,8 @@ def compare(first: Vocabulary, other: Vocabulary, *, rows: int | None = None, to
     if not first.path or not other.path:
         lacking = other if first.path else first
         return [f"'{lacking.name}' has no tokenizer files, so its vocabulary could not be compared."]
+    if first.tokens and other.tokens and bool(first.pieces) != bool(other.pieces):
+        return _compare_formats(first, other)
     mine, theirs = first.known, other.known
     renamed = [n for n, token in mine.items() if theirs.get(n, token) != token]
     own = first.tokens[0] if first.tokens else {}
@@ -295,6 +319,21 @@ def require_rows(own: Vocabulary, others: Iterable[Vocabulary], rows: int) -> li
             model=own.name,
         )
     return [f"The tokenizer of the mix has ids for {what}, as in its ingredients."]
+
+
+def _compare_formats(first: Vocabulary, other: Vocabulary) -> list[str]:
+    """Compare a sentencepiece model with a list of tokens and ids, of which the ids may be moved by a constant."""
+    listed, pieces = ((v.tokens or ({}, {}))[0] for v in ((other, first) if first.pieces else (first, other)))
+    ids = {token: number for number, token in listed.items()}
+    moves = [(token, position, ids[token]) for position, token in pieces.items() if token in ids]
+    usual = Counter(number - position for _, position, number in moves).most_common(1)
+    if 2 * len(moves) < min(len(ids), len(pieces)) or not usual:
+        raise _different(first, other, f"they have {len(moves)} tokens in common")
+    if odd := [f"{token!r} is {n} and {p}" for token, p, n in moves if n - p != usual[0][0]]:
+        raise _different(first, other, f"{len(odd)} tokens have other ids ({', '.join(odd[:_SHOWN])})")
+    alone = len(pieces) + len(ids) - 2 * len(moves)
+    files = f"'{first.name}' ({first.path}) and '{other.name}' ({other.path})"
+    return [f"{alone} tokens are in the vocabulary of only one of {files}."] if alone else []
 
 
 def _only_in_one(first: Vocabulary, other: Vocabulary) -> list[str]:

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checkpoint.model_files import NOTICES
-from cocktail_hub.compat.vocabulary import FILE_GROUPS, group_of, inner_template, template_files
+from cocktail_hub.checkpoint.model_files import NOTICES, read_json
+from cocktail_hub.compat.vocabulary import FILE_GROUPS, code_configs, group_of, inner_template, template_files
 from cocktail_hub.resolve.source import RECIPE_FILE
 
 if TYPE_CHECKING:
@@ -29,21 +29,28 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
 
     Config, tokenizer, chat template and processor come from the ingredients that the recipe names, each whole from one
     giver (`CompatibilityReport.giver`), everything else from the first. An adapter has its own modules, if it has any;
-    licence and code are those of the model that it adapts. With `code`, the Python files of the first are copied, too.
+    licence and code are those of the model that it adapts. With `code`, Python files are copied, too: of the first
+    model, and of who gives tokenizer and processor. Without, their configs name such files in the giver's repo, if at
+    all.
     """
     first = report.models[report.first]
-    copied = [(first.body, path) for path in (first.body.model_files.code if code else ())]
+    givers = {group: report.giver(group) for group in FILE_GROUPS}
+    with_code = [giver for giver in (givers["tokenizer"], givers["processor"], first.body) if giver and code]
+    copied = [(model, path) for model in with_code for path in model.model_files.code]
     if first.home is not first.body:
         top = (path for path in _carried(first.body, "") if "/" not in path)
         copied += [(first.body, path) for path in top if any(fnmatchcase(path, pattern) for pattern in NOTICES)]
     copied += [(first.home, path) for path in _carried(first.home, "")]
     for model, path in copied:
         write_file(folder / path, model.files.read(path))
-    givers = {group: report.giver(group) for group in FILE_GROUPS}
     for group, giver in {"config": report.models[report.donor("config")].body, **givers}.items():
         if giver:
+            naming_code = () if code else code_configs(giver)
             for path in _carried(giver, group):
-                write_file(folder / relocated(path, giver.model_files.main, first.main), giver.files.read(path))
+                target = folder / relocated(path, giver.model_files.main, first.main)
+                write_file(target, giver.files.read(path))
+                if path in naming_code:
+                    _name_code_elsewhere(target, giver, path)
     template = givers["template"]
     if template and template is not givers["tokenizer"] and not template_files(template):
         for name, text in inner_template(template).items():  # to files, which transformers prefers
@@ -82,6 +89,26 @@ def write_recipe(resolved: ResolvedRecipe, report: CompatibilityReport, folder: 
             dtype = resolved.dtype
         config |= {"dtype": dtype} if dtype else {}
     write_json(path, config)
+
+
+def _name_code_elsewhere(target: Path, giver: ResolvedModel, path: str) -> None:
+    """Let `auto_map` of a copied config name code in the giver's repo; code of a local model is left behind."""
+    settings = read_json(giver.files, path)
+    named = settings.get("auto_map") if isinstance(settings, dict) else None
+    if not isinstance(named, dict):
+        return
+    if giver.reference.local:
+        _drop_own_code(settings)
+    else:
+        settings["auto_map"] = {auto: _in_repo(giver.reference.model, code) for auto, code in named.items()}
+    write_json(target, settings)
+
+
+def _in_repo(repo: str, code: Any) -> Any:
+    """The same class, or classes of a slow and a fast tokenizer, as others name it that is in a repo."""
+    if isinstance(code, list):
+        return [_in_repo(repo, entry) for entry in code]
+    return f"{repo}--{code}" if isinstance(code, str) and "--" not in code else code
 
 
 def _drop_own_code(config: dict[str, Any]) -> None:

@@ -349,7 +349,12 @@ def test_many_weights_beside_the_standard_files_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["non_lora_trainables.bin", "trainable_params.bin", "new_embeddings.safetensors", "mm_projector.bin"]
+    "name",
+    [
+        *("non_lora_trainables.bin", "trainable_params.bin", "new_embeddings.safetensors", "mm_projector.bin"),
+        *("value_head.bin", "value_head.safetensors", "v_head.pt", "colbert_linear.pt", "model_head.pkl"),
+        *("adapter.deu.safetensors", "adapter.fra.bin"),
+    ],
 )
 def test_an_adapter_with_trained_weights_beside_it_is_refused(name: str) -> None:
     words = (
@@ -357,3 +362,8 @@ def test_an_adapter_with_trained_weights_beside_it_is_refused(name: str) -> None
     )
     with pytest.raises(CheckpointError, match=words):
         contents("adapter_config.json", "adapter_model.safetensors", name)
+
+
+@pytest.mark.parametrize("name", ["ggml-adapter-model.bin", "training_args.bin", "optimizer.pt", "old/value_head.bin"])
+def test_what_lies_beside_an_adapter_without_being_trained_with_it_is_no_reason_to_refuse(name: str) -> None:
+    assert contents("adapter_config.json", "adapter_model.safetensors", name).adapter

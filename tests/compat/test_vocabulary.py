@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from piece_helpers import model
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.compat.vocabulary import Vocabulary, compare, find_vocabulary
@@ -164,15 +165,71 @@ def test_an_old_vocab_txt_is_compared_with_a_fast_tokenizer(tmp_path: Path) -> N
         compare(find_vocabulary(write(tmp_path / "base", WORDS)), old)
 
 
-def test_sentencepiece_models_are_equal_or_refused(tmp_path: Path) -> None:
-    found = []
-    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "spiece.model").write_bytes(content)
-        found.append(find_vocabulary(LocalFiles(tmp_path / name, name=name)))
-    assert compare(found[0], found[1]) == []
-    with pytest.raises(IncompatibleError, match=r"their 'spiece\.model' differ"):
-        compare(found[0], found[2])
+def vocabulary(name: str, path: str, text: bytes) -> Vocabulary:
+    return Vocabulary(name=name, path=path, text=text)
+
+
+@pytest.mark.parametrize("path", ["spiece.model", "tokenizer.model"])
+def test_vocabulary_files_of_other_formats_are_equal_or_refused(path: str) -> None:
+    one, two = vocabulary("a", path, b"IQ== 0"), vocabulary("b", path, b"IQ== 1")
+    assert compare(one, vocabulary("b", path, b"IQ== 0")) == []
+    with pytest.raises(IncompatibleError, match=rf"their '{path}' differ"):
+        compare(one, two)
+
+
+PIECES = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("▁the", -1.0, 1), ("▁fox", -2.0, 1), ("s", -3.0, 1)]
+
+
+def test_pieces_of_sentencepiece_are_compared() -> None:
+    base = vocabulary("base", "spiece.model", model(PIECES))
+    assert compare(base, vocabulary("tuned", "tokenizer.model", model(PIECES) + b"\x2a\x00")) == []
+    longer = vocabulary("tuned", "spiece.model", model([*PIECES, ("▁cat", 0.0, 4)]))
+    (note,) = compare(base, longer)
+    assert note == "'tuned' has 1 tokens that the tokenizer of 'base' lacks ('▁cat')."
+    other = vocabulary("tuned", "spiece.model", model([*PIECES[:4], ("▁dog", -2.0, 1), PIECES[5]]))
+    with pytest.raises(IncompatibleError, match=r"1 ids belong to different tokens \(4 is '▁fox' and '▁dog'\)"):
+        compare(base, other)
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("scores", model([*PIECES[:5], ("s", -9.0, 1)])),
+        ("normalizer", model(PIECES, normalizer=b"\x18\x00")),
+    ],
+)
+def test_pieces_that_are_put_together_in_another_way_are_noted(what: str, text: bytes) -> None:
+    (note,) = compare(vocabulary("a", "spiece.model", model(PIECES)), vocabulary("b", "spiece.model", text))
+    assert note.startswith(f"'b' splits text in another way than 'a' ({what} differ)")
+
+
+def listed(tokens: list[str], added: dict[str, int]) -> bytes:
+    entries = [{"id": number, "content": token} for token, number in added.items()]
+    return json.dumps({"model": {"vocab": [[t, 0.0] for t in tokens]}, "added_tokens": entries}).encode()
+
+
+FAIRSEQ = ["<s>", "<pad>", "</s>", "<unk>", "▁the", "▁fox", "s"]
+ADDED = {token: number for number, token in enumerate(FAIRSEQ[:4])}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_sentencepiece_model_is_compared_with_a_fast_tokenizer_whose_ids_are_moved(turned: bool) -> None:
+    """As XLM-R's are, by one."""
+
+    def notes_on(tokens: list[str]) -> list[str]:
+        pair = [
+            vocabulary("slow", "sentencepiece.bpe.model", model(PIECES)),
+            vocabulary("fast", "tokenizer.json", listed(tokens, ADDED)),
+        ]
+        return compare(*(reversed(pair) if turned else pair))
+
+    assert notes_on(FAIRSEQ) == []
+    (note,) = notes_on([*FAIRSEQ, "▁cat", "▁dog"])
+    assert note.startswith("2 tokens are in the vocabulary of only one of '")
+    with pytest.raises(IncompatibleError, match=r"1 tokens have other ids \('s' is 5 and 5\)"):
+        notes_on([*FAIRSEQ[:4], "▁the", "s", "▁fox2", "▁cat"])
+    with pytest.raises(IncompatibleError, match="they have 0 tokens in common"):
+        notes_on([*FAIRSEQ[:4], "the", "fox", "##s"])
 
 
 @pytest.mark.parametrize("text", ["{", '{"model": []}', '{"model": {"vocab": {"a": "x"}}}'])

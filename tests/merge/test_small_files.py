@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import transformers
-from models import SHARES, TOKEN, WEIGHTS, assert_holds, expected, pair, push, save, words_tokenizer
+from models import SHARES, TOKEN, WEIGHTS, assert_holds, expected, pair, push, read_pushed, save, words_tokenizer
 from safetensors.torch import save_file
 
 from cocktail_hub import (
@@ -397,3 +397,77 @@ def test_the_mix_has_the_standard_weight_files_where_the_first_config_names_anot
     made = mixed(first, second)
     assert "transformers_weights" not in read(made.path / "config.json")
     assert_holds(transformers.AutoModel.from_pretrained(made.path), expected("bert"))
+
+
+OWN = {"AutoTokenizer": ["own_tokenizer.OwnTokenizer", None]}
+
+
+def with_own_tokenizer(folder: Path, name: str = "OwnTokenizer") -> None:
+    """Give a model a tokenizer of its own code, which reads like that of BERT."""
+    change(folder / "tokenizer_config.json", tokenizer_class=name, auto_map=OWN)
+    (folder / "own_tokenizer.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\n\nclass OwnTokenizer(PreTrainedTokenizerFast): pass\n"
+    )
+
+
+@pytest.mark.parametrize("key", ["first", "second"])
+def test_a_tokenizer_of_own_code_needs_trust_and_comes_with_its_code(tmp_path: Path, key: str) -> None:
+    folders = dict(zip(("first", "second"), copies(tmp_path), strict=True))
+    with_own_tokenizer(folders[key])
+    keys = {} if key == "first" else {"tokenizer": str(folders[key])}
+    with pytest.raises(IncompatibleError) as caught:
+        mixed(*folders.values(), **keys)
+    assert str(caught.value) == (
+        f"'{folders[key]}' gives the mix OwnTokenizer, which transformers lacks: it is Python code from its own repo "
+        "(`auto_map` in tokenizer_config.json).\n"
+        "Loading it would run that code on this machine.\n"
+        "Read the code, then pass `trust_remote_code=True` (`--trust-remote-code`) if you trust it, or name another "
+        "model under `tokenizer`."
+    )
+    models = [{"model": str(m), "weight": w} for m, w in zip(folders.values(), SHARES, strict=True)]
+    made = mix({"ingredients": models, **keys}, options=MixOptions(trust_remote_code=True))
+    loaded = transformers.AutoTokenizer.from_pretrained(made.path, trust_remote_code=True)
+    assert type(loaded).__name__ == "OwnTokenizer"
+    assert loaded("the cat")["input_ids"] == words_tokenizer()("the cat")["input_ids"]
+
+
+def test_code_for_a_tokenizer_that_transformers_has_is_not_needed(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    with_own_tokenizer(first, "BertTokenizerFast")
+    made = mixed(first, second)
+    assert "auto_map" not in read(made.path / "tokenizer_config.json")
+    assert not list(made.path.glob("*.py"))
+
+
+def test_code_in_another_repo_stays_named(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    elsewhere = {"AutoTokenizer": ["org/code--own_tokenizer.OwnTokenizer", None]}
+    change(first / "tokenizer_config.json", tokenizer_class="OwnTokenizer", auto_map=elsewhere)
+    with pytest.raises(IncompatibleError, match="it is Python code from 'org/code'"):
+        mixed(first, second)
+    change(first / "tokenizer_config.json", tokenizer_class="BertTokenizer")
+    assert read(mixed(first, second).path / "tokenizer_config.json")["auto_map"] == elsewhere
+
+
+def test_a_recipe_repo_names_the_code_of_a_tokenizer_where_it_is(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    with_own_tokenizer(first)
+    names = [f"acme/own-tokenizer-{folder.name}" for folder in (first, second)]
+    for folder, name in zip((first, second), names, strict=True):
+        push(folder, name)
+    recipe = {"ingredients": [{"model": m, "weight": w} for m, w in zip(names, SHARES, strict=True)]}
+    options = MixOptions(trust_remote_code=True)
+    publish(recipe, "acme/own-tokenizer-recipe", as_="recipe", token=TOKEN, options=options)
+    assert read_pushed("acme/own-tokenizer-recipe", "tokenizer_config.json")["auto_map"] == {
+        "AutoTokenizer": ["acme/own-tokenizer-first--own_tokenizer.OwnTokenizer", None]
+    }
+
+
+def test_a_processor_of_own_code_needs_trust(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    own = {"image_processor_type": "OwnProcessor", "auto_map": {"AutoImageProcessor": "own.OwnProcessor"}}
+    change(first / "preprocessor_config.json", **own)
+    with pytest.raises(IncompatibleError, match=r"OwnProcessor, which transformers lacks.*preprocessor_config\.json"):
+        mixed(first, second)
+    change(first / "preprocessor_config.json", image_processor_type="ViTImageProcessor")
+    assert read(mixed(first, second).path / "preprocessor_config.json") == {"image_processor_type": "ViTImageProcessor"}

@@ -1,0 +1,49 @@
+"""Tokenizers and processors that are loaded by Python code of their own, which must be trusted like a model's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.checkpoint.model_files import read_json
+from cocktail_hub.errors import IncompatibleError
+
+if TYPE_CHECKING:
+    from cocktail_hub.resolve.resolve import ResolvedModel
+
+_CLASS_KEYS = {
+    "AutoFeatureExtractor": "feature_extractor_type",
+    "AutoImageProcessor": "image_processor_type",
+    "AutoProcessor": "processor_class",
+    "AutoTokenizer": "tokenizer_class",
+    "AutoVideoProcessor": "video_processor_type",
+}
+"""Key of `auto_map` -> key of the class beside it."""
+
+
+def refuse_own_code(giver: ResolvedModel, path: str) -> None:
+    """Raise IncompatibleError if only the code that a config names (see `code_configs`) has the class in it."""
+    settings = read_json(giver.files, path)
+    named = settings.get("auto_map") if isinstance(settings, dict) else None
+    for auto, code in (named if isinstance(named, dict) else {}).items():
+        own = settings.get(_CLASS_KEYS.get(auto, ""))
+        if auto in _CLASS_KEYS and not _in_transformers(own):
+            place = next((f"'{c.split('--')[0]}'" for c in _references(code) if "--" in c), "its own repo")
+            raise IncompatibleError(
+                f"'{giver.files.name}' gives the mix {own or 'a class'}, which transformers lacks: it is Python code "
+                f"from {place} (`auto_map` in {path}).\n"
+                "Loading it would run that code on this machine.\n"
+                "Read the code, then pass `trust_remote_code=True` (`--trust-remote-code`) if you trust it, or name "
+                "another model under `tokenizer`.",
+                model=giver.files.name,
+            )
+
+
+def _references(code: Any) -> list[str]:
+    """The classes under one key of `auto_map`: one, or a slow and a fast one, of which either may be missing."""
+    return [str(entry) for entry in (code if isinstance(code, list) else [code]) if entry]
+
+
+def _in_transformers(name: Any) -> bool:
+    import transformers
+
+    return isinstance(name, str) and not {name, name.removesuffix("Fast")}.isdisjoint(dir(transformers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.methods.ties import agreed, keep, kept_count, magnitudes, single, trim
+from cocktail_hub.methods.ties import SINGLE, agreed, keep, kept_count, magnitudes, single, trim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,15 +80,33 @@ def chances(xp: Any, vector: Any, parameters: Parameters, index: int) -> Any:
     epsilon, columns = parameters["epsilon"][index], vector.shape[1]
     if columns == 1 or not epsilon:
         return density
-    is_numpy = xp.__name__ == "numpy"
-    sizes, device = xp.abs(vector), {} if is_numpy else {"device": vector.device}
-    order = sizes.argsort(axis=1, kind="stable") if is_numpy else sizes.argsort(dim=1, stable=True)
-    order += xp.arange(len(vector), **device)[:, None] * columns
-    ranks = xp.empty_like(vector).reshape(-1)
-    ranks[order.reshape(-1)] = xp.tile(xp.asarray(xp.arange(columns, **device), dtype=vector.dtype), (len(vector),))
-    ranks *= 2.0 * epsilon / (columns - 1)
-    ranks += density - epsilon
-    return ranks.reshape(vector.shape).clip(0.0, 1.0)
+    chance = ranks(xp, vector)
+    chance *= 2.0 * epsilon / (columns - 1)
+    chance += density - epsilon
+    return chance.clip(0.0, 1.0)
+
+
+def ranks(xp: Any, rows: Any) -> Any:
+    """Return the rank of each magnitude in its row, 0 for the smallest; of equal ones the first comes first.
+
+    Bits of magnitudes are in their order, and are sorted together with the columns. Of float64 the last bits make room
+    for these, so that what differs by less than one in a thousand million counts as equal.
+    """
+    device = {"device": rows.device} if hasattr(rows, "is_cuda") else {}
+    count, columns = rows.shape
+    room = max(1, (columns - 1).bit_length())
+    if rows.itemsize == SINGLE:
+        keys = xp.asarray(rows.view(xp.int32) & 0x7FFFFFFF, dtype=xp.int64)
+        keys <<= room
+    else:
+        keys = rows.view(xp.int64) & (1 << 63) - (1 << room)
+    keys |= xp.arange(columns, **device)
+    keys = xp.sort(keys).values if device else xp.sort(keys)
+    keys &= (1 << room) - 1
+    keys += xp.arange(count, **device)[:, None] * columns
+    found = xp.empty_like(rows).reshape(-1)
+    found[keys.reshape(-1)] = xp.tile(xp.asarray(xp.arange(columns, **device), dtype=rows.dtype), (count,))
+    return found.reshape(rows.shape)
 
 
 def needs_norms(parameters: Parameters) -> bool:

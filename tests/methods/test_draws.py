@@ -29,7 +29,7 @@ def test_numpy_and_torch_draw_the_same_in_either_order_and_in_any_pieces() -> No
 
 
 def test_the_numbers_stay_what_they_are_from_release_to_release() -> None:
-    assert [int(number) for number in drawn(count=4) * 2**24] == [1856667, 6932227, 6214175, 12972129]
+    assert [int(number) for number in drawn(count=4) * 2**24] == [7238059, 10988009, 12794633, 8165134]
 
 
 def test_they_have_the_shape_of_the_vector_and_go_past_the_period() -> None:

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from cocktail_hub.errors import RecipeError
+from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe import Anchor, Ingredient, ModelReference, Recipe, Weighting
+
+METHOD_NAMES = ", ".join(METHODS)
 
 A = {"model": "org/a", "weight": 0.75}
 B = {"model": "org/b", "weight": 0.25}
@@ -99,15 +102,15 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"task": "text-generatoin"}, "got 'text-generatoin' (str). Did you mean 'text-generation'?"),
     (
         {"method": "liner"},
-        "`method` must be one of linear, task_arithmetic, ties, slerp, model_stock, sce, got 'liner' (str). Did you",
+        f"`method` must be one of {METHOD_NAMES}, got 'liner' (str). Did you",
     ),
     (
         {"method": "qqq"},
-        "`method` must be one of linear, task_arithmetic, ties, slerp, model_stock, sce, got 'qqq' (str).",
+        f"`method` must be one of {METHOD_NAMES}, got 'qqq' (str).",
     ),
     (
         {"method": ["linear"]},
-        "`method` must be one of linear, task_arithmetic, ties, slerp, model_stock, sce, got ['linear'] (list).",
+        f"`method` must be one of {METHOD_NAMES}, got ['linear'] (list).",
     ),
     ({"method": "ties"}, "Method 'ties' needs a `base`.\nIt combines task vectors: the differences"),
     ({"base": "org/base"}, "Method 'linear' does not use a `base`, so it would be ignored."),

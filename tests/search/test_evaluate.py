@@ -117,6 +117,31 @@ def test_several_sources_are_compared_with_the_first(tmp_path):
     assert [(c.subject, c.other) for c in found.comparisons] == [(str(s), pair.ids[0]) for s in sources[1:]]
 
 
+def test_weights_beside_a_recipe_are_not_mixed_again(tmp_path, monkeypatch):
+    from cocktail_hub.search import model_folders
+
+    first = models.pair("bert").folders[0]
+    finished = mix(models.pair("bert").local_recipe, output=tmp_path / "finished").path
+    monkeypatch.setattr(model_folders, "mixed_in_memory", lambda *_: pytest.fail("it is mixed"))
+    (found,) = evaluate(str(first), finished, examples={"test": PASSAGES}).results
+    assert list(found.models) == [str(first), str(finished)]
+
+
+def test_models_of_the_same_name_stay_apart():
+    recipe, other = models.pair("bert").local_recipe, models.pair("bert").local_recipe
+    other["ingredients"][0]["weight"], other["ingredients"][1]["weight"] = 0.25, 0.75
+    (found,) = evaluate(recipe, other, examples={"test": PASSAGES}).results
+    assert list(found.models) == ["recipe", "recipe (2)"]
+    assert (found.comparisons[0].subject, found.comparisons[0].other) == ("recipe (2)", "recipe")
+
+
+def test_a_model_mixed_with_itself_is_measured_once():
+    half = {"model": str(models.pair("bert").folders[0]), "weight": 0.5}
+    (found,) = evaluate({"ingredients": [half, half]}, examples={"test": PASSAGES}).results
+    assert list(found.models) == ["The mix", "models/bert-a"]
+    assert found.comparisons[0].verdict == 0
+
+
 def test_one_model_alone_is_measured_without_comparison():
     found = evaluate(str(models.pair("bert").folders[0]), examples={"test": PASSAGES})
     assert found.sentences == ()

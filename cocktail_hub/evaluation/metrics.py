@@ -76,7 +76,7 @@ PERPLEXITY = Metric(
 RANKING = (_mean("nDCG@10", "ndcg"), _mean("MRR", "mrr"), _mean("accuracy@1", "first"), LOSS)
 CHOICE = (_mean("accuracy", "right"), LOSS, PERPLEXITY)
 TEXT = (LOSS, PERPLEXITY)
-GENERATED = (*TEXT, _mean("exact match", "exact"), _mean("ROUGE-L", "rouge"))
+GENERATED = (_mean("ROUGE-L", "rouge"), _mean("exact match", "exact"), *TEXT)
 CLASSES = (
     _mean("accuracy", "right"),
     Metric(name="macro F1", rows=_classes, figure=_macro_f1),

@@ -163,8 +163,8 @@ def test_open_weights_are_computed_first():
     [
         ("reranker", PASSAGES, ["nDCG@10", "MRR", "accuracy@1", "loss"]),
         ("llama", CHOICES, ["accuracy", "loss", "perplexity"]),
-        ("llama", ANSWERS, ["loss", "perplexity", "exact match", "ROUGE-L"]),
-        ("t5", ANSWERS, ["loss", "perplexity", "exact match", "ROUGE-L"]),
+        ("llama", ANSWERS, ["ROUGE-L", "exact match", "loss", "perplexity"]),
+        ("t5", ANSWERS, ["ROUGE-L", "exact match", "loss", "perplexity"]),
         ("classifier", LABELLED, ["accuracy", "macro F1"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""The stages of a mix, from a recipe to a published model: prepare, check, weigh, plan, merge, publish, verify."""
+"""The stages of a mix, from a recipe to a published model: check, weigh, plan, merge, evaluate, publish, verify."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.compat.check import check_models
-from cocktail_hub.errors import PublishError, RecipeError, did_you_mean
-from cocktail_hub.evaluation.example_files import ExamplesFound, locate_examples
+from cocktail_hub.errors import PublishError, RecipeError, SourceError, did_you_mean
+from cocktail_hub.evaluation.example_files import ExamplesFound, examples_given, locate_examples
 from cocktail_hub.evaluation.load_check import LoadCheck
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
 from cocktail_hub.hub.commit import README, Publication
@@ -32,7 +32,7 @@ from cocktail_hub.publishing.verify import (
     require_merged,
     weight_hashes,
 )
-from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved, refuse_address
+from cocktail_hub.recipe import SUFFIXES, Recipe, ResolvedRecipe, as_resolved, refuse_address
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
 from cocktail_hub.storage.disk import disk_errors
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from cocktail_hub.compat.check import CompatibilityReport
     from cocktail_hub.compat.preview import Preview
     from cocktail_hub.hub import Hub
+    from cocktail_hub.search.evaluate import Entrant, Evaluation
     from cocktail_hub.search.score import Score
     from cocktail_hub.search.softmax import Weights
 
@@ -350,6 +351,84 @@ def score(
     prepared = prepare(loaded, options, recall=False)
     weights, evidence = weigh_prepared(prepared, prepared.check())
     return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
+
+
+def evaluate(
+    *sources: Any,
+    examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]],
+    columns: Mapping[str, str] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    generated: bool = True,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Evaluation:
+    """Measure a mix and its parts on examples, or several models, with intervals. No mix is written.
+
+    Args:
+        *sources: a recipe, as `mix` takes it: its mix is compared with its base, its ingredients and a mix of equal
+            weights. Or several recipes, folders or Hub ids: each is compared with the first.
+        examples: name -> a list, a path or a Hub dataset id (docs/evaluation.md says what they look like).
+        columns: our key -> the column of the examples that holds it, e.g. `{"input": "question"}`.
+        reading: keys of `weighting` that say how models read, e.g. `{"chat_template": True}`; others are the recipe's.
+        generated: whether language models write answers to examples without options, which takes longest.
+        revision: of the recipes' repos, when sources are Hub ids.
+        options: how to make the mix; `scoring_device` says where models are run.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        ScoringError: the examples cannot be measured with the models; names the example and the model.
+        CocktailError: a recipe is wrong, or a model cannot be read.
+    """
+    from cocktail_hub.search.evaluate import entrants_of, evaluate_entrants, reading_of, same_task
+    from cocktail_hub.search.model_folders import staging_folder
+
+    options = with_hub(options, hub)
+    if not sources or not examples:
+        raise RecipeError(
+            "There is nothing to evaluate.\nA figure needs a model and examples.\n"
+            "Give a recipe or models, and `examples={'target': 'file.jsonl'}`."
+        )
+    found = {name: examples_given(one, options.hub) for name, one in examples.items()}
+    several = len(sources) > 1
+    opened = [_recipe_or_model(source, options, revision, merged=several) for source in sources]
+    with staging_folder() as scratch:
+        entrants: list[Entrant] = []
+        tasks: list[tuple[str, str]] = []
+        for index, (prepared, is_model) in enumerate(opened):
+            name = prepared.source.name
+            report, resolved = check_and_weigh(prepared)
+            tasks.append((name, resolved.task or report.kind.task))
+            mixed, first, *parts = entrants_of(resolved, report, options, scratch / str(index))
+            if several or is_model:
+                entrants.append(replace(first if is_model else mixed, name=name))
+            else:
+                entrants += [mixed, first, *parts]
+        return evaluate_entrants(
+            entrants,
+            found,
+            task=same_task(tasks),
+            reading=reading_of(opened[0][0].source.recipe.weighting, reading or {}),
+            columns=columns,
+            options=options,
+            generated=generated,
+            reference=several,
+        )
+
+
+def _recipe_or_model(source: Any, options: MixOptions, revision: str | None, *, merged: bool) -> tuple[Prepared, bool]:
+    """Open a recipe, or a model as a mix of it with itself; with `merged`, weights beside a recipe are a model."""
+    named = isinstance(source, (str, Path)) and Path(source).suffix not in SUFFIXES
+    try:
+        loaded = load_recipe_source(source, options.hub, revision=revision)
+    except SourceError:
+        if not named:
+            raise
+        loaded = None
+    if loaded is not None and not (named and merged and loaded.merged):
+        return prepare(loaded, options), False
+    half = {"model": str(source), "revision": revision, "weight": 0.5}
+    return prepare(replace(load_recipe_source([half, half], options.hub), name=str(source)), options), True
 
 
 def publish(

@@ -145,7 +145,8 @@ def _check_head(run: ScoringRun, model: Any) -> None:
             model=run.name,
         )
     inner = model.transformers_model
-    stored = read_weight_files(LocalFiles(run.folder, name=run.name)).specs
+    # the model was loaded from these files, whichever they are: weights in memory are links
+    stored = read_weight_files(LocalFiles(run.folder, name=run.name, any_link=True)).specs
     prefix = f"{inner.base_model_prefix}."
     run.refuse_missing([key for key in inner.state_dict() if not key.startswith(prefix) and key not in stored], inner)
 

@@ -306,9 +306,9 @@ def score(
     """Compute each ingredient's loss on a few examples, and the weights from the losses.
 
     Args:
-        source: a recipe, as `mix` takes it. Weights that it gives are ignored.
+        source: a recipe, as `mix` takes it. It needs no weights; those that it gives are ignored.
         examples: a list, a path or a Hub dataset id; `None`: those of the recipe's `weighting`.
-        rule: `softmax` or `uniform`; `None`: the recipe's, or softmax.
+        rule: `softmax`, `ensemble` or `uniform`; `None`: the recipe's, or softmax.
         temperature: in nats, above 0, or `auto`; `None`: the recipe's, or 5.
         columns: our key -> the column of `examples` that holds it, e.g. `{"input": "question"}`.
         revision: of the recipe's repo, when `source` is a Hub id.
@@ -322,7 +322,7 @@ def score(
     from cocktail_hub.search.score import Score, open_recipe
 
     options = with_hub(options, hub)
-    loaded = load_recipe_source(source, options.hub, revision=revision)
+    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=examples is not None)
     recipe = open_recipe(loaded.recipe, examples, rule=rule, temperature=temperature, columns=columns)
     loaded = replace(loaded, recipe=recipe)
     if examples is not None:  # the caller may name files of this machine, which a recipe from the Hub may not

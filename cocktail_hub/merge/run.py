@@ -62,7 +62,7 @@ def write_weights(
     if options.engine == "ray":
         from cocktail_hub.merge.engine.on_ray import run_on_ray as run
     with (
-        _opened(plan, report, folder, options) as inputs,
+        opened_models(plan, report, folder, options) as inputs,
         bar("publish" if upload else "merge", plan.output_bytes, delay=SHORT if local else 0.0) as advance,
     ):
         return execute(
@@ -81,7 +81,7 @@ def write_weights(
 
 
 @contextmanager
-def _opened(
+def opened_models(
     plan: MergePlan, report: CompatibilityReport, folder: Path, options: MixOptions
 ) -> Iterator[OpenModels | ShardInputs]:
     """Open the models whole, or shard by shard: on little disk, and on Ray, whose workers open them for themselves."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checkpoint.reader import TensorReader
     from cocktail_hub.merge.engine.workers import Worker
+    from cocktail_hub.merge.kernels.buffers import Output
     from cocktail_hub.merge.plan import MergePlan, ShardPlan
 
     Upload = Callable[[str, Path, str], object]
@@ -266,28 +267,34 @@ def fill_shard(
     on_write: Callable[[int], object] | None = None,
 ) -> ShardWriter:
     """Compute and write all of a shard; the caller seals and publishes it. After an error nothing of it is left."""
-    plan, header = task.plan, shard.header
-    models = plan.components[shard.component].models
-    _require_planned(shard, models, readers)
-    writer = ShardWriter(
-        task.folder / shard.path, header, shard.nbytes, QUICK if task.upload is None else "sha256", on_write
-    )
+    kind = QUICK if task.upload is None else "sha256"
+    writer = ShardWriter(task.folder / shard.path, shard.header, shard.nbytes, kind, on_write)
     try:
-        job = ShardJob(method=plan.method, parameters=plan.parameters, models=models, sources=readers, output=writer)
-        threads = len(pool.workers)
-        chunks = cut_chunks(shard, len(header), partial(run_capacity, pool.local, plan.method))
-        pool.run(batched(long_first(chunks, threads), threads), lambda worker, batch: compute(worker, job, batch))
-        for reader in readers:
-            if isinstance(reader, WatchedReader):
-                reader.check_unchanged()
+        compute_shard(task.plan, shard, readers, pool, writer)
     except BaseException:
         writer.abort()
         raise
     return writer
 
 
-def _require_planned(shard: ShardPlan, models: Sequence[str], readers: Sequence[TensorReader]) -> None:
+def compute_shard(
+    plan: MergePlan, shard: ShardPlan, readers: Sequence[TensorReader], pool: WorkerPool, output: Output
+) -> None:
+    """Compute every tensor of a shard into an output, which has the header already."""
+    _require_planned(plan, shard, readers)
+    models = plan.components[shard.component].models
+    job = ShardJob(method=plan.method, parameters=plan.parameters, models=models, sources=readers, output=output)
+    threads = len(pool.workers)
+    chunks = cut_chunks(shard, len(shard.header), partial(run_capacity, pool.local, plan.method))
+    pool.run(batched(long_first(chunks, threads), threads), lambda worker, batch: compute(worker, job, batch))
+    for reader in readers:
+        if isinstance(reader, WatchedReader):
+            reader.check_unchanged()
+
+
+def _require_planned(plan: MergePlan, shard: ShardPlan, readers: Sequence[TensorReader]) -> None:
     """Raise CheckpointError unless the models have the tensors that the plan was made for."""
+    models = plan.components[shard.component].models
     for tensor in shard.tensors:
         for model, dtype in zip(tensor.models, tensor.dtypes, strict=True):
             found = readers[model].specs.get(tensor.name)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from cocktail_hub.hub import Hub
     from cocktail_hub.search.score import Score
     from cocktail_hub.search.softmax import Weights
+    from cocktail_hub.search.sweep_report import Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,6 +331,58 @@ def score(
     prepared = prepare(loaded, options, recall=False)
     weights, evidence = weigh_prepared(prepared, prepared.check())
     return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
+
+
+def sweep(
+    source: Any,
+    examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]],
+    *,
+    over: str | None = None,
+    points: int = 11,
+    choose: Sequence[str] = (),
+    maximize: str | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Sweep:
+    """Find out how good a mix is along one of its numbers: predicted everywhere, measured where it matters.
+
+    Args:
+        source: a recipe, as `mix` takes it; one without weights starts with equal ones.
+        examples: name -> a list, a path or a Hub dataset id.
+        over: what goes from 0 to 1: `anchor` (its share), `lambda`, or an ingredient (its weight, of which the others
+            divide the rest) by its model or its number from 1; `None`: what there is only one of.
+        points: number of points on the curve, at least 3.
+        choose: conditions such as `general >= start - 0.5`; `start` and `end` are the ends of the curve.
+        maximize: name of the examples on which the chosen point is best among those that meet the conditions; `None`:
+            the first without a condition, and without conditions the knee of the curve is chosen.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        options: how to make the mix; `scoring_device` says where models are run.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        ScoringError: the examples do not fit the models, or no point meets the conditions.
+        CocktailError: the recipe is wrong, or its models do not fit together.
+    """
+    from cocktail_hub.search.score import open_recipe
+    from cocktail_hub.search.sweep import sweep_mix
+    from cocktail_hub.search.sweep_axis import axis_of, read_goal
+
+    if not examples or points < 3:  # noqa: PLR2004 - both ends, and something between
+        what = "no `examples`" if not examples else f"{points} `points`"
+        raise RecipeError(
+            f"A sweep got {what}.\nIt shows figures on examples, at both ends of a curve and between.\n"
+            "Give a file of examples under a name, and at least 3 points."
+        )
+    goal, options = read_goal(list(examples), maximize, choose), with_hub(options, hub)
+    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
+    prepared, found = prepare(loaded, options), {}
+    for name, given in examples.items():
+        weighting = open_recipe(prepared.recipe, given, rule="softmax").weighting
+        if weighting is not None:  # the caller may name files of this machine
+            found[name] = weighting, locate_examples(weighting, replace(loaded, files=None, folder=""), options.hub)
+    report, resolved = check_and_weigh(prepared)
+    return sweep_mix(axis_of(resolved, over), report, found, options, points=points, goal=goal)
 
 
 def publish(

@@ -17,6 +17,7 @@ from cocktail_hub.cli.demo import demo
 from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
+from cocktail_hub.cli.sweep import sweep
 from cocktail_hub.errors import CocktailError
 from cocktail_hub.version import VERSION
 
@@ -31,6 +32,7 @@ COMMANDS = (
     mix,
     push,
     score,
+    sweep,
     verify,
 )
 EXIT_INTERRUPTED = 130

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from cocktail_hub.evaluation.intervals import middle_quantiles, resampled_means, tail_for
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FOLDS = 10
 """Parts of the examples for the cross-validation."""
-RESAMPLES = 2000
-"""Samples of the bootstrap."""
 _STEPS = 300
 """Most steps of the descent; a few dozen are usual."""
 _SETTLED = 1e-7
@@ -56,6 +56,9 @@ class MixedOutputs(Protocol):
     def gradient(self, weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Derivative of the sum of `chosen * losses` by the weights: [N]. `chosen`: [n], a factor per example."""
 
+    def rankings(self, weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Per example the scores of its candidates, and which are right; empty if candidates are no passages."""
+
 
 @dataclass(frozen=True)
 class MixedLogits:
@@ -65,6 +68,8 @@ class MixedLogits:
     """[N, terms, candidates]; `NEVER` where a term has fewer candidates."""
     owners: np.ndarray
     """[terms] the example of each; an example's loss is the mean over its terms."""
+    ranked: bool = False
+    """Whether the candidates are passages: the terms of an example are its positives, among the same negatives."""
     convex = True
 
     @property
@@ -88,6 +93,15 @@ class MixedLogits:
         slopes[:, 0] -= 1
         slopes *= (self._shares * chosen[self.owners])[:, None]
         return np.asarray(np.einsum("tc,itc->i", slopes, self.logits))
+
+    def rankings(self, weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """See `MixedOutputs`."""
+        found = []
+        for example in range(self.owners[-1] + 1 if self.ranked else 0):
+            terms = np.tensordot(weights, self.logits[:, self.owners == example], 1)
+            scores = np.concatenate([terms[:, 0], terms[0, 1:][terms[0, 1:] > NEVER / 2]])
+            found.append((scores, np.arange(len(terms))))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +158,14 @@ class MixedVectors:
         (queries, passages), _ = self._means(weights)
         return np.asarray(queries @ passages.T)
 
+    def rankings(self, weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """See `MixedOutputs`."""
+        found = []
+        for scores, right, wrong in zip(self.scores(weights), self.right > 0, self.wrong, strict=True):
+            candidates = right | wrong
+            found.append((scores[candidates], np.flatnonzero(right[candidates])))
+        return found
+
     def _means(self, weights: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Mean vectors of queries and of passages, at length 1 for the cosine, and what they were divided by."""
         means = [np.tensordot(weights, parts, 1) for parts in (self.queries, self.passages)]
@@ -161,7 +183,7 @@ class Gain:
     mean: float
     """Over examples, in nats."""
     low: float
-    """Of the 95 % interval: examples are drawn again, in pairs, `RESAMPLES` times."""
+    """Of the 95 % interval, by the bootstrap: see `evaluation.intervals`."""
     high: float
     """Of the same."""
 
@@ -229,9 +251,9 @@ def cross_validated_gain(
         weights = best_weights(outputs, strength / (~tested).sum(), prior, (~tested).astype(float))
         gains[tested] = (before - outputs.losses(weights))[tested]
     per_unit = np.bincount(numbers, gains) / np.bincount(numbers)
-    drawn = np.random.default_rng(0).integers(0, len(per_unit), (RESAMPLES, len(per_unit)))
-    low, high = np.quantile(per_unit[drawn].mean(axis=1), (0.025, 0.975))
-    return Gain(mean=float(per_unit.mean()), low=float(low), high=float(high))
+    resampled, tail = np.concatenate(list(resampled_means(per_unit[:, None], seed=0))), tail_for(len(per_unit))
+    low, high = middle_quantiles(resampled[:, 0], (tail, 1 - tail))
+    return Gain(mean=float(per_unit.mean()), low=low, high=high)
 
 
 def without_crumbs(weights: np.ndarray, floor: float) -> np.ndarray:

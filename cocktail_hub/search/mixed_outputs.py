@@ -82,7 +82,7 @@ def _pairs(scores: np.ndarray, rows: Sequence[Passages]) -> MixedLogits:
     logits = np.full((len(scores), len(terms), max(map(len, terms))), NEVER)
     for index, places in enumerate(terms):
         logits[:, index, : len(places)] = scores[:, places]
-    return MixedLogits(logits=logits, owners=np.array(owners))
+    return MixedLogits(logits=logits, owners=np.array(owners), ranked=True)
 
 
 def _passages(row: Passages) -> enumerate[str]:

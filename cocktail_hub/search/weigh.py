@@ -78,9 +78,9 @@ def weigh_ingredients(
     share = recipe.anchor.share if recipe.anchor and settings.outputs else None
     if recipe.anchor and share is not None:  # its outputs are a part of every mix
         scored.insert(0, Ingredient.from_value(recipe.anchor, "anchor"))
-    with _staging_folder() as folder, bar("score", STEPS * len(scored), unit="%") as advance:
+    with staging_folder() as folder, bar("score", STEPS * len(scored), unit="%") as advance:
         losses = score_all(
-            _jobs(scored, report, options, folder, examples=examples, settings=settings),
+            scoring_jobs(scored, report, options, folder, examples=examples, settings=settings),
             LossesCache(Cache().root / "losses"),
             advance=advance,
             runner=score_on_ray if on_ray else score_here,
@@ -133,7 +133,7 @@ def check_scoring(
     return settings, examples
 
 
-def _jobs(
+def scoring_jobs(
     ingredients: Sequence[Ingredient],
     report: CompatibilityReport,
     options: MixOptions,
@@ -169,12 +169,12 @@ def _model_folder(ingredient: Ingredient, report: CompatibilityReport, options: 
     identity = ingredient.identity()
     index = next(i for i, model in enumerate(report.models) if model.located.reference.identity() == identity)
     require_free_space([(options.hub.cache_folder, bytes_to_fetch(report.models), "the downloads")])
-    with _staging_folder() as folder:
+    with staging_folder() as folder:
         yield materialize(report.models[index], index, report.components, folder, code=options.trust_remote_code)
 
 
 @contextmanager
-def _staging_folder() -> Iterator[Path]:
+def staging_folder() -> Iterator[Path]:
     """An empty folder in the cache, where there is space for a model, and which the nodes of a cluster share."""
     parent = Cache().root / "staging"
     parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The stages of a mix, from a recipe to a published model: prepare, check, weigh, plan, merge, publish, verify."""
+"""The stages of a mix, from a recipe to a published model: check, weigh, plan, merge, evaluate, publish, verify."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.compat.check import check_models
-from cocktail_hub.errors import PublishError, RecipeError, did_you_mean
-from cocktail_hub.evaluation.example_files import ExamplesFound, locate_examples
+from cocktail_hub.errors import PublishError, RecipeError, SourceError, did_you_mean
+from cocktail_hub.evaluation.example_files import ExamplesFound, examples_given, locate_examples
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
 from cocktail_hub.hub.commit import README, Publication
 from cocktail_hub.merge.engine.journal import working_files
@@ -23,7 +23,7 @@ from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.preview import preview_mix
 from cocktail_hub.publishing.verify import Verification, require_merged, weight_hashes
-from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
+from cocktail_hub.recipe import SUFFIXES, Recipe, ResolvedRecipe, as_resolved
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
 from cocktail_hub.storage.disk import disk_errors
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cocktail_hub.compat.check import CompatibilityReport
     from cocktail_hub.compat.preview import Preview
     from cocktail_hub.hub import Hub
+    from cocktail_hub.search.evaluate import Entrant, Evaluation
     from cocktail_hub.search.score import Score
     from cocktail_hub.search.softmax import Weights
     from cocktail_hub.search.sweep_report import Sweep
@@ -333,6 +334,89 @@ def score(
     return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
 
 
+def evaluate(
+    *sources: Any,
+    examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]],
+    columns: Mapping[str, str] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    generated: bool = True,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Evaluation:
+    """Measure a mix and its parts on examples, or several models, with intervals. No mix is written.
+
+    Args:
+        *sources: a recipe, as `mix` takes it: its mix is compared with its base, its ingredients and a mix of equal
+            weights. Or several recipes, folders or Hub ids: each is compared with the first.
+        examples: name -> a list, a path or a Hub dataset id (docs/evaluation.md says what they look like).
+        columns: our key -> the column of the examples that holds it, e.g. `{"input": "question"}`.
+        reading: keys of `weighting` that say how models read, e.g. `{"chat_template": True}`; others are the recipe's.
+        generated: whether language models write answers to examples without options, which takes longest.
+        revision: of the recipes' repos, when sources are Hub ids.
+        options: how to make the mix; `scoring_device` says where models are run.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        ScoringError: the examples cannot be measured with the models; names the example and the model.
+        CocktailError: a recipe is wrong, or a model cannot be read.
+    """
+    from cocktail_hub.search.evaluate import (
+        evaluate_entrants,
+        one_mix,
+        one_model,
+        reading_of,
+        same_task,
+        whole_recipe,
+    )
+    from cocktail_hub.search.model_folders import staging_folder
+
+    options = with_hub(options, hub)
+    if not sources or not examples:
+        raise RecipeError(
+            "There is nothing to evaluate.\nA figure needs a model and examples.\n"
+            "Give a recipe or models, and `examples={'target': 'file.jsonl'}`."
+        )
+    found = {name: examples_given(one, options.hub) for name, one in examples.items()}
+    opened = [_recipe_or_model(source, options, revision) for source in sources]
+    with staging_folder() as scratch:
+        entrants: list[Entrant] = []
+        tasks: dict[str, str] = {}
+        for index, (prepared, is_model) in enumerate(opened):
+            name, folder = prepared.source.name, scratch / str(index)
+            report, resolved = check_and_weigh(prepared)
+            tasks[name] = resolved.task or report.kind.task
+            if is_model:
+                entrants.append(one_model(name, report, options, folder))
+            elif len(sources) > 1:
+                entrants.append(one_mix(name, resolved, report, options, folder))
+            else:
+                entrants += whole_recipe(resolved, report, options, folder)
+        return evaluate_entrants(
+            entrants,
+            found,
+            task=same_task(tasks),
+            reading=reading_of(opened[0][0].source.recipe.weighting, reading or {}),
+            columns=columns,
+            options=options,
+            generated=generated,
+            reference=len(sources) > 1,
+        )
+
+
+def _recipe_or_model(source: Any, options: MixOptions, revision: str | None) -> tuple[Prepared, bool]:
+    """Open a recipe; or else a model, as a mix of it with itself."""
+    try:
+        loaded = load_recipe_source(source, options.hub, revision=revision)
+    except SourceError:
+        if not isinstance(source, (str, Path)) or Path(source).suffix in SUFFIXES:
+            raise
+        half = {"model": str(source), "revision": revision, "weight": 0.5}
+        loaded = replace(load_recipe_source([half, half], options.hub), name=str(source))
+        return prepare(loaded, options), True
+    return prepare(loaded, options), False
+
+
 def sweep(
     source: Any,
     examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]],
@@ -364,8 +448,8 @@ def sweep(
         ScoringError: the examples do not fit the models, or no point meets the conditions.
         CocktailError: the recipe is wrong, or its models do not fit together.
     """
-    from cocktail_hub.search.score import open_recipe
-    from cocktail_hub.search.sweep import sweep_mix
+    from cocktail_hub.search.evaluate import reading_of
+    from cocktail_hub.search.sweep import SweepPlan, sweep_mix
     from cocktail_hub.search.sweep_axis import axis_of, read_goal
 
     if not examples or points < 3:  # noqa: PLR2004 - both ends, and something between
@@ -376,13 +460,15 @@ def sweep(
         )
     goal, options = read_goal(list(examples), maximize, choose), with_hub(options, hub)
     loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
-    prepared, found = prepare(loaded, options), {}
-    for name, given in examples.items():
-        weighting = open_recipe(prepared.recipe, given, rule="softmax").weighting
-        if weighting is not None:  # the caller may name files of this machine
-            found[name] = weighting, locate_examples(weighting, replace(loaded, files=None, folder=""), options.hub)
-    report, resolved = check_and_weigh(prepared)
-    return sweep_mix(axis_of(resolved, over), report, found, options, points=points, goal=goal)
+    found = {name: examples_given(given, options.hub) for name, given in examples.items()}
+    report, resolved = check_and_weigh(prepare(loaded, options))
+    plan = SweepPlan(
+        axis=axis_of(resolved, over),
+        positions=tuple(index / (points - 1) for index in range(points)),
+        goal=goal,
+        reading=reading_of(loaded.recipe.weighting, {}),
+    )
+    return sweep_mix(plan, report, found, options)
 
 
 def publish(

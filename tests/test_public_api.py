@@ -21,6 +21,7 @@ NAMES = {
     "Recipe",
     "ResolvedRecipe",
     "check",
+    "evaluate",
     "mix",
     "mix_models",
     "mix_models_by_layers",

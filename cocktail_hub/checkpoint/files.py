@@ -66,16 +66,17 @@ class LocalFiles:
 
     A link inside it may point to another file inside it. In a snapshot of the Hub's cache, links also point to
     the blobs of the same repository, and those to the blobs shared by the whole cache. Every other link is
-    refused: a model must not read files outside of its folder.
+    refused: a model must not read files outside of its folder. `any_link` is for folders whose links are our own.
     """
 
-    def __init__(self, root: Path | str, *, name: str | None = None) -> None:
+    def __init__(self, root: Path | str, *, name: str | None = None, any_link: bool = False) -> None:
         self.root = Path(root)
         """The folder, unresolved."""
         self.name = name or str(root)
         if not self.root.is_dir():
             raise SourceError(f"There is no folder '{root}'.\nAn ingredient is a Hub id or an existing local folder.")
         real_root = self.root.resolve()
+        self._any_link = any_link
         self._allowed = (real_root, *(_blobs_of_snapshot(self.root) or _blobs_of_snapshot(real_root)))
         states: dict[str, FileState] = {}
         for folder, subfolders, names in os.walk(self.root):
@@ -103,7 +104,7 @@ class LocalFiles:
             raise SourceError(f"'{self.name}' has no file '{path}'. {did_you_mean(path, self.sizes)}")
         full = self.root / PurePosixPath(path)
         real = full.resolve()
-        if not any(map(real.is_relative_to, self._allowed)):
+        if not self._any_link and not any(map(real.is_relative_to, self._allowed)):
             raise SourceError(
                 f"'{path}' of '{self.name}' is a link to '{real}', outside of its folder.\n"
                 "Through such links a model could read any file of this machine, so they are not followed.\n"

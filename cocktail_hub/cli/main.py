@@ -14,6 +14,7 @@ import click
 
 from cocktail_hub.cli.cache import cache
 from cocktail_hub.cli.demo import demo
+from cocktail_hub.cli.evaluate import evaluate
 from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
@@ -28,6 +29,7 @@ COMMANDS = (
     cache,
     check,
     demo,
+    evaluate,
     methods,
     mix,
     push,

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cocktail_hub.cli.evaluate import Named, named_once
 from cocktail_hub.cli.options import mix_options, read_options
 from cocktail_hub.cli.output import show_json
 
@@ -19,27 +20,26 @@ Examples:
       --choose "general >= start - 0.5" -o chosen.yaml"""
 )
 @click.argument("recipe")
-@click.option(
-    "--examples", multiple=True, required=True, metavar="NAME=FILE", help="Examples under a name; repeatable."
-)
+@click.option("--examples", type=Named(), multiple=True, required=True, help="File or Hub dataset; may be repeated.")
 @click.option("--over", help="anchor, lambda, or an ingredient by its model or number. Default: what there is one of.")
 @click.option("--points", type=click.IntRange(min=3), default=11, show_default=True, help="Points on the curve.")
-@click.option(
-    "--choose", multiple=True, help="Condition on the chosen point, e.g. 'general >= start - 0.5'; repeatable."
-)
+@click.option("--choose", multiple=True, help="Condition on the chosen point, such as 'general >= start - 0.5'.")
 @click.option("--maximize", metavar="NAME", help="Choose the best point on these examples. Default: the knee.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curves into this PNG file.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the chosen recipe to this file.")
 @click.option("--scoring-device", default="auto", show_default=True, help="Device to run models on: auto, cpu or cuda.")
 @mix_options(without=("low_disk", "max_shard_size", "engine"))
-def sweep(recipe: str, examples: tuple[str, ...], plot: Path | None, output: Path | None, **given: Any) -> None:
+def sweep(
+    recipe: str, examples: tuple[tuple[str, str], ...], plot: Path | None, output: Path | None, **given: Any
+) -> None:
     """Show how good RECIPE is along one of its numbers, predicted everywhere and measured where it matters."""
     from cocktail_hub.pipeline import sweep
     from cocktail_hub.recipe import dump_yaml
+    from cocktail_hub.search.plot import require_plotting
 
-    named = dict(text.partition("=")[::2] for text in examples)
-    if len(named) < len(examples) or not all(name and file for name, file in named.items()):
-        raise click.BadParameter("Write NAME=FILE, each NAME once.", param_hint="--examples")
+    named = named_once(examples)
+    if plot is not None:
+        require_plotting()
     for path in filter(None, (plot, output)):
         if not path.absolute().parent.is_dir():
             raise click.BadParameter(f"There is no folder '{path.parent}'.")

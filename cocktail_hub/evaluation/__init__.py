@@ -1,4 +1,5 @@
-"""Run models on examples and measure their losses, and load finished mixes.
+"""Run models on examples, measure their losses and other metrics, and load finished mixes.
 
 examples -> scorer (decoder, encoder, reranker or seq2seq) -> losses
+examples -> measure -> metrics -> intervals
 """

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import MissingExtraError, RecipeError, ScoringError, SourceError
 from cocktail_hub.hub import HubFiles
-from cocktail_hub.recipe import canonical_json, is_path
+from cocktail_hub.recipe import Weighting, canonical_json, is_path
 from cocktail_hub.recipe.validation import plain
 from cocktail_hub.storage.disk import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from cocktail_hub.hub import Hub
-    from cocktail_hub.recipe import Weighting
     from cocktail_hub.resolve.source import RecipeSource
 
 LARGEST_FILE = 256 << 20
@@ -76,6 +75,19 @@ def locate_examples(weighting: Weighting, origin: RecipeSource, hub: Hub) -> Exa
         return ExamplesFound(content=tuple(examples or ()), source="inline")
     if isinstance(origin.files, HubFiles):
         return _in_repo(examples, origin.files, weighting, origin, hub)
+    return _on_machine(examples, weighting, hub)
+
+
+def examples_given(examples: str | Path | Sequence[Mapping[str, Any]], hub: Hub) -> ExamplesFound:
+    """Find examples that the user names: a list, a file, or a dataset on the Hub. Raises as `locate_examples`."""
+    weighting = Weighting.from_value({"examples": str(examples) if isinstance(examples, Path) else examples})
+    if not isinstance(weighting.examples, str):
+        return ExamplesFound(content=tuple(weighting.examples or ()), source="inline")
+    return _on_machine(weighting.examples, weighting, hub)
+
+
+def _on_machine(examples: str, weighting: Weighting, hub: Hub) -> ExamplesFound:
+    """Examples in a file, or, where there is none, in a dataset."""
     path = Path(examples).expanduser()
     if path.is_file():
         return ExamplesFound(content=path, source=path.name)

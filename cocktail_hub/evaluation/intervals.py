@@ -40,10 +40,14 @@ class Figure:
         """1 or -1 where the interval lies above or below 0; 0 where it covers it."""
         return (self.low > 0) - (self.high < 0)
 
-    def __str__(self) -> str:
-        """E.g. `-3.1 [-4.9, -1.3]`."""
-        value, low, high = (f"{number:.{self.digits}f}" for number in (self.value, self.low, self.high))
+    def __format__(self, spec: str) -> str:
+        """E.g. `3.1 [1.3, 4.9]`; with `+` as spec, `+3.1 [+1.3, +4.9]`."""
+        value, low, high = (f"{number:{spec}.{self.digits}f}" for number in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
+
+    def __str__(self) -> str:
+        """The number and its interval."""
+        return format(self, "")
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""

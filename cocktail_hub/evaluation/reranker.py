@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.weight_files import read_weight_files
@@ -152,11 +151,8 @@ def _check_head(run: ScoringRun, model: Any) -> None:
             model=run.name,
         )
     inner = model.transformers_model
-    files = sorted(run.folder.glob("*.safetensors"))  # of a mix in memory, links that no repo may have
-    if files:
-        stored = {key for file in files for key in safe_open(file, framework="pt").keys()}  # type: ignore[no-untyped-call] # noqa: SIM118
-    else:
-        stored = set(read_weight_files(LocalFiles(run.folder, name=run.name)).specs)
+    # the model was loaded from these files, whichever they are: weights in memory are links
+    stored = read_weight_files(LocalFiles(run.folder, name=run.name, any_link=True)).specs
     prefix = f"{inner.base_model_prefix}."
     run.refuse_missing([key for key in inner.state_dict() if not key.startswith(prefix) and key not in stored], inner)
 

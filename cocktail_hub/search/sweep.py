@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,11 +15,11 @@ from cocktail_hub.evaluation.losses_cache import LossesCache
 from cocktail_hub.evaluation.metrics import metrics_of, ranking
 from cocktail_hub.evaluation.scorer import STEPS, score_all
 from cocktail_hub.hub.progress import bar
-from cocktail_hub.merge.in_memory import mixed_in_memory
 from cocktail_hub.recipe import Ingredient
 from cocktail_hub.search.mixed_outputs import mixed_outputs
+from cocktail_hub.search.model_folders import mix_folder, staging_folder
 from cocktail_hub.search.sweep_report import Curve, Sweep
-from cocktail_hub.search.weigh import check_scoring, scoring_jobs, staging_folder
+from cocktail_hub.search.weigh import check_scoring, scoring_jobs
 from cocktail_hub.storage.cache import Cache
 
 if TYPE_CHECKING:
@@ -35,35 +35,41 @@ if TYPE_CHECKING:
     from cocktail_hub.recipe import ResolvedRecipe, Weighting
     from cocktail_hub.search.sweep_axis import Axis, Goal
 
-Merge: TypeAlias = "Callable[[ResolvedRecipe, Path], AbstractContextManager[Path]]"
-"""Merges a recipe, with an empty folder for its files, and provides the mix as a folder."""
+Merge: TypeAlias = "Callable[[ResolvedRecipe], AbstractContextManager[Path]]"
+"""Merges a recipe, and provides the mix as a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """What to show, and what to choose."""
+
+    axis: Axis
+    """What changes along the curve."""
+    positions: tuple[float, ...]
+    """The points, from 0 to 1."""
+    goal: Goal
+    """Which of them to choose."""
+    reading: Weighting
+    """How models read the examples."""
 
 
 def sweep_mix(
-    axis: Axis,
-    report: CompatibilityReport,
-    found: Mapping[str, tuple[Weighting, ExamplesFound]],
-    options: MixOptions,
-    *,
-    points: int,
-    goal: Goal,
+    plan: SweepPlan, report: CompatibilityReport, found: Mapping[str, ExamplesFound], options: MixOptions
 ) -> Sweep:
     """Predict the curve, choose a point, and measure it, the ends and the knee.
 
     Args:
-        axis: what changes.
-        report: the models of its recipe.
-        found: name -> how to score, and the examples.
+        plan: what to do.
+        report: the models of the recipe.
+        found: name -> examples.
         options: the Hub and the device.
-        points: their number, both ends included.
-        goal: what to choose; without conditions and with several examples, the knee.
 
     Raises:
         ScoringError: the examples do not fit the models, or no point meets the conditions.
         CocktailError: a model cannot be read or merged.
     """
-    recipe, positions = axis.recipe, [index / (points - 1) for index in range(points)]
-    checked = {name: check_scoring(recipe, how, report, given, options) for name, (how, given) in found.items()}
+    axis, positions, recipe = plan.axis, plan.positions, plan.axis.recipe
+    checked = {name: check_scoring(recipe, plan.reading, report, given, options) for name, given in found.items()}
     models = [*([Ingredient.from_value(recipe.base, "base")] if recipe.base else []), *recipe.ingredients]
     steps = STEPS * len(checked) * (len(models) + 4)
     with staging_folder() as folder, bar("sweep", steps, unit="%") as advance:
@@ -76,17 +82,17 @@ def sweep_mix(
         predicted = {
             name: _predict(own, [axis.shares_at(at) for at in positions], advance) for name, own in jobs.items()
         }
-        knee, chosen = _choose(predicted, goal)
+        knee, chosen = _choose(predicted, plan.goal)
         templates = {name: own[0] for name, own in jobs.items()}
         measured = {
             place: _measure(
                 axis.recipe_at(positions[place]),
                 f"the mix at {positions[place]:g}",
                 templates,
-                lambda mix, folder: mixed_in_memory(replace(report, recipe=mix), options, folder),
+                lambda mix: mix_folder(mix, report, options),
                 advance,
             )
-            for place in sorted({0, points - 1, knee, chosen})
+            for place in sorted({0, len(positions) - 1, knee, chosen})
         }
     return Sweep(
         over=axis.over,
@@ -98,7 +104,7 @@ def sweep_mix(
             for name in predicted
             for curve in _curves(name, predicted[name], {place: row[name] for place, row in measured.items()}, chosen)
         ),
-        goal=goal,
+        goal=plan.goal,
         digests={name: examples.digest for name, (_, examples) in checked.items()},
         mix=axis.recipe_at(positions[chosen]),
     )
@@ -124,8 +130,7 @@ def _measure(
 
         @cache
         def merged() -> Path:
-            folder = stack.enter_context(staging_folder())
-            return stack.enter_context(merge(recipe, folder))
+            return stack.enter_context(merge(recipe))
 
         @contextmanager
         def folder() -> Iterator[Path]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.errors import MissingExtraError
+from cocktail_hub.search.plot import require_plotting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,10 +136,9 @@ class Sweep:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure as Picture
-        except ImportError as error:
-            raise MissingExtraError.of("matplotlib", extra="plot", purpose="draw the curve") from error
+        require_plotting()
+        from matplotlib.figure import Figure as Picture
+
         xlabel = "lambda" if self.over == "lambda" else f"weight of {self.over.rpartition('/')[2]}"
         picture = Picture(figsize=(6.4, 3.2 * len(self.main)), layout="constrained")
         for place, curve in enumerate(self.main.values(), start=1):

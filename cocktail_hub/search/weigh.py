@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import ScoringError
@@ -18,19 +14,17 @@ from cocktail_hub.evaluation.on_ray import score_on_ray
 from cocktail_hub.evaluation.scorer import STEPS, ScoringJob, score_all, score_here
 from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.hub.progress import bar
-from cocktail_hub.merge.materialize import materialize
-from cocktail_hub.merge.run import bytes_to_fetch
-from cocktail_hub.merge.small_files import TOKENIZER_FILES, copy_small_files
 from cocktail_hub.recipe import Ingredient, canonical_json
 from cocktail_hub.search.ensemble_rule import fall_back, needs_outputs, weigh_outputs
 from cocktail_hub.search.mixed_outputs import mixed_outputs
+from cocktail_hub.search.model_folders import copy_tokenizer, model_folder, staging_folder
 from cocktail_hub.search.report import evidence_of
 from cocktail_hub.search.softmax import Weights, require_same_reading, uniform_weights, weigh
 from cocktail_hub.storage.cache import Cache
-from cocktail_hub.storage.disk import require_free_space, sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from cocktail_hub.compat import CompatibilityReport
     from cocktail_hub.evaluation.example_files import ExamplesFound
@@ -143,40 +137,17 @@ def scoring_jobs(
     settings: ScoringSettings,
 ) -> list[ScoringJob]:
     """One job per ingredient; all read with the tokenizer of the mix, which is copied into `folder`."""
-    copy_small_files(report, folder, code=options.trust_remote_code)
-    tokenizer = {
-        path.relative_to(folder).as_posix(): sha256_of(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in TOKENIZER_FILES)
-    }
+    tokenizer_folder, tokenizer = copy_tokenizer(report, folder, code=options.trust_remote_code)
+    places = [model.located.reference.identity() for model in report.models]
     return [
         ScoringJob(
             name=ingredient.label,
             identity=canonical_json(ingredient.identity()),
-            folder=partial(_model_folder, ingredient, report, options),
-            tokenizer_folder=folder / report.models[report.first].main,
-            tokenizer_identity=canonical_json(tokenizer),
+            folder=partial(model_folder, places.index(ingredient.identity()), report, options),
+            tokenizer_folder=tokenizer_folder,
+            tokenizer_identity=tokenizer,
             examples=examples,
             settings=settings,
         )
         for ingredient in ingredients
     ]
-
-
-@contextmanager
-def _model_folder(ingredient: Ingredient, report: CompatibilityReport, options: MixOptions) -> Iterator[Path]:
-    """Download an ingredient, and write it out if its own library would not load it as it is."""
-    identity = ingredient.identity()
-    index = next(i for i, model in enumerate(report.models) if model.located.reference.identity() == identity)
-    require_free_space([(options.hub.cache_folder, bytes_to_fetch(report.models), "the downloads")])
-    with staging_folder() as folder:
-        yield materialize(report.models[index], index, report.components, folder, code=options.trust_remote_code)
-
-
-@contextmanager
-def staging_folder() -> Iterator[Path]:
-    """An empty folder in the cache, where there is space for a model, and which the nodes of a cluster share."""
-    parent = Cache().root / "staging"
-    parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="scoring-", dir=parent, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)

@@ -37,10 +37,12 @@ def test_the_command_prints_a_table_draws_and_writes_the_chosen_recipe(tmp_path)
     assert {curve["metric"] for curve in shown["curves"]} == {"nDCG@10", "MRR", "accuracy@1", "loss"}
 
 
-def test_the_command_says_how_examples_are_named(tmp_path):
-    for wrong in (["--examples", "mine.jsonl"], ["--examples", "a=x", "--examples", "a=y"]):
-        done = CliRunner().invoke(main, ["sweep", "recipe.yaml", *wrong])
-        assert done.exit_code == 2
-        assert "Write NAME=FILE, each NAME once." in done.output
-    done = CliRunner().invoke(main, ["sweep", "r.yaml", "--examples", "a=x", "-o", str(tmp_path / "no" / "x.yaml")])
-    assert "There is no folder" in done.output
+@pytest.mark.parametrize(("options", "words"), [
+    (["--examples", "a="], "'a=' names no file"),
+    (["--examples", "a=x", "--examples", "a=y"], "Two sets of examples have the same name"),
+    (["--examples", "a=x", "-o", "no/such/folder.yaml"], "There is no folder"),
+])  # fmt: skip
+def test_slips_are_said_before_anything_is_read(options, words):
+    done = CliRunner().invoke(main, ["sweep", "recipe.yaml", *options])
+    assert done.exit_code == 2
+    assert words in done.output

@@ -72,6 +72,7 @@ def test_signs_say_on_which_side_of_zero_an_interval_lies():
 
 def test_figures_are_shown_with_their_interval():
     assert str(Figure(value=-3.14, low=-4.91, high=-1.26, count=200)) == "-3.1 [-4.9, -1.3]"
+    assert f"{Figure(value=3.14, low=-0.5, high=4, count=200):+}" == "+3.1 [-0.5, +4.0]"
     assert str(Figure(value=0.5, low=0.25, high=1, count=200, digits=3)) == "0.500 [0.250, 1.000]"
 
 
@@ -93,10 +94,11 @@ def test_resamples_come_in_parts_that_fit_into_memory(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [150, 500])
-@pytest.mark.parametrize("kind", ["accuracy", "reciprocal ranks", "difference"])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("accuracy", 150), ("accuracy", 500), ("reciprocal ranks", 150), ("difference", 150)]
+)
 def test_of_a_hundred_intervals_ninety_five_cover_the_figure_of_the_pool(kind, count, monkeypatch):
-    """2,000 test sets each; the chance alone moves the part by half a percent."""
+    """2,000 test sets each: the standard error of the part is half a percent."""
     monkeypatch.setattr(resampled_means, "__kwdefaults__", {"resamples": 1000})
     generator = np.random.default_rng(5)
     size = 40 * count
@@ -114,4 +116,4 @@ def test_of_a_hundred_intervals_ninety_five_cover_the_figure_of_the_pool(kind, c
         drawn = generator.choice(size, count, replace=False)
         (found,) = figures([FIRST], [{"first": table[drawn]} for table in tables], pairs, seed=seed)
         covered += found[-1].low <= expected <= found[-1].high
-    assert 0.94 <= covered / 2000 <= 0.96
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)

@@ -5,7 +5,7 @@ import pytest
 
 from cocktail_hub import mix, sweep
 from cocktail_hub.errors import RecipeError, ScoringError
-from cocktail_hub.merge import in_memory
+from cocktail_hub.search import model_folders
 from cocktail_hub.search import sweep as story
 
 pytestmark = pytest.mark.whole
@@ -27,13 +27,13 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def merged(monkeypatch):
     """The weights of each mix that is merged."""
-    runs, original = [], in_memory.mixed_in_memory
+    runs, original = [], model_folders.mix_folder
 
-    def spy(report, *args):
-        runs.append(report.recipe.weights)
-        return original(report, *args)
+    def spy(recipe, *args):
+        runs.append(recipe.weights)
+        return original(recipe, *args)
 
-    monkeypatch.setattr(story, "mixed_in_memory", spy)
+    monkeypatch.setattr(story, "mix_folder", spy)
     return runs
 
 

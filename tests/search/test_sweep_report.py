@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from cocktail_hub.errors import MissingExtraError
 from cocktail_hub.evaluation.intervals import Figure
 from cocktail_hub.recipe import ResolvedRecipe
+from cocktail_hub.search import plot
 from cocktail_hub.search.sweep_axis import Goal, read_goal
 from cocktail_hub.search.sweep_report import Curve, Sweep
 
@@ -86,6 +85,6 @@ def test_curves_are_drawn(tmp_path):
 
 
 def test_drawing_without_matplotlib_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match="needed to draw the curve"):
+    monkeypatch.setattr(plot, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match="needed to draw plots"):
         found(TARGET).plot(tmp_path / "curve.png")

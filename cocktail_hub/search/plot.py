@@ -1,0 +1,51 @@
+"""Draw an evaluation: every model with its interval, a panel for each set of examples."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from cocktail_hub.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cocktail_hub.search.evaluate import Evaluation
+
+
+def require_plotting() -> None:
+    """Make sure that plots can be drawn, before anything is measured for them.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError.of("matplotlib", extra="plot", purpose="draw plots")
+
+
+def draw_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """Write a plot of the metric that conclusions are drawn from; the suffix of `path` decides the format.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OSError: the file cannot be written.
+    """
+    require_plotting()
+    from matplotlib.figure import Figure
+
+    results = evaluation.results
+    height = 1.2 + 0.4 * len(results[0].models)
+    figure = Figure(figsize=(4.4 * len(results) + 1.6, height), layout="constrained")
+    for axes, result in zip(figure.subplots(1, len(results), sharey=True, squeeze=False)[0], results, strict=True):
+        names = list(result.models)
+        for place, found in enumerate(result.models.values()):
+            main = found[result.metric]
+            color = "#d1602a" if place == 0 else "#1f6fb4"
+            axes.plot([main.low, main.high], [place, place], color=color, linewidth=2)
+            axes.plot(main.value, place, marker="o", color=color)
+        axes.set(title=f"{result.name}, {result.count} examples", xlabel=f"{result.metric}, 95 % intervals")
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(axis="x", color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].invert_yaxis()
+    figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix.lower() == ".png" else None)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from cocktail_hub.search.evaluate import Entrant, Evaluation
     from cocktail_hub.search.score import Score
     from cocktail_hub.search.softmax import Weights
+    from cocktail_hub.search.sweep_report import Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -327,9 +328,9 @@ def score(
     """Compute each ingredient's loss on a few examples, and the weights from the losses.
 
     Args:
-        source: a recipe, as `mix` takes it. Weights that it gives are ignored.
+        source: a recipe, as `mix` takes it. It needs no weights; those that it gives are ignored.
         examples: a list, a path or a Hub dataset id; `None`: those of the recipe's `weighting`.
-        rule: `softmax` or `uniform`; `None`: the recipe's, or softmax.
+        rule: `softmax`, `ensemble` or `uniform`; `None`: the recipe's, or softmax.
         temperature: in nats, above 0, or `auto`; `None`: the recipe's, or 5.
         columns: our key -> the column of `examples` that holds it, e.g. `{"input": "question"}`.
         revision: of the recipe's repo, when `source` is a Hub id.
@@ -343,7 +344,7 @@ def score(
     from cocktail_hub.search.score import Score, open_recipe
 
     options = with_hub(options, hub)
-    loaded = load_recipe_source(source, options.hub, revision=revision)
+    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=examples is not None)
     recipe = open_recipe(loaded.recipe, examples, rule=rule, temperature=temperature, columns=columns)
     loaded = replace(loaded, recipe=recipe)
     if examples is not None:  # the caller may name files of this machine, which a recipe from the Hub may not
@@ -429,6 +430,60 @@ def _recipe_or_model(source: Any, options: MixOptions, revision: str | None, *, 
         return prepare(loaded, options), False
     half = {"model": str(source), "revision": revision, "weight": 0.5}
     return prepare(replace(load_recipe_source([half, half], options.hub), name=str(source)), options), True
+
+
+def sweep(
+    source: Any,
+    examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]],
+    *,
+    over: str | None = None,
+    points: int = 11,
+    choose: Sequence[str] = (),
+    maximize: str | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Sweep:
+    """Find out how good a mix is along one of its numbers: predicted everywhere, measured where it matters.
+
+    Args:
+        source: a recipe, as `mix` takes it; one without weights starts with equal ones.
+        examples: name -> a list, a path or a Hub dataset id.
+        over: what goes from 0 to 1: `anchor` (its share), `lambda`, or an ingredient (its weight, of which the others
+            divide the rest) by its model or its number from 1; `None`: what there is only one of.
+        points: number of points on the curve, at least 3.
+        choose: conditions such as `general >= start - 0.5`; `start` and `end` are the ends of the curve.
+        maximize: name of the examples on which the chosen point is best among those that meet the conditions; `None`:
+            the first without a condition, and without conditions the knee of the curve is chosen.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        options: how to make the mix; `scoring_device` says where models are run.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        ScoringError: the examples do not fit the models, or no point meets the conditions.
+        CocktailError: the recipe is wrong, or its models do not fit together.
+    """
+    from cocktail_hub.search.evaluate import reading_of
+    from cocktail_hub.search.sweep import SweepPlan, sweep_mix
+    from cocktail_hub.search.sweep_axis import axis_of, read_goal
+
+    if not examples or points < 3:  # noqa: PLR2004 - both ends, and something between
+        what = "no `examples`" if not examples else f"{points} `points`"
+        raise RecipeError(
+            f"A sweep got {what}.\nIt shows figures on examples, at both ends of a curve and between.\n"
+            "Give a file of examples under a name, and at least 3 points."
+        )
+    goal, options = read_goal(list(examples), maximize, choose), with_hub(options, hub)
+    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
+    found = {name: examples_given(given, options.hub) for name, given in examples.items()}
+    report, resolved = check_and_weigh(prepare(loaded, options))
+    plan = SweepPlan(
+        axis=axis_of(resolved, over),
+        positions=tuple(index / (points - 1) for index in range(points)),
+        goal=goal,
+        reading=reading_of(loaded.recipe.weighting, {}),
+    )
+    return sweep_mix(plan, report, found, options)
 
 
 def publish(

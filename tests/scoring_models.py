@@ -213,7 +213,7 @@ def packaged_minilm() -> Path | None:
 
 def settings_for(task: str, **keys: object) -> ScoringSettings:
     """Settings from keys of `weighting` and of `ScoringSettings`."""
-    own = {key: keys.pop(key) for key in ("device", "trust_remote_code", "lm_cocktail") if key in keys}
+    own = {key: keys.pop(key) for key in ("device", "trust_remote_code", "lm_cocktail", "outputs") if key in keys}
     return ScoringSettings(task=task, weighting=Weighting(examples="examples.jsonl", **keys), **own)
 
 

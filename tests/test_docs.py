@@ -147,8 +147,8 @@ def test_the_python_of_every_page_runs(tmp_path: Path) -> None:
     ids = published("llama").ids
     recipe = {"ingredients": list(ids), "weighting": {"examples": "examples.jsonl"}}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-    example = {"input": "the cat sat on", "output": "the mat"}
-    (tmp_path / "examples.jsonl").write_text(json.dumps(example) + "\n", encoding="utf-8")
+    examples = [{"input": "the cat sat on", "output": "the mat"}, {"input": "a dog ran in", "output": "the park"}]
+    (tmp_path / "examples.jsonl").write_text("\n".join(map(json.dumps, examples)), encoding="utf-8")
     ran = []
     for page in sorted(DOCS.glob("*.md")):
         for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):

@@ -28,6 +28,7 @@ NAMES = {
     "mix_models_with_data",
     "publish",
     "score",
+    "sweep",
     "verify",
 }
 

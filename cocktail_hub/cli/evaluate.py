@@ -24,6 +24,15 @@ class Named(click.ParamType[tuple[str, str]]):
         return (name, file) if sign else (Path(name).stem, name)
 
 
+def named_once(examples: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Name -> file. Raises click.BadParameter if two have the same name."""
+    named = dict(examples)
+    if len(named) < len(examples):
+        message = "Two sets of examples have the same name. Write --examples NAME=FILE."
+        raise click.BadParameter(message, param_hint="--examples")
+    return named
+
+
 @click.command(
     "eval",
     epilog="""\b
@@ -55,10 +64,7 @@ def evaluate(
     from cocktail_hub.pipeline import evaluate
     from cocktail_hub.search.plot import draw_evaluation, require_plotting
 
-    named = dict(examples)
-    if len(named) < len(examples):
-        message = "Two sets of examples have the same name. Write --examples NAME=FILE."
-        raise click.BadParameter(message, param_hint="--examples")
+    named = named_once(examples)
     if plot is not None:
         require_plotting()
         if not plot.absolute().parent.is_dir():

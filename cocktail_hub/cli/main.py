@@ -18,6 +18,7 @@ from cocktail_hub.cli.evaluate import evaluate
 from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
+from cocktail_hub.cli.sweep import sweep
 from cocktail_hub.errors import CocktailError
 from cocktail_hub.version import VERSION
 
@@ -33,6 +34,7 @@ COMMANDS = (
     mix,
     push,
     score,
+    sweep,
     verify,
 )
 EXIT_INTERRUPTED = 130

@@ -103,11 +103,11 @@ def _show_preview(recipe: str, given: dict[str, Any]) -> None:
     epilog="""\b
 Examples:
   cocktail score recipe.yaml
-  cocktail score recipe.yaml --examples examples.jsonl --temperature auto -o scored.yaml"""
+  cocktail score recipe.yaml --examples examples.jsonl --rule ensemble -o scored.yaml"""
 )
 @click.argument("recipe")
 @click.option("--examples", help="File or Hub dataset of examples. Default: the recipe's.")
-@click.option("--rule", type=click.Choice(["softmax", "uniform"]), help="How losses become weights.")
+@click.option("--rule", type=click.Choice(["softmax", "uniform", "ensemble"]), help="How weights are found.")
 @click.option("--temperature", help="In nats, above 0, or auto. Lower favours the best ingredient.")
 @click.option("--scoring-device", default="auto", show_default=True, help="Device to run models on: auto, cpu or cuda.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the recipe with its weights to this file.")

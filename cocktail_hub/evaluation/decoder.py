@@ -6,16 +6,18 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from cocktail_hub.errors import ScoringError
 from cocktail_hub.evaluation.batches import pad_right, run_in_batches
 from cocktail_hub.evaluation.losses import Losses
 from cocktail_hub.evaluation.model import ScoringRun, token_limit
+from cocktail_hub.evaluation.outputs import join_outputs, output_tokens
 from cocktail_hub.evaluation.prompts import Prompt, check_scorable, cut, joined, templated, tokenized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from cocktail_hub.evaluation.outputs import Outputs
 
 _LOGITS_PER_TOKEN = 32768
 """A vocabulary of this size counts as one unit of memory per token; a larger one as proportionally more."""
@@ -34,20 +36,21 @@ def decoder_losses(run: ScoringRun) -> Losses:
     chat = run.settings.weighting.chat_template and bool(tokenizer.chat_template)
     prompts = _prompts(run, tokenizer, model, chat=chat)
     cost = max(1, config.vocab_size // _LOGITS_PER_TOKEN)
-    sums = run_in_batches(
+    found = run_in_batches(
         [len(prompt.ids) * cost for prompt in prompts],
-        lambda batch: _sums(model, [prompts[index] for index in batch], run.device),
+        lambda batch: _outputs(model, [prompts[index] for index in batch], run),
         run,
     )
     return Losses.of(
         run.name,
-        sums,
+        [total for total, _ in found],
         [len(prompt.ids) - prompt.first for prompt in prompts],
         batch_size=run.settings.loss_batch,
         truncated=sum(prompt.truncated for prompt in prompts),
         texts=len(prompts),
         tokens=sum(len(prompt.ids) for prompt in prompts),
         reading="chat template" if chat else "plain text",
+        outputs=join_outputs([outputs for _, outputs in found]),
     )
 
 
@@ -68,11 +71,11 @@ def _prompts(run: ScoringRun, tokenizer: Any, model: Any, *, chat: bool) -> list
 
 
 @torch.inference_mode()
-def _sums(model: Any, prompts: Sequence[Prompt], device: torch.device) -> list[float]:
-    """Per prompt the sum of the cross-entropies of its output's tokens, in nats."""
+def _outputs(model: Any, prompts: Sequence[Prompt], run: ScoringRun) -> list[tuple[float, Outputs]]:
+    """Per prompt the sum of the cross-entropies of its output's tokens, in nats, and what is kept of their logits."""
     # Padding is on the right, where no token of a text attends to it and positions count from the text's own start.
     batch = pad_right(
-        [{"input_ids": prompt.ids, "attention_mask": [1] * len(prompt.ids)} for prompt in prompts], {}, device
+        [{"input_ids": prompt.ids, "attention_mask": [1] * len(prompt.ids)} for prompt in prompts], {}, run.device
     )
     length = batch["input_ids"].shape[1]
     # Where the model can, logits are computed only from the first predicted token of the batch on.
@@ -80,15 +83,10 @@ def _sums(model: Any, prompts: Sequence[Prompt], device: torch.device) -> list[f
     bound = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     logits, skipped = model(**batch, **bound).logits[:, -keep:], length - keep
     return [
-        float(
-            cross_entropy(
-                logits[row, prompt.first - 1 - skipped : len(prompt.ids) - 1 - skipped].float(),
-                batch["input_ids"][row, prompt.first : len(prompt.ids)],
-                reduction="none",
-            )
-            .cpu()  # Apple's MPS has no float64
-            .double()
-            .sum()
+        output_tokens(
+            logits[row, prompt.first - 1 - skipped : len(prompt.ids) - 1 - skipped],
+            batch["input_ids"][row, prompt.first : len(prompt.ids)],
+            keep=run.settings.outputs,
         )
         for row, prompt in enumerate(prompts)
     ]

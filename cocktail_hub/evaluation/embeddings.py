@@ -24,6 +24,8 @@ class Embedder(Protocol):
 
     limit: int | None
     """The most tokens a text may have, special tokens included."""
+    cosine: bool
+    """Whether `similarity` is the cosine; else it is the dot product, or another measure of vectors as they are."""
     reading: str
     """How vectors are computed and compared, e.g. `cls pooling, cosine`."""
 
@@ -68,6 +70,17 @@ class ModulesEmbedder:
         self._model = run.load_with(load_sentence_transformer)
         self.limit = limit_sequences(self._model, run)
         self.reading = _describe(self._model)
+        if run.settings.outputs and self._model.similarity_fn_name not in ("cosine", "dot"):
+            raise ScoringError(
+                f"'{run.name}' compares vectors by {self._model.similarity_fn_name} distance.\n"
+                "The loss of averaged vectors is defined for cosines and dot products only.\n"
+                "Use `rule: softmax`.",
+                model=run.name,
+            )
+        if run.settings.outputs and type(self._model[-1]).__name__ == "Normalize" and self._model.truncate_dim is None:
+            del self._model[-1]  # outputs are averaged before they are scaled to length 1
+            self._model.similarity_fn_name = "cosine"
+        self.cosine = self._model.similarity_fn_name == "cosine"
 
     def lengths(self, texts: Sequence[str], role: Role) -> list[tuple[int, int]]:
         """See `Embedder`. A prompt does not count as special tokens: it goes through the model like text."""
@@ -99,8 +112,8 @@ class PlainEmbedder:
         if self._model.config.is_encoder_decoder:
             self._model = self._model.get_encoder()
         self._pooling = "cls" if run.settings.lm_cocktail else weighting.pooling or "cls"
-        self._normalize = run.settings.lm_cocktail or weighting.normalize is not False
-        self.reading = f"{self._pooling} pooling, {'cosine' if self._normalize else 'dot'}"
+        self.cosine = run.settings.lm_cocktail or weighting.normalize is not False
+        self.reading = f"{self._pooling} pooling, {'cosine' if self.cosine else 'dot'}"
 
     def lengths(self, texts: Sequence[str], role: Role) -> list[tuple[int, int]]:  # noqa: ARG002 - one role for all
         """See `Embedder`."""
@@ -118,12 +131,14 @@ class PlainEmbedder:
         fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
         batch = pad_right(rows, fill, self._run.device)
         vectors = _pool(self._model(**batch).last_hidden_state, batch["attention_mask"], self._pooling)
-        if self._normalize:
+        if self.cosine and not self._run.settings.outputs:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         return vectors.cpu().double()
 
     def similarity(self, queries: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
         """See `Embedder`: the dot product, which is the cosine of vectors of length 1."""
+        if self.cosine and self._run.settings.outputs:
+            queries, passages = (torch.nn.functional.normalize(part, dim=-1) for part in (queries, passages))
         return queries @ passages.T
 
 

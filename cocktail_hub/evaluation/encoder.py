@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from cocktail_hub.errors import ScoringError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.evaluation.examples import Example
     from cocktail_hub.evaluation.model import ScoringRun
+    from cocktail_hub.evaluation.outputs import Outputs
     from cocktail_hub.evaluation.settings import ScoringSettings
 
 TEMPERATURE = 0.05
@@ -83,11 +85,14 @@ class EmbeddedExamples:
 
     @property
     def known(self) -> list[set[int]]:
-        """Per example the passages that are right answers: its positives, and those of others with the same query."""
-        known: dict[str, set[int]] = defaultdict(set)
-        for row in self.rows:
-            known[row.query].update(self.passages.index[text] for text in row.positives)
-        return [known[row.query] for row in self.rows]
+        """See `known_answers`."""
+        return known_answers(self.rows, self.passages)
+
+    def outputs(self) -> Outputs:
+        """The vectors, to be kept; models compute them in float32 at most."""
+        vectors = {"queries": self.queries, "passages": self.vectors}
+        kept = {name: tensor.float().numpy() for name, tensor in vectors.items()}
+        return kept | {"cosine": np.array(self.embedder.cosine)}
 
     def similarities(self) -> Iterator[torch.Tensor]:
         """Per example its query's similarity to every passage: float64 [different passages], higher is more similar."""
@@ -115,6 +120,7 @@ def encoder_losses(run: ScoringRun) -> Losses:
         texts=found.texts,
         tokens=found.tokens,
         reading=found.embedder.reading,
+        outputs=found.outputs() if run.settings.outputs else {},
     )
 
 
@@ -122,7 +128,7 @@ def embed_examples(run: ScoringRun) -> EmbeddedExamples:
     """Compute the vectors of every text of the examples. Raises as `encoder_losses`."""
     rows = [passages_of(row, run.settings) for row in run.examples.rows]
     queries = Texts.of("query", [[row.query] for row in rows])
-    passages = Texts.of("document", [[*row.positives, *row.negatives] for row in rows])
+    passages = all_passages(rows)
     embedder = open_embedder(run)
     lengths = [embedder.lengths(list(texts.index), texts.role) for texts in (queries, passages)]
     truncated = sum(
@@ -141,6 +147,19 @@ def embed_examples(run: ScoringRun) -> EmbeddedExamples:
         truncated=truncated,
         tokens=sum(map(sum, costs)),
     )
+
+
+def all_passages(rows: Sequence[Passages]) -> Texts:
+    """The different passages of all examples: the candidates of each."""
+    return Texts.of("document", [[*row.positives, *row.negatives] for row in rows])
+
+
+def known_answers(rows: Sequence[Passages], passages: Texts) -> list[set[int]]:
+    """Per example the passages that are right answers: its positives, and those of others with the same query."""
+    known: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        known[row.query].update(passages.index[text] for text in row.positives)
+    return [known[row.query] for row in rows]
 
 
 def passages_of(row: Example, settings: ScoringSettings) -> Passages:

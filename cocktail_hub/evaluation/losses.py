@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import ScoringError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from cocktail_hub.evaluation.outputs import Outputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,8 @@ class Losses:
     """Number of tokens that went through the model, without padding."""
     reading: str = ""
     """How texts were put to the model, e.g. `chat template`; only losses with the same reading can be compared."""
+    outputs: Outputs = field(default_factory=dict, compare=False, repr=False)
+    """What the losses were computed from, if the settings ask for it; else empty."""
 
     def __post_init__(self) -> None:
         for index, loss in enumerate(self.per_example):
@@ -76,8 +80,10 @@ class Losses:
         return standard_error(self.per_example)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field, ready for JSON."""
-        return asdict(self) | {"per_example": list(self.per_example)}
+        """Every field but the outputs, ready for JSON."""
+        found = asdict(replace(self, outputs={})) | {"per_example": list(self.per_example)}
+        del found["outputs"]
+        return found
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Losses:

@@ -70,6 +70,7 @@ def reranker_losses(run: ScoringRun) -> Losses:
         texts=sum(map(len, found.scores)),
         tokens=found.tokens,
         reading=found.reading,
+        outputs={"scores": torch.cat(found.scores).numpy()} if run.settings.outputs else {},
     )
 
 

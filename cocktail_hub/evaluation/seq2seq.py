@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from cocktail_hub.errors import ScoringError
 from cocktail_hub.evaluation.batches import pad_right, run_in_batches
 from cocktail_hub.evaluation.losses import Losses
 from cocktail_hub.evaluation.model import ScoringRun, token_limit
+from cocktail_hub.evaluation.outputs import join_outputs, output_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from cocktail_hub.evaluation.outputs import Outputs
 
 _IGNORED = -100
 """The label that transformers' models skip."""
@@ -45,16 +47,17 @@ def seq2seq_losses(run: ScoringRun) -> Losses:
     for index, pair in enumerate(pairs):
         run.check_ids((*pair.source, *pair.target), model, index)
     costs = [len(pair.source) + len(pair.target) for pair in pairs]
-    sums = run_in_batches(costs, lambda batch: _sums(model, [pairs[index] for index in batch], run.device), run)
+    found = run_in_batches(costs, lambda batch: _outputs(model, [pairs[index] for index in batch], run), run)
     return Losses.of(
         run.name,
-        sums,
+        [total for total, _ in found],
         [len(pair.target) for pair in pairs],
         batch_size=run.settings.loss_batch,
         truncated=sum(pair.truncated for pair in pairs),
         texts=len(pairs),
         tokens=sum(costs),
         reading="input to output",
+        outputs=join_outputs([outputs for _, outputs in found]),
     )
 
 
@@ -79,19 +82,17 @@ def _pair(run: ScoringRun, tokenizer: Any, row: Any, index: int, limit: int | No
 
 
 @torch.inference_mode()
-def _sums(model: Any, pairs: Sequence[_Pair], device: torch.device) -> list[float]:
-    """Per pair the sum of the cross-entropies of its labels, in nats. The model itself shifts labels to its inputs."""
+def _outputs(model: Any, pairs: Sequence[_Pair], run: ScoringRun) -> list[tuple[float, Outputs]]:
+    """Per pair the sum of the cross-entropies of its labels, in nats, and what is kept of their logits.
+
+    The model itself shifts labels to its inputs.
+    """
     batch = pad_right(
-        [{"input_ids": pair.source, "attention_mask": [1] * len(pair.source)} for pair in pairs], {}, device
+        [{"input_ids": pair.source, "attention_mask": [1] * len(pair.source)} for pair in pairs], {}, run.device
     )
-    labels = pad_right([{"labels": pair.target} for pair in pairs], {"labels": _IGNORED}, device)["labels"]
+    labels = pad_right([{"labels": pair.target} for pair in pairs], {"labels": _IGNORED}, run.device)["labels"]
     logits = model(**batch, labels=labels, use_cache=False).logits
     return [
-        float(
-            cross_entropy(logits[row].float(), labels[row], ignore_index=_IGNORED, reduction="none")
-            .cpu()
-            .double()
-            .sum()
-        )
-        for row in range(len(pairs))
+        output_tokens(logits[row, : len(pair.target)], labels[row, : len(pair.target)], keep=run.settings.outputs)
+        for row, pair in enumerate(pairs)
     ]

@@ -46,6 +46,8 @@ class ScoringSettings:
     """`auto` (a GPU if there is one), or a torch device such as `cpu` or `cuda:1`. Changes rounding only."""
     trust_remote_code: bool = False
     """Run model code from the ingredients' repos."""
+    outputs: bool = False
+    """Keep what the losses are computed from, in `Losses.outputs`."""
     lm_cocktail: bool = False
     """Compute the losses of the original LM_Cocktail (FlagEmbedding at 7ed43d6), which depend on the batch size.
 
@@ -86,4 +88,5 @@ class ScoringSettings:
     def identity(self) -> dict[str, Any]:
         """Everything that a loss depends on, and nothing else, as JSON values."""
         own = {"format": SCORE_FORMAT, "task": self.kind, "lm_cocktail": self.lm_cocktail}
-        return own | {key: getattr(self.weighting, key) for key in _DECISIVE} | {"batch_size": self.loss_batch}
+        own |= {key: getattr(self.weighting, key) for key in _DECISIVE} | {"batch_size": self.loss_batch}
+        return own | {"outputs": True} if self.outputs else own

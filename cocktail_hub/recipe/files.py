@@ -53,14 +53,14 @@ def _duplicate(key: Any, where: str) -> RecipeError:
     return RecipeError(f"Duplicate key '{key}'{where}: only one of its values could count. Remove one.")
 
 
-def parse_recipe(text: str, name: str = "recipe") -> Recipe:
-    """Read a recipe from YAML or JSON text. `name` is for messages.
+def parse_recipe(text: str, name: str = "recipe", *, open_weights: bool = False) -> Recipe:
+    """Read a recipe from YAML or JSON text. `name` is for messages, `open_weights` as for `recipe_from_mapping`.
 
     Raises:
         RecipeError: the text is neither, or not a valid recipe.
     """
     try:
-        return recipe_from_mapping(_mapping_in(_load(text), name))
+        return recipe_from_mapping(_mapping_in(_load(text), name), open_weights=open_weights)
     except RecipeError:
         raise
     except RecursionError as error:
@@ -115,8 +115,8 @@ def _similar(path: Path) -> str:
     return f" Did you mean '{path.with_name(close)}'?" if close and close != path.name else ""
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe file, YAML or JSON by content.
+def read_recipe(path: str | Path, *, open_weights: bool = False) -> Recipe:
+    """Read a recipe file, YAML or JSON by content; `open_weights` as for `recipe_from_mapping`.
 
     Relative paths of models and example files are relative to the working directory.
 
@@ -138,4 +138,4 @@ def read_recipe(path: str | Path) -> Recipe:
         ) from error
     if text is None:
         raise SourceError(f"'{path}' is not a recipe: it has {size:,} bytes.\nGive a YAML or JSON file.")
-    return parse_recipe(text, name=str(path))
+    return parse_recipe(text, name=str(path), open_weights=open_weights)

@@ -436,21 +436,36 @@ def with_given_weights(models: Iterable[Any], weights: Iterable[Any]) -> list[di
     return [ingredient | {"weight": weight} for ingredient, weight in zip(named, numbers, strict=True)]
 
 
-def recipe_from_mapping(data: Mapping[str, Any]) -> Recipe:
+def recipe_from_mapping(data: Mapping[str, Any], *, open_weights: bool = False) -> Recipe:
     """Read a recipe, or the `recipe` inside a `config.json` of a recipe repo.
+
+    Args:
+        data: the mapping.
+        open_weights: take a recipe that names neither weights nor examples: the caller gives them.
 
     Raises:
         RecipeError: it is not a valid recipe.
     """
-    if data.get("model_type") != "cocktail":
-        return Recipe.from_dict(data)
-    inner = data.get("recipe")
+    inner = data if data.get("model_type") != "cocktail" else data.get("recipe")
     if not isinstance(inner, Mapping):
         raise RecipeError(
             "The config has the `model_type` 'cocktail', but no mapping under `recipe`.\n"
             "It does not say what to mix.\nPublish it again with `CocktailConfig.push_to_hub` or `cocktail push`."
         )
-    return Recipe.from_dict(inner)
+    return Recipe.from_dict(_opened(inner) if open_weights else inner)
+
+
+def _opened(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe, with what it lacks to compute weights and the caller is going to replace."""
+    weighting, listed = recipe.get("weighting"), recipe.get("ingredients")
+    entries = listed if isinstance(listed, (list, tuple)) else ()
+    if any(isinstance(entry, Mapping) and entry.get("weight") is not None for entry in entries):
+        return recipe
+    if weighting is None:
+        return {**recipe, "weighting": {"rule": "uniform"}}
+    if isinstance(weighting, Mapping) and weighting.get("rule") != "uniform" and not weighting.get("examples"):
+        return {**recipe, "weighting": {**weighting, "examples": "given with the call"}}
+    return recipe
 
 
 _LINE_BREAKS = frozenset("\x85\u2028\u2029")

@@ -21,7 +21,10 @@ from cocktail_hub.recipe.validation import (
     reject_unknown,
 )
 
-RULES = ("softmax", "uniform")
+RULES = ("softmax", "uniform", "ensemble")
+FALLBACKS = ("uniform", "softmax", "never")
+OF_ENSEMBLE = ("prior", "floor", "fallback")
+"""Keys that only `rule: ensemble` has."""
 POOLINGS = ("cls", "mean", "max", "lasttoken")
 DTYPES = ("float32", "bfloat16", "float16")
 Examples = str | tuple[Mapping[str, Any], ...]
@@ -36,7 +39,8 @@ class Weighting:
     """
 
     rule: str = "softmax"
-    """`softmax`: `softmax(-loss / temperature)`. `uniform`: equal weights, no examples needed."""
+    """`softmax`: `softmax(-loss / temperature)`. `uniform`: equal weights, no examples needed. `ensemble`: the weights
+    whose mean of the ingredients' outputs has the lowest loss."""
     examples: Examples | None = None
     """Path of a JSONL, JSON, CSV or Parquet file, a Hub dataset id, or the examples themselves."""
     revision: str | None = None
@@ -47,6 +51,12 @@ class Weighting:
     """Our field name -> the column of the examples that holds it, e.g. `{input: question}`."""
     temperature: float | str = 5.0
     """In nats, above 0; lower favours the best ingredient. `auto`: from the noise of the losses."""
+    prior: tuple[float, ...] | None = None
+    """Weights above 0 that `ensemble` is drawn to, one per ingredient. `None`: equal."""
+    floor: float = 0.01
+    """`ensemble` leaves out ingredients with a lower weight."""
+    fallback: str = "uniform"
+    """What `ensemble` does with fewer than 20 examples: `uniform` (the prior), `softmax`, or `never` fall back."""
     seed: int = 0
     """Seed for choosing negatives."""
     max_length: int | None = None
@@ -69,6 +79,12 @@ class Weighting:
             value = getattr(self, f.name)
             if value is not None or f.default is not None:
                 object.__setattr__(self, f.name, _READERS[f.name](value, f"weighting.{f.name}"))
+        for name in OF_ENSEMBLE:
+            if self.rule != "ensemble" and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise RecipeError(
+                    f"`weighting.{name}` goes with `rule: ensemble`, got `rule: {self.rule}`.\n"
+                    "It would be ignored.\nRemove it, or change the rule."
+                )
         if self.examples is None and self.rule != "uniform":
             raise RecipeError(
                 "`weighting` has no `examples`.\nThe weights are computed from each ingredient's loss on them.\n"
@@ -117,6 +133,24 @@ def _read_temperature(value: Any, key: str) -> float | str:
     return temperature
 
 
+def _read_prior(value: Any, key: str) -> tuple[float, ...]:
+    prior = tuple(as_number(weight, f"{key}[{i}]") for i, weight in enumerate(as_list(value, key)))
+    if not prior or min(prior) <= 0:
+        raise RecipeError(
+            f"`{key}` must have weights above 0, got {value!r}.\n"
+            "An ingredient whose prior is 0 could never get a weight.\n"
+            "Give it a small one, or remove the ingredient."
+        )
+    return prior
+
+
+def _read_floor(value: Any, key: str) -> float:
+    floor = as_number(value, key, low=0)
+    if floor >= 1:
+        raise RecipeError(f"`{key}` must be below 1, got {value!r}: no weight is above 1.")
+    return floor
+
+
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     **dict.fromkeys(("revision", "split"), as_text),
     **dict.fromkeys(("chat_template", "normalize"), as_flag),
@@ -127,6 +161,9 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
         {k: as_text(v, f"{key}.{k}") for k, v in as_mapping(value, key).items()}, key
     ),
     "temperature": _read_temperature,
+    "prior": _read_prior,
+    "floor": _read_floor,
+    "fallback": partial(as_choice, choices=FALLBACKS),
     "seed": partial(as_whole, low=0),
     "pooling": partial(as_choice, choices=POOLINGS),
     "dtype": partial(as_choice, choices=DTYPES),

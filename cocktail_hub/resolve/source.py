@@ -81,7 +81,9 @@ def with_weights_given(source: Any, weights: Iterable[float] | None) -> Any:
     return with_given_weights(source, weights)
 
 
-def load_recipe_source(source: Any, hub: Hub, *, revision: str | None = None, subfolder: str = "") -> RecipeSource:
+def load_recipe_source(
+    source: Any, hub: Hub, *, revision: str | None = None, subfolder: str = "", open_weights: bool = False
+) -> RecipeSource:
     """Load a recipe.
 
     Args:
@@ -90,6 +92,7 @@ def load_recipe_source(source: Any, hub: Hub, *, revision: str | None = None, su
         hub: the Hub to read from.
         revision: of the recipe's repo, when `source` is a Hub id.
         subfolder: of the recipe's repo or folder.
+        open_weights: as for `recipe_from_mapping`.
 
     Raises:
         SourceError: there is nothing, or it is a model and no recipe.
@@ -103,7 +106,8 @@ def load_recipe_source(source: Any, hub: Hub, *, revision: str | None = None, su
         source = {"ingredients": list(source)}
     if isinstance(source, Mapping):
         config = source if source.get("model_type") == "cocktail" else {}
-        return RecipeSource(recipe=recipe_from_mapping(source), name="recipe", config=config)
+        recipe = recipe_from_mapping(source, open_weights=open_weights)
+        return RecipeSource(recipe=recipe, name="recipe", config=config)
     if not isinstance(source, (str, os.PathLike)):
         raise RecipeError(
             f"A recipe cannot be read from a {type(source).__name__}.\n"
@@ -113,7 +117,8 @@ def load_recipe_source(source: Any, hub: Hub, *, revision: str | None = None, su
     name, path = str(source), Path(source).expanduser()
     refuse_address(name, "A recipe's repo")
     if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
-        return RecipeSource(recipe=absolutize_paths(read_recipe(path), path.parent), name=name, config={})
+        recipe = read_recipe(path, open_weights=open_weights)
+        return RecipeSource(recipe=absolutize_paths(recipe, path.parent), name=name, config={})
     if is_local(name):
         if not path.is_dir():
             raise SourceError(
@@ -121,10 +126,10 @@ def load_recipe_source(source: Any, hub: Hub, *, revision: str | None = None, su
                 "A recipe is a YAML or JSON file, a folder with a recipe's config.json, or a repo on the Hub.\n"
                 "Check the path; for a Hub repo write 'org/name' without a leading './'."
             )
-        found = _from_files(LocalFiles(path, name=name), subfolder)
+        found = _from_files(LocalFiles(path, name=name), subfolder, open_weights=open_weights)
         return replace(found, recipe=absolutize_paths(found.recipe, path / subfolder))
     commit = hub.resolve(name, revision)
-    found = replace(_from_files(hub.files(name, commit), subfolder), commit=commit)
+    found = replace(_from_files(hub.files(name, commit), subfolder, open_weights=open_weights), commit=commit)
     # with merged weights, the names of its author's folders are only history
     return found if found.merged else replace(found, recipe=on_hub(found.recipe, name))
 
@@ -157,15 +162,16 @@ def _from_config(config: Any, hub: Hub, revision: str | None) -> RecipeSource:
     return replace(found, files=hub.files(name, hub.resolve(name, revision or read_at)))
 
 
-def _from_files(files: RepoFiles, subfolder: str) -> RecipeSource:
+def _from_files(files: RepoFiles, subfolder: str, *, open_weights: bool) -> RecipeSource:
     config = read_config(files, subfolder)
     if config.get("model_type") == "cocktail":
-        recipe = recipe_from_mapping(config)
+        recipe = recipe_from_mapping(config, open_weights=open_weights)
         return RecipeSource(recipe=recipe, name=files.name, config=config, files=files, folder=subfolder)
     path = str(PurePosixPath(subfolder, RECIPE_FILE))
     if path not in files.sizes:
         raise _no_recipe(files, config)
-    recipe = parse_recipe(files.read(path).decode(errors="replace"), name=f"{files.name}/{path}")
+    text = files.read(path).decode(errors="replace")
+    recipe = parse_recipe(text, name=f"{files.name}/{path}", open_weights=open_weights)
     merged = any(
         name.endswith(".safetensors") and PurePosixPath(name).is_relative_to(subfolder) for name in files.sizes
     )

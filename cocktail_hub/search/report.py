@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.evaluation.outputs import digest_of
 
 if TYPE_CHECKING:
     from cocktail_hub.evaluation.example_files import ExamplesFound
@@ -19,22 +22,24 @@ def evidence_of(weights: Weights, found: ExamplesFound, digest: str, settings: S
     """Everything a reader needs to check the weights, as JSON values.
 
     Args:
-        weights: of the rule `softmax`.
+        weights: of the rule `softmax` or `ensemble`.
         found: where the examples come from.
         digest: of the checked examples.
         settings: how the losses were computed.
 
     Returns:
         `rule`, `temperature` (nats; with `auto: true` if it was found), `effective_number`, `noise` (paired standard
-        error, nats), `sentence`, `examples` (`count`, `digest`, `source`, `revision`), `settings` (what decides a
-        loss), and `ingredients`: in recipe order `model`, `loss`, `standard_error` (nats), `weight`, `per_example`,
-        `truncated`, `texts`, `tokens`, `reading`. Unknown values are left out.
+        error, nats), `gain` over equal weights (`mean`, `low`, `high`, nats), `sentence`, `examples` (`count`,
+        `digest`, `source`, `revision`), `settings` (what decides a loss), and `ingredients`: in recipe order `model`,
+        `loss`, `standard_error` (nats), `weight`, `outputs` (digest), `per_example`, `truncated`, `texts`, `tokens`,
+        `reading`. Unknown values are left out.
     """
     rows = []
     for losses, weight in zip(weights.losses, weights.values, strict=True):
         data = losses.to_dict()
         row = {"model": data.pop("name"), "loss": data.pop("mean"), "standard_error": losses.standard_error}
-        rows.append(_known(row | {"weight": weight} | data))
+        outputs = digest_of(losses.outputs) if losses.outputs else None
+        rows.append(_known(row | {"weight": weight, "outputs": outputs} | data))
     return _known(
         {
             "rule": weights.rule,
@@ -42,6 +47,7 @@ def evidence_of(weights: Weights, found: ExamplesFound, digest: str, settings: S
             "auto": weights.auto or None,
             "effective_number": weights.effective_number,
             "noise": weights.noise,
+            "gain": weights.gain and asdict(weights.gain),
             "sentence": weights.sentence or None,
             "examples": {"count": len(weights.losses[0].per_example), "digest": digest} | found.to_dict(),
             "settings": _known(settings.identity()),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.recipe import Weighting
+from cocktail_hub.recipe.weighting import OF_ENSEMBLE
 from cocktail_hub.search.report import table_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,11 @@ def open_recipe(recipe: Recipe, examples: Any = None, **changes: Any) -> Recipe:
     if examples is not None:
         for key in ("columns", "split", "revision"):  # they describe the recipe's examples only
             weighting.pop(key, None)
-        weighting |= {"rule": "softmax", "examples": str(examples) if isinstance(examples, Path) else examples}
+        if weighting.get("rule") == "uniform":
+            del weighting["rule"]
+        weighting["examples"] = str(examples) if isinstance(examples, Path) else examples
     weighting |= {key: value for key, value in changes.items() if value is not None}
+    if weighting.get("rule") != "ensemble":
+        weighting = {key: value for key, value in weighting.items() if key not in OF_ENSEMBLE}
     ingredients = tuple(replace(ingredient, weight=None) for ingredient in recipe.ingredients)
     return replace(recipe, ingredients=ingredients, weighting=Weighting.from_value(weighting), evidence=None)

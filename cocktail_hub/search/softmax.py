@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cocktail_hub.evaluation.losses import Losses
+    from cocktail_hub.search.ensemble import Gain
 
 ROUNDING = 1e-6
 """Relative error of a loss that is computed in float32; smaller differences mean nothing."""
@@ -29,36 +30,26 @@ class Weights:
     """The weights of n ingredients, and how a rule found them."""
 
     rule: str
-    """`softmax` or `uniform`."""
+    """`softmax`, `uniform` or `ensemble`."""
     values: tuple[float, ...]
     """n weights, each in [0, 1], that sum to 1 up to float64 rounding; in recipe order."""
     losses: tuple[Losses, ...] = ()
     """The losses of the ingredients, in recipe order; empty for `uniform`."""
     temperature: float | None = None
-    """The temperature that was used, in nats; `None` for `uniform`."""
+    """The temperature that was used, in nats; `None` for other rules than `softmax`."""
     auto: bool = False
     """Whether the temperature was found from the noise of the losses."""
     noise: float | None = None
     """Paired standard error of the losses, in nats: see `paired_standard_error`. `None` if unknown."""
+    gain: Gain | None = None
+    """How much the weights of `ensemble` gain over equal ones; `None` if it was not estimated."""
+    sentence: str = ""
+    """What to know about the weights; may be empty."""
 
     @property
     def effective_number(self) -> float:
         """1 / sum of squared weights, in [1, n]: how many equal ingredients would be mixed as much."""
         return effective_number(self.values)
-
-    @property
-    def sentence(self) -> str:
-        """A warning if the temperature hides the differences of the losses, or leaves only one ingredient; or empty."""
-        if self.temperature is None or len(self.values) < 2:  # noqa: PLR2004 - nothing to compare a single one with
-            return ""
-        shown = " / ".join(f"{weight:.3f}" for weight in self.values)
-        if is_near_uniform(self.values):
-            if self.auto:
-                return f"the losses differ by no more than their noise ({self.temperature:.3g} nats): {shown}"
-            return f"temperature {self.temperature:g} cannot tell these apart: {shown}"
-        if max(self.values) >= NEARLY_ALL:
-            return f"temperature {self.temperature:.3g} leaves one ingredient alone in the mix: {shown}"
-        return ""
 
 
 def softmax_weights(losses: Sequence[float], temperature: float) -> tuple[float, ...]:
@@ -125,6 +116,18 @@ def is_near_uniform(weights: Sequence[float]) -> bool:
     return even and max(weights) < NEAR_RATIO * min(weights)
 
 
+def require_same_reading(losses: Sequence[Losses]) -> None:
+    """Raise a ScoringError if losses, or the outputs behind them, were computed in different ways."""
+    for other in losses[1:]:
+        if other.reading != losses[0].reading:
+            raise ScoringError(
+                f"'{losses[0].name}' was scored by {losses[0].reading}, '{other.name}' by {other.reading}.\n"
+                "Losses that are computed in different ways do not show which model is better.\n"
+                "Score all with the tokenizer of one of them, or set `chat_template`, `pooling` or `normalize`.",
+                model=other.name,
+            )
+
+
 def weigh(losses: Sequence[Losses], temperature: float | str = 5.0) -> Weights:
     """Compute the weights of ingredients from their losses.
 
@@ -135,22 +138,31 @@ def weigh(losses: Sequence[Losses], temperature: float | str = 5.0) -> Weights:
     Raises:
         ScoringError: losses that were computed in different ways.
     """
-    for other in losses[1:]:
-        if other.reading != losses[0].reading:
-            raise ScoringError(
-                f"'{losses[0].name}' was scored by {losses[0].reading}, '{other.name}' by {other.reading}.\n"
-                "Losses that are computed in different ways do not show which model is better.\n"
-                "Score all with the tokenizer of one of them, or set `chat_template`, `pooling` or `normalize`.",
-                model=other.name,
-            )
+    require_same_reading(losses)
     table = [one.per_example for one in losses]
     auto = temperature == "auto"
     used = auto_temperature(table) if auto else float(temperature)
+    values = softmax_weights([one.mean for one in losses], used)
     return Weights(
         rule="softmax",
-        values=softmax_weights([one.mean for one in losses], used),
+        values=values,
         losses=tuple(losses),
         temperature=used,
         auto=auto,
         noise=paired_standard_error(table),
+        sentence=_warning(values, used, auto=auto),
     )
+
+
+def _warning(values: Sequence[float], temperature: float, *, auto: bool) -> str:
+    """A warning if the temperature hides the differences of the losses, or leaves only one ingredient; or nothing."""
+    if len(values) < 2:  # noqa: PLR2004 - nothing to compare a single one with
+        return ""
+    shown = " / ".join(f"{weight:.3f}" for weight in values)
+    if is_near_uniform(values):
+        if auto:
+            return f"the losses differ by no more than their noise ({temperature:.3g} nats): {shown}"
+        return f"temperature {temperature:g} cannot tell these apart: {shown}"
+    if max(values) >= NEARLY_ALL:
+        return f"temperature {temperature:.3g} leaves one ingredient alone in the mix: {shown}"
+    return ""

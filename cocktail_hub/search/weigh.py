@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import ScoringError
-from cocktail_hub.evaluation.examples import check_examples
+from cocktail_hub.evaluation.examples import FIELDS, check_examples
 from cocktail_hub.evaluation.losses_cache import LossesCache
 from cocktail_hub.evaluation.model import pick_device
 from cocktail_hub.evaluation.on_ray import score_on_ray
 from cocktail_hub.evaluation.scorer import STEPS, ScoringJob, score_all, score_here
 from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.hub.progress import bar
-from cocktail_hub.merge.materialize import materialize
-from cocktail_hub.merge.run import bytes_to_fetch
-from cocktail_hub.merge.small_files import TOKENIZER_FILES, copy_small_files
-from cocktail_hub.recipe import canonical_json
+from cocktail_hub.recipe import Ingredient, canonical_json
+from cocktail_hub.search.ensemble_rule import fall_back, needs_outputs, weigh_outputs
+from cocktail_hub.search.mixed_outputs import mixed_outputs
+from cocktail_hub.search.model_folders import copy_tokenizer, model_folder, staging_folder
 from cocktail_hub.search.report import evidence_of
-from cocktail_hub.search.softmax import Weights, uniform_weights, weigh
+from cocktail_hub.search.softmax import Weights, require_same_reading, uniform_weights, weigh
 from cocktail_hub.storage.cache import Cache
-from cocktail_hub.storage.disk import require_free_space, sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from cocktail_hub.compat import CompatibilityReport
     from cocktail_hub.evaluation.example_files import ExamplesFound
     from cocktail_hub.evaluation.examples import Examples
     from cocktail_hub.merge.options import MixOptions
-    from cocktail_hub.recipe import Ingredient, Recipe, Weighting
+    from cocktail_hub.recipe import Recipe, Weighting
 
 
 def weigh_ingredients(
@@ -45,7 +42,7 @@ def weigh_ingredients(
     *,
     lm_cocktail: bool = False,
 ) -> tuple[Weights, dict[str, Any]]:
-    """Compute a weight per ingredient; the anchor is not scored.
+    """Compute a weight per ingredient; the anchor is not scored, but for the outputs of `rule: ensemble`.
 
     Losses are cached: an ingredient that was scored on the same examples before is not loaded again.
 
@@ -71,14 +68,24 @@ def weigh_ingredients(
     on_ray = options.engine == "ray"
     if not on_ray:
         pick_device(settings.device)  # refuse a missing device before anything is downloaded
-    with _staging_folder() as folder, bar("score", STEPS * len(recipe.ingredients), unit="%") as advance:
+    scored = list(recipe.ingredients)
+    share = recipe.anchor.share if recipe.anchor and settings.outputs else None
+    if recipe.anchor and share is not None:  # its outputs are a part of every mix
+        scored.insert(0, Ingredient.from_value(recipe.anchor, "anchor"))
+    with staging_folder() as folder, bar("score", STEPS * len(scored), unit="%") as advance:
         losses = score_all(
-            _jobs(recipe, report, options, folder, examples=examples, settings=settings),
+            scoring_jobs(scored, report, options, folder, examples=examples, settings=settings),
             LossesCache(Cache().root / "losses"),
             advance=advance,
             runner=score_on_ray if on_ray else score_here,
         )
-    weights = weigh(losses, weighting.temperature)
+    require_same_reading(losses)
+    own = losses[len(scored) - len(recipe.ingredients) :]
+    if settings.outputs:
+        units = [str(row[FIELDS[settings.kind][0]]) for row in examples.rows]
+        weights = weigh_outputs(mixed_outputs(losses, examples, settings, share=share), own, units, weighting)
+    else:
+        weights = fall_back(own, weighting) if weighting.rule == "ensemble" else weigh(own, weighting.temperature)
     return weights, evidence_of(weights, found, examples.digest, settings)
 
 
@@ -104,6 +111,13 @@ def check_scoring(
         lm_cocktail=lm_cocktail,
     )
     examples = check_examples(found.rows(), settings.kind, columns=weighting.columns)
+    settings = replace(settings, outputs=needs_outputs(weighting, len(examples)))
+    if weighting.prior is not None and len(weighting.prior) != len(recipe.ingredients):
+        raise ScoringError(
+            f"`weighting.prior` has {len(weighting.prior)} weights for {len(recipe.ingredients)} ingredients.\n"
+            "The weights are drawn to it, ingredient by ingredient.\n"
+            "Give one weight per ingredient, in recipe order."
+        )
     if weighting.temperature == "auto" and len(examples) == 1:
         raise ScoringError(
             "`temperature: auto` needs at least 2 examples, got 1.\n"
@@ -113,8 +127,8 @@ def check_scoring(
     return settings, examples
 
 
-def _jobs(
-    recipe: Recipe,
+def scoring_jobs(
+    ingredients: Sequence[Ingredient],
     report: CompatibilityReport,
     options: MixOptions,
     folder: Path,
@@ -123,40 +137,17 @@ def _jobs(
     settings: ScoringSettings,
 ) -> list[ScoringJob]:
     """One job per ingredient; all read with the tokenizer of the mix, which is copied into `folder`."""
-    copy_small_files(report, folder, code=options.trust_remote_code)
-    tokenizer = {
-        path.relative_to(folder).as_posix(): sha256_of(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in TOKENIZER_FILES)
-    }
+    tokenizer_folder, tokenizer = copy_tokenizer(report, folder, code=options.trust_remote_code)
+    places = [model.located.reference.identity() for model in report.models]
     return [
         ScoringJob(
             name=ingredient.label,
             identity=canonical_json(ingredient.identity()),
-            folder=partial(_model_folder, ingredient, report, options),
-            tokenizer_folder=folder / report.models[report.first].main,
-            tokenizer_identity=canonical_json(tokenizer),
+            folder=partial(model_folder, places.index(ingredient.identity()), report, options),
+            tokenizer_folder=tokenizer_folder,
+            tokenizer_identity=tokenizer,
             examples=examples,
             settings=settings,
         )
-        for ingredient in recipe.ingredients
+        for ingredient in ingredients
     ]
-
-
-@contextmanager
-def _model_folder(ingredient: Ingredient, report: CompatibilityReport, options: MixOptions) -> Iterator[Path]:
-    """Download an ingredient, and write it out if its own library would not load it as it is."""
-    identity = ingredient.identity()
-    index = next(i for i, model in enumerate(report.models) if model.located.reference.identity() == identity)
-    require_free_space([(options.hub.cache_folder, bytes_to_fetch(report.models), "the downloads")])
-    with _staging_folder() as folder:
-        yield materialize(report.models[index], index, report.components, folder, code=options.trust_remote_code)
-
-
-@contextmanager
-def _staging_folder() -> Iterator[Path]:
-    """An empty folder in the cache, where there is space for a model, and which the nodes of a cluster share."""
-    parent = Cache().root / "staging"
-    parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="scoring-", dir=parent, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)

@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from cocktail_hub.evaluation.losses import Losses
@@ -36,3 +39,17 @@ def test_writing_leaves_no_other_file(tmp_path):
     for _ in range(2):
         cache.put(KEY, LOSSES)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [f"{KEY}.json"]
+
+
+def test_outputs_come_back_with_the_losses_and_are_compared_with_their_digest(tmp_path):
+    cache = LossesCache(tmp_path)
+    outputs = {"scores": np.arange(3.0), "cosine": np.array(True)}
+    path = cache.put(KEY, replace(LOSSES, outputs=outputs))
+    found = cache.get(KEY, name="a")
+    assert found == LOSSES
+    assert found.outputs["scores"].tolist() == [0.0, 1.0, 2.0]
+    assert bool(found.outputs["cosine"])
+    np.savez(path.with_suffix(".npz"), scores=np.arange(4.0))
+    assert cache.get(KEY, name="a") is None
+    path.with_suffix(".npz").unlink()
+    assert cache.get(KEY, name="a") is None

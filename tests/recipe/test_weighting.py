@@ -9,9 +9,19 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe import Weighting
 
 GIVEN = {"examples": "examples.jsonl"}
+ENSEMBLE = {"rule": "ensemble", **GIVEN}
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"rule": "sofmax", **GIVEN}, "`weighting.rule` must be one of softmax, uniform, got 'sofmax' (str). Did you mean"),
+    ({"rule": "sofmax", **GIVEN}, "`weighting.rule` must be one of softmax, uniform, ensemble, got 'sofmax' (str)."),
+    ({**GIVEN, "prior": [1, 2]}, "`weighting.prior` goes with `rule: ensemble`, got `rule: softmax`."),
+    ({**GIVEN, "fallback": "never"}, "`weighting.fallback` goes with `rule: ensemble`, got `rule: softmax`."),
+    ({"rule": "uniform", "floor": 0}, "`weighting.floor` goes with `rule: ensemble`, got `rule: uniform`."),
+    ({**ENSEMBLE, "prior": [0, 1]}, "`weighting.prior` must have weights above 0, got [0, 1]."),
+    ({**ENSEMBLE, "prior": []}, "`weighting.prior` must have weights above 0, got []."),
+    ({**ENSEMBLE, "prior": [1, "a"]}, "`weighting.prior[1]` must be a number, got 'a' (str)."),
+    ({**ENSEMBLE, "floor": 1}, "`weighting.floor` must be below 1, got 1: no weight is above 1."),
+    ({**ENSEMBLE, "floor": -0.1}, "`weighting.floor` must be"),
+    ({**ENSEMBLE, "fallback": "always"}, "`weighting.fallback` must be one of uniform, softmax, never, got 'always'"),
     ({}, "`weighting` has no `examples`.\nThe weights are computed from each ingredient's loss on them."),
     ({"examples": ""}, "`weighting` has no `examples`."),
     ({"examples": []}, "`weighting` has no `examples`."),
@@ -64,4 +74,11 @@ def test_examples_inside_the_recipe_are_kept_as_they_are() -> None:
     examples[0]["pos"].append("later")  # type: ignore[union-attr]
     written = {"examples": [{"query": "q", "pos": ["a", "b"], "neg": "c"}], "columns": {"query": "q"}}
     assert weighting.to_dict() == {"rule": "softmax", **written}
+    assert Weighting.from_value(weighting.to_dict()) == weighting
+
+
+def test_the_options_of_mixed_outputs_are_written_where_they_are_not_the_defaults() -> None:
+    weighting = Weighting.from_value({**ENSEMBLE, "prior": [1, 3], "floor": 0.01})
+    assert weighting.prior == (1.0, 3.0)
+    assert weighting.to_dict() == {**ENSEMBLE, "prior": [1.0, 3.0]}
     assert Weighting.from_value(weighting.to_dict()) == weighting

@@ -375,6 +375,62 @@ def test_equal_weights_need_no_examples(scored):
     assert mix(local_recipe("bert", rule="uniform")).report["cached"]
 
 
+MANY = [example | {"query": f"{example['query']} {number}"} for number in range(7) for example in PASSAGES]
+
+
+def test_weights_from_the_mixed_outputs(scored, own_cache):
+    recipe = local_recipe("bert", examples=MANY, rule="ensemble")
+    made = mix(recipe)
+    evidence = made.recipe.evidence
+    assert evidence["rule"] == "ensemble"
+    assert set(evidence["gain"]) == {"mean", "low", "high"}
+    assert "cross-validated on 21 examples" in evidence["sentence"]
+    assert evidence["sentence"].endswith("a local optimum, as the loss of averaged vectors is not convex")
+    assert all(len(row["outputs"]) == 64 for row in evidence["ingredients"])
+    models.assert_holds(made.load(), models.average(models.pair("bert").folders, made.recipe.weights))
+    assert score(recipe).recipe == made.recipe
+    assert len(scored) == 2  # the outputs are cached
+    damaged = next(own_cache.glob("losses/*/*.npz"))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert score(recipe).recipe == made.recipe
+    assert len(scored) == 3
+
+
+def test_too_few_examples_for_mixed_outputs_leave_the_weights_equal(scored):
+    found = score(local_recipe("bert"), PASSAGES, rule="ensemble")
+    assert found.recipe.weights == (0.5, 0.5)
+    assert "3 examples are too few" in str(found)
+    score(local_recipe("bert", examples=PASSAGES))
+    assert len(scored) == 2  # the losses are those of `softmax`
+
+
+def test_the_outputs_of_an_anchor_are_a_part_of_the_mix(tmp_path, scored):
+    anchor = models.save("bert", 9, tmp_path / "anchor")
+    recipe = local_recipe("bert", examples=MANY, rule="ensemble") | {"anchor": {"model": str(anchor), "share": 0.5}}
+    made = mix(recipe)
+    assert scored == [str(anchor), *map(str, models.pair("bert").folders)]
+    assert made.recipe.weights[0] == 0.5
+    assert sum(made.recipe.weights) == pytest.approx(1)
+    assert [row["model"] for row in made.recipe.evidence["ingredients"]] == list(map(str, models.pair("bert").folders))
+
+
+def test_a_prior_for_other_ingredients_is_refused(scored):
+    recipe = local_recipe("bert", examples=MANY, rule="ensemble", prior=[1, 1, 1])
+    with pytest.raises(ScoringError, match=r"`weighting\.prior` has 3 weights for 2 ingredients"):
+        check(recipe)
+    assert scored == []
+
+
+def test_a_recipe_that_says_nothing_of_weights_is_scored_on_the_examples_given(tmp_path):
+    folders = list(map(str, models.pair("bert").folders))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"ingredients": folders}))
+    for source in ({"ingredients": folders}, folders, tmp_path / "recipe.yaml"):
+        assert score(source, PASSAGES).weights.rule == "softmax"
+    assert score(open_recipe(*folders, temperature=2.0), PASSAGES).weights.temperature == 2
+    with pytest.raises(RecipeError, match="have no `weight`, and there is no `weighting`"):
+        score(folders)
+
+
 def test_the_temperature_from_the_noise():
     found = score(local_recipe("bert", examples=PASSAGES, temperature="auto"))
     assert found.weights.auto

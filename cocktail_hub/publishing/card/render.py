@@ -262,9 +262,12 @@ def _weighting(recipe: Recipe) -> list[str]:
     softmax = "`softmax(-loss / temperature)` of each ingredient's mean loss"
     weighting, evidence = recipe.weighting, recipe.evidence or {}
     if weighting is not None and weighting.rule != "uniform":
+        where = code(weighting.examples) if isinstance(weighting.examples, str) else "the examples in the recipe"
+        if weighting.rule == "ensemble":
+            mean = "weighted mean of the ingredients' outputs"
+            return [f"The weights are computed on first use: those whose {mean} has the lowest loss on {where}."]
         given = _number(weighting.temperature)
         how = f"temperature {given}" if given else "a temperature that follows from the losses' noise"
-        where = code(weighting.examples) if isinstance(weighting.examples, str) else "the examples in the recipe"
         return [f"The weights are computed on first use: {softmax} on {where} ({PAPER}), with {how}."]
     rule, temperature = evidence.get("rule"), _number(evidence.get("temperature"))
     said: list[str] = []

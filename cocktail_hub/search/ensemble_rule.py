@@ -1,0 +1,92 @@
+"""`rule: ensemble`: weights from the mixed outputs, whether there are examples enough for them, and what to say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cocktail_hub.search.ensemble import Gain, best_weights, cross_validated_gain, without_crumbs
+from cocktail_hub.search.softmax import Weights, uniform_weights, weigh
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cocktail_hub.evaluation.losses import Losses
+    from cocktail_hub.recipe import Weighting
+    from cocktail_hub.search.ensemble import MixedOutputs
+
+ENOUGH = 20
+"""With fewer examples, weights that were searched for made mixes worse about as often as better."""
+STRENGTH = 2.0
+"""Nats times examples: how strongly the weights are drawn to the prior."""
+
+
+def needs_outputs(weighting: Weighting, examples: int) -> bool:
+    """Whether the weights follow from the mixed outputs; else the losses are enough."""
+    return weighting.rule == "ensemble" and (examples >= ENOUGH or weighting.fallback == "never")
+
+
+def fall_back(losses: Sequence[Losses], weighting: Weighting) -> Weights:
+    """The weights where there are too few examples: the prior's, or those of `softmax`."""
+    few = f"{len(losses[0].per_example)} examples are too few to search for weights (`rule: ensemble` takes {ENOUGH})"
+    if weighting.fallback == "softmax":
+        found = weigh(losses, weighting.temperature)
+        return Weights(
+            rule="ensemble",
+            values=found.values,
+            losses=found.losses,
+            noise=found.noise,
+            sentence=f"{few}: as `softmax`",
+        )
+    prior = prior_of(weighting)
+    return Weights(
+        rule="ensemble",
+        values=uniform_weights(len(losses)) if prior is None else tuple(map(float, prior)),
+        losses=tuple(losses),
+        sentence=f"{few}: the weights {'stay equal' if prior is None else 'are those of `prior`'}",
+    )
+
+
+def weigh_outputs(
+    outputs: MixedOutputs, losses: Sequence[Losses], units: Sequence[str], weighting: Weighting
+) -> Weights:
+    """The weights that minimise the loss of the mixed outputs, with a cross-validated estimate of what they gain.
+
+    Args:
+        outputs: of the ingredients.
+        losses: of the same.
+        units: per example the text that its copies share, such as the query.
+        weighting: prior and floor.
+    """
+    prior = prior_of(weighting)
+    values = best_weights(outputs, STRENGTH / len(units), prior)
+    gain = cross_validated_gain(outputs, units, STRENGTH, prior) if len(set(units)) > 1 else None
+    kept = without_crumbs(values, weighting.floor)
+    return Weights(
+        rule="ensemble",
+        values=tuple(map(float, kept)),
+        losses=tuple(losses),
+        gain=gain,
+        sentence="; ".join(_said(gain, len(units), dropped=int((kept == 0).sum()), convex=outputs.convex)),
+    )
+
+
+def prior_of(weighting: Weighting) -> np.ndarray | None:
+    """The prior, scaled to sum to 1; `None`: equal weights."""
+    return None if weighting.prior is None else np.array(weighting.prior) / sum(weighting.prior)
+
+
+def _said(gain: Gain | None, examples: int, *, dropped: int, convex: bool) -> list[str]:
+    said = []
+    if gain is None:
+        said.append("no estimate of the gain over equal weights: one example cannot be divided")
+    else:
+        interval = f"{gain.mean:+.4f} nats, 95 % interval [{gain.low:+.4f}, {gain.high:+.4f}]"
+        verdict = "" if gain.proven else ", a loss" if gain.high < 0 else ", unproven"
+        said.append(f"gain over equal weights, cross-validated on {examples} examples: {interval}{verdict}")
+    if dropped:
+        said.append(f"{dropped} ingredient{'s' * (dropped > 1)} below the floor left out")
+    if not convex:
+        said.append("a local optimum, as the loss of averaged vectors is not convex")
+    return said

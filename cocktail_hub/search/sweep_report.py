@@ -1,0 +1,160 @@
+"""What a sweep found: a table for people, evidence for the recipe, and a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from cocktail_hub.search.plot import require_plotting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from cocktail_hub.evaluation.intervals import Figure
+    from cocktail_hub.recipe import ResolvedRecipe
+    from cocktail_hub.search.sweep_axis import Goal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A metric on some examples along the curve."""
+
+    name: str
+    """Of the examples."""
+    metric: str
+    """As tables show it."""
+    higher: bool
+    """Whether more is better."""
+    predicted: tuple[Figure, ...]
+    """At every point, from the ingredients' outputs."""
+    measured: Mapping[int, Figure]
+    """Point -> what the merged model gave."""
+    over_start: Figure
+    """The chosen point minus the first, both measured on the same examples."""
+    over_end: Figure
+    """The chosen point minus the last."""
+
+    @property
+    def error(self) -> float:
+        """The largest difference between what was predicted and what was measured."""
+        return max(abs(self.predicted[place].value - figure.value) for place, figure in self.measured.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The curve of a mix over one of its numbers."""
+
+    over: str
+    """`lambda`, or the model whose weight changes."""
+    positions: tuple[float, ...]
+    """Its values, from 0 to 1."""
+    curves: tuple[Curve, ...]
+    """Per name of examples every metric; the first is the one that decides."""
+    knee: int
+    """The point where the figures together are best."""
+    chosen: int
+    """The point of `recipe`."""
+    goal: Goal
+    """What was asked for."""
+    digests: Mapping[str, str]
+    """Name -> digest of the examples."""
+    mix: ResolvedRecipe
+    """The recipe of the chosen point, without evidence."""
+
+    @property
+    def main(self) -> dict[str, Curve]:
+        """Name of examples -> the metric that decides."""
+        first: dict[str, Curve] = {}
+        for curve in self.curves:
+            first.setdefault(curve.name, curve)
+        return first
+
+    @cached_property
+    def recipe(self) -> ResolvedRecipe:
+        """The recipe of the chosen point, with the curves that decided as its evidence."""
+        decisive = replace(self, curves=tuple(self.main.values()))
+        return replace(self.mix, evidence={"rule": "sweep"} | decisive.to_dict())
+
+    @property
+    def sentences(self) -> list[str]:
+        """What can be concluded, and what cannot."""
+        at = self.positions[self.chosen]
+        said = []
+        for name, curve in self.main.items():
+            for end, gain in ((0.0, curve.over_start), (1.0, curve.over_end)):
+                if at != end:
+                    better = {1: "better", -1: "worse", 0: "not told apart"}[gain.sign if curve.higher else -gain.sign]
+                    said.append(f"{name}: {at:g} against {end:g}: {gain} {curve.metric}, {better}")
+        values = {name: curve.measured[self.chosen].value for name, curve in self.main.items()}
+        ends = [
+            {name: curve.measured[end].value for name, curve in self.main.items()}
+            for end in (0, len(self.positions) - 1)
+        ]
+        if not self.goal.meets(values, ends):
+            said.append(f"as measured, {at:g} does not meet {' and '.join(self.goal.texts)}: ask for a margin")
+        return said
+
+    def __str__(self) -> str:
+        """A table for people: predictions at every point, measurements where there are any, and what follows."""
+        curves = list(self.main.values())
+        head = ["", *(f"{curve.name}, {curve.metric}" for curve in curves for _ in "ab")]
+        rows = [head, [self.over, *(["predicted", "measured"] * len(curves))]]
+        for place, at in enumerate(self.positions):
+            marks = [word for word, index in (("knee", self.knee), ("chosen", self.chosen)) if index == place]
+            cells = [cell for one in curves for cell in (str(one.predicted[place]), str(one.measured.get(place, "")))]
+            rows.append([f"{at:.3g}{' (' + ', '.join(marks) + ')' if marks else ''}", *cells])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows] + self.sentences)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "over": self.over,
+            "positions": list(self.positions),
+            "knee": self.positions[self.knee],
+            "chosen": self.positions[self.chosen],
+            "curves": [
+                {
+                    "examples": curve.name,
+                    "digest": self.digests[curve.name],
+                    "metric": curve.metric,
+                    "predicted": [figure.to_dict() for figure in curve.predicted],
+                    "measured": {f"{self.positions[place]:g}": one.to_dict() for place, one in curve.measured.items()},
+                    "against_start": curve.over_start.to_dict(),
+                    "against_end": curve.over_end.to_dict(),
+                }
+                for curve in self.curves
+            ],
+            "sentence": "; ".join(self.sentences),
+        }
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the curves with their 95 % bands, the measured points and the knee.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        require_plotting()
+        from matplotlib.figure import Figure as Picture
+
+        xlabel = "lambda" if self.over == "lambda" else f"weight of {self.over.rpartition('/')[2]}"
+        picture = Picture(figsize=(6.4, 3.2 * len(self.main)), layout="constrained")
+        for place, curve in enumerate(self.main.values(), start=1):
+            axes = picture.add_subplot(len(self.main), 1, place)
+            axes.fill_between(
+                self.positions,
+                [figure.low for figure in curve.predicted],
+                [figure.high for figure in curve.predicted],
+                alpha=0.2,
+            )
+            axes.plot(self.positions, [figure.value for figure in curve.predicted], label="predicted, 95 % interval")
+            seen = list(curve.measured.values())
+            where = [self.positions[index] for index in curve.measured]
+            axes.vlines(where, [one.low for one in seen], [one.high for one in seen], color="tab:orange")
+            axes.plot(where, [one.value for one in seen], "o", color="tab:orange", label="measured")
+            axes.axvline(self.positions[self.knee], linestyle=":", color="grey", label="knee")
+            axes.set(xlabel=xlabel, ylabel=f"{curve.metric}, {curve.name}")
+            axes.legend()
+        picture.savefig(path, dpi=120)

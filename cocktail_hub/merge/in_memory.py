@@ -69,7 +69,7 @@ def mixed_in_memory(report: CompatibilityReport, options: MixOptions, folder: Pa
     require_free_space([(options.hub.cache_folder, bytes_to_fetch(report.models), "the downloads")])
     plan = plan_mix(report, options.max_shard_size)
     copy_small_files(report, folder, code=options.trust_remote_code)
-    write_recipe(as_resolved(report.recipe), report, folder, options.max_shard_size)
+    write_recipe(as_resolved(report.recipe), report, folder)
     with ExitStack() as files:
         workers = make_workers(plan, options.threads, options.memory_bytes, options.device)
         with opened_models(plan, report, folder, options) as inputs, closing(WorkerPool(workers)) as pool:

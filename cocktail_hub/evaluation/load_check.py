@@ -64,6 +64,7 @@ class LoadCheck:
         )
         self._file = Cache().root / "loads" / f"{_identity(self._request)}.json"
         self._process: subprocess.Popen[bytes] | None = None
+        self._notes: tuple[str, ...] | None = None
         self._verdict = _read(self._file)
         if self._verdict is None and _has_libraries():
             self._verdict = _try_here(self._request)
@@ -77,12 +78,14 @@ class LoadCheck:
             with suppress(OSError), self._process:
                 pass
 
-    def notes(self) -> tuple[str, ...]:
+    def wait(self) -> tuple[str, ...]:
         """Wait for the end of the check. Returns what is worth knowing, a sentence each.
 
         Raises:
             IncompatibleError: tensors of the mix would start at random or not fit, or its tokenizer would not load.
         """
+        if self._notes is not None:
+            return self._notes
         verdict = self._verdict or _answer(self._process)
         if verdict.error or not verdict.sure:  # once more, with all libraries, and with the ingredients' own files
             with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
@@ -97,6 +100,7 @@ class LoadCheck:
         if verdict.sure:
             with suppress(OSError):  # a cache of others may be read-only
                 write_atomically(self._file, verdict.to_json(), sync=False)
+        self._notes = verdict.notes
         return verdict.notes
 
     def _write_givers(self, scratch: Path) -> dict[str, str]:

@@ -282,7 +282,7 @@ def serve(*, light: bool) -> None:
 
 
 def _leave_out() -> None:
-    """Save a third of the imports: optional packages, and torch's compiler, which no model needs to be built."""
+    """Save a third of the imports: our own hooks, and what no model needs to be built."""
 
     class Compiler(ModuleType):
         __path__: list[str] = []  # noqa: RUF012 - a package
@@ -292,10 +292,12 @@ def _leave_out() -> None:
                 raise AttributeError(name)
             return lambda fn=None, *_, **__: fn if callable(fn) else lambda decorated: decorated
 
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("cocktail_hub")]
     for name in _OPTIONAL:
         sys.modules[name] = None  # type: ignore[assignment] # as if it were not installed
     import torch
 
     for name in ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op"):
         sys.modules[name] = Compiler(name)
+    torch.distributed.is_available = lambda: False
     torch._dynamo = sys.modules["torch._dynamo"]  # noqa: SLF001

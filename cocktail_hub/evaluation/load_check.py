@@ -99,7 +99,7 @@ class LoadCheck:
             raise IncompatibleError(verdict.error, model=self._request.name, tensor=verdict.tensor)
         if verdict.sure:
             with suppress(OSError):  # a cache of others may be read-only
-                write_atomically(self._file, verdict.to_json(), sync=False)
+                write_atomically(self._file, json.dumps(asdict(verdict)), sync=False)
         self._notes = verdict.notes
         return verdict.notes
 
@@ -128,10 +128,16 @@ def _identity(request: Request) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def _verdict(text: str | bytes) -> Verdict:
+    """A verdict from JSON. Raises ValueError, KeyError or TypeError if it is none."""
+    found = json.loads(text)
+    return Verdict(**found | {"notes": tuple(found["notes"])})
+
+
 def _read(file: Path) -> Verdict | None:
     """A verdict from the cache; `None` if there is none, or it is damaged."""
     try:
-        return Verdict.from_json(file.read_text(encoding="utf-8"))
+        return _verdict(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -183,6 +189,6 @@ def _answer(process: subprocess.Popen[bytes] | None) -> Verdict:
     if process is None:
         return _NOT_TRIED
     try:
-        return Verdict.from_json(process.communicate(timeout=_PATIENCE)[0].splitlines()[-1])
+        return _verdict(process.communicate(timeout=_PATIENCE)[0].splitlines()[-1])
     except (OSError, ValueError, IndexError, TypeError, KeyError, subprocess.TimeoutExpired):
         return _NOT_TRIED

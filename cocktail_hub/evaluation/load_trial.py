@@ -82,16 +82,6 @@ class Verdict:
     sure: bool = True
     """Whether everything could be tried; another attempt may come to another end if not."""
 
-    def to_json(self) -> str:
-        """The verdict in one line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Verdict:
-        """The verdict that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-        found = json.loads(text)
-        return cls(**found | {"notes": tuple(found["notes"])})
-
 
 def try_loading(request: Request) -> Verdict:
     """Try whether a mix would load as what it says it is."""
@@ -278,7 +268,7 @@ def serve(*, light: bool) -> None:
     gc.disable()  # a fifth of the time of the imports
     if light:
         _leave_out()
-    answers.write(f"\n{try_loading(request).to_json()}\n")
+    answers.write(f"\n{json.dumps(asdict(try_loading(request)))}\n")
 
 
 def _leave_out() -> None:

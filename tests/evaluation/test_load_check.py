@@ -103,8 +103,15 @@ def test_other_weights_for_the_same_models_are_not_tried_again(
     notes = [mix(wanted, output=tmp_path / f"out{n}").report["notes"] for n, wanted in enumerate((recipe, other))]
     assert notes[0] == notes[1]
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"error": ""}', '{"notes": [], "other": 1}', '{"notes": 1}'])
+def test_a_damaged_verdict_is_not_taken_for_one(
+    recipe: dict[str, Any], tried: list[Request], tmp_path: Path, text: str
+) -> None:
+    mix(recipe, output=tmp_path / "out")
     (kept,) = (tmp_path / "cache" / "loads").iterdir()
-    kept.write_text("damaged")
+    kept.write_text(text)
     assert NOTE in mix(recipe, output=tmp_path / "again", options=MixOptions(force=True)).report["notes"]
     assert len(tried) == 2
 

@@ -19,7 +19,7 @@ from cocktail_hub.hub.commit import README, Publication
 from cocktail_hub.merge.engine.journal import working_files
 from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.merge.output_folder import OutputFolder, copy_out, cut_size
-from cocktail_hub.merge.run import plan_mix, require_device, write_weights
+from cocktail_hub.merge.run import bytes_to_fetch, plan_mix, require_device, write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_recipe
 from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.render import render_card
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from cocktail_hub.search.score import Score
     from cocktail_hub.search.softmax import Weights
     from cocktail_hub.search.sweep_report import Sweep
+
+LONG_DOWNLOAD = 1 << 28
+"""Bytes of weights that are not downloaded in vain: whether the mix would load is then known first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,9 +233,11 @@ def mix(
                 copy_small_files(report, stage, code=options.trust_remote_code)
                 write_recipe(resolved, report, stage)
             with closing(LoadCheck(stage, plan, report, trust_remote_code=options.trust_remote_code)) as loading:
+                if bytes_to_fetch(report.models) > LONG_DOWNLOAD:
+                    loading.wait()
                 merged = write_weights(plan, report, stage, options, meanwhile=write_card)
                 report.require_unchanged()
-                notes = loading.notes()
+                notes = loading.wait()
         path = folder.finish(resolved, merged.digests)
     return prepared.finished(path, resolved, cached=False, notes=(*report.notes, *notes), merged=merged)
 
@@ -590,7 +595,7 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
         stage = folder.cache.staging(name)
         small = write_small_files(report, resolved, plan, stage / "files", options)
         with closing(LoadCheck(small, plan, report, trust_remote_code=options.trust_remote_code)) as loading:
-            loading.notes()
+            loading.wait()
         files = upload_weights(plan, report, stage / "weights", publication, options)
         report.require_unchanged()
         uploaded = replace(publication, files=files)

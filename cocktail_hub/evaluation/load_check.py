@@ -64,6 +64,7 @@ class LoadCheck:
         )
         self._file = Cache().root / "loads" / f"{_identity(self._request)}.json"
         self._process: subprocess.Popen[bytes] | None = None
+        self._notes: tuple[str, ...] | None = None
         self._verdict = _read(self._file)
         if self._verdict is None and _has_libraries():
             self._verdict = _try_here(self._request)
@@ -77,12 +78,14 @@ class LoadCheck:
             with suppress(OSError), self._process:
                 pass
 
-    def notes(self) -> tuple[str, ...]:
+    def wait(self) -> tuple[str, ...]:
         """Wait for the end of the check. Returns what is worth knowing, a sentence each.
 
         Raises:
             IncompatibleError: tensors of the mix would start at random or not fit, or its tokenizer would not load.
         """
+        if self._notes is not None:
+            return self._notes
         verdict = self._verdict or _answer(self._process)
         if verdict.error or not verdict.sure:  # once more, with all libraries, and with the ingredients' own files
             with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
@@ -96,7 +99,8 @@ class LoadCheck:
             raise IncompatibleError(verdict.error, model=self._request.name, tensor=verdict.tensor)
         if verdict.sure:
             with suppress(OSError):  # a cache of others may be read-only
-                write_atomically(self._file, verdict.to_json(), sync=False)
+                write_atomically(self._file, json.dumps(asdict(verdict)), sync=False)
+        self._notes = verdict.notes
         return verdict.notes
 
     def _write_givers(self, scratch: Path) -> dict[str, str]:
@@ -124,10 +128,16 @@ def _identity(request: Request) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def _verdict(text: str | bytes) -> Verdict:
+    """A verdict from JSON. Raises ValueError, KeyError or TypeError if it is none."""
+    found = json.loads(text)
+    return Verdict(**found | {"notes": tuple(found["notes"])})
+
+
 def _read(file: Path) -> Verdict | None:
     """A verdict from the cache; `None` if there is none, or it is damaged."""
     try:
-        return Verdict.from_json(file.read_text(encoding="utf-8"))
+        return _verdict(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -179,6 +189,6 @@ def _answer(process: subprocess.Popen[bytes] | None) -> Verdict:
     if process is None:
         return _NOT_TRIED
     try:
-        return Verdict.from_json(process.communicate(timeout=_PATIENCE)[0].splitlines()[-1])
+        return _verdict(process.communicate(timeout=_PATIENCE)[0].splitlines()[-1])
     except (OSError, ValueError, IndexError, TypeError, KeyError, subprocess.TimeoutExpired):
         return _NOT_TRIED

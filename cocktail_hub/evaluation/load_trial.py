@@ -82,16 +82,6 @@ class Verdict:
     sure: bool = True
     """Whether everything could be tried; another attempt may come to another end if not."""
 
-    def to_json(self) -> str:
-        """The verdict in one line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Verdict:
-        """The verdict that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-        found = json.loads(text)
-        return cls(**found | {"notes": tuple(found["notes"])})
-
 
 def try_loading(request: Request) -> Verdict:
     """Try whether a mix would load as what it says it is."""
@@ -278,11 +268,11 @@ def serve(*, light: bool) -> None:
     gc.disable()  # a fifth of the time of the imports
     if light:
         _leave_out()
-    answers.write(f"\n{try_loading(request).to_json()}\n")
+    answers.write(f"\n{json.dumps(asdict(try_loading(request)))}\n")
 
 
 def _leave_out() -> None:
-    """Save a third of the imports: optional packages, and torch's compiler, which no model needs to be built."""
+    """Save a third of the imports: our own hooks, and what no model needs to be built."""
 
     class Compiler(ModuleType):
         __path__: list[str] = []  # noqa: RUF012 - a package
@@ -292,10 +282,12 @@ def _leave_out() -> None:
                 raise AttributeError(name)
             return lambda fn=None, *_, **__: fn if callable(fn) else lambda decorated: decorated
 
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("cocktail_hub")]
     for name in _OPTIONAL:
         sys.modules[name] = None  # type: ignore[assignment] # as if it were not installed
     import torch
 
     for name in ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op"):
         sys.modules[name] = Compiler(name)
+    torch.distributed.is_available = lambda: False
     torch._dynamo = sys.modules["torch._dynamo"]  # noqa: SLF001

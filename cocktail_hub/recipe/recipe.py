@@ -312,7 +312,8 @@ def _read_mapping(value: Any, key: str) -> Any:
 def _read_missing(value: Any, key: str) -> Any:
     """Longest pattern first: JSON objects have no order that survives, so the order they are tried in is fixed."""
     missing = _read_mapping(value, key)
-    MissingPolicy(missing)
+    if missing:
+        MissingPolicy(missing)
     return MappingProxyType(dict(sorted(missing.items(), key=lambda item: (-len(item[0]), item[0]))))
 
 

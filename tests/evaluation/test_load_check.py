@@ -103,8 +103,15 @@ def test_other_weights_for_the_same_models_are_not_tried_again(
     notes = [mix(wanted, output=tmp_path / f"out{n}").report["notes"] for n, wanted in enumerate((recipe, other))]
     assert notes[0] == notes[1]
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"error": ""}', '{"notes": [], "other": 1}', '{"notes": 1}'])
+def test_a_damaged_verdict_is_not_taken_for_one(
+    recipe: dict[str, Any], tried: list[Request], tmp_path: Path, text: str
+) -> None:
+    mix(recipe, output=tmp_path / "out")
     (kept,) = (tmp_path / "cache" / "loads").iterdir()
-    kept.write_text("damaged")
+    kept.write_text(text)
     assert NOTE in mix(recipe, output=tmp_path / "again", options=MixOptions(force=True)).report["notes"]
     assert len(tried) == 2
 
@@ -138,17 +145,33 @@ def test_a_tokenizer_as_bad_as_the_ingredients_is_noted(
     assert [bool(request.givers) for request in tried] == [False, True]
 
 
-@pytest.mark.whole
-def test_nothing_is_uploaded_of_a_mix_that_would_not_load(tmp_path: Path, hub: Any, token: str) -> None:
+@pytest.fixture
+def pushed(tmp_path: Path) -> dict[str, Any]:
+    """Two encoders on the Hub whose names have a part too many."""
     for seed in range(2):
-        folder = models.save("bert", seed, tmp_path / f"w{seed}")
+        folder = models.save("bert", seed, tmp_path / f"p{seed}")
         rewrite(folder, lambda name: f"model.{name}")
         models.push(folder, f"acme/wrong-{seed}")
+    return {"ingredients": [{"model": f"acme/wrong-{seed}", "weight": 0.5} for seed in range(2)]}
+
+
+@pytest.mark.whole
+def test_nothing_is_uploaded_of_a_mix_that_would_not_load(pushed: dict[str, Any], hub: Any, token: str) -> None:
     hub.clear_requests()
-    recipe = {"ingredients": [{"model": f"acme/wrong-{seed}", "weight": 0.5} for seed in range(2)]}
     with pytest.raises(IncompatibleError, match="The mix is no BertModel"):
-        publish(recipe, "alice/wrong-mix", token=token, options=MixOptions(low_disk=True))
-    assert not hub.sent("PUT")
+        publish(pushed, "alice/wrong-mix", token=token, options=MixOptions(low_disk=True))
+    assert not [request for request in hub.requests if request.method == "PUT"]
+
+
+@pytest.mark.whole
+def test_no_large_weights_are_downloaded_for_a_mix_that_would_not_load(
+    pushed: dict[str, Any], hub: Any, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocktail_hub.pipeline.LONG_DOWNLOAD", 0)
+    hub.clear_requests()
+    with pytest.raises(IncompatibleError, match="The mix is no BertModel"):
+        mix(pushed, output=tmp_path / "out", token=token, cache_dir=tmp_path / "hub")
+    assert not list((tmp_path / "hub").rglob("model.safetensors"))
 
 
 # -- in a process of its own -----------------------------------------------------------------------------------------

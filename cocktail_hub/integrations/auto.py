@@ -172,10 +172,9 @@ def _published_mix(source: RecipeSource, options: MixOptions) -> tuple[Mix, tupl
             ours = {RECIPE_FILE, MANIFEST, README} & files.sizes.keys()
             wanted = [*model_files.needed, *(model_files.code if options.trust_remote_code else ()), *ours]
         root = files.download(wanted)
-        compared = LocalFiles(root) if options.hub.offline else files
     elif isinstance(files, LocalFiles):
-        root, compared = files.root, files
-    if changed := changed_weights(compared, source.folder):
+        root = files.root
+    if changed := changed_weights(files, source.folder):
         logger.warning("'%s' was %s: %s. It is loaded as it is, without its recipe.", source.name, CHANGED, changed[0])
     recipe = as_resolved(source.recipe)
     return Mix(path=root / source.folder, recipe=recipe, report={"cached": True}, name=source.name), changed

@@ -77,7 +77,7 @@ def push_to_hub(own: Callable[..., str], model: Any, *, repo_id: str, **given: A
             if (Path(folder) / RECIPE_FILE).is_file():
                 return _publish_saved(replace(mix, path=Path(folder)), repo_id, given)
     answer = own(model, repo_id, **given)
-    if hasattr(model.transformers_model, "_cocktail") or START in (model._model_card_text or ""):  # noqa: SLF001
+    if _is_from_mix(model):
         from sentence_transformers.base.model_card import generate_model_card
 
         revision = f"refs/pr/{answer.rpartition('/')[2]}" if given["create_pr"] else given["revision"]
@@ -85,12 +85,18 @@ def push_to_hub(own: Callable[..., str], model: Any, *, repo_id: str, **given: A
     return answer
 
 
+def _is_from_mix(model: Any) -> bool:
+    """Whether a model of transformers or sentence-transformers was loaded from a recipe or a mix, trained or not."""
+    card = getattr(model, "_model_card_text", None)
+    return hasattr(getattr(model, "transformers_model", model), "_cocktail") or START in (card or "")
+
+
 def push_trained(
     own: Callable[..., Any], trainer: Any, *, blocking: bool, token: Any, revision: Any, kwargs: Any, **given: Any
 ) -> Any:
     """Push what a Trainer trained, and remove what the repo says of a mix."""
     info = own(trainer, blocking=blocking, token=token, revision=revision, **given, **kwargs)
-    if blocking and hasattr(trainer.model, "_cocktail") and trainer.is_world_process_zero():
+    if blocking and _is_from_mix(trainer.model) and trainer.is_world_process_zero():
         args = trainer.args
         remove_recipe(trainer.hub_model_id, token or args.hub_token, revision or args.hub_revision, drop_section)
     return info

@@ -14,9 +14,10 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import PublishError
 from cocktail_hub.hub import Hub, Publication
 from cocktail_hub.hub.commit import README
+from cocktail_hub.merge.output_folder import cut_size
 from cocktail_hub.merge.small_files import write_json
 from cocktail_hub.pipeline import publish
-from cocktail_hub.publishing.card.header import START, drop_section, merge_readme
+from cocktail_hub.publishing.card.header import START, drop_section, merge_readme, split_readme
 from cocktail_hub.publishing.verify import changed_weights
 from cocktail_hub.recipe.redact import public_recipe
 from cocktail_hub.resolve.source import RECIPE_FILE
@@ -121,6 +122,8 @@ def save_pretrained(
 ) -> None:
     """Save as transformers does, with the recipe if the weights are those of the mix, and else without."""
     mix = mix_of(model)
+    if mix and not args and (mix.path / MANIFEST).is_file():  # cut into the same files as the mix
+        kwargs.setdefault("max_shard_size", cut_size(CachedMix(digest="", path=mix.path)))
     type(model).save_pretrained(model, save_directory, *args, **kwargs)
     if kwargs.get("is_main_process", True):
         keep_true(Path(save_directory), mix)
@@ -143,7 +146,10 @@ def keep_true(folder: Path, mix: Mix | None, *, card: bool = False) -> bool:
             (folder / RECIPE_FILE).unlink(missing_ok=True)
             (folder / MANIFEST).unlink()
         if existing and START in existing:
-            readme.write_bytes(drop_section(existing).encode())
+            rest = drop_section(existing)
+            readme.write_bytes(rest.encode())
+            if "\n" not in split_readme(rest).body.strip():  # no more than the title of the mix
+                readme.unlink()
         return False
     mixed = CachedMix(digest="", path=mix.path)
     weights = {path: entry for path, entry in mixed.manifest.items() if path.endswith(".safetensors")}

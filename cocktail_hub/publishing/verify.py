@@ -83,7 +83,7 @@ def require_merged(source: RecipeSource) -> HubFiles | LocalFiles:
 def changed_weights(files: RepoFiles | None, folder: str = "", *, mixed: CachedMix | None = None) -> tuple[str, ...]:
     """Say, in one line a file, how weights differ from those that the manifest beside them, or `mixed`, lists.
 
-    Those of a folder are hashed. Those of a repo have their hash from the Hub; offline, only sizes are compared.
+    Files on this machine are hashed, and of a repo's others the Hub knows the hash; without it, sizes are compared.
 
     Raises:
         CacheError: the manifest is damaged.
@@ -103,10 +103,11 @@ def changed_weights(files: RepoFiles | None, folder: str = "", *, mixed: CachedM
     def is_same(path: str, entry: Mapping[str, Any]) -> bool:
         if files.sizes[path] != entry["size"]:
             return False
-        if isinstance(files, HubFiles):
-            return path not in hashes or "sha256" not in entry or bool(entry["sha256"] == hashes[path])
+        if path in hashes and "sha256" in entry:
+            return bool(entry["sha256"] == hashes[path])
+        local = files.cached(path) if isinstance(files, HubFiles) else files.path(path)
         kind = QUICK if QUICK in entry else "sha256"
-        return bool(file_digest(files.path(path), kind) == entry[kind])
+        return local is None or bool(entry[kind] == file_digest(local, kind))
 
     lines = {path: f"{path} was added" for path in present - listed.keys()}
     for path, entry in listed.items():

@@ -13,8 +13,9 @@ import embedders
 import pytest
 import torch
 import transformers
-from huggingface_hub import HfApi, snapshot_download
-from models import ORG, TOKEN
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from models import ORG, TEXTS, TOKEN
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
@@ -79,6 +80,12 @@ SAVERS: dict[str, Callable[[Any, Path, str], Path]] = {
     "Trainer.save_model": save_in_trainer,
     "Trainer.push_to_hub": push_in_trainer,
 }
+CELLS = [
+    (loader, saver)
+    for loader, (kind, _, _) in LOADERS.items()
+    for saver in SAVERS
+    if kind != "dense" or not saver.startswith("Trainer")  # that of transformers saves one of the modules
+]
 
 
 def step(model: torch.nn.Module) -> None:
@@ -123,14 +130,11 @@ def repos() -> dict[tuple[str, str], str]:
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["untouched", "trained"])
-@pytest.mark.parametrize("saver", SAVERS)
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(("loader", "saver"), CELLS)
 def test_card_recipe_and_weights_agree(
     loader: str, saver: str, trained: bool, repos: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
     kind, form, load = LOADERS[loader]
-    if saver.startswith("Trainer") and kind == "dense":
-        pytest.skip("the Trainer of transformers saves one of the modules")
     model = load(repos[kind, form])
     if trained:
         step(model)
@@ -142,14 +146,11 @@ def test_card_recipe_and_weights_agree(
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["untouched", "trained"])
-@pytest.mark.parametrize("saver", ["push_to_hub", "Trainer.push_to_hub"])
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(("loader", "saver"), [cell for cell in CELLS if "push" in cell[1]])
 def test_a_repo_that_a_model_is_pushed_over_says_what_it_is_now(
     loader: str, saver: str, trained: bool, tmp_path: Path
 ) -> None:
     kind, form, load = LOADERS[loader]
-    if saver.startswith("Trainer") and kind == "dense":
-        pytest.skip("the Trainer of transformers saves one of the modules")
     repo_id = f"{ORG}/over-{'-'.join((loader, saver, str(trained))).lower().replace(' ', '-')}"
     publish(embedders.recipe(kind), repo_id, as_=form, token=TOKEN)
     model = load(repo_id)
@@ -173,3 +174,53 @@ def assert_is_found_out(folder: Path, repo_id: str) -> None:
     assert not hasattr(model, "cocktail")
     model.push_to_hub(repo_id, token=TOKEN)
     assert {"recipe.json", ".cocktail.json"}.isdisjoint(HfApi().list_repo_files(repo_id))
+
+
+@pytest.mark.parametrize("saver", ["save_pretrained", "push_to_hub"])
+def test_a_module_behind_the_transformer_counts(saver: str, repos: dict[tuple[str, str], str], tmp_path: Path) -> None:
+    model = SentenceTransformer(repos["dense", "recipe"])
+    step(model[2])
+    folder = SAVERS[saver](model, tmp_path / "saved", f"{ORG}/saved-module-{saver.replace('_', '-')}")
+    assert_agrees(folder, "dense", trained=True)
+    assert (folder / "README.md").read_text().count("This is a [sentence-transformers]") == 1
+
+
+def test_what_is_pushed_computes_the_same(repos: dict[tuple[str, str], str]) -> None:
+    model = SentenceTransformer(repos["dense", "recipe"])
+    address = model.push_to_hub(f"{ORG}/saved-same", token=TOKEN, commit_message="Mix", revision="next", private=True)
+    (commit, *_) = HfApi(token=TOKEN).list_repo_commits(f"{ORG}/saved-same", revision="next")
+    assert commit.title == "Mix"
+    assert address.endswith(commit.commit_id)
+    again = SentenceTransformer(f"{ORG}/saved-same", revision="next", token=TOKEN)
+    assert torch.equal(model.encode(TEXTS, convert_to_tensor=True), again.encode(TEXTS, convert_to_tensor=True))
+    assert again.prompts == model.prompts
+    assert verify(f"{ORG}/saved-same", revision="next", token=TOKEN).same
+    with pytest.raises(HfHubHTTPError, match="409"):
+        model.push_to_hub(f"{ORG}/saved-same", token=TOKEN)
+
+
+def test_a_push_of_other_weights_is_proposed_whole(repos: dict[tuple[str, str], str]) -> None:
+    repo_id = f"{ORG}/saved-proposed"
+    publish(embedders.recipe("dense"), repo_id, token=TOKEN)
+    model = SentenceTransformer(repo_id)
+    step(model)
+    address = model.push_to_hub(repo_id, token=TOKEN, create_pr=True)
+    revision = f"refs/pr/{address.rpartition('/')[2]}"
+    assert "recipe.json" not in HfApi().list_repo_files(repo_id, revision=revision)
+    assert START not in Path(hf_hub_download(repo_id, "README.md", revision=revision)).read_text()
+    assert "recipe.json" in HfApi().list_repo_files(repo_id)
+
+
+def test_a_card_is_written_only_where_one_is_wanted(repos: dict[tuple[str, str], str], tmp_path: Path) -> None:
+    SentenceTransformer(repos["dense", "recipe"]).save_pretrained(str(tmp_path), create_model_card=False)
+    assert not (tmp_path / "README.md").exists()
+    assert (tmp_path / "recipe.json").is_file()
+
+
+def test_ordinary_models_are_saved_and_pushed_as_ever(tmp_path: Path) -> None:
+    (folder, _) = embedders.pair("dense")
+    model = SentenceTransformer(str(folder))
+    model.save_pretrained(str(tmp_path))
+    assert "This is a [sentence-transformers]" in (tmp_path / "README.md").read_text()
+    model.push_to_hub(f"{ORG}/saved-ordinary", token=TOKEN)
+    assert len(HfApi().list_repo_commits(f"{ORG}/saved-ordinary")) == 2

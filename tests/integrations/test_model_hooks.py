@@ -14,8 +14,9 @@ import transformers
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from models import ORG, TOKEN, assert_holds, expected, published, push_recipe
 
-from cocktail_hub import AutoCocktailModel, CocktailConfig, mix
+from cocktail_hub import AutoCocktailModel, CocktailConfig, MixOptions, mix
 from cocktail_hub.errors import PublishError, SourceError
+from cocktail_hub.publishing.card.header import START
 from cocktail_hub.recipe import as_resolved, read_recipe
 from cocktail_hub.storage.cache import Cache
 
@@ -183,6 +184,36 @@ def test_a_trained_model_is_saved_without_the_recipe(tmp_path: Path) -> None:
     step(model)
     model.save_pretrained(tmp_path / "mix")
     assert {path.name for path in (tmp_path / "mix").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_mix_in_several_files_is_saved_in_the_same(tmp_path: Path) -> None:
+    made = mix(RECIPE, output=tmp_path / "mix", options=MixOptions(max_shard_size="10KB"))
+    AutoCocktailModel.from_pretrained(made.path).save_pretrained(tmp_path / "saved")
+    names = {path.name for path in made.path.glob("model*")}
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {
+        *names,
+        "config.json",
+        "recipe.json",
+        ".cocktail.json",
+    }
+    assert len(names) > 2
+    AutoCocktailModel.from_pretrained(made.path).save_pretrained(tmp_path / "whole", max_shard_size="1GB")
+    assert {path.name for path in (tmp_path / "whole").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_trained_model_saved_over_its_mix_leaves_no_card_and_a_readme_of_the_user_s(tmp_path: Path) -> None:
+    made = mix(RECIPE, output=tmp_path / "mix")
+    model = AutoCocktailModel.from_pretrained(made.path)
+    step(model)
+    card = (made.path / "README.md").read_text()
+    for text in (card, f"# My cats\n\nLovely.\n\n{card[card.index(START) :]}"):
+        (made.path / "README.md").write_text(text)
+        model.save_pretrained(made.path)
+        assert not (made.path / "recipe.json").exists()
+        left = (made.path / "README.md").read_text() if (made.path / "README.md").is_file() else ""
+        assert left == ("" if text == card else "# My cats\n\nLovely.\n")
+    with pytest.raises(PublishError, match="were trained, or changed"):
+        made.push_to_hub(f"{ORG}/attached-saved-over", token=TOKEN)
 
 
 def test_a_model_that_was_moved_is_still_the_mix() -> None:

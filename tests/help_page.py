@@ -32,6 +32,9 @@ lm_eval --model hf --model_args pretrained=$(cocktail mix me/my-mix) --tasks hel
 vllm serve $(cocktail mix me/my-mix)
 text-embeddings-router --model-id $(cocktail mix me/my-mix)
 ```
+
+All three also take a repo with weights (`cocktail push --as merged`) by its id. How an embedder pools is written in the
+words of sentence-transformers 6 and in those of before, which these programs read.
 """
 WIDTH = 110
 

@@ -7,14 +7,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.checkpoint.model_files import NOTICES, read_json
+from cocktail_hub.checkpoint.model_files import NOTICES, read_chain, read_json
 from cocktail_hub.compat.vocabulary import FILE_GROUPS, code_configs, group_of, inner_template, template_files
 from cocktail_hub.resolve.source import RECIPE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cocktail_hub.compat import CompatibilityReport
+    from cocktail_hub.compat import CompatibilityReport, Model
     from cocktail_hub.recipe import ResolvedRecipe
     from cocktail_hub.resolve.resolve import ResolvedModel
 
@@ -22,6 +22,16 @@ TOKENIZER_FILES = tuple(
     pattern for group, patterns in FILE_GROUPS.items() if group != "generation" for pattern in patterns
 )
 """Name patterns of the files that go with the tokenizer or processor."""
+
+_POOLING_FLAGS = {
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+    "mean": "pooling_mode_mean_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+"""`pooling_mode` of sentence-transformers -> its flag before version 6."""
 
 
 def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -> None:
@@ -51,11 +61,26 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
                 write_file(target, giver.files.read(path))
                 if path in naming_code:
                     _name_code_elsewhere(target, giver, path)
+    _add_pooling_flags(first, folder)
     template = givers["template"]
     if template and template is not givers["tokenizer"] and not template_files(template):
         for name, text in inner_template(template).items():  # to files, which transformers prefers
             inside = "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja"
             write_file(folder / first.main / inside, text.encode())
+
+
+def _add_pooling_flags(first: Model, folder: Path) -> None:
+    """Say how embeddings are pooled as sentence-transformers did before version 6, too: other programs read that."""
+    for module in read_chain(first.home.files):
+        path = folder / str(module["path"]) / "config.json"
+        if not str(module["type"]).endswith(".Pooling") or not path.is_file():
+            continue
+        config = json.loads(path.read_text(encoding="utf-8"))
+        modes = config.get("pooling_mode")
+        if modes and not config.keys() & set(_POOLING_FLAGS.values()):
+            chosen = [modes] if isinstance(modes, str) else modes
+            flags = {flag: mode in chosen for mode, flag in _POOLING_FLAGS.items()}
+            write_json(path, flags | config)  # the flags first: vLLM takes the first key that is true
 
 
 def write_recipe(resolved: ResolvedRecipe, report: CompatibilityReport, folder: Path) -> None:

@@ -123,6 +123,19 @@ def test_a_module_that_others_lack_is_told() -> None:
         mix({"ingredients": [{"model": name, "weight": 0.5} for name in names]})
 
 
+def test_pooling_is_spelt_in_both_ways(repos: dict[tuple[str, str], str]) -> None:
+    """text-embeddings-inference and vLLM read the flags of before sentence-transformers 6."""
+    for kind, path, mode, flag in (
+        ("mean", "1_Pooling", "mean", "pooling_mode_mean_tokens"),
+        ("router", "document_1_Pooling", "cls", "pooling_mode_cls_token"),
+    ):
+        for form in ("recipe", "merged"):
+            config = json.loads(Path(hf_hub_download(repos[kind, form], f"{path}/config.json")).read_text())
+            assert config["pooling_mode"] == mode
+            assert next(key for key, value in config.items() if value is True) == flag
+            assert [key for key, value in config.items() if value is True and "pooling_mode" in key] == [flag]
+
+
 def test_an_old_layout_stays_as_it_is(repos: dict[tuple[str, str], str]) -> None:
     assert "0_Transformer/model.safetensors" in list_repo_files(repos["old", "merged"])
     files = list_repo_files(repos["old", "recipe"])

@@ -229,12 +229,13 @@ class _Resolver:
                 "Remove it from one of these recipes, or name one of its earlier commits."
             )
         inner = replace(self, parents=(*self.parents, here)).resolve(inner)
-        linear = inner.method == recipe.method == "linear" and not inner.varies and not recipe.varies
+        plain = not inner.varies and not recipe.varies and not inner.keep
+        linear = inner.method == recipe.method == "linear" and plain
         same_policy = not inner.missing or inner.missing == recipe.missing
         if ingredient.weight is None or inner.weights is None or not linear or not same_policy:
             raise RecipeError(
                 f"Ingredient '{ingredient.label}' is itself a recipe that cannot be inlined.\n"
-                "Both must be linear mixes with given weights, the same for all tensors, and with the same `missing`.\n"
+                "Both must be linear mixes with given weights, without `layers` and with the same `missing`.\n"
                 f"Mix it first (`cocktail mix {ingredient.model} -o FOLDER`) and name the folder."
             )
         weights = [ingredient.weight * weight for weight in normalized(inner.weights)]

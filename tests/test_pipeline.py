@@ -249,6 +249,17 @@ def test_weights_by_rules_are_those_of_layers(tmp_path: Path) -> None:
     assert same_bits(*map(weights_in, made))
 
 
+def test_what_is_kept_is_one_models_bit_for_bit(tmp_path: Path) -> None:
+    folders = list(models.pair("bert").folders)
+    keep = ["embeddings.*", {"match": "pooler.*", "model": str(folders[1])}]
+    made = weights_in(mix(recipe_of(folders, keep=keep), output=tmp_path / "out").path)
+    plain = weights_in(mix(recipe_of(folders), output=tmp_path / "plain").path)
+    first, second = map(weights_in, folders)
+    for name, tensor in made.items():
+        expected = first if name.startswith("embeddings.") else second if name.startswith("pooler.") else plain
+        assert bits(tensor) == bits(expected[name])
+
+
 def test_a_pattern_that_matches_nothing_is_refused_with_a_name_that_is_there(tmp_path: Path) -> None:
     mixed = recipe_of(list(models.pair("bert").folders))
     mixed["ingredients"][0]["weight"] = [{"match": "pooler.weights", "value": 1.0}, {"value": 0.5}]

@@ -19,7 +19,7 @@ from cocktail_hub.merge.engine.budget import Budget
 from cocktail_hub.methods.contract import with_base
 from cocktail_hub.methods.dtypes import EXACT, MIXABLE, accumulator_dtype, itemsize, mixable_dtype
 from cocktail_hub.methods.registry import METHODS
-from cocktail_hub.recipe.tensor_rules import PerTensor, as_parameters, depths
+from cocktail_hub.recipe.tensor_rules import PerTensor, as_parameters, compiled, depths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -248,6 +248,7 @@ def plan_merge(
     own_parameters: Sequence[Mapping[str, Any]] = (),
     seed: int = 0,
     layers: Sequence[LayerRule] = (),
+    keep: Sequence[tuple[str, int]] = (),
     normalize: bool = False,
     dtype: str | None = None,
     max_shard_size: int | str = "5GB",
@@ -262,6 +263,8 @@ def plan_merge(
         own_parameters: those of each ingredient, in place of `parameters`.
         seed: of methods that draw at random.
         layers: other weights for tensors whose whole name matches; the first rule that matches wins.
+        keep: pattern of tensor names, and the index of the model that they come from as they are; the first that
+            matches wins.
         normalize: divide the weights by their sum, and so those of each layer rule.
         dtype: of the floating-point tensors of the mix; `None` or 'auto': the first ingredient's, tensor by tensor.
         max_shard_size: bytes, or text such as '5GB' (powers of 1000).
@@ -285,6 +288,7 @@ def plan_merge(
             layers=layers,
             normalize=normalize,
         ),
+        keep=tuple((compiled(pattern), model) for pattern, model in keep),
         dtype=None if dtype in (None, "auto") else mixable_dtype(str(dtype)),
     )
     plans: list[ComponentPlan] = []
@@ -302,6 +306,7 @@ class _Planner:
 
     spec: Method
     numbers: _Numbers
+    keep: tuple[tuple[re.Pattern[str], int], ...]
     dtype: str | None
 
     def tensors(self, component: ComponentInput) -> list[TensorPlan]:
@@ -387,8 +392,10 @@ class _Planner:
         A model of weight 0 is not read.
         """
         based = self._based(component)
-        if name in component.first_only:
-            return "sum", tuple(float(index == based) for index in range(len(component.specs))), {}
+        kept = (model for pattern, model in self.keep if pattern.fullmatch(name))
+        donor = based if name in component.first_only else next(kept, None)
+        if donor is not None:
+            return "sum", tuple(float(index == donor) for index in range(len(component.specs))), {}
         weights = self.numbers.weights(name, depth)
         given = tuple(weight for weight in weights if weight != 0.0)
         parameters = self.numbers.parameters(name, depth, weights)

@@ -181,6 +181,7 @@ def plan_mix(report: CompatibilityReport, max_shard_size: int | str = DEFAULT_SH
         own_parameters=[ingredient.parameters for ingredient in recipe.ingredients],
         seed=recipe.seed,
         layers=recipe.layers,
+        keep=recipe.kept,
         normalize=recipe.normalize,
         dtype=None if recipe.dtype == "auto" else recipe.dtype,
         max_shard_size=parse_size(max_shard_size),

@@ -15,7 +15,7 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe.reference import Anchor, Ingredient, ModelReference
 from cocktail_hub.recipe.task import TASKS
-from cocktail_hub.recipe.tensor_rules import LayerRule, MissingPolicy, PerTensor, as_parameters
+from cocktail_hub.recipe.tensor_rules import KeepRule, LayerRule, MissingPolicy, PerTensor, as_parameters
 from cocktail_hub.recipe.validation import (
     as_choice,
     as_flag,
@@ -86,6 +86,8 @@ class Recipe:
     """Divide the weights by their sum, and so those of each rule in `layers`."""
     layers: tuple[LayerRule, ...] = ()
     """Other weights for some tensors."""
+    keep: tuple[KeepRule, ...] = ()
+    """Tensors that are one model's as they are; the first rule that matches wins."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Pattern of tensor names -> what to do when some ingredients lack them (docs/checkpoints.md). Longest first."""
     dtype: str = "auto"
@@ -131,6 +133,15 @@ class Recipe:
         return {key: value for key, value in found.items() if isinstance(value, PerTensor)}
 
     @property
+    def kept(self) -> list[tuple[str, int]]:
+        """Pattern of `keep` -> which model the tensors are of: its index in base and ingredients, in this order."""
+        models = [reference.model for reference in (*((self.base,) if self.base else ()), *self.ingredients)]
+        named = {"base": 0, "first": 1 if self.base else 0, None: 0}
+        return [
+            (rule.match, named[rule.model] if rule.model in named else models.index(rule.model)) for rule in self.keep
+        ]
+
+    @property
     def every_parameter(self) -> dict[str, Any]:
         """Every parameter of the method, the recipe's or its default; those of single ingredients are not in it."""
         rules = {name: value for name, value in self.parameters.items() if isinstance(value, PerTensor)}
@@ -164,10 +175,12 @@ class Recipe:
         as_choice(self.dtype, "dtype", DTYPES)
         as_whole(self.seed, "seed", low=0)
         as_flag(self.normalize, "normalize")
+        models = ["first", *dict.fromkeys(reference.model for reference in self.references)]
         for key in ("config", "tokenizer"):
-            as_choice(
-                getattr(self, key), key, ["first", *dict.fromkeys(reference.model for reference in self.references)]
-            )
+            as_choice(getattr(self, key), key, models)
+        for index, rule in enumerate(self.keep):
+            if rule.model is not None:
+                as_choice(rule.model, f"keep[{index}].model", (["base"] if self.base else []) + models)
 
     def _check_method(self) -> None:
         if self.spec.base == "needed" and self.base is None:
@@ -305,6 +318,10 @@ def _read_layers(value: Any, key: str) -> tuple[LayerRule, ...]:
     return tuple(LayerRule.from_value(rule, f"{key}[{i}]") for i, rule in enumerate(as_list(value, key)))
 
 
+def _read_keep(value: Any, key: str) -> tuple[KeepRule, ...]:
+    return tuple(KeepRule.from_value(rule, f"{key}[{i}]") for i, rule in enumerate(as_list(value, key)))
+
+
 def _read_mapping(value: Any, key: str) -> Any:
     return as_json(as_mapping(value, key), key)
 
@@ -324,13 +341,26 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "anchor": Anchor.from_value,
     "parameters": as_parameters,
     "layers": _read_layers,
+    "keep": _read_keep,
     "missing": _read_missing,
     "evidence": _read_mapping,
 }
 """Key -> what makes its value, from a mapping or from a value of its own class."""
 _OPTIONAL = frozenset({"base", "weighting", "anchor", "evidence"})
 _ORDER = (
-    *("task", "method", "ingredients", "base", "normalize", "weighting", "anchor", "parameters", "layers", "missing"),
+    *(
+        "task",
+        "method",
+        "ingredients",
+        "base",
+        "normalize",
+        "weighting",
+        "anchor",
+        "parameters",
+        "layers",
+        "keep",
+        "missing",
+    ),
     *("dtype", "config", "tokenizer", "seed", "evidence"),
 )
 """The order in which people read a recipe."""
@@ -380,6 +410,8 @@ class ResolvedRecipe(Recipe):
         shared = {key: value for key, value in self.to_dict().items() if key not in _WITHOUT_EFFECT}
         for key in ("config", "tokenizer"):
             shared[key] = self.donor(key)
+        if self.keep:
+            shared["keep"] = self.kept
         known, every = self.spec.parameters, plain(self.every_parameter)
         # words at their default are left out: a method may gain an option, and its mixes keep their digest
         shared["parameters"] = {n: v for n, v in every.items() if not known[n].choices or v != known[n].default}

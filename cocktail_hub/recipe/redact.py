@@ -35,6 +35,7 @@ def public_recipe(recipe: RecipeT) -> RecipeT:
         weighting=weighting,
         config=names.get(recipe.config, recipe.config),
         tokenizer=names.get(recipe.tokenizer, recipe.tokenizer),
+        keep=tuple(replace(rule, model=names.get(rule.model or "", rule.model)) for rule in recipe.keep),
         evidence=None if recipe.evidence is None else _clean(recipe.evidence, names),
     )
 

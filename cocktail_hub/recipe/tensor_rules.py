@@ -188,6 +188,38 @@ def depths(names: Iterable[str]) -> dict[str, float]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeepRule:
+    """Tensors that are one model's as they are.
+
+    Raises:
+        RecipeError: `match` is no pattern.
+    """
+
+    match: str
+    """As in `TensorRule`."""
+    model: str | None = None
+    """`base`, `first`, or the `model` of an ingredient. `None`: the base where there is one, else the first."""
+
+    def __post_init__(self) -> None:
+        compiled(as_text(self.match, "keep.match"))
+
+    def to_value(self) -> Any:
+        """Return what a recipe says."""
+        return self.match if self.model is None else {"match": self.match, "model": self.model}
+
+    @classmethod
+    def from_value(cls, value: Any, key: str) -> KeepRule:
+        """Read one entry of `keep`: a pattern, or a mapping. Raises RecipeError."""
+        if isinstance(value, cls):
+            return value
+        data = {"match": value} if isinstance(value, str) else as_mapping(value, key)
+        reject_unknown(data, ("match", "model"), f"`{key}`")
+        if "match" not in data:
+            raise RecipeError(f"`{key}` has no `match`. It needs a pattern of tensor names, such as 'lm_head*'.")
+        return cls(match=data["match"], model=data.get("model"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class LayerRule:
     """Other weights for the tensors whose name matches. The first rule that matches wins.
 

@@ -274,10 +274,11 @@ class _Resolver:
                 "Remove it from one of these recipes, or name one of its earlier commits."
             )
         inner = replace(self, parents=(*self.parents, here)).resolve(inner)
-        linear = inner.method == recipe.method == "linear" and not inner.varies and not recipe.varies
+        plain = not inner.varies and not recipe.varies and not inner.keep
+        linear = inner.method == recipe.method == "linear" and plain
         same_policy, weights = not inner.missing or inner.missing == recipe.missing, inner.weights
         if ingredient.weight is None or weights is None or not linear or not same_policy:
-            why = "Both must be linear mixes with given weights, the same for all tensors, and with the same `missing`."
+            why = "Both must be linear mixes with given weights, the same for all tensors, without `keep`, and with the same `missing`."
             raise _not_inlined(ingredient, adapter, why)
         if commit:
             inlined = inlined_in(inner) | {ingredient.model: commit}

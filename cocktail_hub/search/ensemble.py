@@ -25,8 +25,10 @@ FOLDS = 10
 """Parts of the examples for the cross-validation."""
 _STEPS = 300
 """Most steps of the descent; a few dozen are usual."""
-_SETTLED = 1e-7
+_SETTLED = 1e-5
 """A step that changes no weight by more than this is the last."""
+_SETTLED_IN_FOLD = 1e-3
+"""The same in the cross-validation, whose losses hardly notice."""
 _ROUNDING = 1e-12
 """Differences of losses that mean nothing, in nats."""
 _SLOWEST = 1e-9
@@ -194,7 +196,12 @@ class Gain:
 
 
 def best_weights(
-    outputs: MixedOutputs, strength: float, prior: np.ndarray | None = None, chosen: np.ndarray | None = None
+    outputs: MixedOutputs,
+    strength: float,
+    prior: np.ndarray | None = None,
+    *,
+    chosen: np.ndarray | None = None,
+    settled: float = _SETTLED,
 ) -> np.ndarray:
     """Minimise the mean loss of the chosen examples plus `strength * KL(w || prior)`, starting at the prior.
 
@@ -206,13 +213,14 @@ def best_weights(
         strength: in nats, > 0.
         prior: N weights above 0 that sum to 1; `None`: equal.
         chosen: n ones and zeros; `None`: every example.
+        settled: a step that changes no weight by more is the last.
 
     Returns:
         N weights that sum to 1: the minimum if the loss is convex, else a local one.
     """
     prior = np.full(outputs.count, 1 / outputs.count) if prior is None else prior
-    kept = np.ones(len(outputs.losses(prior))) if chosen is None else chosen
-    kept = kept / kept.sum()
+    kept = np.ones(len(outputs.losses(prior))) if chosen is None else chosen.astype(float)
+    kept /= kept.sum()
     weights, rate = prior, 1.0
     loss = kept @ outputs.losses(weights)
     for _ in range(_STEPS):
@@ -227,7 +235,7 @@ def best_weights(
             rate /= 2
         step = np.abs(after - weights).max()
         weights, loss, rate = after, there, rate * 2
-        if step < _SETTLED:
+        if step < settled:
             break
     return weights
 
@@ -248,7 +256,7 @@ def cross_validated_gain(
     gains = np.zeros(len(before))
     for fold in range(min(FOLDS, numbers.max() + 1)):
         tested = numbers % FOLDS == fold
-        weights = best_weights(outputs, strength / (~tested).sum(), prior, (~tested).astype(float))
+        weights = best_weights(outputs, strength / (~tested).sum(), prior, chosen=~tested, settled=_SETTLED_IN_FOLD)
         gains[tested] = (before - outputs.losses(weights))[tested]
     per_unit = np.bincount(numbers, gains) / np.bincount(numbers)
     resampled, tail = np.concatenate(list(resampled_means(per_unit[:, None], seed=0))), tail_for(len(per_unit))

@@ -45,6 +45,10 @@ os.environ.update(
 )
 
 
+import trials
+
+trials.stay_here()
+
 settings.register_profile("quick", max_examples=20)
 _ALL_WHOLE = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.whole\b", re.MULTILINE)
 

@@ -1,7 +1,7 @@
 """Would the mix load as what it says it is? Tried beside the merge (`load_trial.py`), before the mix is finished.
 
-A process of its own does it, so that a mix that needs no torch loads none. Where transformers is loaded already, it
-takes a moment and no process. What came of it is kept: the same models with other weights are not tried again.
+A process of its own does it, so that a mix that needs no torch loads none. What came of it is kept: the same models
+with other weights are not tried again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import warnings
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from cocktail_hub.errors import IncompatibleError
-from cocktail_hub.evaluation.load_trial import LOADERS, Request, Verdict, try_loading
+from cocktail_hub.evaluation.load_trial import LOADERS, Request, Verdict
 from cocktail_hub.merge.engine.workers import runs_python
 from cocktail_hub.merge.small_files import write_file
 from cocktail_hub.resolve.source import RECIPE_FILE
@@ -66,9 +65,7 @@ class LoadCheck:
         self._process: subprocess.Popen[bytes] | None = None
         self._notes: tuple[str, ...] | None = None
         self._verdict = _read(self._file)
-        if self._verdict is None and _has_libraries():
-            self._verdict = _try_here(self._request)
-        elif self._verdict is None:
+        if self._verdict is None:
             self._process = _start(self._request, light=True)
 
     def close(self) -> None:
@@ -90,11 +87,8 @@ class LoadCheck:
         if verdict.error or not verdict.sure:  # once more, with all libraries, and with the ingredients' own files
             with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
                 request = replace(self._request, givers=self._write_givers(Path(scratch)))
-                if self._process is None:
-                    verdict = _try_here(request) if _has_libraries() else _NOT_TRIED
-                else:
-                    self._process = _start(request, light=False)
-                    verdict = _answer(self._process)
+                self._process = _start(request, light=False)
+                verdict = _answer(self._process)
         if verdict.error:
             raise IncompatibleError(verdict.error, model=self._request.name, tensor=verdict.tensor)
         if verdict.sure:
@@ -140,24 +134,6 @@ def _read(file: Path) -> Verdict | None:
         return _verdict(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def _has_libraries() -> bool:
-    """Whether this process has loaded what a trial takes, so that it needs no process of its own."""
-    return {"torch", "transformers"} <= sys.modules.keys()
-
-
-def _try_here(request: Request) -> Verdict:
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # all of it will be said when the mix is loaded
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return try_loading(request)
-    finally:
-        logging.set_verbosity(level)
 
 
 def _start(request: Request, *, light: bool) -> subprocess.Popen[bytes] | None:

@@ -278,7 +278,10 @@ class _Resolver:
         linear = inner.method == recipe.method == "linear" and plain
         same_policy, weights = not inner.missing or inner.missing == recipe.missing, inner.weights
         if ingredient.weight is None or weights is None or not linear or not same_policy:
-            why = "Both must be linear mixes with given weights, the same for all tensors, without `keep`, and with the same `missing`."
+            why = (
+                "Both must be linear mixes with given weights, the same for all tensors, the inner one without `keep`, "
+                "and with the same `missing`."
+            )
             raise _not_inlined(ingredient, adapter, why)
         if commit:
             inlined = inlined_in(inner) | {ingredient.model: commit}

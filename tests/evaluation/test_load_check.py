@@ -9,6 +9,7 @@ from typing import Any
 
 import models
 import pytest
+import trials
 from safetensors.torch import load_file, save_file
 
 from cocktail_hub import MixOptions, mix, publish
@@ -59,20 +60,19 @@ def tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Request]:
         requests.append(request)
         return try_loading(request)
 
-    monkeypatch.setattr(load_check, "try_loading", noted)
+    monkeypatch.setattr(trials, "try_loading", noted)
     return requests
 
 
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch, tried: list[Request]) -> list[bool]:
     """Whether each process was started in a hurry: nothing is tried in this one."""
-    started, start = [], load_check._start
+    started = []
 
     def noted(request: Request, *, light: bool) -> Any:
         started.append(light)
-        return start(request, light=light)
+        return trials.start_process(request, light=light)
 
-    monkeypatch.setattr(load_check, "_has_libraries", lambda: False)
     monkeypatch.setattr(load_check, "_start", noted)
     return started
 

@@ -298,7 +298,7 @@ def test_the_vocabulary_of_every_transformer_behind_a_router_is_compared(tmp_pat
         check(halves(str(one), other))
 
 
-def test_the_mark_of_a_mix_goes_into_the_config_of_a_transformer_alone(tmp_path: Path) -> None:
+def test_the_mark_of_a_mix_goes_into_the_config_of_a_transformer_alone(hub: LoopbackHub, tmp_path: Path) -> None:
     folders = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -313,6 +313,10 @@ def test_the_mark_of_a_mix_goes_into_the_config_of_a_transformer_alone(tmp_path:
         if "cocktail" in json.loads(path.read_text())
     }
     assert marked == {"document_0_Transformer"}
+    ids = [push(Path(folder), f"static-first-{Path(folder).name}") for folder in folders]
+    publish(halves(*ids), "acme/static-first-recipe", as_="recipe", token=models.TOKEN)
+    assert "from transformers" not in models.read_pushed("acme/static-first-recipe", "README.md")
+    assert SentenceTransformer("acme/static-first-recipe", device="cpu").encode_document("the cat").shape == (16,)
     other = edited(Path(folders[1]), tmp_path / "b", "document_0_Transformer/config.json", num_attention_heads=4)
     with pytest.raises(IncompatibleError, match="`num_attention_heads` is 4, but 2 in"):
         check(halves(folders[0], other))

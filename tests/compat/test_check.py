@@ -163,9 +163,9 @@ def test_an_adapter_of_a_recipe_mixes_as_what_peft_merges_it_into(hub: LoopbackH
         "[acme/adapted-recipe](https://huggingface.co/acme/adapted-recipe/tree/"
         in (mixed.path / "README.md").read_text()
     )
-    assert [model.weight for model in check(halves("acme/on-recipe-1", "acme/on-recipe-2")).models] == [
-        0.375, 0.125, 0.375, 0.125,
-    ]  # fmt: skip
+    found = check(halves("acme/on-recipe-1", "acme/on-recipe-2"), cache_dir=tmp_path / "empty")
+    assert [model.weight for model in found.models] == [0.375, 0.125, 0.375, 0.125]
+    assert sum(model.to_download for model in found.models) == 2 * found.to_download > 0
 
 
 def test_adapters_on_one_base_mix_as_what_peft_merges_them_into(hub: LoopbackHub, tmp_path: Path) -> None:

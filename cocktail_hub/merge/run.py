@@ -203,9 +203,9 @@ CARD = "README.md"
 
 
 def bytes_to_fetch(models: Sequence[Model]) -> int:
-    """Return the bytes that the models need and that are not on this machine yet; a shared base counts once."""
-    places = dict.fromkeys(place for model in models for place in (model.located, model.body))
-    return sum(place.files.missing(place.model_files.needed) for place in places if isinstance(place.files, HubFiles))
+    """Return the bytes that the models need and that are not on this machine yet; what they share counts once."""
+    places = {place.files: place for model in models for place in (model.located, model.body)}
+    return sum(f.missing(place.model_files.needed) for f, place in places.items() if isinstance(f, HubFiles))
 
 
 def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
@@ -218,17 +218,17 @@ def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
     Returns:
         The folders of each model's files, in the same order.
     """
-    wanted: dict[ResolvedModel, tuple[HubFiles, list[str]]] = {}
+    wanted: dict[HubFiles, list[str]] = {}
     for place in (place for model in models for place in (model.located, model.body)):
         if isinstance(files := place.files, HubFiles):
             paths = [*place.model_files.needed, *(place.model_files.code if code else ())]
             if not files.hub.offline or files.cached(CARD) is not None:  # offline, a mix can do without a card
                 paths.append(CARD)
-            wanted[place] = (files, [path for path in paths if path in files.sizes])
-    folders = dict(zip(wanted, download_all(list(wanted.values())), strict=True)) if wanted else {}
+            wanted[files] = [path for path in paths if path in files.sizes]
+    folders = dict(zip(wanted, download_all(list(wanted.items())), strict=True)) if wanted else {}
 
     def root(place: ResolvedModel) -> Path:
-        return folders.get(place) or place.root
+        return folders[place.files] if isinstance(place.files, HubFiles) else place.root
 
     return [
         Roots(body=root(model.body), adapter=root(model.located) if model.adapted else None, home=root(model.home))

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.model_files import read_modules
 from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import PublishError
 from cocktail_hub.merge.run import merge_modules
@@ -98,8 +99,9 @@ def _write_models(
     if modules:
         merge_modules(report, modules, folder, options)
     name_classes(folder / first.main)
-    if len(native) == 1:
-        return {"": report.config, native[0]: report.config}
+    top = next((str(module["path"]).strip("/") for module in read_modules(first.home.files)), "")
+    if native == [top]:  # and not behind a Router
+        return {"": report.config, top: report.config}
     return {"": {}} | {component: first.config_in(component) for component in native}
 
 

@@ -163,9 +163,9 @@ def test_an_adapter_of_a_recipe_mixes_as_what_peft_merges_it_into(hub: LoopbackH
         "[acme/adapted-recipe](https://huggingface.co/acme/adapted-recipe/tree/"
         in (mixed.path / "README.md").read_text()
     )
-    assert [model.weight for model in check(halves("acme/on-recipe-1", "acme/on-recipe-2")).models] == [
-        0.375, 0.125, 0.375, 0.125,
-    ]  # fmt: skip
+    found = check(halves("acme/on-recipe-1", "acme/on-recipe-2"), cache_dir=tmp_path / "empty")
+    assert [model.weight for model in found.models] == [0.375, 0.125, 0.375, 0.125]
+    assert sum(model.to_download for model in found.models) == 2 * found.to_download > 0
 
 
 def test_adapters_on_one_base_mix_as_what_peft_merges_them_into(hub: LoopbackHub, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_the_vocabulary_of_every_transformer_behind_a_router_is_compared(tmp_pat
         check(halves(str(one), other))
 
 
-def test_the_mark_of_a_mix_goes_into_the_config_of_a_transformer_alone(tmp_path: Path) -> None:
+def test_the_mark_of_a_mix_goes_into_the_config_of_a_transformer_alone(hub: LoopbackHub, tmp_path: Path) -> None:
     folders = []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -313,6 +313,10 @@ def test_the_mark_of_a_mix_goes_into_the_config_of_a_transformer_alone(tmp_path:
         if "cocktail" in json.loads(path.read_text())
     }
     assert marked == {"document_0_Transformer"}
+    ids = [push(Path(folder), f"static-first-{Path(folder).name}") for folder in folders]
+    publish(halves(*ids), "acme/static-first-recipe", as_="recipe", token=models.TOKEN)
+    assert "from transformers" not in models.read_pushed("acme/static-first-recipe", "README.md")
+    assert SentenceTransformer("acme/static-first-recipe", device="cpu").encode_document("the cat").shape == (16,)
     other = edited(Path(folders[1]), tmp_path / "b", "document_0_Transformer/config.json", num_attention_heads=4)
     with pytest.raises(IncompatibleError, match="`num_attention_heads` is 4, but 2 in"):
         check(halves(folders[0], other))

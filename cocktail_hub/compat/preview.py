@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,9 @@ class Preview:
     """Licence of the result, as far as it follows from the ingredients'."""
     license_note: str
     """What users should know about the licences."""
+    numbers: Mapping[str, Mapping[str, Any]]
+    """Tensor -> `models` that it is made from, `weights` (factors, where it is a weighted sum) and `parameters`, where
+    numbers of the recipe differ by tensor; else empty."""
     notes: tuple[str, ...]
     """Differences between the ingredients that are worth knowing."""
 

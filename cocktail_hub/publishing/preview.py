@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.compat.preview import ModelPreview, Preview
 from cocktail_hub.merge.run import bytes_to_fetch, needed_space
@@ -51,5 +52,18 @@ def preview_mix(report: CompatibilityReport, plan: MergePlan, options: MixOption
         peak_memory=plan.peak_memory(options.threads, options.memory_bytes, options.device),
         license=combined.license,
         license_note=combined.note,
+        numbers=_numbers(plan) if recipe.varies or recipe.rules else {},
         notes=report.notes,
     )
+
+
+def _numbers(plan: MergePlan) -> dict[str, dict[str, Any]]:
+    return {
+        str(PurePosixPath(plan.components[shard.component].folder, tensor.name)): {
+            "models": [plan.components[shard.component].models[model] for model in tensor.models],
+            "weights": list(tensor.weights),
+            "parameters": dict(tensor.parameters),
+        }
+        for shard in plan.shards
+        for tensor in shard.tensors
+    }

@@ -108,3 +108,19 @@ def test_the_disk_that_is_needed_is_less_on_little_disk(tmp_path: Path) -> None:
     )
     assert whole.peak_disk == whole.to_download + whole.output_bytes
     assert low.peak_disk == low.output_bytes + low.largest_input < whole.peak_disk
+
+
+def test_numbers_that_differ_by_tensor_are_listed_for_each(tmp_path: Path) -> None:
+    first, second = map(str, pair("bert").folders)
+    recipe = {
+        "method": "ties",
+        "base": first,
+        "ingredients": [{"model": second, "weight": [0, 1], "parameters": {"density": [0.2, 0.4]}}],
+    }
+    found = check(recipe, cache_dir=tmp_path).to_dict()["numbers"]
+    assert len(found) == len(expected("bert"))
+    assert found["embeddings.word_embeddings.weight"]["models"] == [first]
+    last = found["encoder.layer.1.attention.self.query.weight"]
+    assert last["weights"] == [1.0]
+    assert last["parameters"]["density"] == (0.4,)
+    assert check(published("bert").recipe, cache_dir=tmp_path).numbers == {}

@@ -361,14 +361,7 @@ def evaluate(
         ScoringError: the examples cannot be measured with the models; names the example and the model.
         CocktailError: a recipe is wrong, or a model cannot be read.
     """
-    from cocktail_hub.search.evaluate import (
-        evaluate_entrants,
-        one_mix,
-        one_model,
-        reading_of,
-        same_task,
-        whole_recipe,
-    )
+    from cocktail_hub.search.evaluate import entrants_of, evaluate_entrants, reading_of, same_task
     from cocktail_hub.search.model_folders import staging_folder
 
     options = with_hub(options, hub)
@@ -378,20 +371,20 @@ def evaluate(
             "Give a recipe or models, and `examples={'target': 'file.jsonl'}`."
         )
     found = {name: examples_given(one, options.hub) for name, one in examples.items()}
-    opened = [_recipe_or_model(source, options, revision) for source in sources]
+    several = len(sources) > 1
+    opened = [_recipe_or_model(source, options, revision, merged=several) for source in sources]
     with staging_folder() as scratch:
         entrants: list[Entrant] = []
-        tasks: dict[str, str] = {}
+        tasks: list[tuple[str, str]] = []
         for index, (prepared, is_model) in enumerate(opened):
-            name, folder = prepared.source.name, scratch / str(index)
+            name = prepared.source.name
             report, resolved = check_and_weigh(prepared)
-            tasks[name] = resolved.task or report.kind.task
-            if is_model:
-                entrants.append(one_model(name, report, options, folder))
-            elif len(sources) > 1:
-                entrants.append(one_mix(name, resolved, report, options, folder))
+            tasks.append((name, resolved.task or report.kind.task))
+            mixed, first, *parts = entrants_of(resolved, report, options, scratch / str(index))
+            if several or is_model:
+                entrants.append(replace(first if is_model else mixed, name=name))
             else:
-                entrants += whole_recipe(resolved, report, options, folder)
+                entrants += [mixed, first, *parts]
         return evaluate_entrants(
             entrants,
             found,
@@ -400,21 +393,23 @@ def evaluate(
             columns=columns,
             options=options,
             generated=generated,
-            reference=len(sources) > 1,
+            reference=several,
         )
 
 
-def _recipe_or_model(source: Any, options: MixOptions, revision: str | None) -> tuple[Prepared, bool]:
-    """Open a recipe; or else a model, as a mix of it with itself."""
+def _recipe_or_model(source: Any, options: MixOptions, revision: str | None, *, merged: bool) -> tuple[Prepared, bool]:
+    """Open a recipe, or a model as a mix of it with itself; with `merged`, weights beside a recipe are a model."""
+    named = isinstance(source, (str, Path)) and Path(source).suffix not in SUFFIXES
     try:
         loaded = load_recipe_source(source, options.hub, revision=revision)
     except SourceError:
-        if not isinstance(source, (str, Path)) or Path(source).suffix in SUFFIXES:
+        if not named:
             raise
-        half = {"model": str(source), "revision": revision, "weight": 0.5}
-        loaded = replace(load_recipe_source([half, half], options.hub), name=str(source))
-        return prepare(loaded, options), True
-    return prepare(loaded, options), False
+        loaded = None
+    if loaded is not None and not (named and merged and loaded.merged):
+        return prepare(loaded, options), False
+    half = {"model": str(source), "revision": revision, "weight": 0.5}
+    return prepare(replace(load_recipe_source([half, half], options.hub), name=str(source)), options), True
 
 
 def sweep(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights, adapt, read_adapter
-from cocktail_hub.checkpoint.conversion.align import align
+from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import MODULES, read_config, read_modules
 from cocktail_hub.checkpoint.quantized import refuse_quantized
@@ -19,13 +19,22 @@ from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.compat.config import (
     ModelKind,
     differences,
+    file_differences,
     model_kind,
     module_differences,
     module_setting_differences,
     require_same_family,
     require_same_rows,
 )
-from cocktail_hub.compat.vocabulary import Vocabulary, compare, find_vocabulary, giver, group_of
+from cocktail_hub.compat.vocabulary import (
+    Vocabulary,
+    compare_all,
+    embedding_rows,
+    find_vocabulary,
+    giver,
+    group_of,
+    require_rows,
+)
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
 from cocktail_hub.resolve.resolve import ResolvedModel, open_model, with_weights
 
@@ -48,10 +57,6 @@ _NOTES = {
 }
 """Kind of note -> the end of its sentence. Tied tensors and rebuilt buffers change nothing, so they have none."""
 _PART = "language_model/"
-_EMBEDDINGS = re.compile(
-    r"(^|[._])(word_embeddings|embed_tokens|wte|embed_in|tok_embeddings|shared|embeddings?)\.weight$"
-)
-"""Names of a matrix with a row for each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,9 +241,14 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     tokenizer = _small_file_giver("tokenizer", recipe, models)
     notes = [
         *differences(names, configs, config_chosen=recipe.config != "first"),
-        *_compare_vocabularies(models, tokenizer.files.name if tokenizer else ""),
+        *compare_all(
+            (_vocabulary(model) for model in models),
+            [None if model.adapted else vocabulary_size(model.config) for model in models],  # an adapter may add rows
+            tokenizer=tokenizer.files.name if tokenizer else "",
+        ),
         *module_differences(names, modules),
         *module_setting_differences(names, modules, [model.home.files for model in models]),
+        *file_differences(names, [model.home.files for model in models], [model.main for model in models]),
         *_class_notes(models),
     ]
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
@@ -337,16 +347,6 @@ def _class_notes(models: Sequence[Model]) -> list[str]:
     ]
 
 
-def _compare_vocabularies(models: Sequence[Model], tokenizer: str) -> list[str]:
-    """Compare each vocabulary with the first, one at a time, so that memory does not grow with their number."""
-    sizes = [None if model.adapted else model.config.get("vocab_size") for model in models]  # an adapter may add rows
-    first, notes = _vocabulary(models[0]), []
-    for model, size in zip(models[1:], sizes[1:], strict=True):
-        rows = min(sizes[0], size) if isinstance(sizes[0], int) and isinstance(size, int) else None
-        notes += compare(first, _vocabulary(model), rows=rows, tokenizer=tokenizer)
-    return notes
-
-
 def _vocabulary(model: Model) -> Vocabulary:
     """The vocabulary of an adapter, if it has one, or that of the whole model."""
     own = find_vocabulary(model.located.files, model.located.model_files.main)
@@ -376,35 +376,12 @@ def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
 
 
 def _tokens_without_rows(report: CompatibilityReport) -> list[str]:
-    """Refuse a tokenizer with ids beyond the embeddings, unless all ingredients have them (as Gemma 3's has one).
-
-    Where all have the same files, there is nothing that the mix could change.
-    """
     giver, first = report.giver("tokenizer"), report.models[report.first]
-    specs, size = report.components[0].mappings[report.first].specs, _vocabulary_size(first.config)
-    if "embedding.weight" in specs:  # static embeddings have no config
-        size = specs["embedding.weight"].shape[0]
-    if giver is None or not any(spec.shape[:1] == (size,) and _EMBEDDINGS.search(name) for name, spec in specs.items()):
+    rows = embedding_rows(report.components[0].mappings[report.first].specs, first.config)
+    if giver is None or rows is None:
         return []
-    ours = find_vocabulary(giver.files, giver.model_files.main)
-    others = [other for other in map(_vocabulary, report.models) if other.path and not other.same(ours)]
-    beyond = [n for n in ours.known if n >= size] if others else []
-    if not beyond:
-        return []
-    what = f"{len(beyond)} tokens (such as {beyond[0]}: {ours.known[beyond[0]]!r}), but the embeddings have {size} rows"
-    if lacking := [other.name for other in others if other.tokens and not set(beyond) <= other.known.keys()]:
-        raise IncompatibleError(
-            f"Cannot give the mix the tokenizer of '{giver.files.name}': it has ids for {what}.\n"
-            "The mix would fail at the first text with such a token, because it has no vector for it.\n"
-            f"Name a model with a tokenizer that fits under `tokenizer`, such as '{lacking[0]}'.",
-            model=giver.files.name,
-        )
-    return [f"The tokenizer of the mix has ids for {what}, as in its ingredients."]
-
-
-def _vocabulary_size(config: Mapping[str, Any]) -> Any:
-    text = config.get("text_config")
-    return config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
+    own = find_vocabulary(giver.files, giver.model_files.main)
+    return require_rows(own, map(_vocabulary, report.models), rows)
 
 
 def _is_tokenizer(path: str) -> bool:

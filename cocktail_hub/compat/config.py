@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import read_config, read_json, read_modules
@@ -39,6 +40,20 @@ _REFUSED = re.compile(
     r"|num_experts_per_tok|norm_topk_prob|routed_scaling_factor|scoring_func|topk_method|n_group|topk_group"
 )
 """Keys that change what the same weights compute, so that weights trained with one value do not suit another."""
+_UNRELATED = r"_.*|.*name_or_path|.*_version|(tokenizer|processor)_class|.*_type|auto_map|added_tokens.*|chat_template"
+_SETTINGS: Mapping[str, re.Pattern[str]] = {
+    EMBEDDER_CONFIG: re.compile(_UNRELATED),
+    "sentence_bert_config.json": re.compile(
+        r"do_lower_case|transformer_task|modality_config|module_output_name|.*_args"
+    ),
+    "tokenizer_config.json": re.compile(
+        rf"{_UNRELATED}|do_lower_case|.*special_tokens.*|.*_token|backend|is_local|max_length|padding|truncation|stride"
+        r"|return_.*|verbose|clean_up_tokenization_spaces|never_split|do_basic_tokenize|from_slow|trust_remote_code"
+    ),
+    "preprocessor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
+    "processor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
+}
+"""Small file that the mix takes from one model -> its keys that change no result, or that are compared elsewhere."""
 _SAME_ACTIVATION = {"swish": "silu", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
 """Other names of activation functions."""
 _CROSS_ENCODER = ("sentence_transformers.", "sbert_ce_")
@@ -202,22 +217,13 @@ def module_differences(names: Sequence[str], modules: Sequence[Sequence[Mapping[
 def module_setting_differences(
     names: Sequence[str], modules: Sequence[Sequence[Mapping[str, Any]]], files: Sequence[RepoFiles]
 ) -> list[str]:
-    """One sentence for each setting of sentence-transformers that differs from the first model's.
-
-    Settings of the whole model are compared, and those of its modules but the transformer.
+    """One sentence for each setting that differs from the first model's, of the modules behind the transformer.
 
     Raises:
         IncompatibleError: it pools in another way, or has another activation function.
     """
     notes = []
     for name, chain, opened in zip(names[1:], modules[1:], files[1:], strict=True):
-        if all(EMBEDDER_CONFIG in repo.sizes for repo in (files[0], opened)):
-            whole = [_whole_settings(read_json(repo, EMBEDDER_CONFIG)) for repo in (files[0], opened)]
-            notes += [
-                f"`{change.key}` of '{EMBEDDER_CONFIG}' is {_text(change.mine)} in '{names[0]}' and "
-                f"{_text(change.theirs)} in '{name}'."
-                for change in _compare(*whole)
-            ]
         if _types(chain) != _types(modules[0]):
             continue
         for kind, first, other in zip(_types(chain)[1:], modules[0][1:], chain[1:], strict=True):
@@ -240,6 +246,32 @@ def module_setting_differences(
                     f"`{change.key}` of {kind} is {_text(change.mine)} in '{names[0]}' and "
                     f"{_text(change.theirs)} in '{name}'."
                 )
+    return notes
+
+
+def file_differences(names: Sequence[str], files: Sequence[RepoFiles], folders: Sequence[str]) -> list[str]:
+    """One sentence for each small file that says otherwise than the first model's how inputs are prepared or compared.
+
+    Prompts, the longest text, the size and mean of images: no weight depends on them, but every result does.
+
+    Args:
+        names: of the models.
+        files: of each model.
+        folders: with the transformer of each, where its tokenizer is, too.
+    """
+    notes = []
+    for name, opened, folder in zip(names[1:], files[1:], folders[1:], strict=True):
+        for file, unrelated in _SETTINGS.items():
+            mine, theirs = (
+                _settings(
+                    repo, next((p for p in (str(PurePosixPath(at, file)), file) if p in repo.sizes), ""), unrelated
+                )
+                for repo, at in ((files[0], folders[0]), (opened, folder))
+            )
+            changes = [change for change in _compare(mine, theirs) if file == EMBEDDER_CONFIG or not change.unset]
+            if mine and theirs and changes:
+                shown = "; ".join(f"{change.key} {_text(change.mine)} / {_text(change.theirs)}" for change in changes)
+                notes.append(f"'{file}' says otherwise in '{names[0]}' than in '{name}': {shown}.")
     return notes
 
 
@@ -346,10 +378,13 @@ def _module_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in sizes}
 
 
-def _whole_settings(config: Any) -> dict[str, Any]:
-    """What sentence-transformers keeps for the whole model and that changes scores."""
-    keys = ("activation_fn", "similarity_fn_name", "default_prompt_name")
-    return {key: config.get(key) for key in keys} if isinstance(config, Mapping) else {}
+def _settings(repo: RepoFiles, path: str, unrelated: re.Pattern[str]) -> dict[str, Any]:
+    """Keys of a small JSON file that may matter -> values that say something; empty where it is missing or damaged."""
+    found = read_json(repo, path) if path else {}
+    values = (
+        {key: value for key, value in found.items() if not unrelated.fullmatch(key)} if isinstance(found, dict) else {}
+    )
+    return {key: value for key, value in values.items() if value not in (None, "", [], {})}
 
 
 def _types(chain: Sequence[Mapping[str, Any]]) -> list[str]:

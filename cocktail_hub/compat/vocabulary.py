@@ -10,12 +10,14 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.conversion.align import vocabulary_size
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cocktail_hub.checkpoint.files import RepoFiles
+    from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.resolve.resolve import ResolvedModel
 
 _FAST_FILE = "tokenizer.json"
@@ -24,6 +26,10 @@ _WORD_FILES = ("whitespacetokenizer_config.json", "phrasetokenizer_config.json")
 """Words in the order of their rows: WordEmbeddings of sentence-transformers."""
 _SPARE = re.compile(r"reserved|unused|not_used|dummy|placeholder|madeup|(control|special)_?\d", re.IGNORECASE)
 """In the names of tokens that a base keeps for fine-tuning to rename."""
+_EMBEDDINGS = re.compile(
+    r"(^|[._])(word_embeddings|embed_tokens|wte|embed_in|tok_embeddings|shared|embeddings?)\.weight$"
+)
+"""Names of a matrix with a row for each token."""
 _SHOWN = 3
 # fmt: off
 FILE_GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -101,13 +107,18 @@ class Vocabulary:
 
     @cached_property
     def splitting(self) -> Mapping[str, Any]:
-        """How text is split into tokens, apart from the vocabulary: merges, normaliser and the like."""
+        """How text becomes tokens, apart from the vocabulary: merges, normaliser, special tokens around it."""
         if PurePosixPath(self.path).name != _FAST_FILE or self.tokens is None:
             return self.settings
         merges = self._data["model"].get("merges")
         if merges and isinstance(merges[0], str):  # older files write a pair as a text
             merges = [merge.split(" ", 1) for merge in merges]
         found = {} if merges is None else {"merges": merges}
+        added = self._data.get("post_processor") or {}
+        if added.get("type") == "Sequence":
+            added = next((part for part in added["processors"] if part["type"] != "ByteLevel"), {})
+        if added.get("type") != "ByteLevel":  # which trims offsets only
+            found["post_processor"] = added or None
         return {**found, **{key: self._data.get(key) for key in ("normalizer", "pre_tokenizer")}}
 
     def same(self, other: Vocabulary) -> bool:
@@ -191,6 +202,18 @@ def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
     return Vocabulary(name=files.name, path=path, text=files.read(path), declared=declared, settings=settings)
 
 
+def compare_all(vocabularies: Iterator[Vocabulary], sizes: Sequence[int | None], *, tokenizer: str) -> list[str]:
+    """Compare each vocabulary with the first, one at a time, so that memory does not grow with their number.
+
+    `sizes` are the rows of each model's embeddings, where they are known; `tokenizer` and the rest as for `compare`.
+    """
+    first, notes = next(vocabularies), []
+    for other, size in zip(vocabularies, sizes[1:], strict=True):
+        rows = None if sizes[0] is None or size is None else min(sizes[0], size)
+        notes += compare(first, other, rows=rows, tokenizer=tokenizer)
+    return notes
+
+
 def compare(first: Vocabulary, other: Vocabulary, *, rows: int | None = None, tokenizer: str = "") -> list[str]:
     """Refuse vocabularies that give the same id to different tokens.
 
@@ -235,6 +258,43 @@ def compare(first: Vocabulary, other: Vocabulary, *, rows: int | None = None, to
     if first.text != other.text:
         raise _different(first, other, f"their '{PurePosixPath(first.path).name}' differ")
     return notes + (_only_in_one(first, other) if first.declared and other.declared else [])
+
+
+def embedding_rows(specs: Mapping[str, TensorSpec], config: Mapping[str, Any]) -> int | None:
+    """Rows of the matrix with a row for each token, from the headers; `None` where no such matrix is known."""
+    if "embedding.weight" in specs:  # static embeddings have no config
+        return specs["embedding.weight"].shape[0]
+    size = vocabulary_size(config)
+    found = any(spec.shape[:1] == (size,) and _EMBEDDINGS.search(name) for name, spec in specs.items())
+    return size if found else None
+
+
+def require_rows(own: Vocabulary, others: Iterable[Vocabulary], rows: int) -> list[str]:
+    """Refuse a tokenizer with ids beyond the embeddings, unless all ingredients have them (as Gemma 3's has one).
+
+    Where all have the same files, there is nothing that the mix could change.
+
+    Args:
+        own: the vocabulary of the mix.
+        others: those of all models, its own included.
+        rows: rows of the embeddings.
+
+    Raises:
+        IncompatibleError: another model's tokenizer lacks such an id.
+    """
+    others = [other for other in others if other.path and not other.same(own)]
+    beyond = [n for n in own.known if n >= rows] if others else []
+    if not beyond:
+        return []
+    what = f"{len(beyond)} tokens (such as {beyond[0]}: {own.known[beyond[0]]!r}), but the embeddings have {rows} rows"
+    if lacking := [other.name for other in others if other.tokens and not set(beyond) <= other.known.keys()]:
+        raise IncompatibleError(
+            f"Cannot give the mix the tokenizer of '{own.name}': it has ids for {what}.\n"
+            "The mix would fail at the first text with such a token, because it has no vector for it.\n"
+            f"Name a model with a tokenizer that fits under `tokenizer`, such as '{lacking[0]}'.",
+            model=own.name,
+        )
+    return [f"The tokenizer of the mix has ids for {what}, as in its ingredients."]
 
 
 def _only_in_one(first: Vocabulary, other: Vocabulary) -> list[str]:

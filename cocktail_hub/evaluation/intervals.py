@@ -19,6 +19,8 @@ LEVEL = 0.95
 """Of intervals: how often they cover the figure over all examples that there could be."""
 _CELLS = 1 << 24
 """Counts in memory at once."""
+_LARGE = 100.0
+"""From here on, numbers are shown with one decimal."""
 _DECIMALS = 9
 """Differences beyond them come from the order of additions."""
 
@@ -97,8 +99,9 @@ def figures(
         if metrics[row].bounded:
             off, least = hidden if low == high else 0.0, 0.0 if column < len(models) else -100.0
             low, high = max(low - off, least), min(high + off, 100.0)
-        digits = 1 if metrics[row].bounded else 3
-        return Figure(value=float(values[row, column]), low=low, high=high, count=count, digits=digits)
+        value = float(values[row, column])
+        digits = 1 if metrics[row].bounded or abs(value) >= _LARGE else 3
+        return Figure(value=value, low=low, high=high, count=count, digits=digits)
 
     return [[figure(row, column) for column in range(values.shape[1])] for row in range(len(metrics))]
 

@@ -222,7 +222,8 @@ def _measure_text(run: ScoringRun, generated: bool, *, task: str, losses: Callab
 def _choices(run: LoadedRun, losses: Callable[[ScoringRun], Losses]) -> list[float]:
     """Per example 1 if the right option has the lowest mean loss per token, as LM-Cocktail chooses; else 0."""
     tokenizer = deepcopy(run.tokenizer)
-    tokenizer.eos_token = None  # an option is judged by its own tokens
+    if not (run.settings.weighting.chat_template and tokenizer.chat_template):  # which writes the end of a turn itself
+        tokenizer.eos_token = None  # an option is judged by its own tokens
     options = [(row["input"], text) for row in run.examples.rows for text in row["options"]]
     rows = tuple({"input": source, "output": text} for source, text in options)
     found = iter(losses(replace(run, examples=Examples(rows), tokenizer=tokenizer)).per_example)

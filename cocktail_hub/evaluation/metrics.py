@@ -76,7 +76,7 @@ PERPLEXITY = Metric(
 RANKING = (_mean("nDCG@10", "ndcg"), _mean("MRR", "mrr"), _mean("accuracy@1", "first"), LOSS)
 CHOICE = (_mean("accuracy", "right"), LOSS, PERPLEXITY)
 TEXT = (LOSS, PERPLEXITY)
-GENERATED = (*TEXT, _mean("exact match", "exact"), _mean("ROUGE-L", "rouge"))
+GENERATED = (_mean("ROUGE-L", "rouge"), _mean("exact match", "exact"), *TEXT)
 CLASSES = (
     _mean("accuracy", "right"),
     Metric(name="macro F1", rows=_classes, figure=_macro_f1),
@@ -112,10 +112,11 @@ def ranking(scores: Values, right: Sequence[int]) -> dict[str, float]:
     """
     relevant = np.zeros(len(scores), dtype=bool)
     relevant[list(right)] = True
-    ranks = np.flatnonzero(relevant[np.lexsort((relevant, -scores))]) + 1
+    wrong, own = scores[~relevant], sorted(scores[relevant], reverse=True)
+    ranks = [1 + place + int((wrong >= score).sum()) for place, score in enumerate(own)]
     gains = [1 / math.log2(rank + 1) for rank in ranks if rank <= CUTOFF]
     best = [1 / math.log2(rank + 1) for rank in range(1, min(len(ranks), CUTOFF) + 1)]
-    return {"first": float(ranks[0] == 1), "mrr": float(1 / ranks[0]), "ndcg": math.fsum(gains) / math.fsum(best)}
+    return {"first": float(ranks[0] == 1), "mrr": 1 / ranks[0], "ndcg": math.fsum(gains) / math.fsum(best)}
 
 
 def normalized(text: str) -> str:

@@ -67,9 +67,15 @@ class _Finder:
             execute(module)
             self.pending.discard(fullname)  # not before: an import may be interrupted and repeated
             HOOKS[fullname](module)
+            self.leave()
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # each module has a loader of its own
         return spec
+
+    def leave(self) -> None:
+        """Stop taking part in imports once nothing is pending."""
+        if not self.pending and self in sys.meta_path:
+            sys.meta_path.remove(self)
 
 
 def register() -> None:
@@ -82,3 +88,4 @@ def register() -> None:
         if name in sys.modules:
             finder.pending.discard(name)
             hook(sys.modules[name])
+    finder.leave()

@@ -16,7 +16,7 @@ from cocktail_hub.evaluation.metrics import metrics_of
 from cocktail_hub.evaluation.scorer import ScoringJob
 from cocktail_hub.evaluation.settings import TASKS, ScoringSettings
 from cocktail_hub.hub.progress import bar
-from cocktail_hub.recipe import ResolvedRecipe, Weighting, as_resolved, canonical_json
+from cocktail_hub.recipe import ResolvedRecipe, Weighting, canonical_json
 from cocktail_hub.search.model_folders import copy_tokenizer, mix_folder, model_folder
 from cocktail_hub.storage.cache import Cache
 
@@ -35,7 +35,8 @@ CLASSIFIED = "text-classification"
 """The task of models that are measured, but not scored: no weights are computed from their losses."""
 _READING = ("max_length", "negatives", "seed", "chat_template", "pooling", "normalize", "dtype", "batch_size")
 """Keys of `weighting` that say how models read examples."""
-_SHOWN_SIGNS = {-1: "worse", 1: "better"}
+MIX = "The mix"
+"""Name of the mix of a recipe beside its parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,8 @@ class ExamplesResult:
             difference = found.figures[self.metric]
             shown = f"{difference:+} {self.metric}, {self.count} examples"
             if verdict:
-                yield f"{found.subject} is {_SHOWN_SIGNS[verdict]} than {found.other} on {self.name}: {shown}"
+                word = "better" if verdict > 0 else "worse"
+                yield f"{found.subject} is {word} than {found.other} on {self.name}: {shown}"
             else:
                 seen = f"{(difference.high - difference.low) / 2:.{difference.digits}f}"
                 yield (
@@ -150,63 +152,36 @@ def _plain(found: Mapping[str, Figure]) -> dict[str, Any]:
 # -- who takes part --------------------------------------------------------------------------------------------------
 
 
-def whole_recipe(
+def entrants_of(
     recipe: ResolvedRecipe, report: CompatibilityReport, options: MixOptions, scratch: Path
 ) -> list[Entrant]:
     """The mix of a recipe; then base, ingredients, and a mix of equal weights; all read with the mix's tokenizer."""
     tokenizer = copy_tokenizer(report, scratch, code=options.trust_remote_code)
-    found = [_mixed("The mix", recipe, report, options, tokenizer)]
+
+    def mixed(name: str, recipe: ResolvedRecipe) -> Entrant:
+        folder = partial(mix_folder, recipe, report, options)
+        return Entrant(name=name, identity=canonical_json({"mix": recipe.digest}), folder=folder, tokenizer=tokenizer)
+
+    found = {MIX: mixed(MIX, recipe)}
     for index, model in enumerate(report.models):
-        label = short_name(model.located.reference)
-        if model.located in [before.located for before in report.models[:index]]:
-            continue  # a model mixed with itself
-        found.append(
+        reference = model.located.reference
+        identity, name = canonical_json(reference.identity()), short_name(reference)
+        found.setdefault(  # a model may be mixed with itself
+            identity,
             Entrant(
-                name=f"base {label}" if index < report.first else label,
-                identity=canonical_json(model.located.reference.identity()),
+                name=f"base {name}" if index < report.first else name,
+                identity=identity,
                 folder=partial(model_folder, index, report, options),
                 tokenizer=tokenizer,
-            )
+            ),
         )
     equal = _with_equal_weights(recipe)
-    if equal.digest != recipe.digest:
-        found.append(_mixed("equal weights", equal, report, options, tokenizer))
-    return found
-
-
-def one_mix(
-    name: str, recipe: ResolvedRecipe, report: CompatibilityReport, options: MixOptions, scratch: Path
-) -> Entrant:
-    """The mix of a recipe alone."""
-    tokenizer = copy_tokenizer(report, scratch, code=options.trust_remote_code)
-    return _mixed(name, recipe, report, options, tokenizer)
-
-
-def one_model(name: str, report: CompatibilityReport, options: MixOptions, scratch: Path) -> Entrant:
-    """The first model of a report."""
-    return replace(
-        one_mix(name, as_resolved(report.recipe), report, options, scratch),
-        identity=canonical_json(report.models[report.first].located.reference.identity()),
-        folder=partial(model_folder, report.first, report, options),
-    )
+    return [*found.values(), *([mixed("equal weights", equal)] if equal.digest != recipe.digest else [])]
 
 
 def short_name(reference: ModelReference) -> str:
     """A Hub id, or the last two parts of a path."""
     return "/".join(Path(reference.model).parts[-2:]) if reference.local else reference.label
-
-
-def _mixed(
-    name: str,
-    recipe: ResolvedRecipe,
-    report: CompatibilityReport,
-    options: MixOptions,
-    tokenizer: tuple[Path, str],
-) -> Entrant:
-    identity = canonical_json({"mix": recipe.digest})
-    return Entrant(
-        name=name, identity=identity, folder=partial(mix_folder, recipe, report, options), tokenizer=tokenizer
-    )
 
 
 def _with_equal_weights(recipe: ResolvedRecipe) -> ResolvedRecipe:
@@ -233,13 +208,13 @@ def kind_of(task: str) -> MeasuredKind:
     return TASKS[task]
 
 
-def same_task(tasks: Mapping[str, str]) -> str:
-    """The task of all models, by their names.
+def same_task(tasks: Sequence[tuple[str, str]]) -> str:
+    """The task of all models, from the name and task of each.
 
     Raises:
         ScoringError: two models are measured in different ways, or one in none.
     """
-    (first, task), *others = tasks.items()
+    (first, task), *others = tasks
     for name, other in others:
         if kind_of(other) != kind_of(task):
             raise ScoringError(
@@ -287,7 +262,7 @@ def evaluate_entrants(
     """Measure every model on every set of examples, and compare the first with each of the others.
 
     Args:
-        entrants: at least one, under different names.
+        entrants: at least one.
         examples: name -> the examples.
         task: Hub task of all of them.
         reading: how examples are read.
@@ -315,7 +290,9 @@ def evaluate_entrants(
             for name, columns_found in _measure(entrant, checked, kind, settings, generated=generated):
                 measured[name].append(columns_found)
                 advance(1)
-    names = [entrant.name for entrant in entrants]
+    given = [entrant.name for entrant in entrants]
+    before = [given[:index].count(name) for index, name in enumerate(given)]
+    names = [f"{name} ({count + 1})" if count else name for name, count in zip(given, before, strict=True)]
     pairs = [(index, 0) if reference else (0, index) for index in range(1, len(names))]
     return Evaluation(
         results=tuple(

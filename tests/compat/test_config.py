@@ -14,6 +14,7 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.compat.config import (
     ModelKind,
     differences,
+    file_differences,
     model_kind,
     module_differences,
     module_setting_differences,
@@ -281,12 +282,29 @@ def test_other_settings_of_a_module_are_reported(tmp_path: Path) -> None:
     assert module_setting_differences(["a", "b"], [POOLED, []], found) == []
 
 
-def test_other_settings_of_a_whole_embedder_are_reported(tmp_path: Path) -> None:
-    mine, theirs = {"similarity_fn_name": "cosine"}, {"similarity_fn_name": "dot", "prompts": {"query": "q"}}
-    found = embedders(tmp_path, mine, theirs, file="config_sentence_transformers.json")
-    assert module_setting_differences(["a", "b"], [[], []], found) == [
-        "`similarity_fn_name` of 'config_sentence_transformers.json' is 'cosine' in 'a' and 'dot' in 'b'."
+def test_small_files_that_say_otherwise_how_inputs_are_prepared_are_reported(tmp_path: Path) -> None:
+    def found(file: str, mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+        return file_differences(
+            ["a", "b"], embedders(tmp_path / f"{len(list(tmp_path.iterdir()))}", mine, theirs, file=file), ["", ""]
+        )
+
+    mine, theirs = {"similarity_fn_name": "cosine", "prompts": {}}, {"similarity_fn_name": "dot", "prompts": {"q": "?"}}
+    (note,) = found("config_sentence_transformers.json", mine, theirs)
+    assert note == (
+        "'config_sentence_transformers.json' says otherwise in 'a' than in 'b': "
+        "prompts not set / {'q': '?'}; similarity_fn_name 'cosine' / 'dot'."
+    )
+    assert found("preprocessor_config.json", {"image_mean": [0.5]}, {"image_mean": [0.4], "resample": 3}) == [
+        "'preprocessor_config.json' says otherwise in 'a' than in 'b': image_mean [0.5] / [0.4]."
     ]
+    mine, theirs = {"strip_accents": True, "pad_token": "x", "backend": "a"}, {"strip_accents": False, "pad_token": "y"}
+    assert found("tokenizer_config.json", mine, theirs) == [
+        "'tokenizer_config.json' says otherwise in 'a' than in 'b': strip_accents True / False."
+    ]
+    assert found(
+        "sentence_bert_config.json", {"max_seq_length": 512}, {"max_seq_length": 256, "do_lower_case": True}
+    ) == ["'sentence_bert_config.json' says otherwise in 'a' than in 'b': max_seq_length 512 / 256."]
+    assert found("preprocessor_config.json", {"image_processor_type": "A"}, {"image_processor_type": "B"}) == []
 
 
 def test_embeddings_that_only_one_model_normalises_are_refused() -> None:

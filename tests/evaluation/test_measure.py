@@ -125,6 +125,12 @@ def test_the_option_with_the_lowest_mean_loss_of_its_tokens_is_chosen(family, tm
         assert found["right"][index] == float(losses[0] < min(losses[1:]))
 
 
+def test_a_chat_template_that_needs_the_end_of_the_text_has_it(tmp_path):
+    template = "{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
+    folder = scoring_models.save_llama(tmp_path / "chat", template=template)
+    assert set(measured(folder, OPTIONS, "decoder", tmp_path, chat_template=True)["right"]) <= {0.0, 1.0}
+
+
 def without_end(folder, source, target):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     from transformers import AutoModelForCausalLM

@@ -53,6 +53,7 @@ def test_so_it_does_in_several_files_with_an_index(tmp_path):
     assert len(expected) > 3
     with mixed_in_memory(report_of(recipe), options, tmp_path / "mix") as folder:
         assert weights_in(folder) == expected
+        models.assert_holds(load_model(folder), models.expected("llama"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the files are ordinary ones")

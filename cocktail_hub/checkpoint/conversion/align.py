@@ -294,12 +294,15 @@ class _Match:
         model, first = self.weights.name, self.first.name
         if any(map(_IN_LAYER.search, (*self.missing, *self.extra))):
             self._refuse_other_layers()
+        rules = {common_pattern(self.missing, self.specs): FIRST} if self.missing else {}
+        rules |= {common_pattern(self.extra, self.specs): DROP} if self.extra else {}
+        shown = ", ".join(f"{pattern!r}: {choice}" for pattern, choice in rules.items())
         if self.missing:
+            left_out = f", which leaves out {_listed(self.extra)}, too" if self.extra else ""
             raise IncompatibleError(
                 f"Cannot mix '{model}': it lacks {_listed(self.missing)}, which '{first}' has.\n"
                 "A tensor that is missing somewhere has no average; a head or pooler would be random there.\n"
-                f"Take it from '{first}' alone with `missing: {{{common_pattern(self.missing)!r}: first}}`, or choose "
-                "another model.",
+                f"Take it from '{first}' alone with `missing: {{{shown}}}`{left_out}, or choose another model.",
                 model=model,
                 tensor=self.missing[0],
             )
@@ -307,7 +310,7 @@ class _Match:
             raise IncompatibleError(
                 f"Cannot mix '{model}': it has {_listed(self.extra)}, which '{first}' lacks.\n"
                 f"The mix has the architecture of '{first}', without this tensor, so what it learnt would be lost.\n"
-                f"List '{model}' first, or leave it out with `missing: {{{common_pattern(self.extra)!r}: drop}}`.",
+                f"List '{model}' first, or leave it out with `missing: {{{shown}}}`.",
                 model=model,
                 tensor=self.extra[0],
             )
@@ -315,7 +318,7 @@ class _Match:
             expected = self.first.specs[name]
             if spec.shape != expected.shape:
                 what = f"'{name}' has shape {list(spec.shape)}, but {list(expected.shape)} in '{first}'"
-                sizes = {_vocabulary(self.first.config), _vocabulary(self.config)}
+                sizes = {vocabulary_size(self.first.config), vocabulary_size(self.config)}
                 if spec.shape[1:] == expected.shape[1:] and {*spec.shape[:1], *expected.shape[:1]} & sizes:
                     entries = f"its vocabulary has {spec.shape[0]} entries, that of '{first}' {expected.shape[0]}"
                     what = f"{entries}: {what}"
@@ -381,7 +384,8 @@ def _differ(found: TensorSpec, expected: TensorSpec) -> bool:
     return found.dtype != expected.dtype and (found.dtype in EXACT or expected.dtype in EXACT)
 
 
-def _vocabulary(config: Mapping[str, Any]) -> int | None:
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """The number of tokens that a config.json states; `None` where it states none."""
     text = config.get("text_config")
     size = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
     return size if isinstance(size, int) else None

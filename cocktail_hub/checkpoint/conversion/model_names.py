@@ -18,22 +18,19 @@ from cocktail_hub.checkpoint.weight_files import is_mask, is_rebuilt
 from cocktail_hub.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import torch
 
 
-def common_pattern(names: Sequence[str]) -> str:
-    """Return a short regular expression that matches all of the names, to copy into a recipe."""
-    if len(names) == 1:
-        return re.escape(names[0])
-    parts = [name.split(".") for name in names]
-    shared = []
-    for column in zip(*parts, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared.append(re.escape(column[0]))
-    return r"\.".join([*shared, ".*"]) if shared else "|".join(dict.fromkeys(rf"{re.escape(p[0])}\..*" for p in parts))
+def common_pattern(names: Sequence[str], others: Iterable[str]) -> str:
+    """Return a short regular expression that matches all of the names and none of the others, to copy into a recipe."""
+    taken = {tuple(other.split(".")[:length]) for other in others for length in range(1, other.count(".") + 2)}
+    found = []
+    for parts in (name.split(".") for name in names):
+        length = next((n for n in range(1, len(parts)) if tuple(parts[:n]) not in taken), len(parts))
+        found.append(r"\.".join([*map(re.escape, parts[:length]), *([".*"] if length < len(parts) else [])]))
+    return "|".join(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

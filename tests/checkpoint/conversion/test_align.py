@@ -76,7 +76,8 @@ def test_a_missing_tensor_names_the_remedy(base, masked):
         mappings(base, masked)
     message = str(caught.value)
     assert "Cannot mix 'masked': it lacks 'pooler.dense.bias' and 1 more tensors, which 'base' has." in message
-    assert r"`missing: {'pooler\\.dense\\..*': first}`" in message
+    assert r"`missing: {'pooler\\..*': first, 'cls\\..*': drop}`, which leaves out 'cls." in message
+    mappings(base, masked, missing={r"pooler\..*": "first", r"cls\..*": "drop"})
     assert (caught.value.model, caught.value.tensor) == ("masked", "pooler.dense.bias")
 
 

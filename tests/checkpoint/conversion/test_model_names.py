@@ -60,13 +60,15 @@ def test_counters_are_told_by_their_name():
 @pytest.mark.parametrize(
     ("names", "pattern"),
     [
-        (["pooler.dense.weight", "pooler.dense.bias"], r"pooler\.dense\..*"),
-        (["lm_head.weight"], r"lm_head\.weight"),
+        (["pooler.dense.weight", "pooler.dense.bias"], r"pooler\..*"),
+        (["lm_head.weight"], r"lm_head\..*"),
         (["a.x", "b.y.z", "b.w"], r"a\..*|b\..*"),
-        (["h.0.a", "h.1.a"], r"h\..*"),
+        (["encoder.pooler.weight", "cls.bias", "cls.weight"], r"encoder\.pooler\..*|cls\..*"),
+        (["encoder.layer.0.bias"], r"encoder\.layer\.0\.bias"),
+        (["logit_scale"], "logit_scale"),
     ],
 )
-def test_a_common_pattern_matches_all_and_little_more(names, pattern):
-    assert common_pattern(names) == pattern
+def test_a_common_pattern_matches_all_and_none_that_others_have(names, pattern):
+    assert common_pattern(names, ["encoder.layer.0.weight"]) == pattern
     assert all(re.fullmatch(pattern, name) for name in names)
     assert not re.fullmatch(pattern, "encoder.layer.0.weight")

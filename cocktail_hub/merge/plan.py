@@ -15,7 +15,7 @@ import huggingface_hub
 
 from cocktail_hub.checkpoint.header import TensorSpec, render_header
 from cocktail_hub.errors import CheckpointError, IncompatibleError, RecipeError, did_you_mean
-from cocktail_hub.merge.engine.budget import Budget
+from cocktail_hub.merge.options import Budget
 from cocktail_hub.methods.contract import with_base
 from cocktail_hub.methods.dtypes import EXACT, MIXABLE, accumulator_dtype, itemsize, mixable_dtype
 from cocktail_hub.methods.registry import METHODS

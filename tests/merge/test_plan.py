@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.errors import CheckpointError, IncompatibleError, RecipeError
-from cocktail_hub.merge.engine.budget import SEARCH_BYTES
+from cocktail_hub.merge.options import SEARCH_BYTES
 from cocktail_hub.merge.plan import ComponentInput, MergePlan, TensorPlan, plan_merge
 from cocktail_hub.recipe import LayerRule
 from cocktail_hub.recipe.tensor_rules import PerTensor, TensorRule

@@ -31,9 +31,9 @@ from safetensors import safe_open
 
 from cocktail_hub.errors import CheckpointError, DiskSpaceError, IncompatibleError, SourceError
 from cocktail_hub.merge.engine import execute as execute_module
-from cocktail_hub.merge.engine.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.engine.execute import execute
 from cocktail_hub.merge.engine.writer import ShardWriter
+from cocktail_hub.merge.options import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.plan import plan_merge
 from cocktail_hub.storage.disk import hash_of
 

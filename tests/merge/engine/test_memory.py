@@ -11,7 +11,7 @@ import pytest
 import torch
 from merge_helpers import save_all
 
-from cocktail_hub.merge.engine.budget import (
+from cocktail_hub.merge.options import (
     ARENA_BYTES,
     COUNTING_BYTES,
     SEARCH_BYTES,

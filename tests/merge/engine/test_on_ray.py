@@ -28,11 +28,10 @@ from cocktail_hub.checkpoint.reader import open_weights
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.errors import CheckpointError, DiskSpaceError, MergeError, MissingExtraError
 from cocktail_hub.hub import Hub
-from cocktail_hub.merge.engine.budget import COUNTING_BYTES, SEARCH_BYTES
 from cocktail_hub.merge.engine.execute import MergeTask, execute
 from cocktail_hub.merge.engine.on_ray import ATTEMPTS, make_shard, run_on_ray
 from cocktail_hub.merge.inputs import ShardInputs
-from cocktail_hub.merge.options import MixOptions
+from cocktail_hub.merge.options import COUNTING_BYTES, SEARCH_BYTES, MixOptions
 from cocktail_hub.merge.plan import plan_merge
 from cocktail_hub.merge.run import plan_mix
 from cocktail_hub.pipeline import check_and_weigh, prepare

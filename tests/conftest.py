@@ -93,6 +93,12 @@ def token() -> str:
     return "hf_alice"
 
 
+@pytest.fixture
+def made_up_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let models be mixed whose tensors the class in their config.json does not have."""
+    monkeypatch.setattr("cocktail_hub.evaluation.load_check.LoadCheck.wait", lambda _: ())
+
+
 @pytest.fixture(scope="module")
 def no_other_ray() -> Iterator[None]:
     """Keep other test runs from starting a Ray: a program that looks for a cluster on this machine would find it."""

@@ -72,12 +72,15 @@ class Mix:
     def load(self, *, task: str | None = None, **kwargs: Any) -> Any:
         """Load the mix as an ordinary transformers model; `kwargs` go to `from_pretrained`.
 
-        The model's attribute `cocktail` is the recipe that it was made from.
+        Its attribute `cocktail` is the recipe that it was made from. It is saved and pushed with it as long as it is
+        the mix.
         """
-        found = load_model(self.path, task, **keywords_for(self.labels, kwargs))
-        model = found[0] if isinstance(found, tuple) else found
-        model.cocktail = self.recipe.to_dict()
-        return found
+        from cocktail_hub.publishing.model_hooks import attach
+
+        wanted = {**keywords_for(self.labels, kwargs), "output_loading_info": True}
+        model, info = load_model(self.path, task, **wanted)
+        attach(model, self, info)
+        return (model, info) if kwargs.get("output_loading_info") else model
 
     def load_sentence_transformer(self, **kwargs: Any) -> Any:
         """Load the mix with the sentence-transformers class it was saved with, by default `SentenceTransformer`."""
@@ -556,6 +559,8 @@ def publish(
     )
     publication = options.hub.claim(publication)  # before anything is downloaded or merged for it
     made = source if isinstance(source, Mix) else None
+    if made and not made.path.is_dir():  # it left the cache
+        source, made = made.recipe, None
     if as_ == "recipe":
         prepared = prepare(made.recipe if made else source, options, revision=source_revision, recall=False)
         labels = made.labels if made else prepared.source.labels

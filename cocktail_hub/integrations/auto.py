@@ -23,9 +23,9 @@ from cocktail_hub.evaluation.loading import (
 )
 from cocktail_hub.hub import Hub, HubFiles
 from cocktail_hub.hub.commit import README
-from cocktail_hub.integrations.model_hooks import attach
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.pipeline import Mix, cached_mix, mix, prepare, publish
+from cocktail_hub.publishing.model_hooks import attach
 from cocktail_hub.publishing.verify import CHANGED, changed_weights, refuse_changed
 from cocktail_hub.recipe import as_resolved
 from cocktail_hub.resolve.source import (
@@ -153,7 +153,7 @@ def _load(
                 "cache.\nRemove `cache=False`, or give the model more memory."
             )
         model.name_or_path = model.config.name_or_path = made.name
-        attach(model, made, complete=not changed and not info.get("missing_keys") and not info.get("mismatched_keys"))
+        attach(model, made, info, trained=bool(changed))
         if push_to_hub:
             publish(made, push_to_hub, options=options)
     return (model, info) if keywords.get("output_loading_info") else model

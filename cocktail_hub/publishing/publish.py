@@ -59,7 +59,7 @@ def publish_weights(
         refuse_local_models(recipe)
     if plan is None and (differences := changed_weights(LocalFiles(folder))):
         raise PublishError(
-            f"The weights in '{folder}' were {CHANGED}: {differences[0]}.\n"
+            f"The model in '{folder}' was {CHANGED}: {differences[0]}.\n"
             "Published as the mix, they would not be what the recipe and the card say.\n"
             "Make the mix again (`force`), or push the model as the ordinary one that it is."
         )

@@ -35,14 +35,25 @@ LOADERS: dict[str, tuple[str, str, Any]] = {
     "AutoCocktailModel of weights": ("cross", "merged", AutoCocktailModel.from_pretrained),
     "AutoModel of a recipe": ("cross", "recipe", AutoModel.from_pretrained),
     "AutoModel of weights": ("cross", "merged", AutoModel.from_pretrained),
+    "mix and load": ("cross", "recipe", lambda repo_id: mix(repo_id).load()),
+    "mix and load as a SentenceTransformer": (
+        "dense",
+        "recipe",
+        lambda repo_id: mix(repo_id).load_sentence_transformer(),
+    ),
     "CrossEncoder of a recipe": ("cross", "recipe", CrossEncoder),
     "CrossEncoder of weights": ("cross", "merged", CrossEncoder),
     "SentenceTransformer of a recipe": ("dense", "recipe", SentenceTransformer),
     "SentenceTransformer of weights": ("dense", "merged", SentenceTransformer),
 }
 """Loader -> kind of embedder, form of its repo, function."""
-UNKNOWN = ("AutoModel of weights", "CrossEncoder of weights", "SentenceTransformer of weights")
-"""The library loads a repo of ordinary weights without us."""
+UNKNOWN = (
+    "AutoModel of weights",
+    "CrossEncoder of weights",
+    "SentenceTransformer of weights",
+    "mix and load as a SentenceTransformer",
+)
+"""The library loads ordinary weights without us."""
 
 
 def save(model: Any, folder: Path, repo_id: str) -> Path:

@@ -135,7 +135,7 @@ def test_a_changed_model_is_pushed_without_the_recipe(
     with pytest.raises(PublishError, match="The model has changed since it was mixed"):
         model.push_to_hub(f"{ORG}/attached-changed", as_="recipe", token=TOKEN)
     repo_id = f"{ORG}/attached-{request.node.callspec.id}"
-    with caplog.at_level(logging.WARNING, logger="cocktail_hub.integrations.model_hooks"):
+    with caplog.at_level(logging.WARNING, logger="cocktail_hub.publishing.model_hooks"):
         model.push_to_hub(repo_id, token=TOKEN)
     assert "pushed without the recipe" in caplog.text
     assert "recipe.json" not in files(repo_id)
@@ -212,7 +212,7 @@ def test_a_trained_model_saved_over_its_mix_leaves_no_card_and_a_readme_of_the_u
         assert not (made.path / "recipe.json").exists()
         left = (made.path / "README.md").read_text() if (made.path / "README.md").is_file() else ""
         assert left == ("" if text == card else "# My cats\n\nLovely.\n")
-    with pytest.raises(PublishError, match="were trained, or changed"):
+    with pytest.raises(PublishError, match="was trained, or changed"):
         made.push_to_hub(f"{ORG}/attached-saved-over", token=TOKEN)
 
 

@@ -16,7 +16,6 @@ from cocktail_hub.hub import Hub, Publication
 from cocktail_hub.hub.commit import README
 from cocktail_hub.merge.output_folder import cut_size
 from cocktail_hub.merge.small_files import write_json
-from cocktail_hub.pipeline import publish
 from cocktail_hub.publishing.card.header import START, drop_section, merge_readme, split_readme
 from cocktail_hub.publishing.verify import changed_weights
 from cocktail_hub.recipe.redact import public_recipe
@@ -24,14 +23,14 @@ from cocktail_hub.resolve.source import RECIPE_FILE
 from cocktail_hub.storage.cache import MANIFEST, CachedMix, manifest_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from cocktail_hub.pipeline import Mix
+    from collections.abc import Callable, Mapping
 
 logger = logging.getLogger(__name__)
 SAMPLES = 16
 """Number of values of each tensor in a fingerprint, about."""
 Fingerprint = tuple[object, ...]
+Mix = Any
+"""A finished mix, `cocktail_hub.Mix`, which is of a room above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +43,14 @@ class ModelHooks:
     """The model's fingerprint right after loading; `None` if it was another model than the mix then already."""
 
 
-def attach(model: Any, mix: Mix, *, complete: bool = True) -> None:
+def attach(model: Any, mix: Mix, info: Mapping[str, Any], *, trained: bool = False) -> None:
     """Make a model save and push recipe and card of the mix that it was loaded from, until it is trained or changed.
 
-    A model that is not `complete`, because it has a new head or was trained before, or that is quantised is another
+    A model that was `trained` before, that is quantised or, by transformers' loading `info`, has a new head is another
     model than the mix: what it is pushed over loses recipe and card.
     """
-    whole = complete and getattr(model, "hf_quantizer", None) is None
+    whole = not (trained or info.get("missing_keys") or info.get("mismatched_keys"))
+    whole = whole and getattr(model, "hf_quantizer", None) is None
     if whole:
         model.cocktail = mix.recipe.to_dict()
     # our own attribute
@@ -79,7 +79,7 @@ def push_to_hub(model: Any, repo_id: str, **kwargs: Any) -> Any:
     if mix := mix_of(model):
         tags = kwargs.pop("tags", None) or ()
         kwargs["tags"] = [*(model.model_tags or ()), *([tags] if isinstance(tags, str) else tags)]
-        return publish(mix if mix.path.is_dir() else mix.recipe, repo_id, **kwargs)
+        return mix.push_to_hub(repo_id, **kwargs)
     if "as_" in kwargs:
         raise PublishError(
             "The model has changed since it was mixed, so the recipe no longer describes it.\n"

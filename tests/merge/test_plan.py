@@ -266,8 +266,8 @@ def test_ties_reads_the_base_first() -> None:
     made = plan(ONE, ONE, ONE, ONE, method="ties", weights=[1.0, 0.0, 2.0])
     assert (tensors(made)["x"].models, tensors(made)["x"].weights) == ((0, 1, 3), (1.0, 2.0))
     assert tensors(made)["x"].rule == "task_vectors"
-    defaults = {"density": (0.2, 0.2), "lambda": 1.0, "exact_k": False, "elect": "unweighted", "merge": "mean"}
-    assert tensors(made)["x"].parameters == defaults
+    words = {"trim": "tensor", "elect": "unweighted", "merge": "mean"}
+    assert tensors(made)["x"].parameters == {"density": (0.2, 0.2), "lambda": 1.0, "exact_k": False, **words}
 
 
 def test_ties_refuses_negative_weights() -> None:

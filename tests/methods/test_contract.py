@@ -48,6 +48,7 @@ def test_parameters_are_completed() -> None:
         "density": 0.2,
         "lambda": 2.0,
         "exact_k": False,
+        "trim": "tensor",
         "elect": "unweighted",
         "merge": "mean",
     }

@@ -401,6 +401,11 @@ class _Planner:
             return "sum", tuple(float(index == donor) for index in range(len(component.specs))), {}
         weights = self.numbers.weights(name, depth)
         given = tuple(weight for weight in weights if weight != 0.0)
+        if not given and not based:
+            raise RecipeError(
+                f"All weights of '{name}' are 0, and there is no base that it could be taken from.\n"
+                "Nothing would be mixed.\nRaise one of them."
+            )
         parameters = self.numbers.parameters(name, depth, weights)
         found: Sequence[float] | None = () if based and not given else None  # with every weight 0: the base
         if given and self.spec.coefficients and (self.spec.combine or not self.spec.measure):

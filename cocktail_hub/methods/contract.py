@@ -61,7 +61,8 @@ class Parameter:
             return "true or false"
         if math.isinf(self.low) and math.isinf(self.high):
             return "a finite number"
-        return f"a number {'above' if self.low_open else 'from'} {self.low:g} to {self.high:g}"
+        up_to = "up" if math.isinf(self.high) else f"to {self.high:g}"
+        return f"a number {'above' if self.low_open else 'from'} {self.low:g} {up_to}"
 
     @property
     def shown_default(self) -> str:

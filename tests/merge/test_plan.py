@@ -247,6 +247,12 @@ def test_weights_that_must_sum_to_one_do_so_for_every_tensor() -> None:
         plan(given, given, weights=[rising, PerTensor((TensorRule(match="h.0.*", value=1.0), TensorRule(value=0.25)))])
 
 
+def test_weights_that_are_all_zero_are_refused_without_a_base() -> None:
+    with pytest.raises(RecipeError, match="All weights of 'x' are 0, and there is no base"):
+        plan(ONE, ONE, method="karcher", weights=[0.0, 0.0])
+    assert tensors(plan(ONE, ONE, ONE, method="ties", weights=[0.0, 0.0]))["x"].models == (0,)
+
+
 # methods on task vectors
 
 

@@ -678,6 +678,21 @@ MIXES: dict[str, dict[str, Any]] = {
     ),
     "stored, as a recipe in a recipe": recipe((Inner(thirds("bfloat16")), 0.6), (plain(4, "bfloat16"), 0.4)),
 }
+for _dtype in ("float32", "bfloat16"):
+    _three = [(plain(seed, _dtype), weight) for seed, weight in ((1, 0.5), (2, 0.3), (3, 0.2))]
+    _based = {"base": plain(0, _dtype), "seed": 7}
+    for _method in ("slerp", "nuslerp"):
+        MIXES[f"{_method}, {_dtype}"] = recipe((_three[0][0], 0.7), (_three[1][0], 0.3), method=_method)
+    for _method in ("multislerp", "karcher"):
+        MIXES[f"{_method}, {_dtype}"] = recipe(*_three, method=_method)
+    for _method in ("model_stock", "sce", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs"):
+        MIXES[f"{_method}, {_dtype}"] = recipe(*_three, method=_method, **_based)
+    MIXES[f"breadcrumbs_ties, {_dtype}"] = recipe(*_three, method="breadcrumbs_ties", **_based)
+    for _method in ("arcee_fusion", "nearswap"):
+        MIXES[f"{_method}, {_dtype}"] = recipe((_three[0][0], 1.0), method=_method, **_based)
+    MIXES[f"ties over the whole model, {_dtype}"] = recipe(
+        *_three, method="ties", base=plain(0, _dtype), parameters={"trim": "model", "elect": "weighted", "merge": "sum"}
+    )
 """What it is -> its recipe."""
 
 

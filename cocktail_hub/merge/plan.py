@@ -24,7 +24,7 @@ from cocktail_hub.recipe.tensor_rules import PerTensor, as_parameters, compiled,
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cocktail_hub.methods.contract import Method
+    from cocktail_hub.methods.contract import Method, Round
     from cocktail_hub.recipe import LayerRule
     from cocktail_hub.recipe.tensor_rules import Number
 
@@ -291,6 +291,9 @@ def plan_merge(
         keep=tuple((compiled(pattern), model) for pattern, model in keep),
         dtype=None if dtype in (None, "auto") else mixable_dtype(str(dtype)),
     )
+    for step in spec.measure:
+        if step.scope != "tensor":
+            planner.numbers.require_alike(step)
     plans: list[ComponentPlan] = []
     shards: list[ShardPlan] = []
     for index, component in enumerate(components):
@@ -398,6 +401,11 @@ class _Planner:
             return "sum", tuple(float(index == donor) for index in range(len(component.specs))), {}
         weights = self.numbers.weights(name, depth)
         given = tuple(weight for weight in weights if weight != 0.0)
+        if not given and not based:
+            raise RecipeError(
+                f"All weights of '{name}' are 0, and there is no base that it could be taken from.\n"
+                "Nothing would be mixed.\nRaise one of them."
+            )
         parameters = self.numbers.parameters(name, depth, weights)
         found: Sequence[float] | None = () if based and not given else None  # with every weight 0: the base
         if given and self.spec.coefficients and (self.spec.combine or not self.spec.measure):
@@ -436,6 +444,20 @@ class _Numbers:
         """How many weights there are, in the recipe and in each rule of `layers`."""
         if not any(isinstance(weight, PerTensor) for weight in weights):
             self._checked(tuple(weights), "the weights")
+
+    def require_alike(self, step: Round) -> None:
+        """Raise RecipeError if what is measured of the whole model would differ from tensor to tensor."""
+        numbers = [value for given in self._own for value in given.values()]
+        plain = {key: value for key, value in self._parameters.items() if not isinstance(value, PerTensor)}
+        every = self._spec.with_defaults(plain)
+        varies = any(isinstance(value, PerTensor) for value in numbers)
+        if step.over_model(every) and (varies or every.get(step.exact)):
+            raise RecipeError(
+                "A threshold over the whole model goes with numbers that are the same for all tensors, "
+                f"and without `{step.exact}`.\n"
+                "It is one number for each model, and a tensor has no k of its own then.\n"
+                "Give plain numbers under `parameters`, or leave the threshold to each tensor."
+            )
 
     def weights(self, name: str, depth: float) -> tuple[float, ...]:
         """Return one weight per ingredient."""

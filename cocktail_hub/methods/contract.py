@@ -61,7 +61,8 @@ class Parameter:
             return "true or false"
         if math.isinf(self.low) and math.isinf(self.high):
             return "a finite number"
-        return f"a number {'above' if self.low_open else 'from'} {self.low:g} to {self.high:g}"
+        up_to = "up" if math.isinf(self.high) else f"to {self.high:g}"
+        return f"a number {'above' if self.low_open else 'from'} {self.low:g} {up_to}"
 
     @property
     def shown_default(self) -> str:
@@ -86,11 +87,18 @@ class Round:
     rank: Callable[[int, Parameters], int | Sequence[int]] | None = None
     """`rank(elements of the tensor, parameters)`: the k of `kth_largest`, 1 for the largest; or one for each value. Of
     0, and of more than there are, nothing is measured, and 0 is found."""
+    scope: str = "tensor"
+    """`tensor`; `model`: over all tensors that the method makes, for `kth_largest` of a value for each vector, with
+    parameters that are the same for all tensors; or the parameter that says which."""
     needed: Callable[[Parameters], bool] = lambda _: True
     """Whether the parameters need what the round measures; where they do not, it finds an empty list."""
     exact: str = ""
     """The flag among the parameters that lets exactly k elements reach the k-th largest: of equal ones, the first in
     the tensor do, and for later ones the next number above is measured. For the last round only."""
+
+    def over_model(self, parameters: Parameters) -> bool:
+        """Tell whether it is over the whole model."""
+        return bool(parameters.get(self.scope, self.scope) == "model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +156,8 @@ class Method:
 
     def searches(self, numel: int, parameters: Parameters, vectors: int) -> int:
         """Return how many order statistics are looked for at once in a tensor of so many elements and vectors."""
-        steps = (step for step in self.measure if step.statistic == "kth_largest" and step.needed(parameters))
+        ranked = [step for step in self.measure if step.statistic == "kth_largest" and not step.over_model(parameters)]
+        steps = (step for step in ranked if step.needed(parameters))
         ranks = [step.rank(numel, parameters) if step.rank else 0 for step in steps]
         return max((vectors if isinstance(rank, int) else len(rank) for rank in ranks), default=0)
 

@@ -36,6 +36,7 @@ def _density(default: float, kept: str) -> Parameter:
     return Parameter(default=default, low=0.0, high=1.0, low_open=True, per_model=True, meaning=meaning)
 
 
+_SCOPE = Parameter(default="tensor", choices=("tensor", "model"), meaning="what the fraction is counted over")
 _VOTE = {"lambda": _LAMBDA, "elect": _ELECT, "merge": _MERGE}
 _DROPPED = {"density": _density(0.1, "at random"), "rescale": _RESCALE}
 _PRUNED = {"density": _density(0.7, "at random"), "epsilon": _EPSILON, "rescale": _RESCALE}
@@ -69,10 +70,16 @@ METHODS: dict[str, Method] = {
         summary="base + lambda * mean of the trimmed task vectors that agree with the elected sign",
         coefficients=ties.single,
         combine=ties.ties,
-        measure=(Round(statistic="kth_largest", values=ties.magnitudes, rank=ties.kept_counts, exact="exact_k"),),
+        measure=(
+            Round(
+                statistic="kth_largest", values=ties.magnitudes, rank=ties.kept_counts, exact="exact_k", scope="trim"
+            ),
+        ),
         base="needed",
         fewest=1,
-        parameters=MappingProxyType({"density": _density(0.2, "the largest"), "exact_k": _EXACT_K, **_VOTE}),
+        parameters=MappingProxyType(
+            {"density": _density(0.2, "the largest"), "exact_k": _EXACT_K, "trim": _SCOPE, **_VOTE}
+        ),
         source="TIES-Merging, arXiv:2306.01708",
     ),
     "slerp": Method(

@@ -22,11 +22,11 @@ def ties(
 ) -> Any:
     """Return `lambda * mean` of the trimmed task vectors that agree with the elected sign.
 
-    With equal weights this is the paper's formula, tensor by tensor. How implementations differ: the official code
-    trims over the whole model at once and gives a sum of exactly 0 the majority's sign; PEFT and mergekit trim per
-    tensor as here, but give it +1, and keep just k elements, whichever come first among equals (`exact_k`). mergekit
-    elects on weighted task vectors (`elect: weighted`) and divides by the weights of those that agree, unless told not
-    to (`merge: sum`); PEFT divides by their number, so weights below 1 shrink the result.
+    With equal weights this is the paper's formula. How implementations differ: the official code trims over the whole
+    model (`trim: model`) and gives a sum of exactly 0 the majority's sign; PEFT and mergekit give it +1, and keep just
+    k elements of a tensor, whichever come first among equals (`exact_k`). mergekit elects on weighted task vectors
+    (`elect: weighted`) and divides by the weights of those that agree, unless told not to (`merge: sum`); PEFT divides
+    by their number, so weights below 1 shrink the result.
 
     Args:
         xp: numpy or torch.

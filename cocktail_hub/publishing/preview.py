@@ -52,12 +52,13 @@ def preview_mix(report: CompatibilityReport, plan: MergePlan, options: MixOption
         peak_memory=plan.peak_memory(options.threads, options.memory_bytes, options.device),
         license=combined.license,
         license_note=combined.note,
-        numbers=_numbers(plan) if recipe.varies or recipe.rules else {},
+        numbers=numbers_of(plan) if recipe.varies or recipe.rules else {},
         notes=report.notes,
     )
 
 
-def _numbers(plan: MergePlan) -> dict[str, dict[str, Any]]:
+def numbers_of(plan: MergePlan) -> dict[str, dict[str, Any]]:
+    """Return what each tensor is made from."""
     return {
         str(PurePosixPath(plan.components[shard.component].folder, tensor.name)): {
             "models": [plan.components[shard.component].models[model] for model in tensor.models],

@@ -247,6 +247,12 @@ def test_weights_that_must_sum_to_one_do_so_for_every_tensor() -> None:
         plan(given, given, weights=[rising, PerTensor((TensorRule(match="h.0.*", value=1.0), TensorRule(value=0.25)))])
 
 
+def test_weights_that_are_all_zero_are_refused_without_a_base() -> None:
+    with pytest.raises(RecipeError, match="All weights of 'x' are 0, and there is no base"):
+        plan(ONE, ONE, method="karcher", weights=[0.0, 0.0])
+    assert tensors(plan(ONE, ONE, ONE, method="ties", weights=[0.0, 0.0]))["x"].models == (0,)
+
+
 # methods on task vectors
 
 
@@ -266,8 +272,8 @@ def test_ties_reads_the_base_first() -> None:
     made = plan(ONE, ONE, ONE, ONE, method="ties", weights=[1.0, 0.0, 2.0])
     assert (tensors(made)["x"].models, tensors(made)["x"].weights) == ((0, 1, 3), (1.0, 2.0))
     assert tensors(made)["x"].rule == "task_vectors"
-    defaults = {"density": (0.2, 0.2), "lambda": 1.0, "exact_k": False, "elect": "unweighted", "merge": "mean"}
-    assert tensors(made)["x"].parameters == defaults
+    words = {"trim": "tensor", "elect": "unweighted", "merge": "mean"}
+    assert tensors(made)["x"].parameters == {"density": (0.2, 0.2), "lambda": 1.0, "exact_k": False, **words}
 
 
 def test_ties_refuses_negative_weights() -> None:

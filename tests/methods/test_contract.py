@@ -35,6 +35,7 @@ def test_defaults_are_in_range() -> None:
         ("ties", {"elect": "wieghted"}, "`parameters.elect` must be unweighted or weighted, got 'wieghted'."),
         ("dare_ties", {"rescale": True}, "`parameters.rescale` must be inverse or none or l1, got True."),
         ("dare_ties", {"rescale": 1}, "Leave it out for the default, inverse."),
+        ("nearswap", {"t": -1}, "`parameters.t` must be a number from 0 up, got -1."),
         ("task_arithmetic", {"lambda": math.inf}, "must be a finite number, got inf."),
     ],
 )
@@ -48,6 +49,7 @@ def test_parameters_are_completed() -> None:
         "density": 0.2,
         "lambda": 2.0,
         "exact_k": False,
+        "trim": "tensor",
         "elect": "unweighted",
         "merge": "mean",
     }

@@ -20,6 +20,7 @@ from cocktail_hub.merge.engine.workers import WorkerPool, compute, make_workers
 from cocktail_hub.merge.engine.writer import ShardWriter
 from cocktail_hub.merge.kernels.buffers import ShardJob
 from cocktail_hub.merge.kernels.dispatch import batched, cut_chunks, long_first, run_capacity
+from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.storage.disk import QUICK, disk_errors, sync_folder
 
 if TYPE_CHECKING:
@@ -173,6 +174,12 @@ def execute(
         todo = [*(shard for shard in plan.shards if shard.path in waiting), *missing]
     advance(plan.output_bytes - sum(shard.nbytes for shard in todo))
     models = inputs if isinstance(inputs, Inputs) else OpenModels(inputs)
+    if missing and any(step.scope != "tensor" for step in METHODS[plan.method].measure):
+        from cocktail_hub.merge.engine.over_model import with_model_rounds
+
+        plan = with_model_rounds(plan, models.opened, max_memory, device)
+        made = {shard.path: shard for shard in plan.shards}
+        todo = [made[shard.path] for shard in todo]
     task = MergeTask(
         plan=plan, inputs=models, folder=root, threads=threads, max_memory=max_memory, device=device, upload=upload
     )

@@ -49,8 +49,8 @@ class ShardJob:
     """Names for messages."""
     sources: Sequence[TensorReader]
     """The models."""
-    output: Output
-    """The file that is written."""
+    output: Any
+    """The `Output` that is written; `None` where models are only measured."""
 
     @cached_property
     def readers(self) -> Sequence[Callable[[Sequence[ElementRange], memoryview], None]]:

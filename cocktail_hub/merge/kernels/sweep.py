@@ -108,9 +108,11 @@ class Sweep:
     def measure(self) -> list[Measured]:
         """Run the method's rounds, one after the other."""
         found: list[Measured] = []
-        for step in self._method.measure:
+        for number, step in enumerate(self._method.measure):
             if not step.needed(self._tensor.parameters):
                 found.append([])
+            elif step.over_model(self._tensor.parameters):
+                found.append(self._tensor.parameters[f"round {number}"])
             elif step.statistic == "kth_largest":
                 found.append(self._cuts(step, found))
             elif step.statistic == "gram":
@@ -159,9 +161,10 @@ class Sweep:
             )
         return sums
 
-    def _magnitudes(
+    def values(
         self, step: Round, measured: Sequence[Measured], pieces: Sequence[ElementRange]
     ) -> list[np.ndarray[Any, Any]]:
+        """Return the values of a round for some pieces, on this machine."""
         steps, known = self._buffers.steps, self.at(0, measured)
         compute = step.values or (lambda _xp, vectors, *_: vectors)
         vectors = self.vectors(pieces)
@@ -173,12 +176,12 @@ class Sweep:
         chunks, parameters = list(self.chunks()), self._tensor.parameters
         ranks = step.rank(self._numel, parameters) if step.rank else 0
         if isinstance(ranks, int):
-            ranks = [ranks] * len(self._magnitudes(step, measured, self.pieces(0, chunks[0][1])))
+            ranks = [ranks] * len(self.values(step, measured, self.pieces(0, chunks[0][1])))
         ranks = [k if k <= self._numel else 0 for k in ranks]
         if not any(ranks):
             return [Cut(0.0, self._numel, 0.0)] * len(ranks)
         if len(chunks) == 1:
-            found = self._magnitudes(step, measured, self._pieces)
+            found = self.values(step, measured, self._pieces)
             values = [kth_largest(value, k) if k else 0.0 for value, k in zip(found, ranks, strict=True)]
             dtype = found[0].dtype.type
         else:
@@ -194,7 +197,7 @@ class Sweep:
         stretches = [] if self._columns else stretches_of(self._numel, self._size)
         sample = [(name, start, stop) for start, stop in stretches if start < stop]
         sample = sample or [(name, 0, self._size)]  # of a tensor so small that no stretch has an element; or of rows
-        samples = self._magnitudes(step, measured, sample)
+        samples = self.values(step, measured, sample)
         searches, dtype = self._buffers.searches(len(samples)), samples[0].dtype.type
         for search, some, k in zip(searches, samples, ranks, strict=True):
             search.begin(k, some, numel=self._numel, stretches=len(sample), dtype=dtype)
@@ -202,7 +205,7 @@ class Sweep:
                 search.value = 0.0
         while any(search.value is None for search in searches):
             for start, stop in self.chunks():
-                found = self._magnitudes(step, measured, self.pieces(start, stop))
+                found = self.values(step, measured, self.pieces(start, stop))
                 for search, values in zip(searches, found, strict=True):
                     if search.value is None:
                         search.feed(values)
@@ -218,13 +221,13 @@ class Sweep:
         wanted, ends = list(ranks), [self._numel] * len(cuts)
         equal: list[list[tuple[int, int, int]]] = [[] for _ in cuts]
         for start, stop in self.chunks():
-            for i, found in enumerate(self._magnitudes(step, measured, self.pieces(start, stop))):
+            for i, found in enumerate(self.values(step, measured, self.pieces(start, stop))):
                 wanted[i] -= int(np.count_nonzero(found > cuts[i]))
                 equal[i].append((start, stop, int(np.count_nonzero(found == cuts[i]))))
         for i, counts in enumerate(equal):
             for start, stop, count in counts if ranks[i] else []:
                 if wanted[i] <= count:
-                    found = self._magnitudes(step, measured, self.pieces(start, stop))[i]
+                    found = self.values(step, measured, self.pieces(start, stop))[i]
                     where = positions(np.flatnonzero(found == cuts[i]), stop - start, split=self._is_split)
                     ends[i] = start + int(where[wanted[i] - 1]) + 1
                     break

@@ -435,17 +435,16 @@ def _read_component(folder: str, models: Sequence[Model], first: int, missing: M
 def _refuse_unused_rules(recipe: Recipe, components: Sequence[Component]) -> None:
     """Raise RecipeError if a rule matches no tensor: its pattern is most likely misspelt."""
     names = dict.fromkeys(name for component in components for specs in component.specs for name in specs)
-    says = {"laye": "Its weights", "keep": "It"}
     regex = "a regular expression over the whole name, such as 'encoder\\.layer\\.0\\..*'"
     glob = "a glob such as 'mlp.*', or `regex:` and a regular expression over the whole name"
-    rules = [(f"layers[{i}]", rule.match, re.compile(rule.match), regex) for i, rule in enumerate(recipe.layers)]
+    rules = [(f"layers[{i}]", r.match, re.compile(r.match), "Its weights", regex) for i, r in enumerate(recipe.layers)]
+    rules += [(f"keep[{i}]", r.match, compiled(r.match), "It", glob) for i, r in enumerate(recipe.keep)]
     for key, number in recipe.rules.items():
-        rules += [(key, rule.match, compiled(rule.match), glob) for rule in number.rules if rule.match is not None]
-    rules += [(f"keep[{i}]", rule.match, compiled(rule.match), glob) for i, rule in enumerate(recipe.keep)]
-    for key, match, pattern, kind in rules:
+        rules += [(key, r.match, compiled(r.match), "Its numbers", glob) for r in number.rules if r.match is not None]
+    for key, match, pattern, lost, kind in rules:
         if not any(map(pattern.fullmatch, names)):
             raise RecipeError(
                 f"`{key}` matches {match!r}, but the mix has no tensor of such a name.\n"
-                f"{says.get(key[:4], 'Its numbers')} would be silently ignored. A pattern is {kind}.\n"
+                f"{lost} would be silently ignored. A pattern is {kind}.\n"
                 f"Correct or remove it; a tensor here is called '{nearest(match, names) or next(iter(names))}'."
             )

@@ -38,7 +38,7 @@ MERGE_ALL = """
         folders = [root / dtype / f"m{{i}}" for i in range(3)]
         for method in sorted(METHODS):
             weights = weights_for(method)
-            for out_dtype in (None, "bfloat16"):
+            for out_dtype in (None, "bfloat16") if method in ("linear", "ties") else (None,):
                 out = root / sys.argv[1] / dtype / method / str(out_dtype)
                 mix(folders, out, method=method, weights=weights, dtype=out_dtype, threads=2)
                 print(dtype, method, out_dtype, digests(out))
@@ -73,4 +73,4 @@ def test_older_processors_give_the_same_bytes(tmp_path: Path) -> None:
     for name, disabled in (("numpy", ""), ("numpy-old", " ".join(NUMPY.__cpu_dispatch__))):
         found.append(merged(tmp_path, name, "numpy", NPY_DISABLE_CPU_FEATURES=disabled)[1])
     assert all(lines == found[0] for lines in found)
-    assert len(found[0]) == 6 * len(METHODS)
+    assert len(found[0]) == 3 * (len(METHODS) + 2)

@@ -360,6 +360,7 @@ def test_a_method_that_measures_nothing_takes_many_small_tensors_at_once(tmp_pat
     assert torch.equal(load(tmp_path / "out")["embed"], model(0)["embed"].abs() * 0.5)
 
 
+@pytest.mark.usefixtures("made_up_models")
 def test_one_ingredient_beside_its_base_and_weights_to_normalize_go_the_whole_way(tmp_path: Path) -> None:
     base, tuned = ({"x": torch.tensor(values)} for values in ([1.0, 2.0], [3.0, 2.0]))
     folders = save_all(tmp_path, [base, tuned])

@@ -20,11 +20,11 @@ Written by `experiments/report.py` from what `experiments/weights.py` measured, 
 all-MiniLM-L6-v2 was fine-tuned on real text of each of these tasks: {tasks}
 ({steps} steps of {batch} pairs each). Then a task is *new*: its own expert is left out, and base and other experts are
 mixed for it, with weights found from a few examples (drawn from {draws}). The mixes are really merged, and tested on
-{test} other queries, each among {test} passages. *Oracle*: the weights found on {pool} further examples, with no
+{test} other queries, each among {test} passages. *Oracle*: the weights found on {pool} further examples, without a
 prior.
 
-**This is small**: one embedder, one training seed, short fine-tunes, {count} new tasks ({new}), {test} test
-queries each. Intervals (95 %) are over test queries only. Read it as directions.
+**This is small**: one embedder, one training seed, short fine-tunes, {count} new tasks ({new}),
+{test} test queries each. Intervals (95 %) are over test queries only. Read it as directions.
 
 ## A new task without training
 

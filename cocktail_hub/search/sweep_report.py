@@ -122,6 +122,7 @@ class Sweep:
                     "metric": curve.metric,
                     "predicted": [figure.to_dict() for figure in curve.predicted],
                     "measured": {f"{self.positions[place]:g}": one.to_dict() for place, one in curve.measured.items()},
+                    "largest_error": curve.error,
                     "against_start": curve.over_start.to_dict(),
                     "against_end": curve.over_end.to_dict(),
                 }

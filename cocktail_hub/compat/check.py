@@ -393,7 +393,11 @@ def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
     """Say where the mix has no tokenizer, or another than the recipe asks for."""
     named, giver = report.models[report.donor("tokenizer")], report.giver("tokenizer")
     if giver is None:
-        others = [model.name for model in report.models if any(map(_is_tokenizer, model.body.model_files.carried))]
+        others = [
+            model.name
+            for model in report.models
+            if any(group_of(path) == "tokenizer" for path in model.body.model_files.carried)
+        ]
         none = f"'{named.name}' has no tokenizer, so the mix has none; "
         return [f"{none}to give it that of '{others[0]}', name it under `tokenizer`."] if others else []
     if giver is named.located or giver is named.body:
@@ -408,10 +412,6 @@ def _tokens_without_rows(report: CompatibilityReport) -> list[str]:
         return []
     own = find_vocabulary(giver.files, giver.model_files.main)
     return require_rows(own, map(_vocabulary, report.models), rows)
-
-
-def _is_tokenizer(path: str) -> bool:
-    return group_of(path) == "tokenizer"
 
 
 def _read_component(folder: str, models: Sequence[Model], first: int, missing: Mapping[str, str]) -> Component:

@@ -95,7 +95,11 @@ class Vocabulary:
                     return None
             added = {int(token["id"]): str(token["content"]) for token in listed}
             # a unigram model lists pairs of token and score
-            pairs = vocab.items() if isinstance(vocab, dict) else ((_word(entry), n) for n, entry in enumerate(vocab))
+            pairs = (
+                vocab.items()
+                if isinstance(vocab, dict)
+                else ((str(entry if isinstance(entry, str) else entry[0]), n) for n, entry in enumerate(vocab))
+            )
             return {int(n): str(token) for token, n in pairs if int(n) not in added}, added
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise _damaged(self.name, self.path, error) from error
@@ -353,10 +357,6 @@ def _alike(one: str, other: str) -> bool:
         return True
     plain = [re.sub(r"\W|_", "", name).lower() for name in (one, other)]
     return plain[0] == plain[1] != ""
-
-
-def _word(entry: Any) -> str:
-    return str(entry if isinstance(entry, str) else entry[0])
 
 
 def _different(first: Vocabulary, other: Vocabulary, what: str) -> IncompatibleError:

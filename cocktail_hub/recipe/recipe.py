@@ -310,16 +310,9 @@ def _with_base(reference: ModelReference) -> Iterator[ModelReference]:
         yield from _with_base(reference.base)
 
 
-def _read_ingredients(value: Any, key: str) -> tuple[Ingredient, ...]:
-    return tuple(Ingredient.from_value(entry, f"{key}[{i}]") for i, entry in enumerate(as_list(value, key)))
-
-
-def _read_layers(value: Any, key: str) -> tuple[LayerRule, ...]:
-    return tuple(LayerRule.from_value(rule, f"{key}[{i}]") for i, rule in enumerate(as_list(value, key)))
-
-
-def _read_keep(value: Any, key: str) -> tuple[KeepRule, ...]:
-    return tuple(KeepRule.from_value(rule, f"{key}[{i}]") for i, rule in enumerate(as_list(value, key)))
+def _each(read: Callable[[Any, str], Any]) -> Callable[[Any, str], tuple[Any, ...]]:
+    """Return what reads a list whose entries `read` reads."""
+    return lambda value, key: tuple(read(entry, f"{key}[{i}]") for i, entry in enumerate(as_list(value, key)))
 
 
 def _read_mapping(value: Any, key: str) -> Any:
@@ -335,13 +328,13 @@ def _read_missing(value: Any, key: str) -> Any:
 
 
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
-    "ingredients": _read_ingredients,
+    "ingredients": _each(Ingredient.from_value),
     "base": ModelReference.from_value,
     "weighting": lambda value, _: Weighting.from_value(value),
     "anchor": Anchor.from_value,
     "parameters": as_parameters,
-    "layers": _read_layers,
-    "keep": _read_keep,
+    "layers": _each(LayerRule.from_value),
+    "keep": _each(KeepRule.from_value),
     "missing": _read_missing,
     "evidence": _read_mapping,
 }

@@ -175,20 +175,15 @@ def entrants_of(
                 tokenizer=tokenizer,
             ),
         )
-    equal = _with_equal_weights(recipe)
+    share = sum(recipe.weights or ()) / len(recipe.ingredients)
+    ingredients = tuple(replace(ingredient, weight=share) for ingredient in recipe.ingredients)
+    equal = replace(recipe, ingredients=ingredients, layers=(), evidence=None)
     return [*found.values(), *([mixed("equal weights", equal)] if equal.digest != recipe.digest else [])]
 
 
 def short_name(reference: ModelReference) -> str:
     """A Hub id, or the last two parts of a path."""
     return "/".join(Path(reference.model).parts[-2:]) if reference.local else reference.label
-
-
-def _with_equal_weights(recipe: ResolvedRecipe) -> ResolvedRecipe:
-    """The same recipe with equal weights of the same sum, for all tensors."""
-    share = sum(recipe.weights or ()) / len(recipe.ingredients)
-    ingredients = tuple(replace(ingredient, weight=share) for ingredient in recipe.ingredients)
-    return replace(recipe, ingredients=ingredients, layers=(), evidence=None)
 
 
 def kind_of(task: str) -> MeasuredKind:

@@ -75,7 +75,9 @@ def _pairs(scores: np.ndarray, rows: Sequence[Passages]) -> MixedLogits:
     """Each positive among itself and the negatives of its example. `scores`: [N, pairs]."""
     terms, owners, first = [], [], 0
     for example, row in enumerate(rows):
-        negatives = [first + place for place, text in _passages(row) if text not in row.positives]
+        negatives = [
+            first + place for place, text in enumerate((*row.positives, *row.negatives)) if text not in row.positives
+        ]
         terms += [[first + positive, *negatives] for positive in range(len(row.positives))]
         owners += [example] * len(row.positives)
         first += len(row.positives) + len(row.negatives)
@@ -83,10 +85,6 @@ def _pairs(scores: np.ndarray, rows: Sequence[Passages]) -> MixedLogits:
     for index, places in enumerate(terms):
         logits[:, index, : len(places)] = scores[:, places]
     return MixedLogits(logits=logits, owners=np.array(owners), ranked=True)
-
-
-def _passages(row: Passages) -> enumerate[str]:
-    return enumerate((*row.positives, *row.negatives))
 
 
 def _candidates(losses: Sequence[Losses]) -> np.ndarray:

@@ -695,7 +695,8 @@ def test_only_linear_recipes_with_weights_can_be_inlined(
         resolve(mix(inner, push(), **outer), options)
     assert str(caught.value) == (
         f"Ingredient '{inner}' is itself a recipe that cannot be inlined.\n"
-        "Both must be linear mixes with given weights, without `layers` and with the same `missing`.\n"
+        "Both must be linear mixes with given weights, the same for all tensors, the inner one without `keep`, and "
+        "with the same `missing`.\n"
         f"Mix it first (`cocktail mix {inner} -o FOLDER`) and name the folder."
     )
 

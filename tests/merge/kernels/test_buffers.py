@@ -117,6 +117,8 @@ def test_torch_is_used_where_numbers_near_zero_would_be_lost(tmp_path: Path, mon
 TORCH_FREE = """
     import sys
     from cocktail_hub import mix
+    from cocktail_hub.evaluation import load_check
+    load_check._start = lambda request, light: None  # the models are made up
     path = mix(sys.argv[1], output=sys.argv[2]).path
     assert not {"torch", "transformers", "sentence_transformers"} & sys.modules.keys()
 """

@@ -33,6 +33,7 @@ from cocktail_hub.publishing.verify import (
     weight_hashes,
 )
 from cocktail_hub.recipe import SUFFIXES, Recipe, ResolvedRecipe, as_resolved, refuse_address
+from cocktail_hub.recipe.redact import public_notes
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
 from cocktail_hub.storage.disk import disk_errors
@@ -228,8 +229,9 @@ def mix(
         with folder.stage(resolved, working_files(plan)) as stage:
 
             def write_card() -> None:
+                notes = public_notes(resolved, (*report.notes, *loading.wait()))
                 with disk_errors(stage):
-                    facts = gather_facts(resolved, report.kind, options.hub, planned_specs(plan))
+                    facts = gather_facts(resolved, report.kind, options.hub, planned_specs(plan), notes=notes)
                     (stage / README).write_text(render_card(resolved, facts), encoding="utf-8", newline="")
 
             with disk_errors(stage):
@@ -240,9 +242,9 @@ def mix(
                     loading.wait()
                 merged = write_weights(plan, report, stage, options, meanwhile=write_card)
                 report.require_unchanged()
-                notes = loading.wait()
-        path = folder.finish(resolved, merged.digests)
-    return prepared.finished(path, resolved, cached=False, notes=(*report.notes, *notes), merged=merged)
+                notes = (*report.notes, *loading.wait())
+        path = folder.finish(resolved, merged.digests, public_notes(resolved, notes))
+    return prepared.finished(path, resolved, cached=False, notes=notes, merged=merged)
 
 
 def cached_mix(prepared: Prepared, folder: OutputFolder | None = None) -> Mix | None:

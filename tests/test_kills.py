@@ -264,7 +264,7 @@ def test_an_interrupted_mix_with_other_weight_files_is_another_one(
     forks: Forks, hub: LoopbackHub, models: tuple[list[str], list[str]]
 ) -> None:
     scene = ScoringContext(forks, models, "output")
-    assert forks.run(scene.command, doom=60)[0] == KILLED
+    assert forks.run(scene.command, doom=80)[0] == KILLED
     assert len(scene.finished()) > 2
     command = [3 * SHARD if word is SHARD else word for word in scene.command]
     forks.finish(command)

@@ -242,4 +242,4 @@ def _add_modules(made: Mix, dimensions: int) -> None:
         )
     ]
     write_json(made.path / MODULES, modules)  # last: sentence-transformers ignores the others without it
-    write_manifest(made.path, hashes, written.max_shard_size)
+    write_manifest(made.path, hashes, written.max_shard_size, written.notes)

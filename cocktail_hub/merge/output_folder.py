@@ -19,7 +19,7 @@ from cocktail_hub.storage.cache import JOURNAL, MANIFEST, Cache, CachedMix, remo
 from cocktail_hub.storage.disk import require_free_space, size_of, sync_folder, sync_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 
 _DIGITS = 16
@@ -115,19 +115,20 @@ class OutputFolder:
                 shutil.rmtree(stage, ignore_errors=True)
             raise
 
-    def finish(self, resolved: ResolvedRecipe, hashes: Mapping[str, str] | None) -> Path:
+    def finish(self, resolved: ResolvedRecipe, hashes: Mapping[str, str] | None, notes: Sequence[str] = ()) -> Path:
         """Turn the staging folder into the result, in one step. The caller holds the lock.
 
         Args:
             resolved: the mix.
             hashes: for `write_manifest`; `None` if the folder has its manifest already.
+            notes: for `write_manifest`.
         """
         if self.output is None:
-            return self.cache.finish(self.key(resolved), hashes, self.options.max_shard_size).path
+            return self.cache.finish(self.key(resolved), hashes, self.options.max_shard_size, notes).path
         stage = self.stage_path(resolved)
         with self._folder_lock(self.output), _write_errors(self.output):
             if hashes is not None:
-                write_manifest(stage, hashes, self.options.max_shard_size)
+                write_manifest(stage, hashes, self.options.max_shard_size, notes)
             self.require()
             (stage / JOURNAL).unlink(missing_ok=True)
             _move(stage, self.output)

@@ -154,7 +154,7 @@ def keep_true(folder: Path, mix: Mix | None, *, card: bool = False) -> bool:
     mixed = CachedMix(digest="", path=mix.path)
     weights = {path: entry for path, entry in mixed.manifest.items() if path.endswith(".safetensors")}
     write_json(folder / RECIPE_FILE, public_recipe(mix.recipe).to_dict())
-    (folder / MANIFEST).write_text(manifest_text(weights, mixed.max_shard_size), encoding="utf-8")
+    (folder / MANIFEST).write_text(manifest_text(weights, mixed.max_shard_size, mixed.notes), encoding="utf-8")
     if card and (mix.path / README).is_file():
         readme.write_bytes(merge_readme(existing, (mix.path / README).read_text(encoding="utf-8")).encode())
     return True

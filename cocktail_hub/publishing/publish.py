@@ -77,10 +77,12 @@ def publish_weights(
         files[name] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
     files |= publication.files
     listed = {name: _entry(content) for name, content in files.items()}
-    files[MANIFEST] = manifest_text(listed, mixed.max_shard_size).encode()
+    files[MANIFEST] = manifest_text(listed, mixed.max_shard_size, mixed.notes).encode()
     specs = stored_specs(folder) if plan is None else planned_specs(plan)
     kind = folder_kind(folder, recipe.task)
-    facts = gather_facts(recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id, tags=publication.tags)
+    facts = gather_facts(
+        recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id, tags=publication.tags, notes=mixed.notes
+    )
     readme = partial(merge_readme, card=render_card(recipe, facts))
     return hub.commit(replace(publication, files=files, readme=readme))
 

@@ -18,7 +18,7 @@ from cocktail_hub.publishing.card.header import merge_readme
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.class_names import name_classes
 from cocktail_hub.recipe import as_resolved
-from cocktail_hub.recipe.redact import public_recipe
+from cocktail_hub.recipe.redact import public_notes, public_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +71,13 @@ def publish_recipe(
         # Several transformers (a Router) are not one model of that library.
         kind = report.kind if "model_type" in native[""] else replace(report.kind, architecture="", model_type="")
         facts = gather_facts(
-            recipe, kind, options.hub, form="recipe", repo_id=publication.repo_id, tags=publication.tags
+            recipe,
+            kind,
+            options.hub,
+            form="recipe",
+            repo_id=publication.repo_id,
+            tags=publication.tags,
+            notes=public_notes(recipe, report.notes),
         )
         card = render_card(recipe if recipe.weights is None else as_resolved(recipe), facts)
         return options.hub.commit(replace(publication, files=files, readme=partial(merge_readme, card=card)))

@@ -12,6 +12,7 @@ from cocktail_hub.hub import Uploaded
 from cocktail_hub.merge.engine.execute import write_indices
 from cocktail_hub.merge.run import write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_recipe
+from cocktail_hub.recipe.redact import public_notes
 from cocktail_hub.storage.cache import write_manifest
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def write_small_files(
     copy_small_files(report, folder, code=options.trust_remote_code)
     write_recipe(resolved, report, folder)
     write_indices(plan, folder)
-    write_manifest(folder, {}, options.max_shard_size)
+    write_manifest(folder, {}, options.max_shard_size, public_notes(resolved, report.notes))
     report.require_unchanged()
     return folder
 

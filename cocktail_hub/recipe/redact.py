@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
@@ -38,6 +38,11 @@ def public_recipe(recipe: RecipeT) -> RecipeT:
         keep=tuple(replace(rule, model=names.get(rule.model or "", rule.model)) for rule in recipe.keep),
         evidence=None if recipe.evidence is None else _clean(recipe.evidence, names),
     )
+
+
+def public_notes(recipe: Recipe, notes: Sequence[str]) -> tuple[str, ...]:
+    """Return sentences about a recipe's models as they may be published, as `public_recipe` does."""
+    return tuple(_clean(list(notes), local_names(recipe)))
 
 
 def local_names(recipe: Recipe) -> dict[str, str]:

@@ -31,7 +31,7 @@ from cocktail_hub.storage.disk import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,12 @@ class CachedMix:
         """What its weights were cut into; `None` if that is not recorded. Raises CacheError if it is damaged."""
         found = self._read(MANIFEST).get("max_shard_size")
         return found if isinstance(found, (int, str)) else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its card says of its ingredients, a sentence each. Raises CacheError if the manifest is damaged."""
+        found = self._read(MANIFEST).get("notes")
+        return tuple(map(str, found)) if isinstance(found, list) else ()
 
     @cached_property
     def nbytes(self) -> int:
@@ -203,7 +209,11 @@ class Cache:
         return stage
 
     def finish(
-        self, digest: str, hashes: Mapping[str, str] | None, max_shard_size: int | str | None = None
+        self,
+        digest: str,
+        hashes: Mapping[str, str] | None,
+        max_shard_size: int | str | None = None,
+        notes: Sequence[str] = (),
     ) -> CachedMix:
         """Turn the staging folder into a finished mix. The caller holds the lock.
 
@@ -211,6 +221,7 @@ class Cache:
             digest: of the resolved recipe.
             hashes: for `write_manifest`; `None` if the folder has its manifest already.
             max_shard_size: for `write_manifest`.
+            notes: for `write_manifest`.
 
         Raises:
             CacheError: the cache cannot be written; the staging folder is kept.
@@ -218,7 +229,7 @@ class Cache:
         stage, target = self.staging(digest), self.folder(digest)
         with cache_errors(self.root):
             if hashes is not None:
-                write_manifest(stage, hashes, max_shard_size)
+                write_manifest(stage, hashes, max_shard_size, notes)
             (stage / JOURNAL).unlink(missing_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             remove(target)
@@ -300,13 +311,16 @@ def cache_errors(root: Path) -> Iterator[None]:
         ) from error
 
 
-def write_manifest(folder: Path, hashes: Mapping[str, str], max_shard_size: int | str | None = None) -> None:
+def write_manifest(
+    folder: Path, hashes: Mapping[str, str], max_shard_size: int | str | None = None, notes: Sequence[str] = ()
+) -> None:
     """List every file of a folder with size and hash, and sync all of it to disk.
 
     Args:
         folder: the finished folder.
         hashes: XXH3-128, in hex, of files whose hash is known and that are synced already, by path.
         max_shard_size: what its weights were cut into.
+        notes: what its card says of its ingredients, a sentence each.
     """
     for partial in folder.glob(f".{MANIFEST}.*.partial"):
         partial.unlink()  # left by a process that was killed here
@@ -316,13 +330,13 @@ def write_manifest(folder: Path, hashes: Mapping[str, str], max_shard_size: int 
         name = path.relative_to(folder).as_posix()
         files[name] = {"size": path.stat().st_size, QUICK: hashes.get(name) or hash_of(path)}
     sync_tree(folder, synced=hashes)  # before the manifest says that the files are there
-    write_atomically(folder / MANIFEST, manifest_text(files, max_shard_size), sync=True)
+    write_atomically(folder / MANIFEST, manifest_text(files, max_shard_size, notes), sync=True)
 
 
-def manifest_text(files: Mapping[str, Any], max_shard_size: int | str | None) -> str:
+def manifest_text(files: Mapping[str, Any], max_shard_size: int | str | None, notes: Sequence[str]) -> str:
     """The content of a manifest."""
-    cut = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-    return json.dumps({"files": files, **cut}, indent=1)
+    found = {"files": files, "max_shard_size": max_shard_size, "notes": list(notes)}
+    return json.dumps({key: value for key, value in found.items() if value or key == "files"}, indent=1)
 
 
 def remove(folder: Path) -> bool:

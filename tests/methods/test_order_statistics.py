@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cocktail_hub.merge.engine import budget
+from cocktail_hub.merge import options
 from cocktail_hub.methods.order_statistics import (
     COUNTING_BYTES,
     SEARCH_BYTES,
@@ -94,7 +94,7 @@ def test_a_search_serves_for_one_tensor_after_the_other() -> None:
 
 
 def test_a_budget_knows_the_memory_of_a_search() -> None:
-    assert (budget.SEARCH_BYTES, budget.COUNTING_BYTES) == (SEARCH_BYTES, COUNTING_BYTES)
+    assert (options.SEARCH_BYTES, options.COUNTING_BYTES) == (SEARCH_BYTES, COUNTING_BYTES)
 
 
 def test_a_bracket_whose_ends_are_no_borders_of_bins_is_counted_whole() -> None:

@@ -400,3 +400,19 @@ def test_weights_that_were_trained_are_not_published_as_the_mix(tmp_path: Path) 
     with pytest.raises(PublishError, match=words):
         made.push_to_hub(f"{ORG}/publish-trained", token=TOKEN)
     assert not API.repo_exists(f"{ORG}/publish-trained")
+
+
+@pytest.mark.parametrize("as_", ["merged", "recipe"])
+def test_the_card_says_what_the_check_found(hub: LoopbackHub, tmp_path: Path, as_: str) -> None:
+    folders = [save("bert", seed, tmp_path / f"noted-{seed}") for seed in range(2)]
+    settings = folders[1] / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"strip_accents": False}))
+    settings = folders[0] / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"strip_accents": True}))
+    for folder in folders:
+        push(folder, f"acme/{folder.name}")
+    recipe = {"ingredients": [{"model": f"acme/{folder.name}", "weight": 0.5} for folder in folders]}
+    publish(recipe, f"acme/noted-as-{as_}", as_=as_, token=TOKEN)  # type: ignore[arg-type]
+    card = read_pushed(f"acme/noted-as-{as_}", "README.md")
+    words = "says otherwise in 'acme/noted-0' than in 'acme/noted-1': strip\\_accents True / False."
+    assert words.replace("\\_", "_") in card.partition("## What to know")[2].replace("\\_", "_")

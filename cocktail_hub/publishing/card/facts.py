@@ -64,6 +64,8 @@ class CardFacts:
     """The dtype of most of its parameters, e.g. `bfloat16`."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Package -> version that made the mix."""
+    notes: tuple[str, ...] = ()
+    """What the check found that does not spoil the mix, a sentence each, with public names."""
 
 
 def gather_facts(
@@ -75,6 +77,7 @@ def gather_facts(
     form: Form = "merged",
     repo_id: str | None = None,
     tags: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
 ) -> CardFacts:
     """Read the cards of pinned ingredients, and count the parameters in `specs`, the tensors of the mix."""
     references = recipe.all_references
@@ -89,6 +92,7 @@ def gather_facts(
         form=form,
         repo_id=repo_id,
         tags=tags,
+        notes=notes,
         library="sentence-transformers" if kind.sentence_transformers else "transformers",
         pipeline_tag=kind.task,
         architecture=kind.architecture or None,

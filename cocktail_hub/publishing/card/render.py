@@ -61,6 +61,9 @@ def render_card(recipe: Recipe, facts: CardFacts) -> str:
         "ingredients": _ingredient_table(public),
         "loading": _loading(facts),
         "making": "\n".join(f"- {sentence}" for sentence in _making(public, facts) if sentence),
+        "notes": "\n".join(["\n## What to know\n", *(f"- {escape(note)}" for note in facts.notes), ""])
+        if facts.notes
+        else "",
         "remaking": fenced(f"{INSTALL}\ncocktail mix {facts.repo_id or 'recipe.yaml'} -o mix", "bash")
         + (f"\n\n{missing}" if missing else "")
         + ("\n\nThe recipe:" if facts.repo_id else "\n\nThe recipe, to be saved as `recipe.yaml`:"),

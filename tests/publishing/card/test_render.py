@@ -157,8 +157,11 @@ def test_the_recipe_in_the_card_is_the_recipe(recipe: ResolvedRecipe, facts: Car
 def test_every_name_in_the_template_is_filled_in(recipe: ResolvedRecipe, facts: CardFacts) -> None:
     names = {found["named"] for found in Template.pattern.finditer(template().template)}
     card = render_card(recipe, facts)
-    assert len(names) == 13
+    assert len(names) == 14
     assert "\n\n\n" not in card  # as it would be around a name that is empty
+    noted = render_card(recipe, replace(facts, notes=("'org/a' splits <text>.", "Another.")))
+    assert "## What to know\n\n- 'org/a' splits \\<text\\>.\n- Another.\n\n## How to make it again\n" in noted
+    assert "\n\n\n" not in noted
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def refuse_own_code(giver: ResolvedModel, path: str) -> None:
     for auto, code in (named if isinstance(named, dict) else {}).items():
         own = settings.get(_CLASS_KEYS.get(auto, ""))
         if auto in _CLASS_KEYS and not _in_transformers(own):
-            place = next((f"'{c.split('--')[0]}'" for c in _references(code) if "--" in c), "its own repo")
+            classes = [str(entry) for entry in (code if isinstance(code, list) else [code])]  # a slow and a fast one
+            place = next((f"'{c.split('--')[0]}'" for c in classes if "--" in c), "its own repo")
             raise IncompatibleError(
                 f"'{giver.files.name}' gives the mix {own or 'a class'}, which transformers lacks: it is Python code "
                 f"from {place} (`auto_map` in {path}).\n"
@@ -36,11 +37,6 @@ def refuse_own_code(giver: ResolvedModel, path: str) -> None:
                 "another model under `tokenizer`.",
                 model=giver.files.name,
             )
-
-
-def _references(code: Any) -> list[str]:
-    """The classes under one key of `auto_map`: one, or a slow and a fast one, of which either may be missing."""
-    return [str(entry) for entry in (code if isinstance(code, list) else [code]) if entry]
 
 
 def _in_transformers(name: Any) -> bool:

@@ -112,9 +112,16 @@ def encoder_losses(run: ScoringRun) -> Losses:
         SourceError: the folder cannot be loaded.
     """
     found = embed_examples(run)
+    if run.settings.lm_cocktail:
+        losses = _among_batch(found, run.settings.loss_batch or 1)
+    else:
+        losses = []
+        for index, (row, known, line) in enumerate(zip(found.rows, found.known, found.similarities(), strict=True)):
+            positives = [found.passages.index[text] for text in dict.fromkeys(row.positives)]
+            losses.append(contrast(line / TEMPERATURE, positives, known, index))
     return Losses.of(
         run.name,
-        _among_batch(found, run.settings.loss_batch or 1) if run.settings.lm_cocktail else _among_all(found),
+        losses,
         batch_size=run.settings.loss_batch,
         truncated=found.truncated,
         texts=found.texts,
@@ -199,15 +206,6 @@ def _embed(
     if report is not None:
         run = replace(run, on_texts=lambda count, _: report(done + count, total))
     return torch.stack(run_in_batches(costs, forward, run, owners=texts.owners))
-
-
-def _among_all(found: EmbeddedExamples) -> list[float]:
-    """Per example the loss among all passages."""
-    losses = []
-    for index, (row, known, line) in enumerate(zip(found.rows, found.known, found.similarities(), strict=True)):
-        positives = [found.passages.index[text] for text in dict.fromkeys(row.positives)]
-        losses.append(contrast(line / TEMPERATURE, positives, known, index))
-    return losses
 
 
 def _among_batch(found: EmbeddedExamples, size: int) -> list[float]:

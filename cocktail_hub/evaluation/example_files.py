@@ -128,7 +128,10 @@ def _in_dataset(name: str, weighting: Weighting, hub: Hub) -> ExamplesFound:
     held = [p for p in files.sizes if p.lower().endswith(SUFFIXES) and PurePosixPath(p).name not in _NO_EXAMPLES]
     chosen = [path for path in held if path == split]
     if not chosen:
-        chosen = [path for path in held if split is None or split in _splits_of(path)]
+        parts = {path: PurePosixPath(path) for path in held}  # `data/train-00000-of-00001.parquet`, `train/part.jsonl`
+        chosen = [
+            p for p, whole in parts.items() if split in (None, *whole.parts[:-1], whole.stem, *whole.stem.split("-"))
+        ]
     if len(chosen) != 1:
         raise SourceError(
             f"{len(chosen)} files of the dataset '{name}' fit{f' `split: {split}`' if split else ''}, but the examples "
@@ -136,12 +139,6 @@ def _in_dataset(name: str, weighting: Weighting, hub: Hub) -> ExamplesFound:
             "Name one of them, or its split, as `weighting.split`."
         )
     return ExamplesFound(content=_small_file(files, chosen[0]), source=f"datasets/{name}/{chosen[0]}", revision=commit)
-
-
-def _splits_of(path: str) -> list[str]:
-    """Names of splits that a file may belong to: `data/train-00000-of-00001.parquet`, `train/part.jsonl`."""
-    whole = PurePosixPath(path)
-    return [*whole.parts[:-1], whole.stem, *whole.stem.split("-")]
 
 
 def _small_file(files: HubFiles, path: str) -> Path:

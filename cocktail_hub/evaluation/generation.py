@@ -34,7 +34,12 @@ def generate(run: ScoringRun, references: Sequence[Sequence[str]]) -> list[str]:
 
     @torch.inference_mode()
     def forward(batch: Sequence[int]) -> list[str]:
-        ids, mask = _pad_left([prompts[index] for index in batch], run.device)
+        rows = [prompts[index] for index in batch]
+        gaps = [max(map(len, rows)) - len(row) for row in rows]  # on the left, so that all rows end where answers begin
+        ids = torch.tensor([[0] * gap + row for gap, row in zip(gaps, rows, strict=True)], device=run.device)
+        mask = torch.tensor(
+            [[0] * gap + [1] * len(row) for gap, row in zip(gaps, rows, strict=True)], device=run.device
+        )
         found = model.generate(input_ids=ids, attention_mask=mask)
         new = found[:, ids.shape[1] :] if decoder else found
         return [str(text) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
@@ -71,11 +76,3 @@ def _greedy(own: Any, tokenizer: Any, new_tokens: int) -> Any:
         decoder_start_token_id=own.decoder_start_token_id,
         forced_bos_token_id=own.forced_bos_token_id,
     )
-
-
-def _pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, int64 [rows, longest], filled on the left, so that all rows end where answers begin."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask

@@ -64,8 +64,10 @@ class LoadCheck:
         self._file = Cache().root / "loads" / f"{_identity(self._request)}.json"
         self._process: subprocess.Popen[bytes] | None = None
         self._notes: tuple[str, ...] | None = None
-        self._verdict = _read(self._file)
-        if self._verdict is None:
+        self._verdict: Verdict | None = None
+        try:
+            self._verdict = _verdict(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged
             self._process = _start(self._request, light=True)
 
     def close(self) -> None:
@@ -126,14 +128,6 @@ def _verdict(text: str | bytes) -> Verdict:
     """A verdict from JSON. Raises ValueError, KeyError or TypeError if it is none."""
     found = json.loads(text)
     return Verdict(**found | {"notes": tuple(found["notes"])})
-
-
-def _read(file: Path) -> Verdict | None:
-    """A verdict from the cache; `None` if there is none, or it is damaged."""
-    try:
-        return _verdict(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
 
 
 def _start(request: Request, *, light: bool) -> subprocess.Popen[bytes] | None:

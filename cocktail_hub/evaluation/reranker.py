@@ -83,7 +83,11 @@ def score_pairs(run: ScoringRun) -> ScoredPairs:
     rows = [passages_of(row, run.settings) for row in run.examples.rows]
     for index, row in enumerate(rows):
         require_negatives(index, row.positives, row.negatives)
-    model = _load(run)
+    model = run.load_with(load_cross_encoder)
+    _check_head(run, model)
+    if model.tokenizer.pad_token_id is None:  # the mask hides padding, so any token will do
+        model.tokenizer.pad_token = model.tokenizer.eos_token or model.tokenizer.convert_ids_to_tokens(0)
+    model.eval()
     texts = [(*row.positives, *row.negatives) for row in rows]
     pairs = [(row.query, text) for row, own in zip(rows, texts, strict=True) for text in own]
     owners = [index for index, own in enumerate(texts) for _ in own]
@@ -106,14 +110,6 @@ def score_pairs(run: ScoringRun) -> ScoredPairs:
         tokens=sum(costs),
         reading=f"{model.num_labels} logit{'s' * (model.num_labels > 1)}",
     )
-
-
-def _load(run: ScoringRun) -> Any:
-    model = run.load_with(load_cross_encoder)
-    _check_head(run, model)
-    if model.tokenizer.pad_token_id is None:  # the mask hides padding, so any token will do
-        model.tokenizer.pad_token = model.tokenizer.eos_token or model.tokenizer.convert_ids_to_tokens(0)
-    return model.eval()
 
 
 def _logit_module(model: Any) -> Any | None:

@@ -61,17 +61,15 @@ def _name_processors(folder: Path, config: Mapping[str, Any]) -> None:
     for auto, key, table, paths in classes:
         present = [path for path in paths if path in names]
         own_code = any(auto in (names[path].get("auto_map") or {}) for path in present)
-        name = config.get(key) or _class_in(table.get(config.get("model_type")))
+        found = table.get(config.get("model_type"))
+        if isinstance(found, Mapping):  # one for each package that processes images
+            found = found.get("torchvision") or found.get("pil")
+        elif isinstance(found, (tuple, list)):
+            found = next(filter(None, found), None)
+        name = config.get(key) or found
         if present and name and not own_code and not any(names[path].get(key) for path in present):
             names[present[0]][key] = name
             write_json(folder / present[0], names[present[0]])
-
-
-def _class_in(entry: Any) -> str | None:
-    """The class in an entry of a table of transformers: a name, or one for each package that processes images."""
-    if isinstance(entry, Mapping):
-        return entry.get("torchvision") or entry.get("pil")
-    return next(filter(None, entry), None) if isinstance(entry, (tuple, list)) else entry
 
 
 def _read(path: Path) -> dict[str, Any]:

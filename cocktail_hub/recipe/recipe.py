@@ -284,9 +284,12 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The keys that differ from their defaults, ready for YAML or JSON. `from_dict` reads them back."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        optional = {key: value for key, value in values.items() if value is not None}
+        optional = {key: values[key] for key in _ORDER if values[key] is not None}
+        usual = {f.name: f.default for f in fields(self)}
         shown = {
-            key: _shown(optional[key]) for key in _ORDER if key in optional and _says_something(key, optional[key])
+            key: _shown(value)
+            for key, value in optional.items()
+            if key in _ALWAYS or bool(value if usual[key] is MISSING else value != usual[key])
         }
         return {"schema": self.schema} | shown
 
@@ -359,11 +362,6 @@ _ORDER = (
 """The order in which people read a recipe."""
 _ALWAYS = frozenset({"method", "evidence"})
 """Keys that are written even where they say nothing new."""
-
-
-def _says_something(key: str, value: Any) -> bool:
-    default = Recipe.__dataclass_fields__[key].default
-    return key in _ALWAYS or bool(value if default is MISSING else value != default)
 
 
 def _shown(value: Any) -> Any:

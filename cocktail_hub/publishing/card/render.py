@@ -49,7 +49,11 @@ def render_card(recipe: Recipe, facts: CardFacts) -> str:
     combined = combine_licenses({name: info for name, (_, info) in licenses.items()})
     metadata = _metadata(recipe, facts, combined)
     models = [escape(last_name(name)) for name in dict.fromkeys(i.model for i in public.ingredients)]
-    licence_rows = [[_shown(reference), _licence(info)] for reference, info in licenses.values()]
+    licence_rows = []
+    for reference, info in licenses.values():
+        named = code(info.label) if info else "none declared"
+        linked = link(named, info.link) if info and info.link and "://" in info.link else named
+        licence_rows.append([_shown(reference), linked])
     missing = _missing_folders(public)
     context = {
         "metadata": dump_metadata(metadata),
@@ -231,7 +235,8 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     usual = [parameter.default for parameter in spec.parameters.values() if parameter.choices]
     shown = recipe.every_parameter.items()
     values = {name: value for name, value in shown if value is not False and value not in usual}
-    given = ", ".join(f"`{name}` {_said(value)}" for name, value in values.items())
+    said = {n: str(v).lower() if isinstance(v, (bool, str)) else f"{v:.4g}" for n, v in values.items()}
+    given = ", ".join(f"`{name}` {value}" for name, value in said.items())
     result = [code(facts.architecture)] if facts.architecture else []
     result += [f"{facts.parameters:,} parameters"] if facts.parameters is not None else []
     dtype = facts.dtype or (recipe.dtype if recipe.dtype != "auto" else None)
@@ -256,10 +261,6 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
         f"Recipes that were replaced by their ingredients: {listing(inlined)}." if inlined else "",
         f"Made with {versions}." if versions else "",
     ]
-
-
-def _said(value: Any) -> str:
-    return str(value).lower() if isinstance(value, (bool, str)) else f"{value:.4g}"
 
 
 def _weighting(recipe: Recipe) -> list[str]:
@@ -307,9 +308,3 @@ def _licenses(recipe: Recipe, public: Recipe, facts: CardFacts) -> dict[str, tup
             info = replace(info, link=f"{_HUB}/{reference.model}/blob/{reference.revision}/{path}")
         found.setdefault(shown.model.removeprefix("./"), (shown, info))
     return found if facts.licenses else {}
-
-
-def _licence(info: LicenseInfo | None) -> str:
-    if info is None:
-        return "none declared"
-    return link(code(info.label), info.link) if info.link and "://" in info.link else code(info.label)

@@ -100,7 +100,10 @@ def karcher(weights: Sequence[float], _: Parameters, gram: Sequence[Sequence[flo
         if max(abs(a - b) for a, b in zip(before, place, strict=True)) < CONVERGED:
             break
         towards = [max(-1.0, min(1.0, math.fsum(map(operator.mul, row, place)))) for row in cosines]
-        arcs = [share * _arc(cosine) for share, cosine in zip(shares, towards, strict=True)]
+        # the angle over its sine; 1 for opposite directions, too, between which no arc is the shortest
+        angles = [math.acos(cosine) for cosine in towards]
+        factors = [angle / math.sin(angle) if math.sin(angle) > OPPOSITE else 1.0 for angle in angles]
+        arcs = [share * factor for share, factor in zip(shares, factors, strict=True)]
         along = math.fsum(map(operator.mul, arcs, towards))
         tangent = [arc - along * part for arc, part in zip(arcs, place, strict=True)]
         step = _length(tangent, cosines)
@@ -126,12 +129,6 @@ def _length(places: Sequence[float], cosines: Sequence[Sequence[float]]) -> floa
     """Return the length of a sum of directions."""
     square = math.fsum(a * b * cosines[i][j] for i, a in enumerate(places) for j, b in enumerate(places))
     return math.sqrt(max(0.0, square))
-
-
-def _arc(cosine: float) -> float:
-    """Return the angle over its sine; 1 for opposite directions, too, between which no arc is the shortest."""
-    angle = math.acos(cosine)
-    return angle / math.sin(angle) if math.sin(angle) > OPPOSITE else 1.0
 
 
 def _with_length(mean: Sequence[float], shares: Sequence[float], lengths: Sequence[float]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,9 +47,13 @@ class TorchBuffers(Buffers):
         """One torch thread, numbers close to zero kept; on a GPU, a stream of its own."""
         torch.set_num_threads(1)  # one task, one thread: tasks are what runs side by side
         torch.set_flush_denormal(False)  # a thread inherits the mode of its parent, where it would change results
-        own_stream = torch.cuda.stream(torch.cuda.Stream(self._device)) if self._remote else nullcontext()  # type: ignore[no-untyped-call]
-        with super().at_work(), own_stream, _enough_memory(str(self._device)):
+        with super().at_work(), self._stream(), _enough_memory(str(self._device)):
             yield
+
+    def _stream(self) -> AbstractContextManager[object]:
+        if not self._remote:
+            return nullcontext()
+        return torch.cuda.stream(torch.cuda.Stream(self._device))  # type: ignore[no-untyped-call]
 
     @classmethod
     @contextmanager

@@ -1,7 +1,7 @@
 """Would the mix load as what it says it is? Tried beside the merge (`load_trial.py`), before the mix is finished.
 
-A process of its own does it, so that a mix that needs no torch loads none. What came of it is kept: the same models
-with other weights are not tried again.
+A process of its own does it, so that a mix that needs no torch loads none; whoever loads the mix afterwards has the
+libraries anyway, and tries it here. What came of it is kept: the same models with other weights are not tried again.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+import warnings
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from cocktail_hub.errors import IncompatibleError
-from cocktail_hub.evaluation.load_trial import LOADERS, Request, Verdict
+from cocktail_hub.evaluation.load_trial import LOADERS, Request, Verdict, try_loading
 from cocktail_hub.merge.engine.workers import runs_python
 from cocktail_hub.merge.small_files import write_file
 from cocktail_hub.resolve.source import RECIPE_FILE
@@ -27,6 +29,8 @@ from cocktail_hub.storage.cache import JOURNAL, Cache
 from cocktail_hub.storage.disk import write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cocktail_hub.compat.check import CompatibilityReport
     from cocktail_hub.merge.plan import MergePlan
 
@@ -36,6 +40,48 @@ _PATIENCE = 600.0
 """Seconds that a process may take: some disks are slow, and no trial takes a minute."""
 _LIBRARIES = ("torch", "transformers", "tokenizers")
 _NOT_TRIED = Verdict(notes=("Whether the mix loads could not be tried: no process could be run for it.",), sure=False)
+
+
+_HERE: ContextVar[bool] = ContextVar("whether mixes are tried in this process", default=False)
+
+
+@contextmanager
+def tried_here() -> Iterator[None]:
+    """Try mixes in this process, which loads them next, instead of one of its own."""
+    token = _HERE.set(True)
+    try:
+        yield
+    finally:
+        _HERE.reset(token)
+
+
+class TrialHere:
+    """A trial in this process, with what `LoadCheck` takes from another one."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def communicate(self, timeout: float) -> tuple[bytes, None]:  # noqa: ARG002 - it cannot be cut short
+        """The answer, as `serve` writes it."""
+        from transformers.utils import logging
+
+        level = logging.get_verbosity()
+        logging.set_verbosity(logging.CRITICAL)  # all of it will be said when the mix is loaded
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return json.dumps(asdict(try_loading(self._request))).encode(), None
+        finally:
+            logging.set_verbosity(level)
+
+    def kill(self) -> None:
+        """Do nothing: it does not go on."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
 
 
 class LoadCheck:
@@ -62,7 +108,7 @@ class LoadCheck:
             trust_remote_code=trust_remote_code,
         )
         self._file = Cache().root / "loads" / f"{_identity(self._request)}.json"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | TrialHere | None = None
         self._notes: tuple[str, ...] | None = None
         self._verdict: Verdict | None = None
         try:
@@ -130,8 +176,10 @@ def _verdict(text: str | bytes) -> Verdict:
     return Verdict(**found | {"notes": tuple(found["notes"])})
 
 
-def _start(request: Request, *, light: bool) -> subprocess.Popen[bytes] | None:
+def _start(request: Request, *, light: bool) -> subprocess.Popen[bytes] | TrialHere | None:
     """Start a process that tries a request (see `serve`); `None` where there can be none."""
+    if _HERE.get():
+        return TrialHere(request)
     if not runs_python():
         return None
     path = [str(folder) for folder in sys.path]
@@ -154,7 +202,7 @@ def _start(request: Request, *, light: bool) -> subprocess.Popen[bytes] | None:
     return None
 
 
-def _answer(process: subprocess.Popen[bytes] | None) -> Verdict:
+def _answer(process: subprocess.Popen[bytes] | TrialHere | None) -> Verdict:
     """Wait for a process. One that ends without an answer says nothing about the mix."""
     if process is None:
         return _NOT_TRIED

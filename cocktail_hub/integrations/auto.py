@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import read_model_files
 from cocktail_hub.errors import CocktailError, RecipeError
+from cocktail_hub.evaluation.load_check import tried_here
 from cocktail_hub.evaluation.loading import (
     auto_class_name,
     config_of,
@@ -139,6 +140,7 @@ def _load(
                 refuse_changed(source, changed)
         else:
             prepared = prepare(source, options)
+            stack.enter_context(tried_here())
             found = mix(prepared) if cache else cached_mix(prepared)
             if found is None:
                 root = Cache().root / "staging"  # `cocktail cache prune` removes what a killed process leaves there

@@ -12,7 +12,7 @@ import pytest
 import trials
 from safetensors.torch import load_file, save_file
 
-from cocktail_hub import MixOptions, mix, publish
+from cocktail_hub import AutoCocktailModel, MixOptions, mix, publish
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.evaluation import load_check
 from cocktail_hub.evaluation.load_trial import Request, Verdict, try_loading
@@ -60,7 +60,7 @@ def tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Request]:
         requests.append(request)
         return try_loading(request)
 
-    monkeypatch.setattr(trials, "try_loading", noted)
+    monkeypatch.setattr(load_check, "try_loading", noted)
     return requests
 
 
@@ -224,3 +224,12 @@ def test_a_process_ends_with_a_merge_that_fails(
     with pytest.raises(ZeroDivisionError):
         mix(recipe, output=tmp_path / "out")
     assert started[0].returncode is not None
+
+
+def test_who_loads_the_mix_next_starts_no_process(
+    recipe: dict[str, Any], apart: list[bool], tried: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_check, "_start", trials.start_process)
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a process was started"))
+    assert type(AutoCocktailModel.from_pretrained(recipe)).__name__ == "BertModel"
+    assert len(tried) == 1

@@ -261,7 +261,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         *module_differences(names, chains),
         *module_setting_differences(names, chains, [model.home.files for model in models]),
         *file_differences(names, [model.home.files for model in models], [model.main for model in models]),
-        *_class_notes(models),
+        *_class_notes(models, trusted=models[first] if trust_remote_code else None),
         *(note for folder in models[first].other_folders for note in _compare_in(folder, models)),
     ]
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
@@ -349,15 +349,28 @@ def _in_transformers(architecture: str) -> bool:
     return architecture in dir(transformers)
 
 
-def _class_notes(models: Sequence[Model]) -> list[str]:
-    """Name the models of a class that neither transformers nor code named by their config has."""
-    return [
+def _class_notes(models: Sequence[Model], *, trusted: Model | None) -> list[str]:
+    """Name the models of a class that neither transformers nor code named by their config has, and code that runs.
+
+    `trusted` is the model whose code the mix takes along, with its commit, or names.
+    """
+    notes = [
         f"'{model.name}' is a {architecture}, a class that transformers lacks, and its config.json names no code for "
         "it: the mix loads only where such a model does."
         for model in models
         for architecture in list(model.config.get("architectures") or ())[:1]
         if not model.config.get("auto_map") and not _in_transformers(str(architecture))
     ]
+    named = trusted.config.get("auto_map") if trusted else None
+    if trusted is None or not isinstance(named, dict):
+        return notes
+    places = [str(code).split("--")[0] for code in named.values() if "--" in str(code)]
+    notes += [f"The mix runs Python code from '{place}', in its newest version." for place in dict.fromkeys(places)]
+    if files := trusted.body.model_files.code:
+        commit = trusted.body.reference.revision
+        at = f" at commit {commit}" if commit else ""
+        notes.append(f"The mix comes with Python code of '{trusted.name}'{at}, and runs it: {', '.join(files)}.")
+    return notes
 
 
 def _vocabulary(model: Model) -> Vocabulary:

@@ -294,6 +294,15 @@ def test_code_that_a_model_needs_goes_along_where_it_is_trusted(tmp_path: Path) 
     model = AutoCocktailModel.from_pretrained({"ingredients": models}, trust_remote_code=True)
     assert type(model).__name__ == "OwnModel"
     assert_holds(model, expected("bert"))
+    (code,) = mix({"ingredients": models}, options=MixOptions(trust_remote_code=True, force=True)).report["notes"]
+    assert code == f"The mix comes with Python code of '{first}', and runs it: modeling_own.py."
+
+
+def test_code_elsewhere_that_the_mix_runs_is_named(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    change(first / "config.json", auto_map={"AutoModel": "org/code--modeling_own.OwnModel"})
+    found = check([str(first), str(second)], weights=SHARES, options=MixOptions(trust_remote_code=True))
+    assert "The mix runs Python code from 'org/code', in its newest version." in found.notes
 
 
 def test_code_is_fetched_from_the_hub_where_it_is_trusted(hub: LoopbackHub, tmp_path: Path) -> None:

@@ -588,6 +588,7 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
     from cocktail_hub.publishing.publish import publish_weights
     from cocktail_hub.publishing.recipe_repo import refuse_local_models
     from cocktail_hub.publishing.streaming import staging_name, upload_expired, upload_weights, write_small_files
+    from cocktail_hub.storage.cache import write_manifest
 
     options, source = prepared.options, prepared.source
     if as_ == "both":
@@ -602,7 +603,7 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
         stage = folder.cache.staging(name)
         small = write_small_files(report, resolved, plan, stage / "files", options)
         with closing(LoadCheck(small, plan, report, trust_remote_code=options.trust_remote_code)) as loading:
-            loading.wait()
+            write_manifest(small, {}, options.max_shard_size, public_notes(resolved, (*report.notes, *loading.wait())))
         files = upload_weights(plan, report, stage / "weights", publication, options)
         report.require_unchanged()
         uploaded = replace(publication, files=files)

@@ -43,17 +43,28 @@ _REFUSED = re.compile(
 _UNRELATED = r"_.*|.*name_or_path|.*_version|(tokenizer|processor)_class|.*_type|auto_map|added_tokens.*|chat_template"
 _SETTINGS: Mapping[str, re.Pattern[str]] = {
     EMBEDDER_CONFIG: re.compile(_UNRELATED),
-    "sentence_bert_config.json": re.compile(
-        r"do_lower_case|transformer_task|modality_config|module_output_name|.*_args"
-    ),
+    "sentence_bert_config.json": re.compile(r"transformer_task|modality_config|module_output_name|.*_args"),
     "tokenizer_config.json": re.compile(
-        rf"{_UNRELATED}|do_lower_case|.*special_tokens.*|.*_token|backend|is_local|max_length|padding|truncation|stride"
-        r"|return_.*|verbose|clean_up_tokenization_spaces|never_split|do_basic_tokenize|from_slow|trust_remote_code"
+        rf"{_UNRELATED}|(?!split).*special_tokens.*|(?!add_).*_token|backend|is_local|max_length|padding|truncation"
+        r"|stride|return_.*|verbose|never_split|do_basic_tokenize|from_slow|trust_remote_code"
     ),
     "preprocessor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
     "processor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
 }
 """Small file that the mix takes from one model -> its keys that change no result, or that are compared elsewhere."""
+_LEFT_OUT: Mapping[str, Mapping[str, Any]] = {
+    "sentence_bert_config.json": {"max_seq_length": None, "do_lower_case": False},
+    "tokenizer_config.json": {
+        **dict.fromkeys(("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces")),
+        **dict.fromkeys(("strip_accents", "model_max_length")),
+        **dict.fromkeys(("split_special_tokens", "keep_accents", "remove_space"), False),
+        **dict.fromkeys(("padding_side", "truncation_side"), "right"),
+        **dict.fromkeys(("do_lower_case", "tokenize_chinese_chars"), True),
+    },
+}
+"""File -> its settings that count even where only one model has them -> what leaving it out means, if that is known."""
+_NO_LIMIT = 10**20
+"""The longest text from which on a tokenizer cuts nothing; files have 10**30 for it."""
 _SAME_ACTIVATION = {"swish": "silu", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
 """Other names of activation functions."""
 _CROSS_ENCODER = ("sentence_transformers.", "sbert_ce_")
@@ -181,11 +192,16 @@ def differences(
             if config_chosen or not change.refused
         ]
         ours, theirs = _labels(configs[0]), _labels(config)
+        if bool(ours) != bool(theirs) and "Classification" in _architecture(configs[0]) == _architecture(config):
+            named, bare = (names[0], name) if ours else (name, names[0])
+            notes.append(
+                f"'{bare}' does not name its labels, as '{named}' does ({_first(ours or theirs)}): whether the same "
+                "rows of the head belong to the same labels cannot be told."
+            )
         if ours and theirs and ours != theirs:
-            shown = [
-                ", ".join([*list(labels)[:_SHOWN], *["..."] * (len(labels) > _SHOWN)]) for labels in (theirs, ours)
-            ]
-            notes.append(f"The labels of '{name}' ({shown[0]}) differ from those of '{names[0]}' ({shown[1]}).")
+            notes.append(
+                f"The labels of '{name}' ({_first(theirs)}) differ from those of '{names[0]}' ({_first(ours)})."
+            )
     return notes
 
 
@@ -262,13 +278,20 @@ def file_differences(names: Sequence[str], files: Sequence[RepoFiles], folders: 
     notes = []
     for name, opened, folder in zip(names[1:], files[1:], folders[1:], strict=True):
         for file, unrelated in _SETTINGS.items():
+            usual = _LEFT_OUT.get(file, {})
             mine, theirs = (
                 _settings(
                     repo, next((p for p in (str(PurePosixPath(at, file)), file) if p in repo.sizes), ""), unrelated
                 )
                 for repo, at in ((files[0], folders[0]), (opened, folder))
             )
-            changes = [change for change in _compare(mine, theirs) if file == EMBEDDER_CONFIG or not change.unset]
+            changes = [
+                change
+                for change in _compare(mine, theirs)
+                if file == EMBEDDER_CONFIG
+                or not change.unset
+                or (change.key in usual and usual[change.key] not in (change.mine, change.theirs))
+            ]
             if mine and theirs and changes:
                 shown = "; ".join(f"{change.key} {_text(change.mine)} / {_text(change.theirs)}" for change in changes)
                 notes.append(f"'{file}' says otherwise in '{names[0]}' than in '{name}': {shown}.")
@@ -384,7 +407,8 @@ def _settings(repo: RepoFiles, path: str, unrelated: re.Pattern[str]) -> dict[st
     values = (
         {key: value for key, value in found.items() if not unrelated.fullmatch(key)} if isinstance(found, dict) else {}
     )
-    return {key: value for key, value in values.items() if value not in (None, "", [], {})}
+    said = {key: value for key, value in values.items() if value not in (None, "", [], {})}
+    return {key: value for key, value in said.items() if not (isinstance(value, int | float) and value >= _NO_LIMIT)}
 
 
 def _types(chain: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -410,6 +434,11 @@ def _labels(config: Mapping[str, Any]) -> dict[str, str]:
     """Label -> its position, as the config's text."""
     labels = config.get("id2label")
     return {str(label): str(position) for position, label in labels.items()} if isinstance(labels, Mapping) else {}
+
+
+def _first(labels: Mapping[str, str]) -> str:
+    """The first labels, for a sentence."""
+    return ", ".join([*list(labels)[:_SHOWN], *["..."] * (len(labels) > _SHOWN)])
 
 
 def task_of(architecture: str, model_type: str) -> str:

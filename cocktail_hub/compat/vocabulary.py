@@ -64,7 +64,7 @@ class Vocabulary:
     declared: Mapping[int, str] = field(default_factory=dict)
     """Added tokens by id, according to tokenizer_config.json and added_tokens.json."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What other files say of how text is split: `merges`, `lower case`."""
+    """What other files say of how text is split: `merges`."""
 
     @cached_property
     def tokens(self) -> tuple[Mapping[int, str], Mapping[int, str]] | None:
@@ -218,8 +218,6 @@ def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
     if name == "vocab.json" and merges in files.sizes:
         lines = files.read(merges).decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
         settings["merges"] = [line.split(" ", 1) for line in lines if line and not line.startswith("#version")]
-    if name != _FAST_FILE and isinstance(config.get("do_lower_case"), bool):
-        settings["lower case"] = config["do_lower_case"]
     try:
         declared = {int(number): token for token, number in added.items()}
         declared |= {int(n): str(t["content"] if isinstance(t, dict) else t) for n, t in decoder.items()}

@@ -119,6 +119,10 @@ def test_different_labels_are_reported() -> None:
     require_same_rows(["a", "b"], [one, {}])
     assert differences(["a", "b"], [one, one]) == []
     assert differences(["a", "b"], [one, {}]) == []
+    classes = [config | {"architectures": ["BertForSequenceClassification"]} for config in (one, {})]
+    (note,) = differences(["a", "b"], classes)
+    assert note.startswith("'b' does not name its labels, as 'a' does (NEG, POS): whether the same rows of the head ")
+    assert differences(["b", "a"], classes[::-1]) == [note]
     assert differences(["a", "b"], [one, other]) == [
         "The labels of 'b' (BAD, POS) differ from those of 'a' (NEG, POS)."
     ]
@@ -301,10 +305,36 @@ def test_small_files_that_say_otherwise_how_inputs_are_prepared_are_reported(tmp
     assert found("tokenizer_config.json", mine, theirs) == [
         "'tokenizer_config.json' says otherwise in 'a' than in 'b': strip_accents True / False."
     ]
-    assert found(
-        "sentence_bert_config.json", {"max_seq_length": 512}, {"max_seq_length": 256, "do_lower_case": True}
-    ) == ["'sentence_bert_config.json' says otherwise in 'a' than in 'b': max_seq_length 512 / 256."]
+    assert found("sentence_bert_config.json", {"max_seq_length": 512}, {"max_seq_length": 256}) == [
+        "'sentence_bert_config.json' says otherwise in 'a' than in 'b': max_seq_length 512 / 256."
+    ]
     assert found("preprocessor_config.json", {"image_processor_type": "A"}, {"image_processor_type": "B"}) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "setting", "usual"),
+    [
+        ("tokenizer_config.json", {"do_lower_case": False}, {"do_lower_case": True}),
+        ("tokenizer_config.json", {"add_bos_token": True}, {"bos_token": "<s>"}),
+        ("tokenizer_config.json", {"model_max_length": 512}, {"model_max_length": 10**30}),
+        ("tokenizer_config.json", {"split_special_tokens": True}, {"split_special_tokens": False}),
+        ("tokenizer_config.json", {"clean_up_tokenization_spaces": True}, {"stride": 0}),
+        ("sentence_bert_config.json", {"do_lower_case": True}, {"do_lower_case": False}),
+    ],
+)
+def test_a_setting_of_text_that_only_one_file_has_is_reported_unless_it_changes_nothing(
+    file: str, setting: dict[str, Any], usual: dict[str, Any], tmp_path: Path
+) -> None:
+    ((key, value),) = setting.items()
+    one, other = {"a setting": 1}, {"a setting": 1, **setting}
+    for number, (mine, theirs, shown) in enumerate(
+        ((one, other, f"not set / {value!r}"), (other, one, f"{value!r} / not set"))
+    ):
+        files = embedders(tmp_path / f"{number}", mine, theirs, file=file)
+        note = f"'{file}' says otherwise in 'a' than in 'b': {key} {shown}."
+        assert file_differences(["a", "b"], files, ["", ""]) == [note]
+    files = embedders(tmp_path / "usual", one, one | usual, file=file)
+    assert file_differences(["a", "b"], files, ["", ""]) == []
 
 
 def test_embeddings_that_only_one_model_normalises_are_refused() -> None:

@@ -7,6 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -247,14 +248,14 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
             _refuse_remote_code(model)
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     chains = [read_chain(model.home.files) for model in models]
-    tokenizer = _small_file_giver("tokenizer", recipe, models)
+    tokenizer, vocabulary = _small_file_giver("tokenizer", recipe, models), _vocabulary(models[0])
     for given in filter(None, (tokenizer, _small_file_giver("processor", recipe, models))):
         for path in () if trust_remote_code else code_configs(given):
             refuse_own_code(given, path)
     notes = [
         *differences(names, configs, config_chosen=recipe.config != "first"),
         *compare_all(
-            (_vocabulary(model) for model in models),
+            chain([vocabulary], (_vocabulary(model) for model in models[1:])),
             [None if model.adapted else vocabulary_size(model.config) for model in models],  # an adapter may add rows
             tokenizer=tokenizer.files.name if tokenizer else "",
         ),
@@ -282,7 +283,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         config=models[first].config,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
-    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report), *_left_out(report)]
+    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabulary), *_left_out(report)]
     return replace(report, config=models[report.donor("config")].config, notes=tuple(notes))
 
 
@@ -418,12 +419,14 @@ def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
     return [f"'{named.name}', which `tokenizer` names, has no tokenizer; the mix has that of '{giver.files.name}'."]
 
 
-def _tokens_without_rows(report: CompatibilityReport) -> list[str]:
+def _tokens_without_rows(report: CompatibilityReport, known: Vocabulary) -> list[str]:
+    """Refuse or note tokens without a row; `known` is a vocabulary that was read already."""
     giver, first = report.giver("tokenizer"), report.models[report.first]
     rows = embedding_rows(report.components[0].mappings[report.first].specs, first.config)
     if giver is None or rows is None:
         return []
     own = find_vocabulary(giver.files, giver.model_files.main)
+    own = known if own.name == known.name and own.same(known) else own  # parsed already
     return require_rows(own, map(_vocabulary, report.models), rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections import Counter
@@ -94,15 +95,15 @@ class Vocabulary:
                 if isinstance(vocab, dict) and any(isinstance(number, dict) for number in vocab.values()):
                     return None
             added = {int(token["id"]): str(token["content"]) for token in listed}
-            # a unigram model lists pairs of token and score
-            pairs = (
-                vocab.items()
-                if isinstance(vocab, dict)
-                else ((str(entry if isinstance(entry, str) else entry[0]), n) for n, entry in enumerate(vocab))
-            )
-            return {int(n): str(token) for token, n in pairs if int(n) not in added}, added
+            if isinstance(vocab, dict):
+                learnt = dict(zip(map(int, vocab.values()), vocab, strict=True))
+            else:  # a unigram model lists pairs of token and score
+                learnt = dict(enumerate(entry if isinstance(entry, str) else str(entry[0]) for entry in vocab))
+            for number in added:
+                learnt.pop(number, None)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise _damaged(self.name, self.path, error) from error
+        return learnt, added
 
     @cached_property
     def pieces(self) -> Pieces | None:
@@ -115,7 +116,13 @@ class Vocabulary:
 
     @cached_property
     def _data(self) -> Any:
-        return json.loads(self.text)
+        collecting = gc.isenabled()
+        gc.disable()  # with half a million lists, looking for garbage takes as long as reading
+        try:
+            return json.loads(self.text)
+        finally:
+            if collecting:
+                gc.enable()
 
     @cached_property
     def known(self) -> Mapping[int, str]:
@@ -261,7 +268,7 @@ def compare(first: Vocabulary, other: Vocabulary, *, rows: int | None = None, to
     if first.tokens and other.tokens and bool(first.pieces) != bool(other.pieces):
         return _compare_formats(first, other)
     mine, theirs = first.known, other.known
-    renamed = [n for n, token in mine.items() if theirs.get(n, token) != token]
+    renamed = [] if mine == theirs else [n for n, token in mine.items() if theirs.get(n, token) != token]
     own = first.tokens[0] if first.tokens else {}
     if moved := [n for n in renamed if n in own or not (_alike(mine[n], theirs[n]) or (rows and n >= rows))]:
         shown = ", ".join(f"{n} is {mine[n]!r} and {theirs[n]!r}" for n in moved[:_SHOWN])
@@ -340,6 +347,8 @@ def _compare_formats(first: Vocabulary, other: Vocabulary) -> list[str]:
 
 def _only_in_one(first: Vocabulary, other: Vocabulary) -> list[str]:
     mine, theirs, notes = first.known, other.known, []
+    if mine == theirs:
+        return []
     if extra := [n for n in theirs if n not in mine]:
         shown = ", ".join(repr(theirs[n]) for n in extra[:_SHOWN])
         notes.append(f"'{other.name}' has {len(extra)} tokens that the tokenizer of '{first.name}' lacks ({shown}).")

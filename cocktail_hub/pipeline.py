@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.compat.check import check_models
+from cocktail_hub.compat.own_code import code_commits
 from cocktail_hub.errors import PublishError, RecipeError, SourceError, did_you_mean
 from cocktail_hub.evaluation.example_files import ExamplesFound, examples_given, locate_examples
 from cocktail_hub.evaluation.load_check import LoadCheck
@@ -274,6 +275,8 @@ def check_and_weigh(prepared: Prepared) -> tuple[CompatibilityReport, ResolvedRe
         if weighting is not None and weighting.rule != "uniform":
             cache_weights(prepared.recipe, prepared.examples.digest, weights.values, evidence)
         resolved = as_resolved(with_weights(prepared.recipe, weights.values, evidence))
+    if commits := code_commits(report.recipe):
+        resolved = replace(resolved, evidence={**(resolved.evidence or {}), "code": commits})
     return replace(report, recipe=resolved), resolved
 
 

@@ -30,6 +30,7 @@ from cocktail_hub.compat.config import (
 from cocktail_hub.compat.own_code import pin_code, refuse_own_code
 from cocktail_hub.compat.vocabulary import (
     Vocabulary,
+    chat_templates,
     code_configs,
     compare_all,
     embedding_rows,
@@ -302,6 +303,12 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
     notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabulary), *_left_out(report)]
+    notes += _template_notes(report)
+    if statistics := [name for name in components[0].specs[first] if name.endswith("running_var")]:
+        notes.append(
+            f"Statistics of batch normalisation (such as '{statistics[0]}') are averaged like weights, but the mix has "
+            "others: before you use it, show it some data in training mode, without changing its weights."
+        )
     return replace(report, config=models[report.donor("config")].config, notes=tuple(notes))
 
 
@@ -430,6 +437,19 @@ def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
     if giver is named.located or giver is named.body:
         return []
     return [f"'{named.name}', which `tokenizer` names, has no tokenizer; the mix has that of '{giver.files.name}'."]
+
+
+def _template_notes(report: CompatibilityReport) -> list[str]:
+    """Name the models that were trained with another chat template than the mix has."""
+    giver = report.giver("template")
+    mine = chat_templates(giver) if giver else {}
+    notes = []
+    for model in report.models:
+        theirs = chat_templates(model.located) or chat_templates(model.body)
+        if theirs and {name: text.strip() for name, text in theirs.items()} != {n: t.strip() for n, t in mine.items()}:
+            whose = f"that of '{giver.files.name}'" if giver else "none"
+            notes.append(f"The chat template of '{model.name}' is not that of the mix, which has {whose}.")
+    return notes
 
 
 def _tokens_without_rows(report: CompatibilityReport, known: Vocabulary) -> list[str]:

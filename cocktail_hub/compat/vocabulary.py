@@ -203,6 +203,13 @@ def inner_template(model: ResolvedModel) -> dict[str, str]:
     return {name: text for name, text in named.items() if name.replace("-", "_").isidentifier()}  # names become files
 
 
+def chat_templates(model: ResolvedModel) -> dict[str, str]:
+    """The chat templates of a model by name, from files, or else from tokenizer_config.json."""
+    files = {path: model.files.read(path).decode(errors="replace").strip() for path in template_files(model)}
+    named = {PurePosixPath(path).stem: text for path, text in files.items()}
+    return {name.replace("chat_template", "default"): text for name, text in named.items()} or inner_template(model)
+
+
 def code_configs(model: ResolvedModel) -> list[str]:
     """Paths of the configs of tokenizer and processors that name Python code (`auto_map`)."""
     paths = (p for p in model.model_files.carried if group_of(p) in ("tokenizer", "processor"))

@@ -148,6 +148,23 @@ def test_a_chat_template_in_an_adapter_s_settings_becomes_a_file(tmp_path: Path)
     assert (made.path / "tokenizer_config.json").read_bytes() == (first / "tokenizer_config.json").read_bytes()
 
 
+def test_another_chat_template_than_that_of_the_mix_is_noted(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    change(second / "tokenizer_config.json", chat_template="{{ messages }}")
+
+    def noted(*folders: Path) -> list[str]:
+        found = check({"ingredients": [{"model": str(folder), "weight": 0.5} for folder in folders]}).notes
+        return [note for note in found if "chat template" in note]
+
+    assert noted(first, second) == [f"The chat template of '{second}' is not that of the mix, which has none."]
+    assert noted(second, first) == []
+    (first / "chat_template.jinja").write_text("{{ messages }}\n")  # the same one
+    assert noted(first, second) == []
+    (first / "chat_template.jinja").write_text("{{ tools }}")
+    words = f"The chat template of '{second}' is not that of the mix, which has that of '{first}'."
+    assert noted(first, second) == [words]
+
+
 def test_a_missing_tokenizer_comes_from_the_first_ingredient_or_is_noted(tmp_path: Path) -> None:
     first, second = copies(tmp_path)
     for path in second.glob("tokenizer*"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.compat.check import check_models
+from cocktail_hub.compat.own_code import code_commits
 from cocktail_hub.errors import PublishError, RecipeError, SourceError, did_you_mean
 from cocktail_hub.evaluation.example_files import ExamplesFound, examples_given, locate_examples
 from cocktail_hub.evaluation.load_check import LoadCheck
@@ -274,6 +275,8 @@ def check_and_weigh(prepared: Prepared) -> tuple[CompatibilityReport, ResolvedRe
         if weighting is not None and weighting.rule != "uniform":
             cache_weights(prepared.recipe, prepared.examples.digest, weights.values, evidence)
         resolved = as_resolved(with_weights(prepared.recipe, weights.values, evidence))
+    if commits := code_commits(report.recipe):
+        resolved = replace(resolved, evidence={**(resolved.evidence or {}), "code": commits})
     return replace(report, recipe=resolved), resolved
 
 
@@ -588,6 +591,7 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
     from cocktail_hub.publishing.publish import publish_weights
     from cocktail_hub.publishing.recipe_repo import refuse_local_models
     from cocktail_hub.publishing.streaming import staging_name, upload_expired, upload_weights, write_small_files
+    from cocktail_hub.storage.cache import write_manifest
 
     options, source = prepared.options, prepared.source
     if as_ == "both":
@@ -602,7 +606,7 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
         stage = folder.cache.staging(name)
         small = write_small_files(report, resolved, plan, stage / "files", options)
         with closing(LoadCheck(small, plan, report, trust_remote_code=options.trust_remote_code)) as loading:
-            loading.wait()
+            write_manifest(small, {}, options.max_shard_size, public_notes(resolved, (*report.notes, *loading.wait())))
         files = upload_weights(plan, report, stage / "weights", publication, options)
         report.require_unchanged()
         uploaded = replace(publication, files=files)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights, adapt, read_adapter
 from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.checkpoint.model_files import MODULES, read_chain, read_config
+from cocktail_hub.checkpoint.model_files import MODULES, read_chain, read_config, read_json
 from cocktail_hub.checkpoint.quantized import refuse_quantized
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.compat.config import (
@@ -25,9 +26,10 @@ from cocktail_hub.compat.config import (
     require_same_family,
     require_same_rows,
 )
-from cocktail_hub.compat.own_code import refuse_own_code
+from cocktail_hub.compat.own_code import pin_code, refuse_own_code
 from cocktail_hub.compat.vocabulary import (
     Vocabulary,
+    chat_templates,
     code_configs,
     compare_all,
     embedding_rows,
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import TensorReader
     from cocktail_hub.checkpoint.weight_files import WeightFiles
-    from cocktail_hub.hub import Hub
+    from cocktail_hub.hub import Hub, HubFiles
     from cocktail_hub.recipe import ModelReference, Recipe
 
 _NOTES = {
@@ -190,6 +192,8 @@ class CompatibilityReport:
     """What kind of model the mix is."""
     config: Mapping[str, Any]
     """config.json of the ingredient that gives it."""
+    code: Mapping[str, HubFiles] = field(default_factory=dict)
+    """Repo of none of the models, whose trusted Python code the mix takes along -> its files at a commit."""
     notes: tuple[str, ...]
     """Differences that do not spoil the mix but are worth knowing, a sentence each."""
 
@@ -246,14 +250,23 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
             _refuse_remote_code(model)
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     chains = [read_chain(model.home.files) for model in models]
-    tokenizer = _small_file_giver("tokenizer", recipe, models)
+    donor = models[_donor("config", recipe, models)]
+    tokenizer, vocabulary = _small_file_giver("tokenizer", recipe, models), _vocabulary(models[0])
+    naming_code = [donor.config]
     for given in filter(None, (tokenizer, _small_file_giver("processor", recipe, models))):
-        for path in () if trust_remote_code else code_configs(given):
-            refuse_own_code(given, path)
+        for path in code_configs(given):
+            if not trust_remote_code:
+                refuse_own_code(given, path)
+            naming_code.append(read_json(given.files, path))
+    named = pin_code(naming_code, recipe, hub) if trust_remote_code else {}
+    code = {repo: files for repo, files in named.items() if files}
+    if code:
+        commits = {repo: files.commit for repo, files in code.items()}
+        recipe = replace(recipe, evidence={**(recipe.evidence or {}), "code": commits})
     notes = [
         *differences(names, configs, config_chosen=recipe.config != "first"),
         *compare_all(
-            (_vocabulary(model) for model in models),
+            chain([vocabulary], (_vocabulary(model) for model in models[1:])),
             [None if model.adapted else vocabulary_size(model.config) for model in models],  # an adapter may add rows
             tokenizer=tokenizer.files.name if tokenizer else "",
         ),
@@ -261,6 +274,12 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         *module_setting_differences(names, chains, [model.home.files for model in models]),
         *file_differences(names, [model.home.files for model in models], [model.main for model in models]),
         *_class_notes(models, trusted=models[first] if trust_remote_code else None),
+        *(
+            f"The mix comes with Python code of '{repo}' at commit {files.commit}, and may run it."
+            if files
+            else f"The mix runs Python code from '{repo}', which could not be found here, in its newest version."
+            for repo, files in named.items()
+        ),
         *(note for folder in models[first].other_folders for note in _compare_in(folder, models)),
     ]
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
@@ -279,9 +298,16 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         components=components,
         kind=model_kind(models[first].home.files, models[first].config, recipe.task),
         config=models[first].config,
+        code=code,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
-    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report), *_left_out(report)]
+    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabulary), *_left_out(report)]
+    notes += _template_notes(report)
+    if statistics := [name for name in components[0].specs[first] if name.endswith("running_var")]:
+        notes.append(
+            f"Statistics of batch normalisation (such as '{statistics[0]}') are averaged like weights, but the mix has "
+            "others: before you use it, show it some data in training mode, without changing its weights."
+        )
     return replace(report, config=models[report.donor("config")].config, notes=tuple(notes))
 
 
@@ -351,7 +377,7 @@ def _in_transformers(architecture: str) -> bool:
 def _class_notes(models: Sequence[Model], *, trusted: Model | None) -> list[str]:
     """Name the models of a class that neither transformers nor code named by their config has, and code that runs.
 
-    `trusted` is the model whose code the mix takes along, with its commit, or names.
+    `trusted` is the model whose own code the mix takes along.
     """
     notes = [
         f"'{model.name}' is a {architecture}, a class that transformers lacks, and its config.json names no code for "
@@ -360,12 +386,7 @@ def _class_notes(models: Sequence[Model], *, trusted: Model | None) -> list[str]
         for architecture in list(model.config.get("architectures") or ())[:1]
         if not model.config.get("auto_map") and not _in_transformers(str(architecture))
     ]
-    named = trusted.config.get("auto_map") if trusted else None
-    if trusted is None or not isinstance(named, dict):
-        return notes
-    places = [str(code).split("--")[0] for code in named.values() if "--" in str(code)]
-    notes += [f"The mix runs Python code from '{place}', in its newest version." for place in dict.fromkeys(places)]
-    if files := trusted.body.model_files.code:
+    if trusted and trusted.config.get("auto_map") and (files := trusted.body.model_files.code):
         commit = trusted.body.reference.revision
         at = f" at commit {commit}" if commit else ""
         notes.append(f"The mix comes with Python code of '{trusted.name}'{at}, and runs it: {', '.join(files)}.")
@@ -417,12 +438,27 @@ def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
     return [f"'{named.name}', which `tokenizer` names, has no tokenizer; the mix has that of '{giver.files.name}'."]
 
 
-def _tokens_without_rows(report: CompatibilityReport) -> list[str]:
+def _template_notes(report: CompatibilityReport) -> list[str]:
+    """Name the models that were trained with another chat template than the mix has."""
+    giver = report.giver("template")
+    mine = chat_templates(giver) if giver else {}
+    notes = []
+    for model in report.models:
+        theirs = chat_templates(model.located) or chat_templates(model.body)
+        if theirs and {name: text.strip() for name, text in theirs.items()} != {n: t.strip() for n, t in mine.items()}:
+            whose = f"that of '{giver.files.name}'" if giver else "none"
+            notes.append(f"The chat template of '{model.name}' is not that of the mix, which has {whose}.")
+    return notes
+
+
+def _tokens_without_rows(report: CompatibilityReport, known: Vocabulary) -> list[str]:
+    """Refuse or note tokens without a row; `known` is a vocabulary that was read already."""
     giver, first = report.giver("tokenizer"), report.models[report.first]
     rows = embedding_rows(report.components[0].mappings[report.first].specs, first.config)
     if giver is None or rows is None:
         return []
     own = find_vocabulary(giver.files, giver.model_files.main)
+    own = known if own.name == known.name and own.same(known) else own  # parsed already
     return require_rows(own, map(_vocabulary, report.models), rows)
 
 

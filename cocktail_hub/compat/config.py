@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
 
 EMBEDDER_CONFIG = "config_sentence_transformers.json"
+_GENERATION = "generation_config.json"
 _IGNORED = re.compile(
     r"architectures|auto_map|id2label|label2id|num_labels|_?name_or_path|transformers_version|version|tokenizer_class"
     r"|torch_dtype|dtype|torchscript|use_bfloat16|use_cache|return_dict|use_return_dict|_?attn_implementation.*"
@@ -43,17 +44,29 @@ _REFUSED = re.compile(
 _UNRELATED = r"_.*|.*name_or_path|.*_version|(tokenizer|processor)_class|.*_type|auto_map|added_tokens.*|chat_template"
 _SETTINGS: Mapping[str, re.Pattern[str]] = {
     EMBEDDER_CONFIG: re.compile(_UNRELATED),
-    "sentence_bert_config.json": re.compile(
-        r"do_lower_case|transformer_task|modality_config|module_output_name|.*_args"
-    ),
+    _GENERATION: re.compile(r"_.*|transformers_version"),
+    "sentence_bert_config.json": re.compile(r"transformer_task|modality_config|module_output_name|model_args"),
     "tokenizer_config.json": re.compile(
-        rf"{_UNRELATED}|do_lower_case|.*special_tokens.*|.*_token|backend|is_local|max_length|padding|truncation|stride"
-        r"|return_.*|verbose|clean_up_tokenization_spaces|never_split|do_basic_tokenize|from_slow|trust_remote_code"
+        rf"{_UNRELATED}|(?!split).*special_tokens.*|backend|is_local|max_length|padding|truncation|stride"
+        r"|return_.*|verbose|never_split|do_basic_tokenize|from_slow|trust_remote_code"
     ),
     "preprocessor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
     "processor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
 }
 """Small file that the mix takes from one model -> its keys that change no result, or that are compared elsewhere."""
+_LEFT_OUT: Mapping[str, Mapping[str, Any]] = {
+    "sentence_bert_config.json": {"max_seq_length": None, "do_lower_case": False, "config_args": None},
+    "tokenizer_config.json": {
+        **dict.fromkeys(("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces")),
+        **dict.fromkeys(("strip_accents", "model_max_length")),
+        **dict.fromkeys(("split_special_tokens", "keep_accents", "remove_space"), False),
+        **dict.fromkeys(("padding_side", "truncation_side"), "right"),
+        **dict.fromkeys(("do_lower_case", "tokenize_chinese_chars"), True),
+    },
+}
+"""File -> its settings that count even where only one model has them -> what leaving it out means, if that is known."""
+_NO_LIMIT = 10**20
+"""The longest text from which on a tokenizer cuts nothing; files have 10**30 for it."""
 _SAME_ACTIVATION = {"swish": "silu", "gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu"}
 """Other names of activation functions."""
 _CROSS_ENCODER = ("sentence_transformers.", "sbert_ce_")
@@ -181,11 +194,16 @@ def differences(
             if config_chosen or not change.refused
         ]
         ours, theirs = _labels(configs[0]), _labels(config)
+        if bool(ours) != bool(theirs) and "Classification" in _architecture(configs[0]) == _architecture(config):
+            named, bare = (names[0], name) if ours else (name, names[0])
+            notes.append(
+                f"'{bare}' does not name its labels, as '{named}' does ({_first(ours or theirs)}): whether the same "
+                "rows of the head belong to the same labels cannot be told."
+            )
         if ours and theirs and ours != theirs:
-            shown = [
-                ", ".join([*list(labels)[:_SHOWN], *["..."] * (len(labels) > _SHOWN)]) for labels in (theirs, ours)
-            ]
-            notes.append(f"The labels of '{name}' ({shown[0]}) differ from those of '{names[0]}' ({shown[1]}).")
+            notes.append(
+                f"The labels of '{name}' ({_first(theirs)}) differ from those of '{names[0]}' ({_first(ours)})."
+            )
     return notes
 
 
@@ -226,6 +244,12 @@ def module_setting_differences(
     for name, chain, opened in zip(names[1:], modules[1:], files[1:], strict=True):
         if _types(chain) != _types(modules[0]):
             continue
+        for kind, first, other in zip(_types(chain), modules[0], chain, strict=True):
+            if first.get("kwargs") != other.get("kwargs"):
+                notes.append(
+                    f"`kwargs` of {kind} in 'modules.json' is {first.get('kwargs')} in '{names[0]}' and "
+                    f"{other.get('kwargs')} in '{name}'."
+                )
         for kind, first, other in zip(_types(chain)[1:], modules[0][1:], chain[1:], strict=True):
             configs = [read_config(repo, str(m["path"])) for repo, m in ((files[0], first), (opened, other))]
             if any("model_type" in config for config in configs):
@@ -234,7 +258,7 @@ def module_setting_differences(
             for change in _compare(mine, theirs):
                 if change.unset:  # every version of sentence-transformers writes other keys
                     continue
-                if change.refused or change.key == "pooling_mode":
+                if change.refused or change.key in ("pooling_mode", "pooling_strategy"):
                     raise IncompatibleError(
                         f"`{change.key}` of {kind} is {_text(change.theirs)} in '{name}', but {_text(change.mine)} in "
                         f"'{names[0]}': they cannot be mixed.\n"
@@ -252,7 +276,8 @@ def module_setting_differences(
 def file_differences(names: Sequence[str], files: Sequence[RepoFiles], folders: Sequence[str]) -> list[str]:
     """One sentence for each small file that says otherwise than the first model's how inputs are prepared or compared.
 
-    Prompts, the longest text, the size and mean of images: no weight depends on them, but every result does.
+    Prompts, the longest text, the size and mean of images, the end of generated text: no weight depends on them, but
+    every result does.
 
     Args:
         names: of the models.
@@ -262,14 +287,21 @@ def file_differences(names: Sequence[str], files: Sequence[RepoFiles], folders: 
     notes = []
     for name, opened, folder in zip(names[1:], files[1:], folders[1:], strict=True):
         for file, unrelated in _SETTINGS.items():
+            usual = _LEFT_OUT.get(file, {})
             mine, theirs = (
                 _settings(
                     repo, next((p for p in (str(PurePosixPath(at, file)), file) if p in repo.sizes), ""), unrelated
                 )
                 for repo, at in ((files[0], folders[0]), (opened, folder))
             )
-            changes = [change for change in _compare(mine, theirs) if file == EMBEDDER_CONFIG or not change.unset]
-            if mine and theirs and changes:
+            changes = [
+                change
+                for change in _compare(mine, theirs)
+                if file in (EMBEDDER_CONFIG, _GENERATION)
+                or not change.unset
+                or (change.key in usual and usual[change.key] not in (change.mine, change.theirs))
+            ]
+            if changes and (file == _GENERATION or (mine and theirs)):
                 shown = "; ".join(f"{change.key} {_text(change.mine)} / {_text(change.theirs)}" for change in changes)
                 notes.append(f"'{file}' says otherwise in '{names[0]}' than in '{name}': {shown}.")
     return notes
@@ -384,7 +416,10 @@ def _settings(repo: RepoFiles, path: str, unrelated: re.Pattern[str]) -> dict[st
     values = (
         {key: value for key, value in found.items() if not unrelated.fullmatch(key)} if isinstance(found, dict) else {}
     )
-    return {key: value for key, value in values.items() if value not in (None, "", [], {})}
+    # a special token is its text, or a mapping that also says what is stripped beside it
+    texts = {key: v.get("content", v) if isinstance(v, dict) else v for key, v in values.items()}
+    said = {key: value for key, value in texts.items() if value not in (None, "", [], {})}
+    return {key: value for key, value in said.items() if not (isinstance(value, int | float) and value >= _NO_LIMIT)}
 
 
 def _types(chain: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -410,6 +445,11 @@ def _labels(config: Mapping[str, Any]) -> dict[str, str]:
     """Label -> its position, as the config's text."""
     labels = config.get("id2label")
     return {str(label): str(position) for position, label in labels.items()} if isinstance(labels, Mapping) else {}
+
+
+def _first(labels: Mapping[str, str]) -> str:
+    """The first labels, for a sentence."""
+    return ", ".join([*list(labels)[:_SHOWN], *["..."] * (len(labels) > _SHOWN)])
 
 
 def task_of(architecture: str, model_type: str) -> str:

@@ -1,13 +1,20 @@
-"""Tokenizers and processors that are loaded by Python code of their own, which must be trusted like a model's."""
+"""Models, tokenizers and processors that are loaded by Python code of their own, which must be trusted."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import read_json
-from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.errors import IncompatibleError, SourceError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cocktail_hub.hub import Hub, HubFiles
+    from cocktail_hub.recipe import Recipe
     from cocktail_hub.resolve.resolve import ResolvedModel
 
 _CLASS_KEYS = {
@@ -18,6 +25,32 @@ _CLASS_KEYS = {
     "AutoVideoProcessor": "video_processor_type",
 }
 """Key of `auto_map` -> key of the class beside it."""
+
+
+def pin_code(configs: Iterable[Mapping[str, Any]], recipe: Recipe, hub: Hub) -> dict[str, HubFiles | None]:
+    """Find the code in other repos that configs name as 'org/repo--file.Class' (`auto_map`).
+
+    Returns:
+        Repo -> its files at the commit that the recipe's evidence has, or else at the newest; `None` if it cannot be
+        found.
+    """
+    maps = [named for config in configs if isinstance(named := config.get("auto_map"), dict)]
+    entries = [entry for named in maps for entry in named.values()]
+    classes = [str(c) for entry in entries for c in (entry if isinstance(entry, list) else [entry])]  # slow and fast
+    pinned = code_commits(recipe)
+    found: dict[str, HubFiles | None] = {}
+    for repo in dict.fromkeys(code.split("--")[0] for code in classes if "--" in code):
+        found[repo] = None
+        with suppress(SourceError):
+            found[repo] = hub.files(repo, hub.resolve(repo, pinned.get(repo)))
+    return found
+
+
+def code_commits(recipe: Recipe) -> dict[str, str]:
+    """Repo whose Python code the mix runs -> commit, according to the recipe's evidence."""
+    found = (recipe.evidence or {}).get("code")
+    pairs = found.items() if isinstance(found, Mapping) else ()
+    return {str(name): str(commit) for name, commit in pairs if re.fullmatch("[0-9a-f]{40}", str(commit))}
 
 
 def refuse_own_code(giver: ResolvedModel, path: str) -> None:

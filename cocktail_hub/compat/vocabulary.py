@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections import Counter
@@ -64,7 +65,7 @@ class Vocabulary:
     declared: Mapping[int, str] = field(default_factory=dict)
     """Added tokens by id, according to tokenizer_config.json and added_tokens.json."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What other files say of how text is split: `merges`, `lower case`."""
+    """What other files say of how text is split: `merges`."""
 
     @cached_property
     def tokens(self) -> tuple[Mapping[int, str], Mapping[int, str]] | None:
@@ -94,23 +95,15 @@ class Vocabulary:
                 if isinstance(vocab, dict) and any(isinstance(number, dict) for number in vocab.values()):
                     return None
             added = {int(token["id"]): str(token["content"]) for token in listed}
-            # a unigram model lists pairs of token and score
-            pairs = (
-                vocab.items()
-                if isinstance(vocab, dict)
-                else ((str(entry if isinstance(entry, str) else entry[0]), n) for n, entry in enumerate(vocab))
-            )
-            return {int(n): str(token) for token, n in pairs if int(n) not in added}, added
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            IndexError,
-            OverflowError,
-            RecursionError,
-        ) as error:
+            if isinstance(vocab, dict):
+                learnt = dict(zip(map(int, vocab.values()), vocab, strict=True))
+            else:  # a unigram model lists pairs of token and score
+                learnt = dict(enumerate(entry if isinstance(entry, str) else str(entry[0]) for entry in vocab))
+            for number in added:
+                learnt.pop(number, None)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
             raise _damaged(self.name, self.path, error) from error
+        return learnt, added
 
     @cached_property
     def pieces(self) -> Pieces | None:
@@ -123,7 +116,13 @@ class Vocabulary:
 
     @cached_property
     def _data(self) -> Any:
-        return json.loads(self.text)
+        collecting = gc.isenabled()
+        gc.disable()  # with half a million lists, looking for garbage takes as long as reading
+        try:
+            return json.loads(self.text)
+        finally:
+            if collecting:
+                gc.enable()
 
     @cached_property
     def known(self) -> Mapping[int, str]:
@@ -204,6 +203,13 @@ def inner_template(model: ResolvedModel) -> dict[str, str]:
     return {name: text for name, text in named.items() if name.replace("-", "_").isidentifier()}  # names become files
 
 
+def chat_templates(model: ResolvedModel) -> dict[str, str]:
+    """The chat templates of a model by name, from files, or else from tokenizer_config.json."""
+    files = {path: model.files.read(path).decode(errors="replace").strip() for path in template_files(model)}
+    named = {PurePosixPath(path).stem: text for path, text in files.items()}
+    return {name.replace("chat_template", "default"): text for name, text in named.items()} or inner_template(model)
+
+
 def code_configs(model: ResolvedModel) -> list[str]:
     """Paths of the configs of tokenizer and processors that name Python code (`auto_map`)."""
     paths = (p for p in model.model_files.carried if group_of(p) in ("tokenizer", "processor"))
@@ -226,8 +232,6 @@ def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
     if name == "vocab.json" and merges in files.sizes:
         lines = files.read(merges).decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
         settings["merges"] = [line.split(" ", 1) for line in lines if line and not line.startswith("#version")]
-    if name != _FAST_FILE and isinstance(config.get("do_lower_case"), bool):
-        settings["lower case"] = config["do_lower_case"]
     try:
         declared = {int(number): token for token, number in added.items()}
         declared |= {int(n): str(t["content"] if isinstance(t, dict) else t) for n, t in decoder.items()}
@@ -271,7 +275,7 @@ def compare(first: Vocabulary, other: Vocabulary, *, rows: int | None = None, to
     if first.tokens and other.tokens and bool(first.pieces) != bool(other.pieces):
         return _compare_formats(first, other)
     mine, theirs = first.known, other.known
-    renamed = [n for n, token in mine.items() if theirs.get(n, token) != token]
+    renamed = [] if mine == theirs else [n for n, token in mine.items() if theirs.get(n, token) != token]
     own = first.tokens[0] if first.tokens else {}
     if moved := [n for n in renamed if n in own or not (_alike(mine[n], theirs[n]) or (rows and n >= rows))]:
         shown = ", ".join(f"{n} is {mine[n]!r} and {theirs[n]!r}" for n in moved[:_SHOWN])
@@ -350,6 +354,8 @@ def _compare_formats(first: Vocabulary, other: Vocabulary) -> list[str]:
 
 def _only_in_one(first: Vocabulary, other: Vocabulary) -> list[str]:
     mine, theirs, notes = first.known, other.known, []
+    if mine == theirs:
+        return []
     if extra := [n for n in theirs if n not in mine]:
         shown = ", ".join(repr(theirs[n]) for n in extra[:_SHOWN])
         notes.append(f"'{other.name}' has {len(extra)} tokens that the tokenizer of '{first.name}' lacks ({shown}).")

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import NOTICES, read_chain, read_json
 from cocktail_hub.compat.vocabulary import FILE_GROUPS, code_configs, group_of, inner_template, template_files
+from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.resolve.source import RECIPE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cocktail_hub.compat import CompatibilityReport, Model
+    from cocktail_hub.hub import HubFiles
     from cocktail_hub.recipe import ResolvedRecipe
     from cocktail_hub.resolve.resolve import ResolvedModel
 
@@ -40,8 +42,11 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
     Config, tokenizer, chat template and processor come from the ingredients that the recipe names, each whole from one
     giver (`CompatibilityReport.giver`), everything else from the first. An adapter has its own modules, if it has any;
     licence and code are those of the model that it adapts. With `code`, Python files are copied, too: of the first
-    model, and of who gives tokenizer and processor. Without, their configs name such files in the giver's repo, if at
-    all.
+    model, of who gives tokenizer and processor, and of the repos that their configs name. Without, the configs name
+    such files in the giver's repo, if at all.
+
+    Raises:
+        IncompatibleError: code of two repos has the same file name.
     """
     first = report.models[report.first]
     givers = {group: report.giver(group) for group in FILE_GROUPS}
@@ -61,12 +66,37 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
                 write_file(target, giver.files.read(path))
                 if path in naming_code:
                     _name_code_elsewhere(target, giver, path)
+    for files in report.code.values() if code else ():
+        _bring_code(files, folder / first.main)
     _add_pooling_flags(first, folder)
     template = givers["template"]
     if template and template is not givers["tokenizer"] and not template_files(template):
         for name, text in inner_template(template).items():  # to files, which transformers prefers
             inside = "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja"
             write_file(folder / first.main / inside, text.encode())
+
+
+def _bring_code(code: HubFiles, folder: Path) -> None:
+    """Copy the Python files of a repo at its commit, and let the configs that name its classes name the copies.
+
+    Loaded from a folder, such a name stands for the newest version, whatever that is.
+    """
+    configs = {path: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*config.json")}
+    naming = {path: config for path, config in configs.items() if isinstance(config.get("auto_map"), dict)}
+    beside = {str(entry).partition(".")[0] for config in naming.values() for entry in config["auto_map"].values()}
+    for name in (name for name in code.sizes if name.endswith(".py") and "/" not in name):
+        target, content = folder / name, code.read(name)
+        if target.stem in beside and target.is_file() and target.read_bytes() != content:
+            raise IncompatibleError(
+                f"The mix needs Python code from '{code.name}', and other code in a file of the same name, '{name}'.\n"
+                "Only one of them can be beside its config.json.\n"
+                f"Copy the code of '{code.name}' into the ingredient, and let its `auto_map` name the copy.",
+                model=code.name,
+            )
+        write_file(target, content)
+    for path, config in naming.items():
+        named = json.dumps(config["auto_map"]).replace(f'"{code.name}--', '"')
+        write_json(path, config | {"auto_map": json.loads(named)})
 
 
 def _add_pooling_flags(first: Model, folder: Path) -> None:

@@ -12,8 +12,6 @@ from cocktail_hub.hub import Uploaded
 from cocktail_hub.merge.engine.execute import write_indices
 from cocktail_hub.merge.run import write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_recipe
-from cocktail_hub.recipe.redact import public_notes
-from cocktail_hub.storage.cache import write_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,14 +69,13 @@ def upload_weights(
 def write_small_files(
     report: CompatibilityReport, resolved: ResolvedRecipe, plan: MergePlan, folder: Path, options: MixOptions
 ) -> Path:
-    """Write everything of a mix except its weights and card, and return the folder."""
+    """Write everything of a mix except its weights, card and manifest, and return the folder."""
     shutil.rmtree(folder, ignore_errors=True)
     for component in plan.components:
         (folder / component.folder).mkdir(parents=True, exist_ok=True)
     copy_small_files(report, folder, code=options.trust_remote_code)
     write_recipe(resolved, report, folder)
     write_indices(plan, folder)
-    write_manifest(folder, {}, options.max_shard_size, public_notes(resolved, report.notes))
     report.require_unchanged()
     return folder
 

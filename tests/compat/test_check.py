@@ -317,3 +317,12 @@ def test_a_transformer_behind_a_router_is_checked_and_its_config_is_left_alone(
     other = edited(Path(folders[1]), tmp_path / "b", "document_0_Transformer/config.json", num_attention_heads=4)
     with pytest.raises(IncompatibleError, match="`num_attention_heads` is 4, but 2 in"):
         check(halves(folders[0], other))
+
+
+def test_statistics_of_batch_normalisation_are_noted(tmp_path: Path) -> None:
+    for seed in range(2):
+        torch.manual_seed(seed)
+        config = hf.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=2)
+        hf.ResNetForImageClassification(config).save_pretrained(tmp_path / f"{seed}")
+    (note,) = check(halves(*(str(tmp_path / f"{seed}") for seed in range(2)))).notes
+    assert note.startswith("Statistics of batch normalisation (such as 'resnet.embedder.embedder.normalization.run")

@@ -119,6 +119,10 @@ def test_different_labels_are_reported() -> None:
     require_same_rows(["a", "b"], [one, {}])
     assert differences(["a", "b"], [one, one]) == []
     assert differences(["a", "b"], [one, {}]) == []
+    classes = [config | {"architectures": ["BertForSequenceClassification"]} for config in (one, {})]
+    (note,) = differences(["a", "b"], classes)
+    assert note.startswith("'b' does not name its labels, as 'a' does (NEG, POS): whether the same rows of the head ")
+    assert differences(["b", "a"], classes[::-1]) == [note]
     assert differences(["a", "b"], [one, other]) == [
         "The labels of 'b' (BAD, POS) differ from those of 'a' (NEG, POS)."
     ]
@@ -259,13 +263,16 @@ def embedders(folder: Path, *settings: dict[str, Any], file: str = "1_Pooling/co
     [
         ({"pooling_mode": "cls"}, {"pooling_mode": "mean"}),
         ({"pooling_mode": "cls"}, {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}),
+        ({"pooling_strategy": "max"}, {"pooling_strategy": "sum"}),
         ({"activation_function": "torch.nn.Tanh"}, {"activation_function": "torch.nn.Identity"}),
     ],
 )
 def test_another_pooling_or_activation_of_a_module_is_refused(
     tmp_path: Path, mine: dict[str, Any], theirs: dict[str, Any]
 ) -> None:
-    with pytest.raises(IncompatibleError, match=r"(pooling_mode|activation_function)` of Pooling is .* in 'b', but"):
+    with pytest.raises(
+        IncompatibleError, match=r"(pooling_(mode|strategy)|activation_function)` of Pooling is .* in 'b', but"
+    ):
         module_setting_differences(["a", "b"], [POOLED, POOLED], embedders(tmp_path, mine, theirs))
 
 
@@ -280,6 +287,13 @@ def test_other_settings_of_a_module_are_reported(tmp_path: Path) -> None:
     words = "`include_prompt` of Pooling is True in 'a' and False in 'b'."
     assert module_setting_differences(["a", "b"], [POOLED, POOLED], found) == [words]
     assert module_setting_differences(["a", "b"], [POOLED, []], found) == []
+
+
+def test_other_keywords_of_a_module_are_reported(tmp_path: Path) -> None:
+    files = embedders(tmp_path, {}, {})
+    tasks = [POOLED[0] | {"kwargs": ["task"]}, POOLED[1]]
+    words = "`kwargs` of Transformer in 'modules.json' is None in 'a' and ['task'] in 'b'."
+    assert module_setting_differences(["a", "b"], [POOLED, tasks], files) == [words]
 
 
 def test_small_files_that_say_otherwise_how_inputs_are_prepared_are_reported(tmp_path: Path) -> None:
@@ -297,14 +311,48 @@ def test_small_files_that_say_otherwise_how_inputs_are_prepared_are_reported(tmp
     assert found("preprocessor_config.json", {"image_mean": [0.5]}, {"image_mean": [0.4], "resample": 3}) == [
         "'preprocessor_config.json' says otherwise in 'a' than in 'b': image_mean [0.5] / [0.4]."
     ]
-    mine, theirs = {"strip_accents": True, "pad_token": "x", "backend": "a"}, {"strip_accents": False, "pad_token": "y"}
+    mine = {"strip_accents": True, "pad_token": {"content": "x", "lstrip": True}, "backend": "a", "eos_token": "e"}
+    theirs = {"strip_accents": False, "pad_token": "x", "eos_token": {"content": "f"}}
     assert found("tokenizer_config.json", mine, theirs) == [
-        "'tokenizer_config.json' says otherwise in 'a' than in 'b': strip_accents True / False."
+        "'tokenizer_config.json' says otherwise in 'a' than in 'b': eos_token 'e' / 'f'; strip_accents True / False."
     ]
-    assert found(
-        "sentence_bert_config.json", {"max_seq_length": 512}, {"max_seq_length": 256, "do_lower_case": True}
-    ) == ["'sentence_bert_config.json' says otherwise in 'a' than in 'b': max_seq_length 512 / 256."]
+    assert found("sentence_bert_config.json", {"max_seq_length": 512}, {"max_seq_length": 256}) == [
+        "'sentence_bert_config.json' says otherwise in 'a' than in 'b': max_seq_length 512 / 256."
+    ]
+    mine, theirs = {"eos_token_id": 2, "transformers_version": "4"}, {"eos_token_id": [2, 3], "top_k": 9}
+    assert found("generation_config.json", mine, theirs) == [
+        "'generation_config.json' says otherwise in 'a' than in 'b': eos_token_id 2 / [2, 3]; top_k not set / 9."
+    ]
+    assert found("generation_config.json", {}, {"eos_token_id": 3}) == [
+        "'generation_config.json' says otherwise in 'a' than in 'b': eos_token_id not set / 3."
+    ]
     assert found("preprocessor_config.json", {"image_processor_type": "A"}, {"image_processor_type": "B"}) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "setting", "usual"),
+    [
+        ("tokenizer_config.json", {"do_lower_case": False}, {"do_lower_case": True}),
+        ("tokenizer_config.json", {"add_bos_token": True}, {"bos_token": "<s>"}),
+        ("tokenizer_config.json", {"model_max_length": 512}, {"model_max_length": 10**30}),
+        ("tokenizer_config.json", {"split_special_tokens": True}, {"split_special_tokens": False}),
+        ("tokenizer_config.json", {"clean_up_tokenization_spaces": True}, {"stride": 0}),
+        ("sentence_bert_config.json", {"do_lower_case": True}, {"do_lower_case": False}),
+    ],
+)
+def test_a_setting_of_text_that_only_one_file_has_is_reported_unless_it_changes_nothing(
+    file: str, setting: dict[str, Any], usual: dict[str, Any], tmp_path: Path
+) -> None:
+    ((key, value),) = setting.items()
+    one, other = {"a setting": 1}, {"a setting": 1, **setting}
+    for number, (mine, theirs, shown) in enumerate(
+        ((one, other, f"not set / {value!r}"), (other, one, f"{value!r} / not set"))
+    ):
+        files = embedders(tmp_path / f"{number}", mine, theirs, file=file)
+        note = f"'{file}' says otherwise in 'a' than in 'b': {key} {shown}."
+        assert file_differences(["a", "b"], files, ["", ""]) == [note]
+    files = embedders(tmp_path / "usual", one, one | usual, file=file)
+    assert file_differences(["a", "b"], files, ["", ""]) == []
 
 
 def test_embeddings_that_only_one_model_normalises_are_refused() -> None:

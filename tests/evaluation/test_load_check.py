@@ -164,6 +164,17 @@ def test_nothing_is_uploaded_of_a_mix_that_would_not_load(pushed: dict[str, Any]
 
 
 @pytest.mark.whole
+def test_what_the_trial_notes_is_on_the_card_of_a_mix_made_on_little_disk(
+    recipe: dict[str, Any], hub: Any, token: str
+) -> None:
+    for number, ingredient in enumerate(recipe["ingredients"]):
+        models.push(Path(ingredient["model"]), f"acme/poolerless-{number}")
+        ingredient["model"] = f"acme/poolerless-{number}"
+    publish(recipe, "alice/poolerless-mix", token=token, options=MixOptions(low_disk=True))
+    assert NOTE in models.read_pushed("alice/poolerless-mix", "README.md")
+
+
+@pytest.mark.whole
 def test_no_large_weights_are_downloaded_for_a_mix_that_would_not_load(
     pushed: dict[str, Any], hub: Any, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

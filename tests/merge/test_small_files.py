@@ -148,6 +148,23 @@ def test_a_chat_template_in_an_adapter_s_settings_becomes_a_file(tmp_path: Path)
     assert (made.path / "tokenizer_config.json").read_bytes() == (first / "tokenizer_config.json").read_bytes()
 
 
+def test_another_chat_template_than_that_of_the_mix_is_noted(tmp_path: Path) -> None:
+    first, second = copies(tmp_path)
+    change(second / "tokenizer_config.json", chat_template="{{ messages }}")
+
+    def noted(*folders: Path) -> list[str]:
+        found = check({"ingredients": [{"model": str(folder), "weight": 0.5} for folder in folders]}).notes
+        return [note for note in found if "chat template" in note]
+
+    assert noted(first, second) == [f"The chat template of '{second}' is not that of the mix, which has none."]
+    assert noted(second, first) == []
+    (first / "chat_template.jinja").write_text("{{ messages }}\n")  # the same one
+    assert noted(first, second) == []
+    (first / "chat_template.jinja").write_text("{{ tools }}")
+    words = f"The chat template of '{second}' is not that of the mix, which has that of '{first}'."
+    assert noted(first, second) == [words]
+
+
 def test_a_missing_tokenizer_comes_from_the_first_ingredient_or_is_noted(tmp_path: Path) -> None:
     first, second = copies(tmp_path)
     for path in second.glob("tokenizer*"):
@@ -298,11 +315,50 @@ def test_code_that_a_model_needs_goes_along_where_it_is_trusted(tmp_path: Path) 
     assert code == f"The mix comes with Python code of '{first}', and runs it: modeling_own.py."
 
 
-def test_code_elsewhere_that_the_mix_runs_is_named(tmp_path: Path) -> None:
-    first, second = copies(tmp_path)
-    change(first / "config.json", auto_map={"AutoModel": "org/code--modeling_own.OwnModel"})
-    found = check([str(first), str(second)], weights=SHARES, options=MixOptions(trust_remote_code=True))
-    assert "The mix runs Python code from 'org/code', in its newest version." in found.notes
+@pytest.fixture
+def code_elsewhere(hub: LoopbackHub, tmp_path: Path) -> tuple[dict[str, Any], MixOptions]:
+    """Two models whose code is in a repo of its own, and options that trust it."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "modeling_own.py").write_text(OWN_CODE)
+    push(tmp_path / "code", "acme/own-code")
+    names = []
+    for number, folder in enumerate(copies(tmp_path)):
+        auto_map = {name: f"acme/own-code--modeling_own.Own{name[4:]}" for name in ("AutoConfig", "AutoModel")}
+        change(folder / "config.json", model_type="own-bert", architectures=["OwnModel"], auto_map=auto_map)
+        names.append({"model": f"acme/code-elsewhere-{number}", "weight": SHARES[number]})
+        push(folder, names[-1]["model"])
+    options = MixOptions(trust_remote_code=True, hub=Hub(token=TOKEN, cache_dir=tmp_path / "hub"))
+    return {"ingredients": names}, options
+
+
+def test_code_elsewhere_goes_along_at_its_commit(
+    code_elsewhere: tuple[dict[str, Any], MixOptions], tmp_path: Path
+) -> None:
+    recipe, options = code_elsewhere
+    made = mix(recipe, options=options)
+    first = (made.recipe.evidence or {})["code"]["acme/own-code"]
+    note = f"The mix comes with Python code of 'acme/own-code' at commit {first}, and may run it."
+    assert note in made.report["notes"]
+    assert read(made.path / "config.json")["auto_map"]["AutoModel"] == "modeling_own.OwnModel"
+    (tmp_path / "code" / "modeling_own.py").write_text("raise RuntimeError")
+    newest = push(tmp_path / "code", "acme/own-code")
+    assert type(transformers.AutoModel.from_pretrained(made.path, trust_remote_code=True)).__name__ == "OwnModel"
+    again = mix(made.path / "recipe.json", output=tmp_path / "again", options=options)  # the recipe has the commit
+    assert (again.path / "modeling_own.py").read_text() == OWN_CODE
+    assert note.replace(first, newest) in check(recipe, options=options).notes
+
+
+def test_two_files_of_code_with_one_name_are_refused(
+    code_elsewhere: tuple[dict[str, Any], MixOptions], tmp_path: Path
+) -> None:
+    recipe, options = code_elsewhere
+    own = tmp_path / "first"
+    (own / "modeling_own.py").write_text("# another one")
+    auto_map = {"AutoConfig": "acme/own-code--modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    change(own / "config.json", auto_map=auto_map)
+    recipe["ingredients"][0]["model"] = str(own)
+    with pytest.raises(IncompatibleError, match=r"code from 'acme/own-code', and other code in .+ 'modeling_own.py'"):
+        mix(recipe, output=tmp_path / "out", options=options)
 
 
 def test_code_is_fetched_from_the_hub_where_it_is_trusted(hub: LoopbackHub, tmp_path: Path) -> None:
@@ -359,6 +415,8 @@ def test_code_of_another_repo_is_still_named_where_a_model_needs_it(tmp_path: Pa
     models = [{"model": str(m), "weight": w} for m, w in zip((first, second), SHARES, strict=True)]
     made = mix({"ingredients": models}, options=MixOptions(trust_remote_code=True))
     assert read(made.path / "config.json")["auto_map"] == code
+    note = "The mix runs Python code from 'acme/own', which could not be found here, in its newest version."
+    assert note in made.report["notes"]
 
 
 def test_a_class_that_transformers_lacks_needs_trust_also_where_the_model_type_is_known(tmp_path: Path) -> None:

@@ -354,7 +354,8 @@ def score(
     from cocktail_hub.search.score import Score, open_recipe
 
     options = with_hub(options, hub)
-    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=examples is not None)
+    given = examples is not None or rule is not None
+    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=given)
     recipe = open_recipe(loaded.recipe, examples, rule=rule, temperature=temperature, columns=columns)
     loaded = replace(loaded, recipe=recipe)
     if examples is not None:  # the caller may name files of this machine, which a recipe from the Hub may not

@@ -39,7 +39,7 @@ from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse
 from cocktail_hub.storage.disk import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from huggingface_hub import CommitInfo
 
@@ -329,6 +329,7 @@ def score(
     examples: str | Path | Sequence[Mapping[str, Any]] | None = None,
     *,
     rule: str | None = None,
+    metric: str | None = None,
     temperature: float | str | None = None,
     columns: Mapping[str, str] | None = None,
     revision: str | None = None,
@@ -340,7 +341,9 @@ def score(
     Args:
         source: a recipe, as `mix` takes it. It needs no weights; those that it gives are ignored.
         examples: a list, a path or a Hub dataset id; `None`: those of the recipe's `weighting`.
-        rule: `softmax`, `ensemble` or `uniform`; `None`: the recipe's, or softmax.
+        rule: `softmax`, `ensemble`, `greedy`, `top_k`, `cma` or `uniform`; `None`: the recipe's, or softmax.
+        metric: what mixes are chosen by with `greedy`, `top_k` and `cma`; `None`: the recipe's, or the first one that
+            `evaluate` shows.
         temperature: in nats, above 0, or `auto`; `None`: the recipe's, or 5.
         columns: our key -> the column of `examples` that holds it, e.g. `{"input": "question"}`.
         revision: of the recipe's repo, when `source` is a Hub id.
@@ -356,12 +359,67 @@ def score(
     options = with_hub(options, hub)
     given = examples is not None or rule is not None
     loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=given)
-    recipe = open_recipe(loaded.recipe, examples, rule=rule, temperature=temperature, columns=columns)
+    changes = {"rule": rule, "metric": metric, "temperature": temperature, "columns": columns}
+    recipe = open_recipe(loaded.recipe, examples, **changes)
     loaded = replace(loaded, recipe=recipe)
     if examples is not None:  # the caller may name files of this machine, which a recipe from the Hub may not
         loaded = replace(loaded, files=None, folder="")
     prepared = prepare(loaded, options, recall=False)
     weights, evidence = weigh_prepared(prepared, prepared.check())
+    return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
+
+
+def search_weights(
+    source: Any,
+    metric: Callable[[Any], Any],
+    *,
+    rule: str = "greedy",
+    k: int | None = None,
+    evaluations: int | None = None,
+    seed: int | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Score:
+    """Search for the weights with which a mix is best by a metric of your own. No mix is written.
+
+    Mixes are merged in memory and loaded: as `SentenceTransformer` or `CrossEncoder` where they are one, else as a
+    model of transformers, whose tokenizer lies at its `name_or_path` as long as the metric runs.
+
+    Args:
+        source: a recipe, as `mix` takes it. It needs no weights; those that it gives are ignored.
+        metric: takes a model, and returns a number, higher for better models; or an evaluator of sentence-transformers.
+        rule: `greedy`: the best ingredient, and each next one that makes the mix no worse. `top_k`: the k best. `cma`:
+            CMA-ES, which needs the extra `cma`.
+        k: ingredients that `top_k` takes; `None`: 3.
+        evaluations: mixes that `cma` tries, about; `None`: 100.
+        seed: of `cma`.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        options: how to make the mix; `scoring_device` says where models are run.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Returns:
+        A recipe with plain weights, and as its evidence every mix that was tried.
+
+    Raises:
+        ScoringError: the metric gives something else than a finite number.
+        CocktailError: the recipe is wrong, or its models do not fit together.
+    """
+    from cocktail_hub.recipe.weighting import SEARCHING, Weighting
+    from cocktail_hub.search.by_metric import weigh_by_function
+    from cocktail_hub.search.score import Score, open_recipe
+
+    if rule not in SEARCHING:
+        raise RecipeError(
+            f"`rule` must be one of {', '.join(SEARCHING)}, got {rule!r}. {did_you_mean(rule, SEARCHING)}"
+        )
+    options = with_hub(options, hub)
+    given = {"k": k, "evaluations": evaluations, "seed": seed}
+    weighting = Weighting.from_value({"rule": rule, "examples": "a metric", **given})
+    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
+    opened = replace(loaded, recipe=open_recipe(loaded.recipe, rule="uniform"))
+    prepared = prepare(opened, options, recall=False)
+    weights, evidence = weigh_by_function(prepared.recipe, metric, weighting, prepared.check(), options)
     return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
 
 

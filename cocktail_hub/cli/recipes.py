@@ -16,6 +16,8 @@ from cocktail_hub.errors import CocktailError
 
 EXIT_DIFFERENT = 1
 EXIT_NOT_CHECKED = 3
+_RULES = ("softmax", "ensemble", "greedy", "top_k", "cma", "uniform")
+"""Those of `weighting.rule`, whose room takes long to import."""
 
 
 @click.command(
@@ -107,8 +109,11 @@ Examples:
 )
 @click.argument("recipe")
 @click.option("--examples", help="File or Hub dataset of examples. Default: the recipe's.")
-@click.option("--rule", type=click.Choice(["softmax", "uniform", "ensemble"]), help="How weights are found.")
-@click.option("--temperature", help="In nats, above 0, or auto. Lower favours the best ingredient.")
+@click.option("--rule", type=click.Choice(_RULES), help="How weights are found.")
+@click.option(
+    "--metric", help="What greedy, top_k and cma choose by, such as accuracy@1. Default: what eval shows first."
+)
+@click.option("--temperature", help="In nats, above 0. Lower favours the best ingredient.")
 @click.option("--scoring-device", default="auto", show_default=True, help="Device to run models on: auto, cpu or cuda.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the recipe with its weights to this file.")
 @mix_options(without=MERGING)
@@ -126,7 +131,15 @@ def score(recipe: str, examples: str | None, output: Path | None, temperature: s
     if output is not None and not output.absolute().parent.is_dir():
         raise click.BadParameter(f"There is no folder '{output.parent}'.", param_hint="--output")
     revision = given["revision"]
-    found = score(recipe, examples, rule=given["rule"], temperature=number, revision=revision, options=options)
+    found = score(
+        recipe,
+        examples,
+        rule=given["rule"],
+        metric=given["metric"],
+        temperature=number,
+        revision=revision,
+        options=options,
+    )
     if output is not None:
         output.write_text(dump_yaml(found.recipe), encoding="utf-8")
     if given["as_json"]:

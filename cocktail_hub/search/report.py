@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.evaluation.outputs import digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cocktail_hub.evaluation.example_files import ExamplesFound
     from cocktail_hub.evaluation.settings import ScoringSettings
     from cocktail_hub.search.softmax import Weights
@@ -60,8 +62,10 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def table_of(weights: Weights) -> str:
+def table_of(weights: Weights, names: Sequence[str] = ()) -> str:
     """A table for people: loss in nats, its standard error and weight per ingredient, then what to know about them.
+
+    Where mixes were tried, what each ingredient has alone is in place of the loss; `names` are the ingredients'.
 
     Example:
         >>> from cocktail_hub.evaluation.losses import Losses
@@ -74,8 +78,11 @@ def table_of(weights: Weights) -> str:
         effective number of ingredients: 2.96 of 3
         temperature 5 cannot tell these apart: 0.378 / 0.342 / 0.280
     """
-    rows = [_COLUMNS]
-    for losses, weight in zip(weights.losses, weights.values, strict=True):
+    rows = [("ingredient", weights.metric, "weight") if weights.trials else _COLUMNS]
+    alone = {trial.weights.index(1.0): trial.value for trial in weights.trials if 1.0 in trial.weights}
+    for index, (name, weight) in enumerate(zip(names, weights.values, strict=True) if weights.trials else ()):
+        rows.append((name, f"{alone[index]:.4g}" if index in alone else "-", f"{weight:.3f}"))
+    for losses, weight in zip(weights.losses, weights.values, strict=False):
         error = losses.standard_error
         rows.append((losses.name, f"{losses.mean:.4f}", "-" if error is None else f"{error:.4f}", f"{weight:.3f}"))
     first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))

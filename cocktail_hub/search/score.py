@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.recipe import Weighting
-from cocktail_hub.recipe.weighting import OF_ENSEMBLE
+from cocktail_hub.recipe.weighting import OF_RULES
 from cocktail_hub.search.report import table_of
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class Score:
 
     def __str__(self) -> str:
         """A table of losses and weights for people."""
-        if not self.losses:
+        if not self.losses and not self.weights.trials:
             return "\n".join(f"{i.weight:.3f}  {i.label}" for i in self.recipe.ingredients)
-        table = table_of(self.weights)
+        table = table_of(self.weights, [row["model"] for row in (self.recipe.evidence or {}).get("ingredients", ())])
         if anchor := (self.recipe.evidence or {}).get("anchor"):
             table += f"\nthe anchor {anchor['model']} keeps {anchor['share']:g} of the mix; these divide the rest"
         return table
@@ -56,7 +56,7 @@ def open_recipe(recipe: Recipe, examples: Any = None, **changes: Any) -> Recipe:
             del weighting["rule"]
         weighting["examples"] = str(examples) if isinstance(examples, Path) else examples
     weighting |= {key: value for key, value in changes.items() if value is not None}
-    if weighting.get("rule") != "ensemble":
-        weighting = {key: value for key, value in weighting.items() if key not in OF_ENSEMBLE}
+    rule = weighting.get("rule", "softmax")
+    weighting = {key: value for key, value in weighting.items() if rule in OF_RULES.get(key, (rule,))}
     ingredients = tuple(replace(ingredient, weight=None) for ingredient in recipe.ingredients)
     return replace(recipe, ingredients=ingredients, weighting=Weighting.from_value(weighting), evidence=None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import PublishError, RecipeError, SourceError, did_you_mean
-from cocktail_hub.evaluation.example_files import ExamplesFound, examples_given, locate_examples
+from cocktail_hub.evaluation.example_files import ExamplesFound, examples_given, examples_of, locate_examples
 from cocktail_hub.evaluation.load_check import LoadCheck
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
 from cocktail_hub.hub.commit import README, Publication
@@ -27,6 +27,7 @@ from cocktail_hub.publishing.preview import preview_mix
 from cocktail_hub.publishing.verify import (
     Verification,
     changed_weights,
+    evidence_differences,
     manifest_of,
     refuse_changed,
     require_merged,
@@ -278,16 +279,21 @@ def check_and_weigh(prepared: Prepared) -> tuple[CompatibilityReport, ResolvedRe
 
 
 def weigh_prepared(
-    prepared: Prepared, report: CompatibilityReport, *, lm_cocktail: bool = False
+    prepared: Prepared, report: CompatibilityReport, *, lm_cocktail: bool = False, fresh: bool = False
 ) -> tuple[Weights, dict[str, Any]]:
-    """Compute weights and their evidence; `lm_cocktail`: from the losses that the original LM_Cocktail computes."""
+    """Compute weights and their evidence.
+
+    `lm_cocktail`: from the losses that the original LM_Cocktail computes; `fresh`: from nothing that is cached.
+    """
     from cocktail_hub.search.weigh import weigh_ingredients
 
     recipe, weighting = prepared.recipe, prepared.recipe.weighting
     if weighting is None:
         raise RecipeError("The recipe has no `weighting`, so there is nothing to score its ingredients on.")
     examples = None if weighting.rule == "uniform" else prepared.examples
-    return weigh_ingredients(recipe, weighting, report, examples, prepared.options, lm_cocktail=lm_cocktail)
+    return weigh_ingredients(
+        recipe, weighting, report, examples, prepared.options, lm_cocktail=lm_cocktail, fresh=fresh
+    )
 
 
 def with_hub(options: MixOptions | None, hub: Mapping[str, Any]) -> MixOptions:
@@ -675,19 +681,37 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
     return info
 
 
-def verify(source: Any, *, revision: str | None = None, options: MixOptions | None = None, **hub: Any) -> Verification:
+def verify(
+    source: Any,
+    *,
+    evidence: bool = False,
+    examples: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Verification:
     """Make a published mix again from its ingredients, and compare the weights byte for byte.
 
-    `source` is a merged repo on the Hub, or a folder with a `recipe.json`; the other parameters are as for `mix`.
     Published weights are not downloaded: the Hub records their hashes.
 
+    Args:
+        source: a merged repo on the Hub, or a folder with a `recipe.json`.
+        evidence: whether to compute the evidence again, too: losses, weights and gain, from nothing that is cached.
+        examples: those behind the weights, where they are not published; with them, `evidence` is checked.
+        revision: of the repo.
+        options: how to make the mix.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
     Raises:
-        SourceError: an ingredient cannot be found or accessed, so nothing could be checked.
+        SourceError: an ingredient, or the examples behind the evidence, cannot be found or accessed.
         RecipeError: there are no merged weights, or the recipe is not resolved.
     """
     options = with_hub(options, hub)
     loaded = load_recipe_source(source, options.hub, revision=revision)
     files = require_merged(loaded)
+    differences = None
+    if evidence or examples is not None:
+        differences = _check_evidence(loaded, examples, options)
     found, mixed = weight_hashes(files), manifest_of(files, loaded.folder)
     cut = DEFAULT_SHARD_SIZE if mixed is None else cut_size(mixed)
     again = replace(options, max_shard_size=cut, force=True)  # ignore the cache
@@ -695,4 +719,35 @@ def verify(source: Any, *, revision: str | None = None, options: MixOptions | No
         made = mix(prepare(replace(loaded, merged=False), again), output=Path(scratch) / "mix")
         expected = weight_hashes(made.path)
     changed = changed_weights(files, loaded.folder)
-    return Verification(name=loaded.name, digest=made.recipe.digest, expected=expected, found=found, changed=changed)
+    return Verification(
+        name=loaded.name,
+        digest=made.recipe.digest,
+        expected=expected,
+        found=found,
+        changed=changed,
+        evidence=differences,
+    )
+
+
+def _check_evidence(
+    loaded: RecipeSource, examples: str | Path | Sequence[Mapping[str, Any]] | None, options: MixOptions
+) -> tuple[str, ...]:
+    """Compute the weights of a recipe again from their examples, and say what differs from its evidence."""
+    from cocktail_hub.search.score import scored_again
+    from cocktail_hub.search.weigh import check_scoring
+
+    old, name = loaded.recipe.evidence or {}, loaded.name
+    found = examples_of(old, name, options.hub) if examples is None else examples_given(examples, options.hub)
+    opened = scored_again(loaded.recipe, name, found.rows())
+    prepared = prepare(replace(loaded, recipe=opened, merged=False, files=None, folder=""), options, recall=False)
+    report, weighting = prepared.check(), opened.weighting
+    if weighting is not None and weighting.rule != "uniform":
+        given = check_scoring(prepared.recipe, weighting, report, prepared.examples, options)[1]
+        if given.digest != old["examples"]["digest"]:
+            raise SourceError(
+                f"The examples are not those behind the weights of '{name}': their digest is {given.digest[:12]}, "
+                f"not {old['examples']['digest'][:12]}.\nOther examples give other weights.\n"
+                "Give the examples that the evidence was computed from."
+            )
+    weights, new = weigh_prepared(prepared, report, fresh=True)
+    return evidence_differences(loaded.recipe, with_weights(prepared.recipe, weights.values, new))

@@ -194,20 +194,26 @@ def push(recipe: str, repo_id: str, **given: Any) -> None:
     epilog="""\b
 Examples:
   cocktail verify me/my-mix
-  cocktail verify ./my-mix
+  cocktail verify ./my-mix --examples examples.jsonl
 
 \b
 Exit code: 0 same, 1 different, 3 could not be checked."""
 )
 @click.argument("source")
+@click.option("--evidence", is_flag=True, help="Compute the weights again from their examples, too.")
+@click.option("--examples", help="The same from this file or Hub dataset, where the examples are not published.")
 @mix_options(without=("max_shard_size",))
-def verify(source: str, **given: Any) -> None:
-    """Make the mix in SOURCE again from its ingredients, and compare the weights byte for byte."""
+def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> None:
+    """Make the mix in SOURCE again from its ingredients, and compare the weights byte for byte.
+
+    Numbers of the evidence count as equal within 0.001, those above 1 within a thousandth.
+    """
     from cocktail_hub.pipeline import verify
     from cocktail_hub.publishing.verify import CHANGED
 
     try:
-        found = verify(source, revision=given["revision"], options=read_options(given))
+        options = read_options(given)
+        found = verify(source, evidence=evidence, examples=examples, revision=given["revision"], options=options)
     except (CocktailError, OSError) as error:
         say(f"Error: could not check '{source}'.\n{error_message(error)}")
         sys.exit(EXIT_NOT_CHECKED)
@@ -215,10 +221,20 @@ def verify(source: str, **given: Any) -> None:
         traceback.print_exc()
         sys.exit(EXIT_NOT_CHECKED)
     if given["as_json"]:
-        show_json({"same": found.same, "digest": found.digest, "files": found.found, "differences": found.differences})
+        show_json(
+            {
+                "same": found.same,
+                "digest": found.digest,
+                "files": found.found,
+                "differences": found.differences,
+                "evidence": found.evidence,
+            }
+        )
     else:
         different = f"different: {CHANGED}" if found.changed else "different"
-        click.echo("same" if found.same else "\n".join([different, *found.differences]))
+        click.echo("same" if found.same else "\n".join([different, *found.differences, *(found.evidence or ())]))
     say(f"Made again from recipe {found.digest[:12]}: compared {len(found.expected)} weight file(s).")
+    if found.evidence is not None:
+        say(f"Computed the evidence again: {len(found.evidence) or 'no'} number(s) differ.")
     if not found.same:
         sys.exit(EXIT_DIFFERENT)

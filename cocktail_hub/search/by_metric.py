@@ -25,6 +25,7 @@ from cocktail_hub.search.ensemble import FOLDS, Gain
 from cocktail_hub.search.ensemble_rule import ENOUGH, too_few
 from cocktail_hub.search.evaluate import CLASSIFIED, kind_of
 from cocktail_hub.search.model_folders import copy_tokenizer, mix_folder, staging_folder
+from cocktail_hub.search.report import how_weighed
 from cocktail_hub.search.softmax import Trial, Weights, uniform_weights
 from cocktail_hub.search.soups import search, soup
 from cocktail_hub.storage.cache import Cache
@@ -78,16 +79,23 @@ def check_metric(
 
 
 def weigh_by_metric(
-    recipe: Recipe, weighting: Weighting, report: CompatibilityReport, found: ExamplesFound, options: MixOptions
+    recipe: Recipe,
+    weighting: Weighting,
+    report: CompatibilityReport,
+    found: ExamplesFound,
+    options: MixOptions,
+    *,
+    fresh: bool = False,
 ) -> tuple[Weights, dict[str, Any]]:
     """Search for the weights with which the mix is best on the examples. As `weigh.weigh_ingredients`.
 
-    Every mix that is tried is cached, as `cocktail eval` caches it. What soups gain is cross-validated; CMA-ES tries
-    too many mixes for that. With too few examples the weights stay equal.
+    Every mix that is tried is cached, as `cocktail eval` caches it; `fresh` ignores that cache. What soups gain is
+    cross-validated; CMA-ES tries too many mixes for that. With too few examples the weights stay equal.
     """
     kind, metric, settings, examples = check_metric(recipe, weighting, report, found, options)
     count = len(recipe.ingredients)
-    origin = {"examples": {"count": len(examples), "digest": examples.digest} | found.to_dict()}
+    origin: dict[str, Any] = {"examples": {"count": len(examples), "digest": examples.digest} | found.to_dict()}
+    origin["weighting"] = how_weighed(weighting)
     if too_few(weighting, len(examples)):
         said = f"{len(examples)} examples are too few to search for weights (`rule: {weighting.rule}` takes {ENOUGH})"
         weights = Weights(
@@ -95,7 +103,7 @@ def weigh_by_metric(
         )
         return weights, {"rule": weights.rule, "sentence": weights.sentence} | origin
     with staging_folder() as scratch, bar("search", None, unit="mix") as advance:
-        folder, tokenizer = copy_tokenizer(report, scratch, code=options.trust_remote_code)
+        folder, tokenizer = copy_tokenizer(report, scratch / "small", code=options.trust_remote_code)
 
         @cache
         def columns(weights: WeightVector) -> Columns:
@@ -110,7 +118,8 @@ def weigh_by_metric(
                 settings=settings,
             )
             advance(1)
-            return measure(job, kind, Cache().root / "measured", generated=metric in GENERATED[:2])
+            known = (scratch if fresh else Cache().root) / "measured"
+            return measure(job, kind, known, generated=metric in GENERATED[:2])
 
         def figure(weights: WeightVector, kept: np.ndarray | slice = slice(None)) -> float:
             return float(metric.figure(metric.rows(columns(weights))[kept].mean(axis=0)))
@@ -189,7 +198,7 @@ def weigh_by_function(
             if weights not in tried:
                 mixed = as_resolved(with_weights(recipe, weights, {}))
                 with mix_folder(mixed, report, options) as folder:
-                    tried[weights] = _judge(metric, name, folder, mixed, options)
+                    tried[weights] = judge(metric, name, folder, mixed, options)
                 advance(1)
             return tried[weights] if higher else -tried[weights]
 
@@ -223,7 +232,7 @@ def trials_evidence(weights: Weights, weighting: Weighting, recipe: Recipe) -> d
     }
 
 
-def _judge(metric: Callable[[Any], Any], name: str, folder: Path, mixed: ResolvedRecipe, options: MixOptions) -> float:
+def judge(metric: Callable[[Any], Any], name: str, folder: Path, mixed: ResolvedRecipe, options: MixOptions) -> float:
     """Load a mix with the library that it is for, and return its metric."""
     kind = folder_kind(folder, mixed.task)
     given = {"trust_remote_code": options.trust_remote_code}

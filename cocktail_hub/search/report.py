@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.evaluation.example_files import ExamplesFound
     from cocktail_hub.evaluation.settings import ScoringSettings
+    from cocktail_hub.recipe import Weighting
     from cocktail_hub.search.softmax import Weights
 
 FEW = 20
@@ -30,11 +31,11 @@ def evidence_of(weights: Weights, found: ExamplesFound, digest: str, settings: S
         settings: how the losses were computed.
 
     Returns:
-        `rule`, `temperature` (nats; with `auto: true` if it was found), `effective_number`, `noise` (paired standard
-        error, nats), `gain` over equal weights (`mean`, `low`, `high`, nats), `sentence`, `examples` (`count`,
-        `digest`, `source`, `revision`), `settings` (what decides a loss), and `ingredients`: in recipe order `model`,
-        `loss`, `standard_error` (nats), `weight`, `outputs` (digest), `per_example`, `truncated`, `texts`, `tokens`,
-        `reading`. Unknown values are left out.
+        `weighting` (its keys but those that say where the examples are), `rule`, `temperature` (nats; with `auto:
+        true` if it was found), `effective_number`, `noise` (paired standard error, nats), `gain` over equal weights
+        (`mean`, `low`, `high`, `unit`), `sentence`, `examples` (`count`, `digest`, `source`, `revision`), `settings`
+        (what decides a loss), and `ingredients`: in recipe order `model`, `loss`, `standard_error` (nats), `weight`,
+        `outputs` (digest), `per_example`, `truncated`, `texts`, `tokens`, `reading`. Unknown values are left out.
     """
     rows = []
     for losses, weight in zip(weights.losses, weights.values, strict=True):
@@ -53,9 +54,15 @@ def evidence_of(weights: Weights, found: ExamplesFound, digest: str, settings: S
             "sentence": weights.sentence or None,
             "examples": {"count": len(weights.losses[0].per_example), "digest": digest} | found.to_dict(),
             "settings": _known(settings.identity()),
+            "weighting": how_weighed(settings.weighting),
             "ingredients": rows,
         }
     )
+
+
+def how_weighed(weighting: Weighting) -> dict[str, Any]:
+    """The keys of a recipe's `weighting` but those that say where the examples are."""
+    return {key: value for key, value in weighting.to_dict().items() if key not in ("examples", "revision", "split")}
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:

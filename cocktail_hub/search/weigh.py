@@ -42,6 +42,7 @@ def weigh_ingredients(
     options: MixOptions,
     *,
     lm_cocktail: bool = False,
+    fresh: bool = False,
 ) -> tuple[Weights, dict[str, Any]]:
     """Compute a weight per ingredient; the anchor is not scored, but for the outputs of `rule: ensemble`.
 
@@ -54,6 +55,7 @@ def weigh_ingredients(
         found: the examples; `None` for `rule: uniform`, which needs none.
         options: the Hub, the device and the engine.
         lm_cocktail: compute the losses of the original: see `ScoringSettings`.
+        fresh: compute everything again, whatever is cached.
 
     Returns:
         The weights, and their evidence as JSON values for the recipe.
@@ -66,7 +68,7 @@ def weigh_ingredients(
         weights = Weights(rule="uniform", values=uniform_weights(len(recipe.ingredients)))
         return weights, {"rule": "uniform"}
     if tries_mixes(weighting, len(found.rows())):
-        return weigh_by_metric(recipe, weighting, report, found, options)
+        return weigh_by_metric(recipe, weighting, report, found, options, fresh=fresh)
     settings, examples = check_scoring(recipe, weighting, report, found, options, lm_cocktail=lm_cocktail)
     on_ray = options.engine == "ray"
     if not on_ray:
@@ -78,7 +80,7 @@ def weigh_ingredients(
     with staging_folder() as folder, bar("score", STEPS * len(scored), unit="%") as advance:
         losses = score_all(
             scoring_jobs(scored, report, options, folder, examples=examples, settings=settings),
-            LossesCache(Cache().root / "losses"),
+            LossesCache((folder if fresh else Cache().root) / "losses"),
             advance=advance,
             runner=score_on_ray if on_ray else score_here,
         )

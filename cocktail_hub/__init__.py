@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cocktail_hub.integrations.config import CocktailConfig
     from cocktail_hub.integrations.lm_cocktail import mix_models, mix_models_by_layers, mix_models_with_data
     from cocktail_hub.merge.options import MixOptions
-    from cocktail_hub.pipeline import Mix, check, evaluate, mix, publish, score, sweep, verify
+    from cocktail_hub.pipeline import Mix, check, evaluate, mix, publish, score, search_weights, sweep, verify
     from cocktail_hub.recipe import Ingredient, Recipe, ResolvedRecipe
     from cocktail_hub.version import VERSION as __version__  # noqa: F401, N811 - a name of Python's
 
@@ -40,6 +40,7 @@ _HOMES = {
     "mix_models_with_data": "integrations.lm_cocktail",
     "publish": "pipeline",
     "score": "pipeline",
+    "search_weights": "pipeline",
     "sweep": "pipeline",
     "verify": "pipeline",
 }
@@ -61,6 +62,7 @@ __all__ = [
     "mix_models_with_data",
     "publish",
     "score",
+    "search_weights",
     "sweep",
     "verify",
 ]

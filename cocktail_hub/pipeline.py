@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.compat.check import check_models
 from cocktail_hub.compat.own_code import code_commits
 from cocktail_hub.errors import PublishError, RecipeError, SourceError, did_you_mean
-from cocktail_hub.evaluation.example_files import ExamplesFound, examples_given, locate_examples
+from cocktail_hub.evaluation.example_files import ExamplesFound, examples_given, examples_of, locate_examples
 from cocktail_hub.evaluation.load_check import LoadCheck
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
 from cocktail_hub.hub.commit import README, Publication
@@ -28,6 +28,7 @@ from cocktail_hub.publishing.preview import preview_mix
 from cocktail_hub.publishing.verify import (
     Verification,
     changed_weights,
+    evidence_differences,
     manifest_of,
     refuse_changed,
     require_merged,
@@ -40,7 +41,7 @@ from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse
 from cocktail_hub.storage.disk import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from huggingface_hub import CommitInfo
 
@@ -281,16 +282,21 @@ def check_and_weigh(prepared: Prepared) -> tuple[CompatibilityReport, ResolvedRe
 
 
 def weigh_prepared(
-    prepared: Prepared, report: CompatibilityReport, *, lm_cocktail: bool = False
+    prepared: Prepared, report: CompatibilityReport, *, lm_cocktail: bool = False, fresh: bool = False
 ) -> tuple[Weights, dict[str, Any]]:
-    """Compute weights and their evidence; `lm_cocktail`: from the losses that the original LM_Cocktail computes."""
+    """Compute weights and their evidence.
+
+    `lm_cocktail`: from the losses that the original LM_Cocktail computes; `fresh`: from nothing that is cached.
+    """
     from cocktail_hub.search.weigh import weigh_ingredients
 
     recipe, weighting = prepared.recipe, prepared.recipe.weighting
     if weighting is None:
         raise RecipeError("The recipe has no `weighting`, so there is nothing to score its ingredients on.")
     examples = None if weighting.rule == "uniform" else prepared.examples
-    return weigh_ingredients(recipe, weighting, report, examples, prepared.options, lm_cocktail=lm_cocktail)
+    return weigh_ingredients(
+        recipe, weighting, report, examples, prepared.options, lm_cocktail=lm_cocktail, fresh=fresh
+    )
 
 
 def with_hub(options: MixOptions | None, hub: Mapping[str, Any]) -> MixOptions:
@@ -332,6 +338,7 @@ def score(
     examples: str | Path | Sequence[Mapping[str, Any]] | None = None,
     *,
     rule: str | None = None,
+    metric: str | None = None,
     temperature: float | str | None = None,
     columns: Mapping[str, str] | None = None,
     revision: str | None = None,
@@ -343,7 +350,9 @@ def score(
     Args:
         source: a recipe, as `mix` takes it. It needs no weights; those that it gives are ignored.
         examples: a list, a path or a Hub dataset id; `None`: those of the recipe's `weighting`.
-        rule: `softmax`, `ensemble` or `uniform`; `None`: the recipe's, or softmax.
+        rule: `softmax`, `ensemble`, `greedy`, `top_k`, `cma` or `uniform`; `None`: the recipe's, or softmax.
+        metric: what mixes are chosen by with `greedy`, `top_k` and `cma`; `None`: the recipe's, or the first one that
+            `evaluate` shows.
         temperature: in nats, above 0, or `auto`; `None`: the recipe's, or 5.
         columns: our key -> the column of `examples` that holds it, e.g. `{"input": "question"}`.
         revision: of the recipe's repo, when `source` is a Hub id.
@@ -357,13 +366,69 @@ def score(
     from cocktail_hub.search.score import Score, open_recipe
 
     options = with_hub(options, hub)
-    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=examples is not None)
-    recipe = open_recipe(loaded.recipe, examples, rule=rule, temperature=temperature, columns=columns)
+    given = examples is not None or rule is not None
+    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=given)
+    changes = {"rule": rule, "metric": metric, "temperature": temperature, "columns": columns}
+    recipe = open_recipe(loaded.recipe, examples, **changes)
     loaded = replace(loaded, recipe=recipe)
     if examples is not None:  # the caller may name files of this machine, which a recipe from the Hub may not
         loaded = replace(loaded, files=None, folder="")
     prepared = prepare(loaded, options, recall=False)
     weights, evidence = weigh_prepared(prepared, prepared.check())
+    return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
+
+
+def search_weights(
+    source: Any,
+    metric: Callable[[Any], Any],
+    *,
+    rule: str = "greedy",
+    k: int | None = None,
+    evaluations: int | None = None,
+    seed: int | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Score:
+    """Search for the weights with which a mix is best by a metric of your own. No mix is written.
+
+    Mixes are merged in memory and loaded: as `SentenceTransformer` or `CrossEncoder` where they are one, else as a
+    model of transformers, whose tokenizer lies at its `name_or_path` as long as the metric runs.
+
+    Args:
+        source: a recipe, as `mix` takes it. It needs no weights; those that it gives are ignored.
+        metric: takes a model, and returns a number, higher for better models; or an evaluator of sentence-transformers.
+        rule: `greedy`: the best ingredient, and each next one that makes the mix no worse. `top_k`: the k best. `cma`:
+            CMA-ES, which needs the extra `cma`.
+        k: ingredients that `top_k` takes; `None`: 3.
+        evaluations: mixes that `cma` tries, about; `None`: 100.
+        seed: of `cma`.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        options: how to make the mix; `scoring_device` says where models are run.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Returns:
+        A recipe with plain weights, and as its evidence every mix that was tried.
+
+    Raises:
+        ScoringError: the metric gives something else than a finite number.
+        CocktailError: the recipe is wrong, or its models do not fit together.
+    """
+    from cocktail_hub.recipe.weighting import SEARCHING, Weighting
+    from cocktail_hub.search.by_metric import weigh_by_function
+    from cocktail_hub.search.score import Score, open_recipe
+
+    if rule not in SEARCHING:
+        raise RecipeError(
+            f"`rule` must be one of {', '.join(SEARCHING)}, got {rule!r}. {did_you_mean(rule, SEARCHING)}"
+        )
+    options = with_hub(options, hub)
+    given = {"k": k, "evaluations": evaluations, "seed": seed}
+    weighting = Weighting.from_value({"rule": rule, "examples": "a metric", **given})
+    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
+    opened = replace(loaded, recipe=open_recipe(loaded.recipe, rule="uniform"))
+    prepared = prepare(opened, options, recall=False)
+    weights, evidence = weigh_by_function(prepared.recipe, metric, weighting, prepared.check(), options)
     return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
 
 
@@ -620,19 +685,37 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
     return info
 
 
-def verify(source: Any, *, revision: str | None = None, options: MixOptions | None = None, **hub: Any) -> Verification:
+def verify(
+    source: Any,
+    *,
+    evidence: bool = False,
+    examples: str | Path | Sequence[Mapping[str, Any]] | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Verification:
     """Make a published mix again from its ingredients, and compare the weights byte for byte.
 
-    `source` is a merged repo on the Hub, or a folder with a `recipe.json`; the other parameters are as for `mix`.
     Published weights are not downloaded: the Hub records their hashes.
 
+    Args:
+        source: a merged repo on the Hub, or a folder with a `recipe.json`.
+        evidence: whether to compute the evidence again, too: losses, weights and gain, from nothing that is cached.
+        examples: those behind the weights, where they are not published; with them, `evidence` is checked.
+        revision: of the repo.
+        options: how to make the mix.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
     Raises:
-        SourceError: an ingredient cannot be found or accessed, so nothing could be checked.
+        SourceError: an ingredient, or the examples behind the evidence, cannot be found or accessed.
         RecipeError: there are no merged weights, or the recipe is not resolved.
     """
     options = with_hub(options, hub)
     loaded = load_recipe_source(source, options.hub, revision=revision)
     files = require_merged(loaded)
+    differences = None
+    if evidence or examples is not None:
+        differences = _check_evidence(loaded, examples, options)
     found, mixed = weight_hashes(files), manifest_of(files, loaded.folder)
     cut = DEFAULT_SHARD_SIZE if mixed is None else cut_size(mixed)
     again = replace(options, max_shard_size=cut, force=True)  # ignore the cache
@@ -640,4 +723,35 @@ def verify(source: Any, *, revision: str | None = None, options: MixOptions | No
         made = mix(prepare(replace(loaded, merged=False), again), output=Path(scratch) / "mix")
         expected = weight_hashes(made.path)
     changed = changed_weights(files, loaded.folder)
-    return Verification(name=loaded.name, digest=made.recipe.digest, expected=expected, found=found, changed=changed)
+    return Verification(
+        name=loaded.name,
+        digest=made.recipe.digest,
+        expected=expected,
+        found=found,
+        changed=changed,
+        evidence=differences,
+    )
+
+
+def _check_evidence(
+    loaded: RecipeSource, examples: str | Path | Sequence[Mapping[str, Any]] | None, options: MixOptions
+) -> tuple[str, ...]:
+    """Compute the weights of a recipe again from their examples, and say what differs from its evidence."""
+    from cocktail_hub.search.score import scored_again
+    from cocktail_hub.search.weigh import check_scoring
+
+    old, name = loaded.recipe.evidence or {}, loaded.name
+    found = examples_of(old, name, options.hub) if examples is None else examples_given(examples, options.hub)
+    opened = scored_again(loaded.recipe, name, found.rows())
+    prepared = prepare(replace(loaded, recipe=opened, merged=False, files=None, folder=""), options, recall=False)
+    report, weighting = prepared.check(), opened.weighting
+    if weighting is not None and weighting.rule != "uniform":
+        given = check_scoring(prepared.recipe, weighting, report, prepared.examples, options)[1]
+        if given.digest != old["examples"]["digest"]:
+            raise SourceError(
+                f"The examples are not those behind the weights of '{name}': their digest is {given.digest[:12]}, "
+                f"not {old['examples']['digest'][:12]}.\nOther examples give other weights.\n"
+                "Give the examples that the evidence was computed from."
+            )
+    weights, new = weigh_prepared(prepared, report, fresh=True)
+    return evidence_differences(loaded.recipe, with_weights(prepared.recipe, weights.values, new))

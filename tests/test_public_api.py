@@ -28,6 +28,7 @@ NAMES = {
     "mix_models_with_data",
     "publish",
     "score",
+    "search_weights",
     "sweep",
     "verify",
 }

@@ -16,6 +16,8 @@ from cocktail_hub.errors import CocktailError
 
 EXIT_DIFFERENT = 1
 EXIT_NOT_CHECKED = 3
+_RULES = ("softmax", "ensemble", "greedy", "top_k", "cma", "uniform")
+"""Those of `weighting.rule`, whose room takes long to import."""
 
 
 @click.command(
@@ -105,8 +107,11 @@ Examples:
 )
 @click.argument("recipe")
 @click.option("--examples", help="File or Hub dataset of examples. Default: the recipe's.")
-@click.option("--rule", type=click.Choice(["softmax", "uniform", "ensemble"]), help="How weights are found.")
-@click.option("--temperature", help="In nats, above 0, or auto. Lower favours the best ingredient.")
+@click.option("--rule", type=click.Choice(_RULES), help="How weights are found.")
+@click.option(
+    "--metric", help="What greedy, top_k and cma choose by, such as accuracy@1. Default: what eval shows first."
+)
+@click.option("--temperature", help="In nats, above 0. Lower favours the best ingredient.")
 @click.option("--scoring-device", default="auto", show_default=True, help="Device to run models on: auto, cpu or cuda.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the recipe with its weights to this file.")
 @mix_options(without=MERGING)
@@ -124,7 +129,15 @@ def score(recipe: str, examples: str | None, output: Path | None, temperature: s
     if output is not None and not output.absolute().parent.is_dir():
         raise click.BadParameter(f"There is no folder '{output.parent}'.", param_hint="--output")
     revision = given["revision"]
-    found = score(recipe, examples, rule=given["rule"], temperature=number, revision=revision, options=options)
+    found = score(
+        recipe,
+        examples,
+        rule=given["rule"],
+        metric=given["metric"],
+        temperature=number,
+        revision=revision,
+        options=options,
+    )
     if output is not None:
         output.write_text(dump_yaml(found.recipe), encoding="utf-8")
     if given["as_json"]:
@@ -179,20 +192,26 @@ def push(recipe: str, repo_id: str, **given: Any) -> None:
     epilog="""\b
 Examples:
   cocktail verify me/my-mix
-  cocktail verify ./my-mix
+  cocktail verify ./my-mix --examples examples.jsonl
 
 \b
 Exit code: 0 same, 1 different, 3 could not be checked."""
 )
 @click.argument("source")
+@click.option("--evidence", is_flag=True, help="Compute the weights again from their examples, too.")
+@click.option("--examples", help="The same from this file or Hub dataset, where the examples are not published.")
 @mix_options(without=("max_shard_size",))
-def verify(source: str, **given: Any) -> None:
-    """Make the mix in SOURCE again from its ingredients, and compare the weights byte for byte."""
+def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> None:
+    """Make the mix in SOURCE again from its ingredients, and compare the weights byte for byte.
+
+    Numbers of the evidence count as equal within 0.001, those above 1 within a thousandth.
+    """
     from cocktail_hub.pipeline import verify
     from cocktail_hub.publishing.verify import CHANGED
 
     try:
-        found = verify(source, revision=given["revision"], options=read_options(given))
+        options = read_options(given)
+        found = verify(source, evidence=evidence, examples=examples, revision=given["revision"], options=options)
     except (CocktailError, OSError) as error:
         say(f"Error: could not check '{source}'.\n{error_message(error)}")
         sys.exit(EXIT_NOT_CHECKED)
@@ -200,10 +219,20 @@ def verify(source: str, **given: Any) -> None:
         traceback.print_exc()
         sys.exit(EXIT_NOT_CHECKED)
     if given["as_json"]:
-        show_json({"same": found.same, "digest": found.digest, "files": found.found, "differences": found.differences})
+        show_json(
+            {
+                "same": found.same,
+                "digest": found.digest,
+                "files": found.found,
+                "differences": found.differences,
+                "evidence": found.evidence,
+            }
+        )
     else:
         different = f"different: {CHANGED}" if found.changed else "different"
-        show("same" if found.same else "\n".join([different, *found.differences]))
+        show("same" if found.same else "\n".join([different, *found.differences, *(found.evidence or ())]))
     say(f"Made again from recipe {found.digest[:12]}: compared {len(found.expected)} weight file(s).")
+    if found.evidence is not None:
+        say(f"Computed the evidence again: {len(found.evidence) or 'no'} number(s) differ.")
     if not found.same:
         sys.exit(EXIT_DIFFERENT)

@@ -86,6 +86,28 @@ def examples_given(examples: str | Path | Sequence[Mapping[str, Any]], hub: Hub)
     return _on_machine(weighting.examples, weighting, hub)
 
 
+def examples_of(evidence: Mapping[str, Any], name: str, hub: Hub) -> ExamplesFound:
+    """Find the examples that weights were computed from, where they are on the Hub.
+
+    Raises:
+        SourceError: they were not published.
+    """
+    known = evidence.get("examples", {})
+    if not known or evidence.get("rule") == "uniform":
+        return ExamplesFound(content=(), source="none")
+    source, commit = str(known.get("source")), known.get("revision")
+    if not commit:
+        raise SourceError(
+            f"The examples behind the weights of '{name}' are not published ({source}).\n"
+            "So the weights could not be computed again from them.\n"
+            "Give the examples, if you have them: `cocktail verify SOURCE --examples FILE`."
+        )
+    kind, path = ("dataset", source.removeprefix("datasets/")) if source.startswith("datasets/") else ("model", source)
+    owner, repo, inside = path.split("/", 2)
+    files = hub.files(f"{owner}/{repo}", commit, repo_type=kind)
+    return ExamplesFound(content=_small_file(files, inside), source=source, revision=commit)
+
+
 def _on_machine(examples: str, weighting: Weighting, hub: Hub) -> ExamplesFound:
     """Examples in a file, or, where there is none, in a dataset."""
     path = Path(examples).expanduser()

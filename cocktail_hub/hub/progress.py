@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def bar(title: str, total: int, *, unit: str = "B", delay: float = 0.0) -> Iterator[Callable[[int], object]]:
+def bar(title: str, total: int | None, *, unit: str = "B", delay: float = 0.0) -> Iterator[Callable[[int], object]]:
     """Show a bar while the block runs; yields the function that advances it.
 
     Args:
         title: one word; the bar's group is `cocktail_hub.<title>`.
-        total: the amount of work, in `unit`.
+        total: the amount of work, in `unit`; `None` if it is not known.
         unit: 'B' for bytes, or what is counted.
         delay: seconds before the bar appears. tqdm's own `delay` would import tqdm, which takes 0.1 s, at once.
     """

@@ -14,6 +14,7 @@ from cocktail_hub.errors import PublishError
 from cocktail_hub.evaluation.loading import folder_kind, main_folder
 from cocktail_hub.hub import Uploaded
 from cocktail_hub.hub.commit import README
+from cocktail_hub.publishing.card.chart import chart_of
 from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs, stored_specs
 from cocktail_hub.publishing.card.header import merge_readme
 from cocktail_hub.publishing.card.render import render_card
@@ -76,6 +77,7 @@ def publish_weights(
     for name, values in changed.items():
         files[name] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
     files |= publication.files
+    files |= (charts := chart_of(recipe))
     listed = {name: _entry(content) for name, content in files.items()}
     files[MANIFEST] = manifest_text(listed, mixed.max_shard_size, mixed.notes).encode()
     specs = stored_specs(folder) if plan is None else planned_specs(plan)
@@ -83,7 +85,7 @@ def publish_weights(
     facts = gather_facts(
         recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id, tags=publication.tags, notes=mixed.notes
     )
-    readme = partial(merge_readme, card=render_card(recipe, facts))
+    readme = partial(merge_readme, card=render_card(recipe, replace(facts, chart=next(iter(charts), None))))
     return hub.commit(replace(publication, files=files, readme=readme))
 
 

@@ -14,6 +14,7 @@ from cocktail_hub.compat.own_code import code_commits
 from cocktail_hub.errors import PublishError
 from cocktail_hub.merge.run import merge_modules
 from cocktail_hub.merge.small_files import copy_small_files, write_json
+from cocktail_hub.publishing.card.chart import chart_of
 from cocktail_hub.publishing.card.facts import gather_facts
 from cocktail_hub.publishing.card.header import merge_readme
 from cocktail_hub.publishing.card.render import render_card
@@ -70,6 +71,9 @@ def publish_recipe(
                 own = {key: value for key, value in config.items() if key not in {*shown, *given, *_NOT_OF_THE_MIX}}
                 values["native"] = own | given
             write_json(folder / component / "config.json", values)
+        charts = chart_of(recipe)
+        for chart, content in charts.items():
+            (folder / chart).write_bytes(content)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         # Several transformers (a Router) are not one model of that library.
         kind = report.kind if "model_type" in native[""] else replace(report.kind, architecture="", model_type="")
@@ -82,6 +86,7 @@ def publish_recipe(
             tags=publication.tags,
             notes=public_notes(recipe, report.notes),
         )
+        facts = replace(facts, chart=next(iter(charts), None))
         card = render_card(recipe if recipe.weights is None else as_resolved(recipe), facts)
         return options.hub.commit(replace(publication, files=files, readme=partial(merge_readme, card=card)))
 

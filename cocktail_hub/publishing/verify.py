@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,11 +18,14 @@ from cocktail_hub.storage.cache import MANIFEST, CachedMix
 from cocktail_hub.storage.disk import QUICK, sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from cocktail_hub.checkpoint.files import RepoFiles
+    from cocktail_hub.recipe import Recipe
     from cocktail_hub.resolve.source import RecipeSource
 
+TOLERANCE = 1e-3
+"""Numbers of the evidence are equal if they differ by no more, above 1 relative to them."""
+_NOT_COMPUTED = frozenset(("anchor", "inlined", "weighting", "settings"))
+"""Keys of the evidence that say how, not what was found."""
 CHANGED = "trained, or changed in another way, since it was mixed"
 """What weights are that differ from those that were mixed, in messages."""
 
@@ -40,11 +44,13 @@ class Verification:
     """Weight file -> sha256 as published."""
     changed: tuple[str, ...] = ()
     """How the weights differ from those that were mixed, a line for each file: they were trained since, as a rule."""
+    evidence: tuple[str, ...] | None = None
+    """How the evidence differs from what was computed again, a line for each number; `None`: it was not computed."""
 
     @property
     def same(self) -> bool:
-        """Whether every weight file is, byte for byte, what the recipe gives."""
-        return dict(self.expected) == dict(self.found)
+        """Whether every weight file is, byte for byte, what the recipe gives, and no number of the evidence differs."""
+        return dict(self.expected) == dict(self.found) and not self.evidence
 
     @property
     def differences(self) -> list[str]:
@@ -57,6 +63,37 @@ class Verification:
             elif expected != found:
                 lines[path] = f"{path} has sha256 {found[:16]}..., the recipe gives {expected[:16]}..."
         return [lines[path] for path in sorted(lines)]
+
+
+def evidence_differences(old: Recipe, new: Recipe) -> tuple[str, ...]:
+    """Say, in one line a number, how weights and evidence differ from those that were computed again.
+
+    Numbers count as equal within `TOLERANCE`. Digests of outputs are not compared: on another processor or version of
+    torch the last digits differ.
+    """
+    lines = []
+    for one, other in zip(old.ingredients, new.ingredients, strict=True):
+        if not _close(one.weight, other.weight):
+            lines.append(f"the weight of {one.label} is {one.weight:.6g}, computed again {other.weight:.6g}")
+
+    def compare(one: Any, other: Any, place: str) -> None:
+        if isinstance(one, Mapping):
+            for key in one.keys() - _NOT_COMPUTED:
+                compare(one[key], other.get(key) if isinstance(other, Mapping) else None, f"{place} {key}".strip())
+        elif isinstance(one, Sequence) and not isinstance(one, str):
+            listed = isinstance(other, Sequence) and len(one) == len(other)
+            for index, inner in enumerate(one):
+                compare(inner, other[index] if listed else None, f"{place} {index + 1}")
+        elif isinstance(one, float) and not _close(one, other):
+            again = f"{other:.6g}" if isinstance(other, float) else "missing"
+            lines.append(f"{place} is {one:.6g}, computed again {again}")
+
+    compare(old.evidence or {}, new.evidence or {}, "")
+    return tuple(sorted(lines))
+
+
+def _close(one: float, other: Any) -> bool:
+    return isinstance(other, float) and abs(one - other) <= TOLERANCE * max(1.0, abs(one))
 
 
 def require_merged(source: RecipeSource) -> HubFiles | LocalFiles:

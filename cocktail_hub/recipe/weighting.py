@@ -21,10 +21,19 @@ from cocktail_hub.recipe.validation import (
     reject_unknown,
 )
 
-RULES = ("softmax", "uniform", "ensemble")
+SEARCHING = ("greedy", "top_k", "cma")
+"""Rules that try mixes, and choose by a metric."""
+RULES = ("softmax", "uniform", "ensemble", *SEARCHING)
 FALLBACKS = ("uniform", "softmax", "never")
-OF_ENSEMBLE = ("prior", "floor", "fallback")
-"""Keys that only `rule: ensemble` has."""
+OF_RULES = {
+    "prior": ("ensemble",),
+    "floor": ("ensemble",),
+    "fallback": ("ensemble", *SEARCHING),
+    "metric": SEARCHING,
+    "k": ("top_k",),
+    "evaluations": ("cma",),
+}
+"""Key -> the only rules that have it."""
 POOLINGS = ("cls", "mean", "max", "lasttoken")
 DTYPES = ("float32", "bfloat16", "float16")
 Examples = str | tuple[Mapping[str, Any], ...]
@@ -40,7 +49,8 @@ class Weighting:
 
     rule: str = "softmax"
     """`softmax`: `softmax(-loss / temperature)`. `uniform`: equal weights, no examples needed. `ensemble`: the weights
-    whose mean of the ingredients' outputs has the lowest loss."""
+    whose mean of the ingredients' outputs has the lowest loss. `greedy` and `top_k`: soups of the best ingredients;
+    `cma`: CMA-ES. These three try mixes and take the best by `metric`."""
     examples: Examples | None = None
     """Path of a JSONL, JSON, CSV or Parquet file, a Hub dataset id, or the examples themselves."""
     revision: str | None = None
@@ -56,9 +66,16 @@ class Weighting:
     floor: float = 0.01
     """`ensemble` leaves out ingredients with a lower weight."""
     fallback: str = "uniform"
-    """What `ensemble` does with fewer than 20 examples: `uniform` (the prior), `softmax`, or `never` fall back."""
+    """What all but `softmax` do with fewer than 20 examples: `uniform` (the prior), `softmax`, or `never` fall back."""
+    metric: str | None = None
+    """What mixes are chosen by, as `cocktail eval` calls it, e.g. `accuracy@1`. `None`: the first it shows, but for
+    language models without options the loss."""
+    k: int = 3
+    """Ingredients that `top_k` takes."""
+    evaluations: int = 100
+    """Mixes that `cma` tries, about."""
     seed: int = 0
-    """Seed for choosing negatives."""
+    """Seed for choosing negatives, and of `cma`."""
     max_length: int | None = None
     """Longest text, in tokens. `None`: the model's own limit."""
     negatives: int | None = None
@@ -79,10 +96,10 @@ class Weighting:
             value = getattr(self, f.name)
             if value is not None or f.default is not None:
                 object.__setattr__(self, f.name, _READERS[f.name](value, f"weighting.{f.name}"))
-        for name in OF_ENSEMBLE:
-            if self.rule != "ensemble" and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+        for name, rules in OF_RULES.items():
+            if self.rule not in rules and getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise RecipeError(
-                    f"`weighting.{name}` goes with `rule: ensemble`, got `rule: {self.rule}`.\n"
+                    f"`weighting.{name}` goes with `rule: {'` or `'.join(rules)}`, got `rule: {self.rule}`.\n"
                     "It would be ignored.\nRemove it, or change the rule."
                 )
         if self.examples is None and self.rule != "uniform":
@@ -152,9 +169,9 @@ def _read_floor(value: Any, key: str) -> float:
 
 
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("revision", "split"), as_text),
+    **dict.fromkeys(("revision", "split", "metric"), as_text),
     **dict.fromkeys(("chat_template", "normalize"), as_flag),
-    **dict.fromkeys(("max_length", "negatives", "batch_size"), partial(as_whole, low=1)),
+    **dict.fromkeys(("max_length", "negatives", "batch_size", "k", "evaluations"), partial(as_whole, low=1)),
     "rule": partial(as_choice, choices=RULES),
     "examples": _read_examples,
     "columns": lambda value, key: as_json(

@@ -177,22 +177,31 @@ class MixedVectors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """How much lower the loss of mixed outputs is than with equal weights, on examples that the weights have not seen.
+    """How much better a mix is than one with equal weights, as a rule on examples that its weights have not seen.
 
     The examples are divided into `FOLDS` parts; the weights for each part are found on the others.
     """
 
     mean: float
-    """Over examples, in nats."""
+    """Over examples; above 0 is better."""
     low: float
     """Of the 95 % interval, by the bootstrap: see `evaluation.intervals`."""
     high: float
     """Of the same."""
+    unit: str = "nats"
+    """Of all three: nats of the loss of mixed outputs, or a metric of merged mixes."""
 
     @property
     def proven(self) -> bool:
         """Whether the interval is above zero."""
         return self.low > 0
+
+    def __str__(self) -> str:
+        """The gain with its interval, and what that proves."""
+        digits = 4 if self.unit == "nats" else 2
+        mean, low, high = (f"{number:+.{digits}f}" for number in (self.mean, self.low, self.high))
+        verdict = "" if self.proven else ", a loss" if self.high < 0 else ", unproven"
+        return f"{mean} {self.unit}, 95 % interval [{low}, {high}]{verdict}"
 
 
 def best_weights(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cocktail_hub.recipe.weighting import OF_RULES
 from cocktail_hub.search.ensemble import Gain, best_weights, cross_validated_gain, without_crumbs
 from cocktail_hub.search.softmax import Weights, uniform_weights, weigh
 
@@ -22,18 +23,19 @@ STRENGTH = 2.0
 """Nats times examples: how strongly the weights are drawn to the prior."""
 
 
-def needs_outputs(weighting: Weighting, examples: int) -> bool:
-    """Whether the weights follow from the mixed outputs; else the losses are enough."""
-    return weighting.rule == "ensemble" and (examples >= ENOUGH or weighting.fallback == "never")
+def too_few(weighting: Weighting, examples: int) -> bool:
+    """Whether a rule that searches for weights falls back, because of so few examples."""
+    return weighting.rule in OF_RULES["fallback"] and examples < ENOUGH and weighting.fallback != "never"
 
 
 def fall_back(losses: Sequence[Losses], weighting: Weighting) -> Weights:
     """The weights where there are too few examples: the prior's, or those of `softmax`."""
-    few = f"{len(losses[0].per_example)} examples are too few to search for weights (`rule: ensemble` takes {ENOUGH})"
+    examples, rule = len(losses[0].per_example), weighting.rule
+    few = f"{examples} examples are too few to search for weights (`rule: {rule}` takes {ENOUGH})"
     if weighting.fallback == "softmax":
         found = weigh(losses, weighting.temperature)
         return Weights(
-            rule="ensemble",
+            rule=rule,
             values=found.values,
             losses=found.losses,
             noise=found.noise,
@@ -41,7 +43,7 @@ def fall_back(losses: Sequence[Losses], weighting: Weighting) -> Weights:
         )
     prior = prior_of(weighting)
     return Weights(
-        rule="ensemble",
+        rule=rule,
         values=uniform_weights(len(losses)) if prior is None else tuple(map(float, prior)),
         losses=tuple(losses),
         sentence=f"{few}: the weights {'stay equal' if prior is None else 'are those of `prior`'}",
@@ -82,9 +84,7 @@ def _said(gain: Gain | None, examples: int, *, dropped: int, convex: bool) -> li
     if gain is None:
         said.append("no estimate of the gain over equal weights: one example cannot be divided")
     else:
-        interval = f"{gain.mean:+.4f} nats, 95 % interval [{gain.low:+.4f}, {gain.high:+.4f}]"
-        verdict = "" if gain.proven else ", a loss" if gain.high < 0 else ", unproven"
-        said.append(f"gain over equal weights, cross-validated on {examples} examples: {interval}{verdict}")
+        said.append(f"gain over equal weights, cross-validated on {examples} examples: {gain}")
     if dropped:
         said.append(f"{dropped} ingredient{'s' * (dropped > 1)} below the floor left out")
     if not convex:

@@ -1,13 +1,14 @@
-"""Draw an evaluation: every model with its interval, a panel for each set of examples."""
+"""Draw what was found: every model of an evaluation with its interval; the weights and curves of some evidence."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from cocktail_hub.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cocktail_hub.search.evaluate import Evaluation
@@ -49,3 +50,48 @@ def draw_evaluation(evaluation: Evaluation, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].invert_yaxis()
     figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix.lower() == ".png" else None)
+
+
+def draw_evidence(evidence: Mapping[str, Any], target: str | Path | IO[bytes]) -> None:
+    """Write a PNG of a recipe's evidence: its computed weights as bars, and each curve of a sweep.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        KeyError, TypeError, ValueError: the evidence has another shape.
+        OSError: the file cannot be written.
+    """
+    require_plotting()
+    from matplotlib.figure import Figure
+
+    rows, curves = evidence.get("ingredients", ()), evidence.get("curves", ())
+    heights = [1.0 + 0.35 * len(rows)] * bool(rows) + [3.2] * len(curves)
+    picture = Figure(figsize=(6.4, sum(heights)), layout="constrained")
+    panels = iter(picture.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0])
+    for axes in [next(panels)] if rows else []:
+        places, weights = range(len(rows)), [float(row["weight"]) for row in rows]
+        axes.barh(places, weights, color="#1f6fb4")
+        for place, row in zip(places, rows, strict=True):
+            known = [f"{name} {row[name]:.4g}" for name in ("loss", "value") if name in row]
+            axes.annotate(f" {weights[place]:.3f}  {''.join(known)}", (weights[place], place), va="center")
+        axes.axvline(1 / len(rows), linestyle=":", color="grey", label="equal weights")
+        axes.set(xlabel="weight", xlim=(0, 1.5 * max(weights)))
+        axes.set_yticks(places, [_short(row["model"]) for row in rows])
+        axes.invert_yaxis()
+        axes.legend(frameon=False)
+    for axes, curve in zip(panels, curves, strict=True):
+        at, over, predicted = evidence["positions"], evidence["over"], curve["predicted"]
+        axes.fill_between(at, *zip(*(one["interval"] for one in predicted), strict=True), alpha=0.2)
+        axes.plot(at, [one["value"] for one in predicted], label="predicted, 95 % interval")
+        where, seen = [float(place) for place in curve["measured"]], curve["measured"].values()
+        axes.vlines(where, *zip(*(one["interval"] for one in seen), strict=True), color="tab:orange")
+        axes.plot(where, [one["value"] for one in seen], "o", color="tab:orange", label="measured")
+        axes.axvline(evidence["knee"], linestyle=":", color="grey", label="knee")
+        xlabel = over if over == "lambda" else f"weight of {_short(over)}"
+        axes.set(xlabel=xlabel, ylabel=f"{curve['metric']}, {curve['examples']}")
+        axes.legend(frameon=False)
+    picture.savefig(target, format="png", dpi=110, metadata={"Software": None})
+
+
+def _short(model: str) -> str:
+    """The last part of a name, in which matplotlib finds no formula."""
+    return model.rpartition("/")[2].replace("$", r"\$")

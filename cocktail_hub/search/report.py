@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.evaluation.outputs import digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cocktail_hub.evaluation.example_files import ExamplesFound
     from cocktail_hub.evaluation.settings import ScoringSettings
+    from cocktail_hub.recipe import Weighting
     from cocktail_hub.search.softmax import Weights
 
 FEW = 20
@@ -28,11 +31,11 @@ def evidence_of(weights: Weights, found: ExamplesFound, digest: str, settings: S
         settings: how the losses were computed.
 
     Returns:
-        `rule`, `temperature` (nats; with `auto: true` if it was found), `effective_number`, `noise` (paired standard
-        error, nats), `gain` over equal weights (`mean`, `low`, `high`, nats), `sentence`, `examples` (`count`,
-        `digest`, `source`, `revision`), `settings` (what decides a loss), and `ingredients`: in recipe order `model`,
-        `loss`, `standard_error` (nats), `weight`, `outputs` (digest), `per_example`, `truncated`, `texts`, `tokens`,
-        `reading`. Unknown values are left out.
+        `weighting` (its keys but those that say where the examples are), `rule`, `temperature` (nats; with `auto:
+        true` if it was found), `effective_number`, `noise` (paired standard error, nats), `gain` over equal weights
+        (`mean`, `low`, `high`, `unit`), `sentence`, `examples` (`count`, `digest`, `source`, `revision`), `settings`
+        (what decides a loss), and `ingredients`: in recipe order `model`, `loss`, `standard_error` (nats), `weight`,
+        `outputs` (digest), `per_example`, `truncated`, `texts`, `tokens`, `reading`. Unknown values are left out.
     """
     rows = []
     for losses, weight in zip(weights.losses, weights.values, strict=True):
@@ -51,17 +54,25 @@ def evidence_of(weights: Weights, found: ExamplesFound, digest: str, settings: S
             "sentence": weights.sentence or None,
             "examples": {"count": len(weights.losses[0].per_example), "digest": digest} | found.to_dict(),
             "settings": _known(settings.identity()),
+            "weighting": how_weighed(settings.weighting),
             "ingredients": rows,
         }
     )
+
+
+def how_weighed(weighting: Weighting) -> dict[str, Any]:
+    """The keys of a recipe's `weighting` but those that say where the examples are."""
+    return {key: value for key, value in weighting.to_dict().items() if key not in ("examples", "revision", "split")}
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def table_of(weights: Weights) -> str:
+def table_of(weights: Weights, names: Sequence[str] = ()) -> str:
     """A table for people: loss in nats, its standard error and weight per ingredient, then what to know about them.
+
+    Where mixes were tried, what each ingredient has alone is in place of the loss; `names` are the ingredients'.
 
     Example:
         >>> from cocktail_hub.evaluation.losses import Losses
@@ -74,8 +85,11 @@ def table_of(weights: Weights) -> str:
         effective number of ingredients: 2.96 of 3
         temperature 5 cannot tell these apart: 0.378 / 0.342 / 0.280
     """
-    rows = [_COLUMNS]
-    for losses, weight in zip(weights.losses, weights.values, strict=True):
+    rows = [("ingredient", weights.metric, "weight") if weights.trials else _COLUMNS]
+    alone = {trial.weights.index(1.0): trial.value for trial in weights.trials if 1.0 in trial.weights}
+    for index, (name, weight) in enumerate(zip(names, weights.values, strict=True) if weights.trials else ()):
+        rows.append((name, f"{alone[index]:.4g}" if index in alone else "-", f"{weight:.3f}"))
+    for losses, weight in zip(weights.losses, weights.values, strict=False):
         error = losses.standard_error
         rows.append((losses.name, f"{losses.mean:.4f}", "-" if error is None else f"{error:.4f}", f"{weight:.3f}"))
     first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))

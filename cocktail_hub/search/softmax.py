@@ -26,15 +26,25 @@ NEARLY_ALL = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A mix that was tried."""
+
+    weights: tuple[float, ...]
+    """One per ingredient."""
+    value: float
+    """Of the metric."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
     """The weights of n ingredients, and how a rule found them."""
 
     rule: str
-    """`softmax`, `uniform` or `ensemble`."""
+    """One of `recipe.weighting.RULES`."""
     values: tuple[float, ...]
     """n weights, each in [0, 1], that sum to 1 up to float64 rounding; in recipe order."""
     losses: tuple[Losses, ...] = ()
-    """The losses of the ingredients, in recipe order; empty for `uniform`."""
+    """The losses of the ingredients, in recipe order; empty for `uniform` and for rules that try mixes."""
     temperature: float | None = None
     """The temperature that was used, in nats; `None` for other rules than `softmax`."""
     auto: bool = False
@@ -42,7 +52,11 @@ class Weights:
     noise: float | None = None
     """Paired standard error of the losses, in nats: see `paired_standard_error`. `None` if unknown."""
     gain: Gain | None = None
-    """How much the weights of `ensemble` gain over equal ones; `None` if it was not estimated."""
+    """How much the weights gain over equal ones; `None` if it was not estimated."""
+    metric: str = ""
+    """What mixes that were tried are chosen by; empty if none were."""
+    trials: tuple[Trial, ...] = ()
+    """The mixes that were tried, equal weights first."""
     sentence: str = ""
     """What to know about the weights; may be empty."""
 

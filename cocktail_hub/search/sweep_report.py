@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.search.plot import require_plotting
+from cocktail_hub.search.plot import draw_evidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,25 +137,4 @@ class Sweep:
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        require_plotting()
-        from matplotlib.figure import Figure as Picture
-
-        xlabel = "lambda" if self.over == "lambda" else f"weight of {self.over.rpartition('/')[2]}"
-        picture = Picture(figsize=(6.4, 3.2 * len(self.main)), layout="constrained")
-        for place, curve in enumerate(self.main.values(), start=1):
-            axes = picture.add_subplot(len(self.main), 1, place)
-            axes.fill_between(
-                self.positions,
-                [figure.low for figure in curve.predicted],
-                [figure.high for figure in curve.predicted],
-                alpha=0.2,
-            )
-            axes.plot(self.positions, [figure.value for figure in curve.predicted], label="predicted, 95 % interval")
-            seen = list(curve.measured.values())
-            where = [self.positions[index] for index in curve.measured]
-            axes.vlines(where, [one.low for one in seen], [one.high for one in seen], color="tab:orange")
-            axes.plot(where, [one.value for one in seen], "o", color="tab:orange", label="measured")
-            axes.axvline(self.positions[self.knee], linestyle=":", color="grey", label="knee")
-            axes.set(xlabel=xlabel, ylabel=f"{curve.metric}, {curve.name}")
-            axes.legend()
-        picture.savefig(path, dpi=120)
+        draw_evidence(self.recipe.evidence or {}, path)

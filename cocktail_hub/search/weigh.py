@@ -15,7 +15,8 @@ from cocktail_hub.evaluation.scorer import STEPS, ScoringJob, score_all, score_h
 from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.hub.progress import bar
 from cocktail_hub.recipe import Ingredient, canonical_json
-from cocktail_hub.search.ensemble_rule import fall_back, needs_outputs, weigh_outputs
+from cocktail_hub.search.by_metric import check_metric, tries_mixes, weigh_by_metric
+from cocktail_hub.search.ensemble_rule import fall_back, too_few, weigh_outputs
 from cocktail_hub.search.mixed_outputs import mixed_outputs
 from cocktail_hub.search.model_folders import copy_tokenizer, model_folder, staging_folder
 from cocktail_hub.search.report import evidence_of
@@ -41,6 +42,7 @@ def weigh_ingredients(
     options: MixOptions,
     *,
     lm_cocktail: bool = False,
+    fresh: bool = False,
 ) -> tuple[Weights, dict[str, Any]]:
     """Compute a weight per ingredient; the anchor is not scored, but for the outputs of `rule: ensemble`.
 
@@ -53,6 +55,7 @@ def weigh_ingredients(
         found: the examples; `None` for `rule: uniform`, which needs none.
         options: the Hub, the device and the engine.
         lm_cocktail: compute the losses of the original: see `ScoringSettings`.
+        fresh: compute everything again, whatever is cached.
 
     Returns:
         The weights, and their evidence as JSON values for the recipe.
@@ -64,6 +67,8 @@ def weigh_ingredients(
     if found is None:
         weights = Weights(rule="uniform", values=uniform_weights(len(recipe.ingredients)))
         return weights, {"rule": "uniform"}
+    if tries_mixes(weighting, len(found.rows())):
+        return weigh_by_metric(recipe, weighting, report, found, options, fresh=fresh)
     settings, examples = check_scoring(recipe, weighting, report, found, options, lm_cocktail=lm_cocktail)
     on_ray = options.engine == "ray"
     if not on_ray:
@@ -75,7 +80,7 @@ def weigh_ingredients(
     with staging_folder() as folder, bar("score", STEPS * len(scored), unit="%") as advance:
         losses = score_all(
             scoring_jobs(scored, report, options, folder, examples=examples, settings=settings),
-            LossesCache(Cache().root / "losses"),
+            LossesCache((folder if fresh else Cache().root) / "losses"),
             advance=advance,
             runner=score_on_ray if on_ray else score_here,
         )
@@ -85,7 +90,7 @@ def weigh_ingredients(
         units = [str(row[FIELDS[settings.kind][0]]) for row in examples.rows]
         weights = weigh_outputs(mixed_outputs(losses, examples, settings, share=share), own, units, weighting)
     else:
-        weights = fall_back(own, weighting) if weighting.rule == "ensemble" else weigh(own, weighting.temperature)
+        weights = weigh(own, weighting.temperature) if weighting.rule == "softmax" else fall_back(own, weighting)
     return weights, evidence_of(weights, found, examples.digest, settings)
 
 
@@ -100,9 +105,14 @@ def check_scoring(
 ) -> tuple[ScoringSettings, Examples]:
     """Check everything about scoring that shows without the models, and return what it needs. As `weigh_ingredients`.
 
+    For rules that try mixes, the metric is checked, too.
+
     Raises:
         ScoringError: the models cannot be scored, or not on these examples.
     """
+    if tries_mixes(weighting, len(found.rows())):
+        _, _, settings, examples = check_metric(recipe, weighting, report, found, options)
+        return settings, examples
     settings = ScoringSettings(
         task=recipe.task or report.kind.task,
         weighting=weighting,
@@ -111,7 +121,7 @@ def check_scoring(
         lm_cocktail=lm_cocktail,
     )
     examples = check_examples(found.rows(), settings.kind, columns=weighting.columns)
-    settings = replace(settings, outputs=needs_outputs(weighting, len(examples)))
+    settings = replace(settings, outputs=weighting.rule == "ensemble" and not too_few(weighting, len(examples)))
     if weighting.prior is not None and len(weighting.prior) != len(recipe.ingredients):
         raise ScoringError(
             f"`weighting.prior` has {len(weighting.prior)} weights for {len(recipe.ingredients)} ingredients.\n"

@@ -344,6 +344,19 @@ def test_no_token_is_written_anywhere(
     assert not [path for path in (*mine, *sent) if TOKEN.encode() in path.read_bytes()]
 
 
+@pytest.mark.parametrize("form", ["merged", "recipe"])
+def test_the_evidence_is_drawn_beside_the_card(form: str) -> None:
+    pytest.importorskip("matplotlib")
+    rows = [{"model": name, "weight": 0.5, "loss": 1.0} for name in published("bert").ids]
+    recipe = published("bert").recipe | {"evidence": {"rule": "softmax", "ingredients": rows}}
+    repo = f"{ORG}/publish-drawn-{form}"
+    for _ in range(2):
+        publish(recipe, repo, as_=form, token=TOKEN)
+    assert Path(hf_hub_download(repo, "evidence.png")).read_bytes().startswith(b"\x89PNG")
+    assert "](evidence.png)" in Path(hf_hub_download(repo, "README.md")).read_text(encoding="utf-8")
+    assert len(API.list_repo_commits(repo)) == 2, "nothing changed the second time"
+
+
 def test_paths_in_the_evidence_are_not_published() -> None:
     rows = [{"model": "/home/alice/tuned", "loss": 1.0}, {"model": "acme/b", "loss": 1.5}]
     recipe = published("bert").recipe | {"evidence": {"rule": "softmax", "ingredients": rows}}

@@ -12,9 +12,18 @@ GIVEN = {"examples": "examples.jsonl"}
 ENSEMBLE = {"rule": "ensemble", **GIVEN}
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"rule": "sofmax", **GIVEN}, "`weighting.rule` must be one of softmax, uniform, ensemble, got 'sofmax' (str)."),
+    ({"rule": "sofmax", **GIVEN}, "must be one of softmax, uniform, ensemble, greedy, top_k, cma, got 'sofmax' (str)."),
     ({**GIVEN, "prior": [1, 2]}, "`weighting.prior` goes with `rule: ensemble`, got `rule: softmax`."),
-    ({**GIVEN, "fallback": "never"}, "`weighting.fallback` goes with `rule: ensemble`, got `rule: softmax`."),
+    (
+        {**GIVEN, "fallback": "never"},
+        "goes with `rule: ensemble` or `greedy` or `top_k` or `cma`, got `rule: softmax`.",
+    ),
+    ({**GIVEN, "rule": "greedy", "k": 2}, "`weighting.k` goes with `rule: top_k`, got `rule: greedy`."),
+    (
+        {**GIVEN, "metric": "MRR"},
+        "`weighting.metric` goes with `rule: greedy` or `top_k` or `cma`, got `rule: softmax`.",
+    ),
+    ({**GIVEN, "rule": "top_k", "k": 0}, "`weighting.k` must be at least 1, got 0 (int)."),
     ({"rule": "uniform", "floor": 0}, "`weighting.floor` goes with `rule: ensemble`, got `rule: uniform`."),
     ({**ENSEMBLE, "prior": [0, 1]}, "`weighting.prior` must have weights above 0, got [0, 1]."),
     ({**ENSEMBLE, "prior": []}, "`weighting.prior` must have weights above 0, got []."),

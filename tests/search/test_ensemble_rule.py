@@ -6,7 +6,7 @@ import pytest
 from cocktail_hub.evaluation.losses import Losses
 from cocktail_hub.recipe import Weighting
 from cocktail_hub.search.ensemble import MixedLogits
-from cocktail_hub.search.ensemble_rule import fall_back, needs_outputs, weigh_outputs
+from cocktail_hub.search.ensemble_rule import fall_back, too_few, weigh_outputs
 from cocktail_hub.search.softmax import softmax_weights
 
 
@@ -24,9 +24,9 @@ def outputs(count: int) -> MixedLogits:
 
 
 def test_twenty_examples_are_enough_and_never_means_never():
-    assert [needs_outputs(weighting(), count) for count in (1, 19, 20)] == [False, False, True]
-    assert needs_outputs(weighting(fallback="never"), 1)
-    assert not needs_outputs(Weighting(examples="examples.jsonl"), 1000)
+    assert [too_few(weighting(), count) for count in (1, 19, 20)] == [True, True, False]
+    assert not too_few(weighting(fallback="never"), 1)
+    assert not too_few(Weighting(examples="examples.jsonl"), 1)
 
 
 def test_with_too_few_examples_the_weights_stay_equal_and_the_report_says_why():

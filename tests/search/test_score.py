@@ -550,6 +550,20 @@ def test_examples_given_for_a_uniform_recipe_count():
     assert found.weights.rule == "softmax"
 
 
+@pytest.mark.parametrize("suffix", ["list", "mapping", "file"])
+def test_a_recipe_without_weights_or_examples_is_scored_by_what_the_call_gives(suffix, tmp_path):
+    folders = list(map(str, models.pair("bert").folders))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"ingredients": folders}))
+    source = {"list": folders, "mapping": {"ingredients": folders}, "file": tmp_path / "recipe.yaml"}[suffix]
+    found = score(source, PASSAGES, temperature=1.0)
+    assert found.recipe.weights == pytest.approx(softmax((one.mean for one in found.losses), 1.0), rel=1e-12)
+    assert score(source, rule="uniform").recipe.weights == (0.5, 0.5)
+    with pytest.raises(RecipeError, match=r"`weighting` has no `examples`"):
+        score(source, rule="softmax")
+    with pytest.raises(RecipeError, match=r"The ingredients have no `weight`, and there is no `weighting`"):
+        score(source)
+
+
 def test_columns_of_the_recipes_examples_do_not_apply_to_the_callers(tmp_path):
     recipe = local_recipe("bert", examples="gone.jsonl", columns={"query": "question"})
     assert score(recipe, PASSAGES).recipe.weights

@@ -65,6 +65,8 @@ class CardFacts:
     """The dtype of most of its parameters, e.g. `bfloat16`."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Package -> version that made the mix."""
+    chart: str | None = None
+    """File beside the card that shows the evidence; `None` if there is none."""
     notes: tuple[str, ...] = ()
     """What the check found that does not spoil the mix, a sentence each, with public names."""
 

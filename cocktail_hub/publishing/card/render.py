@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.resources import files
+from itertools import product
 from string import Template
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +70,7 @@ def render_card(recipe: Recipe, facts: CardFacts) -> str:
         "notes": "\n".join(["\n## What to know\n", *(f"- {escape(note)}" for note in facts.notes), ""])
         if facts.notes
         else "",
+        "evidence": _evidence(public, facts),
         "remaking": fenced(f"{INSTALL}\ncocktail mix {facts.repo_id or 'recipe.yaml'} -o mix", "bash")
         + (f"\n\n{missing}" if missing else "")
         + ("\n\nThe recipe:" if facts.repo_id else "\n\nThe recipe, to be saved as `recipe.yaml`:"),
@@ -296,6 +299,28 @@ def _weighting(recipe: Recipe) -> list[str]:
     if isinstance(sentence := evidence.get("sentence"), str):
         said.append(escape(sentence))
     return said
+
+
+def _evidence(recipe: Recipe, facts: CardFacts) -> str:
+    """Return a section with the picture of the evidence, or a table of the curves where there is none."""
+    evidence = recipe.evidence or {}
+    shown = [f"![Weights, or figures along a weight with 95 % intervals]({facts.chart})"] if facts.chart else []
+
+    def cell(figure: Mapping[str, Any] | None) -> str:
+        return f"{_number(figure['value'])} [{', '.join(map(_number, figure['interval']))}]" if figure else ""
+
+    if not shown and evidence.get("curves"):
+        with suppress(KeyError, TypeError, AttributeError, IndexError):  # it was written by hand
+            curves = evidence["curves"]
+            kinds = ("predicted", "measured")
+            names = [f"{one['examples']}, {one['metric']}, {kind}" for one in curves for kind in kinds]
+            rows = [[_number(at)] for at in evidence["positions"]]
+            for one, (place, row) in product(curves, enumerate(rows)):
+                row += [cell(one["predicted"][place]), cell(one["measured"].get(f"{evidence['positions'][place]:g}"))]
+            shown.append(table([escape(str(evidence["over"])), *map(escape, names)], rows))
+    if shown and facts.repo_id and facts.form != "recipe" and "weighting" in evidence:
+        shown.append(f"Computed again from the examples by {code(f'cocktail verify {facts.repo_id} --evidence')}.")
+    return "\n\n".join(["\n## Evidence", *shown]) + "\n" if shown else ""
 
 
 def _licenses(recipe: Recipe, public: Recipe, facts: CardFacts) -> dict[str, tuple[ModelReference, LicenseInfo | None]]:

@@ -157,7 +157,7 @@ def test_the_recipe_in_the_card_is_the_recipe(recipe: ResolvedRecipe, facts: Car
 def test_every_name_in_the_template_is_filled_in(recipe: ResolvedRecipe, facts: CardFacts) -> None:
     names = {found["named"] for found in Template.pattern.finditer(template().template)}
     card = render_card(recipe, facts)
-    assert len(names) == 14
+    assert len(names) == 15
     assert "\n\n\n" not in card  # as it would be around a name that is empty
     noted = render_card(recipe, replace(facts, notes=("'org/a' splits <text>.", "Another.")))
     assert "## What to know\n\n- 'org/a' splits \\<text\\>.\n- Another.\n\n## How to make it again\n" in noted
@@ -316,6 +316,28 @@ def test_evidence_of_another_shape_is_ignored(
 ) -> None:
     card = render_card(replace(recipe, evidence=evidence), facts)
     assert "| Ingredient | Commit | Requested | Weight |\n" in card
+
+
+def test_the_picture_of_the_evidence_is_shown_and_how_to_check_it(recipe: ResolvedRecipe, facts: CardFacts) -> None:
+    shown = "\n## Evidence\n\n![Weights, or figures along a weight with 95 % intervals](evidence.png)\n"
+    facts = replace(facts, chart="evidence.png")
+    card = render_card(_with(recipe, evidence={"rule": "softmax", "weighting": {"rule": "softmax"}}), facts)
+    assert f"{shown}\nComputed again from the examples by `cocktail verify me/bge-hotpot --evidence`.\n" in card
+    card = render_card(_with(recipe, evidence={"rule": "sweep"}), facts)
+    assert f"{shown}\n## How to make it again" in card
+
+
+def test_curves_without_a_picture_are_a_table(recipe: ResolvedRecipe, facts: CardFacts) -> None:
+    point = {"value": 50.125, "interval": [45.0, 55.0]}
+    curve = {"examples": "target", "metric": "MRR", "predicted": [point] * 3, "measured": {"0": point, "0.5": point}}
+    evidence = {"over": "org/my_tuned", "positions": [0.0, 0.5, 1.0], "curves": [curve]}
+    assert (
+        "\n## Evidence\n\n"
+        "| org/my_tuned | target, MRR, predicted | target, MRR, measured |\n| --- | --- | --- |\n"
+        "| 0 | 50.12 [45, 55] | 50.12 [45, 55] |\n| 0.5 | 50.12 [45, 55] | 50.12 [45, 55] |\n"
+        "| 1 | 50.12 [45, 55] |  |\n\n## How"
+    ) in render_card(_with(recipe, evidence=evidence), facts)
+    assert "## Evidence" not in render_card(_with(recipe, evidence=evidence | {"positions": 3}), facts)
 
 
 def test_an_anchor_needs_no_loss_and_is_named(recipe: ResolvedRecipe, facts: CardFacts) -> None:

@@ -1,4 +1,4 @@
-"""The stages of a mix, from a recipe to a published model: check, weigh, plan, merge, evaluate, publish, verify."""
+"""The stages of a mix, from a recipe to a published model: check, compare, weigh, merge, evaluate, publish, verify."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cocktail_hub.publishing.verify import (
     require_merged,
     weight_hashes,
 )
-from cocktail_hub.recipe import SUFFIXES, Recipe, ResolvedRecipe, as_resolved, refuse_address
+from cocktail_hub.recipe import SUFFIXES, ModelReference, Recipe, ResolvedRecipe, as_resolved, refuse_address
 from cocktail_hub.recipe.redact import public_notes
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cocktail_hub.compat.check import CompatibilityReport
     from cocktail_hub.compat.preview import Preview
     from cocktail_hub.hub import Hub
+    from cocktail_hub.search.compare import Comparison
     from cocktail_hub.search.evaluate import Entrant, Evaluation
     from cocktail_hub.search.score import Score
     from cocktail_hub.search.softmax import Weights
@@ -494,6 +495,40 @@ def sweep(
         reading=reading_of(loaded.recipe.weighting, {}),
     )
     return sweep_mix(plan, report, found, options)
+
+
+def compare(
+    source: Any,
+    *,
+    base: str | Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Comparison:
+    """Measure how far the models of a recipe went from their base, and how much they have in common (docs/compare.md).
+
+    One pass over all weights; what was measured once is kept in the cache.
+
+    Args:
+        source: a recipe, as `mix` takes it, or a list of models. Its method and weights do not matter.
+        base: the model that they were fine-tuned from; `None`: the recipe's, or the one that its adapters adapt.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        options: how to read the models: `threads`, `max_memory`, `device`, `low_disk`.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        RecipeError: no base is known, or there is no other model.
+        CocktailError: the models do not fit together, or cannot be read.
+    """
+    from cocktail_hub.search.compare import measure_task_vectors, recipe_of_task_vectors
+
+    options = with_hub(options, hub)
+    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
+    pinned = prepare(loaded, options, recall=False).recipe
+    given = None if base is None else ModelReference.from_value(base, "base")
+    prepared = prepare(replace(loaded, recipe=recipe_of_task_vectors(pinned, given)), options)
+    prepared = replace(prepared, recipe=recipe_of_task_vectors(prepared.recipe, None))
+    return measure_task_vectors(as_resolved(prepared.recipe), prepared.check(), options)
 
 
 def publish(

@@ -21,6 +21,7 @@ NAMES = {
     "Recipe",
     "ResolvedRecipe",
     "check",
+    "compare",
     "evaluate",
     "mix",
     "mix_models",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from cocktail_hub.cli.cache import cache
+from cocktail_hub.cli.compare import compare
 from cocktail_hub.cli.demo import demo
 from cocktail_hub.cli.evaluate import evaluate
 from cocktail_hub.cli.methods import methods
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     cache,
     check,
+    compare,
     demo,
     evaluate,
     methods,

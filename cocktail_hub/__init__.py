@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cocktail_hub.integrations.config import CocktailConfig
     from cocktail_hub.integrations.lm_cocktail import mix_models, mix_models_by_layers, mix_models_with_data
     from cocktail_hub.merge.options import MixOptions
-    from cocktail_hub.pipeline import Mix, check, compare, evaluate, mix, publish, score, sweep, verify
+    from cocktail_hub.pipeline import Mix, check, compare, evaluate, extract_lora, mix, publish, score, sweep, verify
     from cocktail_hub.recipe import Ingredient, Recipe, ResolvedRecipe
     from cocktail_hub.version import VERSION as __version__  # noqa: F401, N811 - a name of Python's
 
@@ -35,6 +35,7 @@ _HOMES = {
     "check": "pipeline",
     "compare": "pipeline",
     "evaluate": "pipeline",
+    "extract_lora": "pipeline",
     "mix": "pipeline",
     "mix_models": "integrations.lm_cocktail",
     "mix_models_by_layers": "integrations.lm_cocktail",
@@ -57,6 +58,7 @@ __all__ = [
     "check",
     "compare",
     "evaluate",
+    "extract_lora",
     "mix",
     "mix_models",
     "mix_models_by_layers",

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import PublishError, RecipeError, SourceError, did_you_mean
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cocktail_hub.compat.check import CompatibilityReport
     from cocktail_hub.compat.preview import Preview
     from cocktail_hub.hub import Hub
+    from cocktail_hub.publishing.adapter import LoraAdapter
     from cocktail_hub.search.compare import Comparison
     from cocktail_hub.search.evaluate import Entrant, Evaluation
     from cocktail_hub.search.score import Score
@@ -531,11 +532,75 @@ def compare(
     return measure_task_vectors(as_resolved(prepared.recipe), prepared.check(), options)
 
 
+def extract_lora(
+    source: Any,
+    base: str | Mapping[str, Any] | None = None,
+    *,
+    rank: int = 32,
+    error: float = 0.0,
+    matrices_only: bool = False,
+    output: str | Path | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> LoraAdapter:
+    """Make a LoRA adapter of a mix or a model: the nearest of a rank to its difference from a base (docs/adapters.md).
+
+    Args:
+        source: a recipe, as `mix` takes it, or a fine-tuned model.
+        base: the model that the adapter is for; `None`: the recipe's, or the one that its adapters adapt.
+        rank: the largest rank of a matrix.
+        error: the largest relative error of a matrix that is good enough, from 0 to 1; ranks are then as small as it
+            allows.
+        matrices_only: leave norms, biases and embeddings as in the base: vLLM takes matrices only.
+        output: a new folder to write the adapter to; `None`: it is only returned.
+        revision: of the recipe's or the model's repo, when `source` is a Hub id.
+        options: how to make the mix.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        RecipeError: no base is known, or an argument is out of range.
+        CocktailError: the mix cannot be made, or does not come from the base.
+    """
+    from cocktail_hub.publishing.adapter import extract_adapter, require_empty, require_rank
+
+    require_rank(rank, error)
+    if output is not None:
+        require_empty(Path(output))
+    options = with_hub(options, hub)
+    prepared, is_model = _recipe_or_model(source, options, revision, merged=False)
+    adapted = {each.base for each in prepared.recipe.ingredients if each.base is not None}
+    known = base or prepared.recipe.base or (next(iter(adapted)) if len(adapted) == 1 else None)
+    if known is None:
+        raise RecipeError(
+            f"'{prepared.source.name}' has no `base`, so there is no difference to make an adapter of.\n"
+            "A LoRA adapter is what is added to a base.\nName that model: `--base org/name`, or `base=` in Python."
+        )
+
+    def report_of(reference: ModelReference) -> CompatibilityReport:
+        half = {**reference.to_dict(), "weight": 0.5}  # a mix of a model with itself
+        return prepare(load_recipe_source([half, half], options.hub), options, digests=False).check()
+
+    report = prepared.check() if is_model else report_of(ModelReference(model=str(mix(prepared).path)))
+    adapter = extract_adapter(
+        report,
+        report_of(ModelReference.from_value(known, "base")),
+        rank=rank,
+        error=error,
+        matrices_only=matrices_only,
+        source=f"'{prepared.source.name}'",
+    )
+    if output is not None:
+        adapter.save(Path(output))
+    return adapter
+
+
 def publish(
     source: Any,
     repo_id: str,
     *,
-    as_: Form = "merged",
+    as_: Form | Literal["adapter"] = "merged",
+    lora: Mapping[str, Any] | None = None,
     source_revision: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
@@ -555,7 +620,8 @@ def publish(
         repo_id: repo to write to, in your own namespace if it names none; created if missing. Our section of an
             existing README is replaced, the rest kept.
         as_: `merged`: weights that load without this package; `recipe`: a few kilobytes, mixed where they are loaded;
-            `both`: weights that can be loaded as a recipe, too.
+            `both`: weights that can be loaded as a recipe, too; `adapter`: a LoRA adapter of the base.
+        lora: keywords of `extract_lora` for an adapter, such as `{"rank": 64}`.
         source_revision: branch, tag or commit of the recipe's repo, when `source` is a Hub id.
         private: visibility of a repo that is created.
         revision: branch to commit to; created if missing.
@@ -577,8 +643,9 @@ def publish(
     from cocktail_hub.publishing.publish import FORMS, publish_weights
     from cocktail_hub.publishing.recipe_repo import publish_recipe
 
-    if as_ not in FORMS:
-        raise RecipeError(f"`as_` must be one of {', '.join(FORMS)}, got {as_!r}. {did_you_mean(str(as_), FORMS)}")
+    forms = (*FORMS, "adapter")
+    if as_ not in forms:
+        raise RecipeError(f"`as_` must be one of {', '.join(forms)}, got {as_!r}. {did_you_mean(str(as_), forms)}")
     refuse_address(repo_id, "The repo to publish to")
     options = with_hub(options, {} if token is None else {"token": token})
     if max_shard_size is not None:
@@ -587,7 +654,8 @@ def publish(
         repo_id=repo_id,
         files={},
         readme=lambda existing: existing or "",
-        message=commit_message or f"Publish {'recipe' if as_ == 'recipe' else 'merged weights'} with cocktail_hub",
+        message=commit_message
+        or f"Publish {as_ if as_ in ('recipe', 'adapter') else 'merged weights'} with cocktail_hub",
         description=commit_description,
         tags=(tags,) if isinstance(tags, str) else tuple(tags or ()),
         private=private,
@@ -595,6 +663,12 @@ def publish(
         create_pr=create_pr,
     )
     publication = options.hub.claim(publication)  # before anything is downloaded or merged for it
+    if as_ == "adapter":
+        from cocktail_hub.publishing.adapter import publish_adapter
+
+        recipe = source.recipe if isinstance(source, Mix) else source
+        adapter = extract_lora(recipe, **(lora or {}), revision=source_revision, options=options)
+        return publish_adapter(adapter, publication, options.hub)
     made = source if isinstance(source, Mix) else None
     if made and not made.path.is_dir():  # it left the cache
         source, made = made.recipe, None

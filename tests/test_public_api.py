@@ -23,6 +23,7 @@ NAMES = {
     "check",
     "compare",
     "evaluate",
+    "extract_lora",
     "mix",
     "mix_models",
     "mix_models_by_layers",

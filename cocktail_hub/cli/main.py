@@ -16,6 +16,7 @@ from cocktail_hub.cli.cache import cache
 from cocktail_hub.cli.compare import compare
 from cocktail_hub.cli.demo import demo
 from cocktail_hub.cli.evaluate import evaluate
+from cocktail_hub.cli.extract_lora import extract_lora
 from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
@@ -32,6 +33,7 @@ COMMANDS = (
     compare,
     demo,
     evaluate,
+    extract_lora,
     methods,
     mix,
     push,

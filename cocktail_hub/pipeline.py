@@ -536,7 +536,7 @@ def extract_lora(
     source: Any,
     base: str | Mapping[str, Any] | None = None,
     *,
-    rank: int = 32,
+    rank: int | None = None,
     error: float = 0.0,
     matrices_only: bool = False,
     output: str | Path | None = None,
@@ -549,7 +549,8 @@ def extract_lora(
     Args:
         source: a recipe, as `mix` takes it, or a fine-tuned model.
         base: the model that the adapter is for; `None`: the recipe's, or the one that its adapters adapt.
-        rank: the largest rank of a matrix.
+        rank: the largest rank of a matrix; `None`: 32. Adapters of one base are added up from their factors: exactly if
+            the rank allows it, and with `None` it does.
         error: the largest relative error of a matrix that is good enough, from 0 to 1; ranks are then as small as it
             allows.
         matrices_only: leave norms, biases and embeddings as in the base: vLLM takes matrices only.
@@ -562,7 +563,8 @@ def extract_lora(
         RecipeError: no base is known, or an argument is out of range.
         CocktailError: the mix cannot be made, or does not come from the base.
     """
-    from cocktail_hub.publishing.adapter import extract_adapter, require_empty, require_rank
+    from cocktail_hub.publishing.adapter import RANK, extract_adapter, require_empty, require_rank
+    from cocktail_hub.publishing.adapter_sum import add_adapters
 
     require_rank(rank, error)
     if output is not None:
@@ -577,15 +579,25 @@ def extract_lora(
             "A LoRA adapter is what is added to a base.\nName that model: `--base org/name`, or `base=` in Python."
         )
 
-    def report_of(reference: ModelReference) -> CompatibilityReport:
+    def report_of(reference: ModelReference, *, digests: bool = True) -> CompatibilityReport:
         half = {**reference.to_dict(), "weight": 0.5}  # a mix of a model with itself
-        return prepare(load_recipe_source([half, half], options.hub), options, digests=False).check()
+        return prepare(load_recipe_source([half, half], options.hub), options, digests=digests).check()
 
-    report = prepared.check() if is_model else report_of(ModelReference(model=str(mix(prepared).path)))
-    adapter = extract_adapter(
+    wanted = report_of(ModelReference.from_value(known, "base"))
+    adapter = None
+    if is_model:
+        report = prepared.check()
+    else:
+        report, resolved = check_and_weigh(prepared)
+        prepared = replace(prepared, recipe=resolved)
+        if wanted.models[0].body.reference.identity() == report.models[0].body.reference.identity() and not error:
+            adapter = add_adapters(report, plan_mix(report), rank, source=f"'{prepared.source.name}'")
+        if adapter is None:
+            report = report_of(ModelReference(model=str(mix(prepared).path)), digests=False)
+    adapter = adapter or extract_adapter(
         report,
-        report_of(ModelReference.from_value(known, "base")),
-        rank=rank,
+        wanted,
+        rank=rank or RANK,
         error=error,
         matrices_only=matrices_only,
         source=f"'{prepared.source.name}'",

@@ -20,7 +20,7 @@ Examples:
 )
 @click.argument("source")
 @click.option("--base", help="The model that the adapter is for. Default: the recipe's base.")
-@click.option("--rank", type=click.IntRange(min=1), default=32, show_default=True, help="Largest rank of a matrix.")
+@click.option("--rank", type=click.IntRange(min=1), help="Largest rank. Default: 32; of adapters, what is exact.")
 @click.option(
     "--error",
     type=click.FloatRange(0, 1, max_open=True),

@@ -153,7 +153,7 @@ Examples:
     help="Weights; only the recipe, mixed where it is loaded; weights with a card that offers both; or a LoRA adapter.",
 )
 @click.option("--base", help="For an adapter: the model that it is for. Default: the recipe's base.")
-@click.option("--rank", type=click.IntRange(min=1), default=32, show_default=True, help="For an adapter: largest rank.")
+@click.option("--rank", type=click.IntRange(min=1), help="For an adapter: largest rank. Default: 32.")
 @click.option("--private", is_flag=True, default=None, help="Make a new repo private.")
 @click.option("--to-branch", help="Branch of REPO_ID to commit to.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing.")

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from cocktail_hub.recipe import ModelReference
 
 
-def require_rank(rank: int, error: float) -> None:
+def require_rank(rank: int | None, error: float) -> None:
     """Raise RecipeError unless a rank and an error can be asked for."""
-    if rank < 1 or not 0 <= error < 1:
+    if (rank is not None and rank < 1) or not 0 <= error < 1:
         raise RecipeError(
             f"An adapter cannot have rank {rank} and a relative error of {error:g}.\n"
             "A rank is 1 or more. An error is 0, for the nearest of the rank, or below 1: at 1 nothing would be left.\n"
-            "Leave both out for rank 32."
+            "Leave both out for the defaults."
         )
 
 
@@ -54,6 +54,8 @@ def require_empty(folder: Path) -> None:
         )
 
 
+RANK = 32
+"""Largest rank of a matrix, unless another is asked for."""
 PREFIX = "base_model.model."
 """What PEFT puts before the names of a model's modules."""
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -240,12 +242,16 @@ def extract_adapter(
         for name, file_name in found[0].renamed.items():
             tied = [other for other in canonical.tied(name) if other in found[1].renamed]
             theirs = found[1].renamed.get(name, found[1].renamed[tied[0]] if tied else None)
-            making.add(name, _read(readers[0], file_name), None if theirs is None else _read(readers[1], theirs))
+            making.add(
+                name, read_tensor(readers[0], file_name), None if theirs is None else read_tensor(readers[1], theirs)
+            )
         for name in found[0].renamed.keys() - making.parts.keys():
             if making.saved_with(name) in making.whole:  # an unchanged tensor of a module that is saved whole
-                making.tensors.setdefault(PREFIX + name, _saved(_read(readers[0], found[0].renamed[name])))
+                making.tensors.setdefault(PREFIX + name, _saved(read_tensor(readers[0], found[0].renamed[name])))
         for name in (file for group in dict.fromkeys(found[0].groups.values()) for file in group.files):
-            making.require_same(name, *(_read(reader, name) if name in reader.specs else None for reader in readers))
+            making.require_same(
+                name, *(read_tensor(reader, name) if name in reader.specs else None for reader in readers)
+            )
     body = model.models[0].body
     kept = [path for path in body.files.sizes if any(fnmatchcase(path, each) for each in TOKENIZER_FILES)]
     if not making.parts:
@@ -394,7 +400,8 @@ def adapter_config(
     }
 
 
-def _read(reader: TensorReader, name: str) -> torch.Tensor:
+def read_tensor(reader: TensorReader, name: str) -> torch.Tensor:
+    """Return a whole tensor."""
     import torch
 
     spec = reader.specs[name]

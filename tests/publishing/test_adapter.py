@@ -9,7 +9,7 @@ import peft
 import pytest
 import torch
 import transformers
-from adapter_helpers import gpt2
+from adapter_helpers import gpt2, loaded
 from huggingface_hub import HfApi, hf_hub_download
 from safetensors.torch import load_file, save_file
 
@@ -25,14 +25,6 @@ FAMILIES = {
     "reranker": transformers.AutoModelForSequenceClassification,
     "t5": transformers.AutoModelForSeq2SeqLM,
 }
-
-
-def loaded(auto, base, adapter):
-    """The weights of a base with an adapter, as PEFT merges them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = peft.PeftModel.from_pretrained(auto.from_pretrained(base, dtype=torch.float32), adapter)
-        return model.merge_and_unload().state_dict()
 
 
 def distance(found, wanted):

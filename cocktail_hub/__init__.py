@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from cocktail_hub.integrations.config import CocktailConfig
     from cocktail_hub.integrations.lm_cocktail import mix_models, mix_models_by_layers, mix_models_with_data
     from cocktail_hub.merge.options import MixOptions
-    from cocktail_hub.pipeline import Mix, check, evaluate, mix, publish, score, search_weights, sweep, verify
+    from cocktail_hub.pipeline import (
+        Mix,
+        check,
+        compare,
+        evaluate,
+        extract_lora,
+        mix,
+        publish,
+        score,
+        search_weights,
+        sweep,
+        verify,
+    )
     from cocktail_hub.recipe import Ingredient, Recipe, ResolvedRecipe
     from cocktail_hub.version import VERSION as __version__  # noqa: F401, N811 - a name of Python's
 
@@ -33,7 +45,9 @@ _HOMES = {
     "Recipe": "recipe",
     "ResolvedRecipe": "recipe",
     "check": "pipeline",
+    "compare": "pipeline",
     "evaluate": "pipeline",
+    "extract_lora": "pipeline",
     "mix": "pipeline",
     "mix_models": "integrations.lm_cocktail",
     "mix_models_by_layers": "integrations.lm_cocktail",
@@ -55,7 +69,9 @@ __all__ = [
     "Recipe",
     "ResolvedRecipe",
     "check",
+    "compare",
     "evaluate",
+    "extract_lora",
     "mix",
     "mix_models",
     "mix_models_by_layers",

@@ -1,4 +1,4 @@
-"""The stages of a mix, from a recipe to a published model: check, weigh, plan, merge, evaluate, publish, verify."""
+"""The stages of a mix, from a recipe to a published model: check, compare, weigh, merge, evaluate, publish, verify."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cocktail_hub.compat.check import check_models
 from cocktail_hub.compat.own_code import code_commits
@@ -34,7 +34,7 @@ from cocktail_hub.publishing.verify import (
     require_merged,
     weight_hashes,
 )
-from cocktail_hub.recipe import SUFFIXES, Recipe, ResolvedRecipe, as_resolved, refuse_address
+from cocktail_hub.recipe import SUFFIXES, ModelReference, Recipe, ResolvedRecipe, as_resolved, refuse_address
 from cocktail_hub.recipe.redact import public_notes
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from cocktail_hub.compat.check import CompatibilityReport
     from cocktail_hub.compat.preview import Preview
     from cocktail_hub.hub import Hub
+    from cocktail_hub.publishing.adapter import LoraAdapter
+    from cocktail_hub.search.compare import Comparison
     from cocktail_hub.search.evaluate import Entrant, Evaluation
     from cocktail_hub.search.score import Score
     from cocktail_hub.search.softmax import Weights
@@ -564,11 +566,121 @@ def sweep(
     return sweep_mix(plan, report, found, options)
 
 
+def compare(
+    source: Any,
+    *,
+    base: str | Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> Comparison:
+    """Measure how far the models of a recipe went from their base, and how much they have in common (docs/compare.md).
+
+    One pass over all weights; what was measured once is kept in the cache.
+
+    Args:
+        source: a recipe, as `mix` takes it, or a list of models. Its method and weights do not matter.
+        base: the model that they were fine-tuned from; `None`: the recipe's, or the one that its adapters adapt.
+        revision: of the recipe's repo, when `source` is a Hub id.
+        options: how to read the models: `threads`, `max_memory`, `device`, `low_disk`.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        RecipeError: no base is known, or there is no other model.
+        CocktailError: the models do not fit together, or cannot be read.
+    """
+    from cocktail_hub.search.compare import measure_task_vectors, recipe_of_task_vectors
+
+    options = with_hub(options, hub)
+    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
+    pinned = prepare(loaded, options, recall=False).recipe
+    given = None if base is None else ModelReference.from_value(base, "base")
+    prepared = prepare(replace(loaded, recipe=recipe_of_task_vectors(pinned, given)), options)
+    prepared = replace(prepared, recipe=recipe_of_task_vectors(prepared.recipe, None))
+    return measure_task_vectors(as_resolved(prepared.recipe), prepared.check(), options)
+
+
+def extract_lora(
+    source: Any,
+    base: str | Mapping[str, Any] | None = None,
+    *,
+    rank: int | None = None,
+    error: float = 0.0,
+    matrices_only: bool = False,
+    output: str | Path | None = None,
+    revision: str | None = None,
+    options: MixOptions | None = None,
+    **hub: Any,
+) -> LoraAdapter:
+    """Make a LoRA adapter of a mix or a model: the nearest of a rank to its difference from a base (docs/adapters.md).
+
+    Args:
+        source: a recipe, as `mix` takes it, or a fine-tuned model.
+        base: the model that the adapter is for; `None`: the recipe's, or the one that its adapters adapt.
+        rank: the largest rank of a matrix; `None`: 32. Adapters of one base are added up from their factors: exactly if
+            the rank allows it, and with `None` it does.
+        error: the largest relative error of a matrix that is good enough, from 0 to 1; ranks are then as small as it
+            allows.
+        matrices_only: leave norms, biases and embeddings as in the base: vLLM takes matrices only.
+        output: a new folder to write the adapter to; `None`: it is only returned.
+        revision: of the recipe's or the model's repo, when `source` is a Hub id.
+        options: how to make the mix.
+        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
+
+    Raises:
+        RecipeError: no base is known, or an argument is out of range.
+        CocktailError: the mix cannot be made, or does not come from the base.
+    """
+    from cocktail_hub.publishing.adapter import RANK, extract_adapter, require_empty, require_rank
+    from cocktail_hub.publishing.adapter_sum import add_adapters
+
+    require_rank(rank, error)
+    if output is not None:
+        require_empty(Path(output))
+    options = with_hub(options, hub)
+    prepared, is_model = _recipe_or_model(source, options, revision, merged=False)
+    adapted = {each.base for each in prepared.recipe.ingredients if each.base is not None}
+    known = base or prepared.recipe.base or (next(iter(adapted)) if len(adapted) == 1 else None)
+    if known is None:
+        raise RecipeError(
+            f"'{prepared.source.name}' has no `base`, so there is no difference to make an adapter of.\n"
+            "A LoRA adapter is what is added to a base.\nName that model: `--base org/name`, or `base=` in Python."
+        )
+
+    def report_of(reference: ModelReference, *, digests: bool = True) -> CompatibilityReport:
+        half = {**reference.to_dict(), "weight": 0.5}  # a mix of a model with itself
+        return prepare(load_recipe_source([half, half], options.hub), options, digests=digests).check()
+
+    wanted = report_of(ModelReference.from_value(known, "base"))
+    adapter = None
+    if is_model:
+        report = prepared.check()
+    else:
+        report, resolved = check_and_weigh(prepared)
+        prepared = replace(prepared, recipe=resolved)
+        if wanted.models[0].body.reference.identity() == report.models[0].body.reference.identity() and not error:
+            adapter = add_adapters(report, plan_mix(report), rank, source=f"'{prepared.source.name}'")
+        if adapter is None:
+            report = report_of(ModelReference(model=str(mix(prepared).path)), digests=False)
+    adapter = adapter or extract_adapter(
+        report,
+        wanted,
+        rank=rank or RANK,
+        error=error,
+        matrices_only=matrices_only,
+        source=f"'{prepared.source.name}'",
+    )
+    if output is not None:
+        adapter.save(Path(output))
+    return adapter
+
+
 def publish(
     source: Any,
     repo_id: str,
     *,
-    as_: Form = "merged",
+    as_: Form | Literal["adapter"] = "merged",
+    lora: Mapping[str, Any] | None = None,
     source_revision: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
@@ -588,7 +700,8 @@ def publish(
         repo_id: repo to write to, in your own namespace if it names none; created if missing. Our section of an
             existing README is replaced, the rest kept.
         as_: `merged`: weights that load without this package; `recipe`: a few kilobytes, mixed where they are loaded;
-            `both`: weights that can be loaded as a recipe, too.
+            `both`: weights that can be loaded as a recipe, too; `adapter`: a LoRA adapter of the base.
+        lora: keywords of `extract_lora` for an adapter, such as `{"rank": 64}`.
         source_revision: branch, tag or commit of the recipe's repo, when `source` is a Hub id.
         private: visibility of a repo that is created.
         revision: branch to commit to; created if missing.
@@ -610,8 +723,9 @@ def publish(
     from cocktail_hub.publishing.publish import FORMS, publish_weights
     from cocktail_hub.publishing.recipe_repo import publish_recipe
 
-    if as_ not in FORMS:
-        raise RecipeError(f"`as_` must be one of {', '.join(FORMS)}, got {as_!r}. {did_you_mean(str(as_), FORMS)}")
+    forms = (*FORMS, "adapter")
+    if as_ not in forms:
+        raise RecipeError(f"`as_` must be one of {', '.join(forms)}, got {as_!r}. {did_you_mean(str(as_), forms)}")
     refuse_address(repo_id, "The repo to publish to")
     options = with_hub(options, {} if token is None else {"token": token})
     if max_shard_size is not None:
@@ -620,7 +734,8 @@ def publish(
         repo_id=repo_id,
         files={},
         readme=lambda existing: existing or "",
-        message=commit_message or f"Publish {'recipe' if as_ == 'recipe' else 'merged weights'} with cocktail_hub",
+        message=commit_message
+        or f"Publish {as_ if as_ in ('recipe', 'adapter') else 'merged weights'} with cocktail_hub",
         description=commit_description,
         tags=(tags,) if isinstance(tags, str) else tuple(tags or ()),
         private=private,
@@ -628,6 +743,12 @@ def publish(
         create_pr=create_pr,
     )
     publication = options.hub.claim(publication)  # before anything is downloaded or merged for it
+    if as_ == "adapter":
+        from cocktail_hub.publishing.adapter import publish_adapter
+
+        recipe = source.recipe if isinstance(source, Mix) else source
+        adapter = extract_lora(recipe, **(lora or {}), revision=source_revision, options=options)
+        return publish_adapter(adapter, publication, options.hub)
     made = source if isinstance(source, Mix) else None
     if made and not made.path.is_dir():  # it left the cache
         source, made = made.recipe, None

@@ -1,6 +1,7 @@
 """Train tiny PEFT adapters on tiny random bases."""
 
 import json
+import warnings
 
 import peft
 import torch
@@ -54,6 +55,14 @@ def train(model, adapter_root, base_root, **config):
     adapted.peft_config["default"].base_model_name_or_path = str(base_root)
     adapted.save_pretrained(adapter_root)
     return adapted.merge_and_unload(safe_merge=True)
+
+
+def loaded(auto, base, adapter):
+    """The weights of a base with an adapter, as PEFT merges them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.PeftModel.from_pretrained(auto.from_pretrained(base, dtype=torch.float32), adapter)
+        return model.merge_and_unload().state_dict()
 
 
 def adapted_weights(base_root, adapter_root):

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from cocktail_hub.cli.cache import cache
+from cocktail_hub.cli.compare import compare
 from cocktail_hub.cli.demo import demo
 from cocktail_hub.cli.evaluate import evaluate
+from cocktail_hub.cli.extract_lora import extract_lora
 from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
 COMMANDS = (
     cache,
     check,
+    compare,
     demo,
     evaluate,
+    extract_lora,
     methods,
     mix,
     push,

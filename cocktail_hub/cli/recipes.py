@@ -150,18 +150,21 @@ def score(recipe: str, examples: str | None, output: Path | None, temperature: s
     epilog="""\b
 Examples:
   cocktail push recipe.yaml me/my-mix
-  cocktail push recipe.yaml me/my-mix-recipe --as recipe --private"""
+  cocktail push recipe.yaml me/my-mix-recipe --as recipe --private
+  cocktail push recipe.yaml me/my-lora --as adapter --base org/base --rank 64"""
 )
 @click.argument("recipe")
 @click.argument("repo_id")
 @click.option(
     "--as",
     "as_",
-    type=click.Choice(["merged", "recipe", "both"]),
+    type=click.Choice(["merged", "recipe", "both", "adapter"]),
     default="merged",
     show_default=True,
-    help="Ordinary weights; only the recipe, mixed where it is loaded; or weights with a card that offers both.",
+    help="Weights; only the recipe, mixed where it is loaded; weights with a card that offers both; or a LoRA adapter.",
 )
+@click.option("--base", help="For an adapter: the model that it is for. Default: the recipe's base.")
+@click.option("--rank", type=click.IntRange(min=1), help="For an adapter: largest rank. Default: 32.")
 @click.option("--private", is_flag=True, default=None, help="Make a new repo private.")
 @click.option("--to-branch", help="Branch of REPO_ID to commit to.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing.")
@@ -175,6 +178,7 @@ def push(recipe: str, repo_id: str, **given: Any) -> None:
         recipe,
         repo_id,
         as_=given["as_"],
+        lora={"base": given["base"], "rank": given["rank"]},
         source_revision=given["revision"],
         private=given["private"],
         revision=given["to_branch"],

@@ -26,7 +26,7 @@ DROP: Final = "drop"
 """A tensor that the first ingredient lacks is left out of the mix."""
 CHOICES: Final = (FIRST, DROP)
 
-_LAYER = re.compile(r"(?:^|(?<=\.))(\d+)(?=\.)")
+LAYER = re.compile(r"(?:^|(?<=\.))(\d+)(?=\.)")
 """The first number in a tensor's name: of the layer, where there are layers."""
 _BEFORE_LAYERS = re.compile(
     r"embed(?!_out)|wte|wpe|shared|patch|(cls|class)_token|position|project_in|pre_layrnorm|stem"
@@ -201,7 +201,7 @@ def depths(names: Iterable[str]) -> dict[str, float]:
     A layer's is its index over that of the last one, in its own tower: all tensors with the same name up to the index.
     Embeddings, and what else comes before the layers, are at 0; what follows the layers at 1.
     """
-    found = {name: _LAYER.search(name) for name in names}
+    found = {name: LAYER.search(name) for name in names}
     last: dict[str, int] = {}
     for name, layer in found.items():
         if layer:

@@ -1,4 +1,4 @@
-"""Draw what was found: every model of an evaluation with its interval; the weights and curves of some evidence."""
+"""Draw what was found: evaluations, evidence of weights, and how models relate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 from cocktail_hub.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from cocktail_hub.search.evaluate import Evaluation
@@ -50,6 +50,31 @@ def draw_evaluation(evaluation: Evaluation, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].invert_yaxis()
     figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix.lower() == ".png" else None)
+
+
+def draw_heat_maps(
+    maps: Sequence[tuple[str, Sequence[Sequence[float]], Sequence[str], Sequence[str]]], path: str | Path
+) -> None:
+    """Write matrices side by side, each with a title, the names of its rows and those of its columns.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OSError: the file cannot be written.
+    """
+    require_plotting()
+    from matplotlib.figure import Figure
+
+    height = 1.6 + 0.25 * max(len(rows) for _, _, rows, _ in maps)
+    widths = [2.4 + 0.5 * len(columns) for _, _, _, columns in maps]
+    figure = Figure(figsize=(sum(widths), max(height, 3.2)), layout="constrained")
+    every = figure.subplots(1, len(maps), squeeze=False, width_ratios=widths)[0]
+    for axes, (title, values, rows, columns) in zip(every, maps, strict=True):
+        scale = {"cmap": "RdBu", "vmin": -1, "vmax": 1} if title == "cosines" else {"cmap": "Blues", "vmin": 0}
+        figure.colorbar(axes.imshow(values, aspect="auto", **scale), ax=axes)
+        axes.set_title(title)
+        axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
+        axes.set_yticks(range(len(rows)), rows)
+    figure.savefig(path, dpi=110)
 
 
 def draw_evidence(evidence: Mapping[str, Any], target: str | Path | IO[bytes]) -> None:

@@ -273,7 +273,7 @@ def test_a_name_without_a_namespace_is_published_under_ones_own(form: Form) -> N
 
 
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"`as_` must be one of merged, recipe, both, got 'weights'"):
+    with pytest.raises(RecipeError, match=r"`as_` must be one of merged, recipe, both, adapter, got 'weights'"):
         publish(published("bert").recipe, f"{ORG}/publish-form", as_="weights")  # type: ignore[arg-type]
 
 

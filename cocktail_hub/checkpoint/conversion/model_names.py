@@ -128,6 +128,11 @@ class CanonicalModel:
 
         return isinstance(dict(self._model.named_modules()).get(name.rpartition(".")[0]), Conv1D)
 
+    def module_kind(self, name: str) -> str:
+        """Class of the module that a tensor is of: `Linear`, `Conv1D`, `Embedding`...; '' if it has modules in it."""
+        module = dict(self._model.named_modules()).get(name.rpartition(".")[0])
+        return "" if module is None or next(module.children(), None) is not None else type(module).__name__
+
     def spares(self, name: str) -> Literal["rebuilt", "unread"] | None:
         """Why a tensor is optional in a checkpoint; `None` if it is not.
 

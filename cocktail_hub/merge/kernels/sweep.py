@@ -116,9 +116,9 @@ class Sweep:
             elif step.statistic == "kth_largest":
                 found.append(self._cuts(step, found))
             elif step.statistic == "gram":
-                found.append(gram_matrix(self._sums(step, found), len(self._tensor.models) - self._based))
+                found.append(gram_matrix(self.sums(step, found), len(self._tensor.models) - self._based))
             else:
-                found.append(self._sums(step, found))
+                found.append(self.sums(step, found))
         return found
 
     @staticmethod
@@ -130,7 +130,7 @@ class Sweep:
 
         return [[resolved(value) for value in found] for found in measured]
 
-    def _sums(self, step: Round, measured: Sequence[Measured]) -> list[float]:
+    def sums(self, step: Round, measured: Sequence[Measured]) -> list[float]:
         """Add up values. Elements at which a vector is infinite or NaN do not count."""
         steps, total, known = self._buffers.steps, FixedSum(), self.at(0, measured)
         compute = step.values or (lambda xp, vectors, *_: products(xp, vectors))

@@ -101,7 +101,15 @@ class Vocabulary:
                 learnt = dict(enumerate(entry if isinstance(entry, str) else str(entry[0]) for entry in vocab))
             for number in added:
                 learnt.pop(number, None)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            IndexError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise _damaged(self.name, self.path, error) from error
         return learnt, added
 

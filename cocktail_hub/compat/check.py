@@ -272,7 +272,11 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         ),
         *module_differences(names, chains),
         *module_setting_differences(names, chains, [model.home.files for model in models]),
-        *file_differences(names, [model.home.files for model in models], [model.main for model in models]),
+        *file_differences(
+            names,
+            [[model.located.files, model.home.files, model.body.files] for model in models],
+            [model.main for model in models],
+        ),
         *_class_notes(models, trusted=models[first] if trust_remote_code else None),
         *(
             f"The mix comes with Python code of '{repo}' at commit {files.commit}, and may run it."
@@ -305,8 +309,8 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     notes += _template_notes(report)
     if statistics := [name for name in components[0].specs[first] if name.endswith("running_var")]:
         notes.append(
-            f"Statistics of batch normalisation (such as '{statistics[0]}') are averaged like weights, but the mix has "
-            "others: before you use it, show it some data in training mode, without changing its weights."
+            f"Statistics of batch normalisation (such as '{statistics[0]}') are averaged like weights, which is "
+            "close to those of the mix at best: if it is worse than its parts, estimate them again on some data."
         )
     return replace(report, config=models[report.donor("config")].config, notes=tuple(notes))
 

@@ -273,7 +273,7 @@ def module_setting_differences(
     return notes
 
 
-def file_differences(names: Sequence[str], files: Sequence[RepoFiles], folders: Sequence[str]) -> list[str]:
+def file_differences(names: Sequence[str], files: Sequence[Sequence[RepoFiles]], folders: Sequence[str]) -> list[str]:
     """One sentence for each small file that says otherwise than the first model's how inputs are prepared or compared.
 
     Prompts, the longest text, the size and mean of images, the end of generated text: no weight depends on them, but
@@ -281,7 +281,7 @@ def file_differences(names: Sequence[str], files: Sequence[RepoFiles], folders: 
 
     Args:
         names: of the models.
-        files: of each model.
+        files: where to look for those of each model: an adapter's own, then its base's.
         folders: with the transformer of each, where its tokenizer is, too.
     """
     notes = []
@@ -289,10 +289,8 @@ def file_differences(names: Sequence[str], files: Sequence[RepoFiles], folders: 
         for file, unrelated in _SETTINGS.items():
             usual = _LEFT_OUT.get(file, {})
             mine, theirs = (
-                _settings(
-                    repo, next((p for p in (str(PurePosixPath(at, file)), file) if p in repo.sizes), ""), unrelated
-                )
-                for repo, at in ((files[0], folders[0]), (opened, folder))
+                _settings(repos, (str(PurePosixPath(at, file)), file), unrelated)
+                for repos, at in ((files[0], folders[0]), (opened, folder))
             )
             changes = [
                 change
@@ -410,9 +408,12 @@ def _module_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in sizes}
 
 
-def _settings(repo: RepoFiles, path: str, unrelated: re.Pattern[str]) -> dict[str, Any]:
-    """Keys of a small JSON file that may matter -> values that say something; empty where it is missing or damaged."""
-    found = read_json(repo, path) if path else {}
+def _settings(repos: Sequence[RepoFiles], paths: Sequence[str], unrelated: re.Pattern[str]) -> dict[str, Any]:
+    """Keys of a small JSON file that may matter -> values that say something; empty where it is missing or damaged.
+
+    It is the first of `paths` in the first of `repos` that has one of them.
+    """
+    found: Any = next((read_json(repo, path) for repo in repos for path in paths if path in repo.sizes), {})
     values = (
         {key: value for key, value in found.items() if not unrelated.fullmatch(key)} if isinstance(found, dict) else {}
     )

@@ -27,14 +27,14 @@ _CLASS_KEYS = {
 """Key of `auto_map` -> key of the class beside it."""
 
 
-def pin_code(configs: Iterable[Mapping[str, Any]], recipe: Recipe, hub: Hub) -> dict[str, HubFiles | None]:
+def pin_code(configs: Iterable[Any], recipe: Recipe, hub: Hub) -> dict[str, HubFiles | None]:
     """Find the code in other repos that configs name as 'org/repo--file.Class' (`auto_map`).
 
     Returns:
         Repo -> its files at the commit that the recipe's evidence has, or else at the newest; `None` if it cannot be
         found.
     """
-    maps = [named for config in configs if isinstance(named := config.get("auto_map"), dict)]
+    maps = [named for c in configs if isinstance(c, Mapping) and isinstance(named := c.get("auto_map"), dict)]
     entries = [entry for named in maps for entry in named.values()]
     classes = [str(c) for entry in entries for c in (entry if isinstance(entry, list) else [entry])]  # slow and fast
     pinned = code_commits(recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ def _bring_code(code: HubFiles, folder: Path) -> None:
     """
     configs = {path: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*config.json")}
     naming = {path: config for path, config in configs.items() if isinstance(config.get("auto_map"), dict)}
-    beside = {str(entry).partition(".")[0] for config in naming.values() for entry in config["auto_map"].values()}
+    beside = set(re.findall(r'"(\w+)\.\w+"', json.dumps([config["auto_map"] for config in naming.values()])))
     for name in (name for name in code.sizes if name.endswith(".py") and "/" not in name):
         target, content = folder / name, code.read(name)
         if target.stem in beside and target.is_file() and target.read_bytes() != content:

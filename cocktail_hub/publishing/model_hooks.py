@@ -197,9 +197,11 @@ def _fingerprint(model: Any) -> Fingerprint:
         identity = id(tensor) if isinstance(tensor, torch.nn.Parameter) else None  # moving a model replaces its buffers
         return (*shape, identity, changes, str(some.tolist()))
 
+    unrelated = ("architectures", "dtype", "use_cache")  # a `Trainer` turns the cache off
+
     def text(config: Any) -> str:
         values = json.loads(config.to_json_string())
-        return json.dumps({key: value for key, value in values.items() if key not in ("architectures", "dtype")})
+        return json.dumps({key: value for key, value in values.items() if key not in unrelated})
 
     configs = (model.config, getattr(model, "generation_config", None))
     texts = tuple(text(config) for config in configs if config is not None)

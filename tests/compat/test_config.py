@@ -298,9 +298,8 @@ def test_other_keywords_of_a_module_are_reported(tmp_path: Path) -> None:
 
 def test_small_files_that_say_otherwise_how_inputs_are_prepared_are_reported(tmp_path: Path) -> None:
     def found(file: str, mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-        return file_differences(
-            ["a", "b"], embedders(tmp_path / f"{len(list(tmp_path.iterdir()))}", mine, theirs, file=file), ["", ""]
-        )
+        files = embedders(tmp_path / f"{len(list(tmp_path.iterdir()))}", mine, theirs, file=file)
+        return file_differences(["a", "b"], [files[:1], files[1:]], ["", ""])
 
     mine, theirs = {"similarity_fn_name": "cosine", "prompts": {}}, {"similarity_fn_name": "dot", "prompts": {"q": "?"}}
     (note,) = found("config_sentence_transformers.json", mine, theirs)
@@ -350,9 +349,10 @@ def test_a_setting_of_text_that_only_one_file_has_is_reported_unless_it_changes_
     ):
         files = embedders(tmp_path / f"{number}", mine, theirs, file=file)
         note = f"'{file}' says otherwise in 'a' than in 'b': {key} {shown}."
-        assert file_differences(["a", "b"], files, ["", ""]) == [note]
+        assert file_differences(["a", "b"], [files[:1], files[1:]], ["", ""]) == [note]
     files = embedders(tmp_path / "usual", one, one | usual, file=file)
-    assert file_differences(["a", "b"], files, ["", ""]) == []
+    assert file_differences(["a", "b"], [files[:1], files[1:]], ["", ""]) == []
+    assert file_differences(["a", "b"], [files[:1], [LocalFiles(tmp_path), files[0]]], ["", ""]) == []  # of the base
 
 
 def test_embeddings_that_only_one_model_normalises_are_refused() -> None:

@@ -150,8 +150,9 @@ def test_a_changed_model_is_pushed_without_the_recipe(
         lambda model: model.to("cpu"),
         lambda model: model.requires_grad_(False),
         lambda model: model.set_attn_implementation("eager"),
+        lambda model: setattr(model.config, "use_cache", False),
     ],
-    ids=["train", "forward", "to", "requires_grad", "attention"],
+    ids=["train", "forward", "to", "requires_grad", "attention", "cache"],
 )
 def test_a_model_that_was_only_used_is_still_the_mix(use: Callable[[Any], Any]) -> None:
     model = AutoCocktailModel.from_pretrained(RECIPE)

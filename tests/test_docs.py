@@ -158,3 +158,20 @@ def test_the_python_of_every_page_runs(tmp_path: Path) -> None:
             assert done.returncode == 0, f"{page.name}\n{block}\n{done.stderr}"
             ran.append(page.name)
     assert {"migrate-from-lm-cocktail.md", "scoring.md"} <= set(ran)
+
+
+@pytest.mark.slow
+@pytest.mark.real
+@pytest.mark.timeout(1800)
+def test_the_commands_of_the_page_about_weights_run_with_the_models_of_the_demo(tmp_path: Path) -> None:
+    text = (DOCS / "which-weight.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(python|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert [language for language, _ in blocks] == ["python", *["bash"] * 5]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "COCKTAIL_HUB_CACHE": str(tmp_path / "cache")}
+    for language, block in blocks:
+        command = [sys.executable, "-c", block] if language == "python" else ["bash", "-c", block]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+    for name in ("chosen", "weighted", "soup"):
+        assert "evidence:" in (tmp_path / f"{name}.yaml").read_text(encoding="utf-8")

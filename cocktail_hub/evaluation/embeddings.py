@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Role = Literal["query", "document"]
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Role -> names of prompts that sentence-transformers' `encode_query` and `encode_document` look for, in order."""
+_TOGETHER = 64
+"""Texts that are tokenized at once to count their tokens."""
 
 
 class Embedder(Protocol):
@@ -169,13 +171,15 @@ def uncut_lengths(model: Any, inputs: Sequence[Any], **kwargs: Any) -> list[tupl
     """
     tokenizer = model.tokenizer
     adds = hasattr(tokenizer, "model_max_length")  # static embeddings have a bare `tokenizers.Tokenizer` without it
-    lengths = []
-    for one in inputs:
-        features = model.preprocess([one], processing_kwargs={"text": {"truncation": False}}, **kwargs)
+    lengths: list[int] = []
+    together = _TOGETHER if adds else 1  # without an attention mask, the tokens of several texts are one list
+    for start in range(0, len(inputs), together):
+        part = list(inputs[start : start + together])
+        features = model.preprocess(part, processing_kwargs={"text": {"truncation": False}}, **kwargs)
         mask = features.get("attention_mask")
-        length = int(mask.sum()) if mask is not None else features["input_ids"].numel()
-        lengths.append((length, tokenizer.num_special_tokens_to_add(pair=not isinstance(one, str)) if adds else 0))
-    return lengths
+        lengths += [features["input_ids"].numel()] if mask is None else mask.sum(dim=1).tolist()
+    special = [tokenizer.num_special_tokens_to_add(pair=not isinstance(one, str)) if adds else 0 for one in inputs]
+    return list(zip(lengths, special, strict=True))
 
 
 def check_lengths(lengths: Sequence[tuple[int, int]], owners: Sequence[int], *, name: str, limit: int | None) -> int:

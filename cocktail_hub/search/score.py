@@ -86,8 +86,8 @@ def open_recipe(recipe: Recipe, examples: Any = None, **changes: Any) -> Recipe:
         if weighting.get("rule") == "uniform":
             del weighting["rule"]
         weighting["examples"] = str(examples) if isinstance(examples, Path) else examples
-    weighting |= {key: value for key, value in changes.items() if value is not None}
-    rule = weighting.get("rule", "softmax")
-    weighting = {key: value for key, value in weighting.items() if rule in OF_RULES.get(key, (rule,))}
+    given = {key: value for key, value in changes.items() if value is not None}
+    rule = given.get("rule") or weighting.get("rule", "softmax")
+    weighting = {key: value for key, value in weighting.items() if rule in OF_RULES.get(key, (rule,))} | given
     ingredients = tuple(replace(ingredient, weight=None) for ingredient in recipe.ingredients)
     return replace(recipe, ingredients=ingredients, weighting=Weighting.from_value(weighting), evidence=None)

@@ -100,6 +100,14 @@ def test_a_metric_that_is_not_there_is_refused_before_anything_is_merged(act, me
     assert merged == []
 
 
+def test_a_metric_that_the_rule_does_not_use_is_refused_but_one_of_the_recipe_goes_with_its_rule(merged):
+    given = recipe("bert", PASSAGES, rule="greedy", metric="MRR")
+    with pytest.raises(RecipeError, match=r"`weighting.metric` goes with `rule: greedy` or `top_k` or `cma`"):
+        score(given, rule="softmax", metric="MRR")
+    assert score(given, rule="softmax").weights.metric == ""
+    assert merged == []
+
+
 # -- a metric of one's own -------------------------------------------------------------------------------------------
 
 

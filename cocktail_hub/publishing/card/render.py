@@ -17,13 +17,16 @@ from cocktail_hub.publishing.card.header import END, START
 from cocktail_hub.publishing.card.markdown import code, dump_metadata, escape, fenced, link, listing, record, table
 from cocktail_hub.recipe import COMMIT, ModelReference, Recipe, ResolvedRecipe, dump_yaml
 from cocktail_hub.recipe.redact import last_name, public_recipe, scrub
+from cocktail_hub.recipe.weighting import SEARCHING
 from cocktail_hub.resolve.resolve import inlined_in
 from cocktail_hub.version import install_command
 
 if TYPE_CHECKING:
     from cocktail_hub.publishing.card.facts import CardFacts
+    from cocktail_hub.recipe import Weighting
 
 PAPER = "[LM-Cocktail](https://arxiv.org/abs/2311.13534)"
+_SOFTMAX = "`softmax(-loss / temperature)` of each ingredient's mean loss"
 UNPUBLISHED = "path/to/this/folder"
 """In place of the repo id, in the snippets of a card in a local folder."""
 INSTALL = f"{install_command()}  # in a checkout of cocktail_hub"
@@ -268,22 +271,15 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
 
 def _weighting(recipe: Recipe) -> list[str]:
     """Return sentences on where computed weights came from or will come from."""
-    softmax = "`softmax(-loss / temperature)` of each ingredient's mean loss"
     weighting, evidence = recipe.weighting, recipe.evidence or {}
     if weighting is not None and weighting.rule != "uniform":
-        where = code(weighting.examples) if isinstance(weighting.examples, str) else "the examples in the recipe"
-        if weighting.rule == "ensemble":
-            mean = "weighted mean of the ingredients' outputs"
-            return [f"The weights are computed on first use: those whose {mean} has the lowest loss on {where}."]
-        given = _number(weighting.temperature)
-        how = f"temperature {given}" if given else "a temperature that follows from the losses' noise"
-        return [f"The weights are computed on first use: {softmax} on {where} ({PAPER}), with {how}."]
+        return [f"The weights are computed on first use: {_to_come(weighting)}."]
     rule, temperature = evidence.get("rule"), _number(evidence.get("temperature"))
     said: list[str] = []
     if weighting is not None or rule == "uniform":
         said.append("The weights are equal.")
     elif rule == "softmax":
-        said.append(f"The weights are {softmax} ({PAPER}){f' with temperature {temperature}' if temperature else ''}.")
+        said.append(f"The weights are {_SOFTMAX} ({PAPER}){f' with temperature {temperature}' if temperature else ''}.")
     elif isinstance(rule, str):
         said.append(f"The weights were computed by {code(rule)}.")
     if isinstance(examples := evidence.get("examples"), Mapping):
@@ -299,6 +295,19 @@ def _weighting(recipe: Recipe) -> list[str]:
     if isinstance(sentence := evidence.get("sentence"), str):
         said.append(escape(sentence))
     return said
+
+
+def _to_come(weighting: Weighting) -> str:
+    """Return how open weights will be computed."""
+    where = code(weighting.examples) if isinstance(weighting.examples, str) else "the examples in the recipe"
+    if weighting.rule == "ensemble":
+        return f"those whose weighted mean of the ingredients' outputs has the lowest loss on {where}"
+    if weighting.rule in SEARCHING:
+        metric = escape(weighting.metric or "the first metric of its kind")
+        return f"the best that {code(weighting.rule)} finds by {metric} on {where}"
+    given = _number(weighting.temperature)
+    how = f"temperature {given}" if given else "a temperature that follows from the losses' noise"
+    return f"{_SOFTMAX} on {where} ({PAPER}), with {how}"
 
 
 def _evidence(recipe: Recipe, facts: CardFacts) -> str:

@@ -443,6 +443,13 @@ def test_open_weights_are_called_computed_on_first_use(recipe_facts: CardFacts) 
     assert "\n\n\n" not in card
 
 
+def test_open_weights_by_a_metric_name_it(recipe_facts: CardFacts) -> None:
+    given = {"examples": "e.jsonl", "rule": "greedy"}
+    said = "- The weights are computed on first use: the best that `greedy` finds by {} on `e.jsonl`.\n"
+    assert said.format("MRR") in render_card(open_recipe(given | {"metric": "MRR"}), recipe_facts)
+    assert said.format("the first metric of its kind") in render_card(open_recipe(given), recipe_facts)
+
+
 def test_examples_in_the_recipe_and_an_automatic_temperature_are_described(recipe_facts: CardFacts) -> None:
     weighting = {"examples": [{"input": "a", "output": "b"}], "temperature": "auto"}
     card = render_card(open_recipe(weighting), recipe_facts)

@@ -15,6 +15,7 @@ import click
 from cocktail_hub.cli.cache import cache
 from cocktail_hub.cli.demo import demo
 from cocktail_hub.cli.evaluate import evaluate
+from cocktail_hub.cli.mergekit import export_recipe, import_recipe
 from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
@@ -30,6 +31,8 @@ COMMANDS = (
     check,
     demo,
     evaluate,
+    export_recipe,
+    import_recipe,
     methods,
     mix,
     push,

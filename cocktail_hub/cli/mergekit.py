@@ -1,4 +1,4 @@
-"""`cocktail import`: configurations of mergekit as recipes."""
+"""`cocktail import` and `export`: configurations of mergekit as recipes, and recipes as such."""
 
 from __future__ import annotations
 
@@ -36,3 +36,28 @@ def import_recipe(config: Path, output: Path | None) -> None:
     else:
         output.write_text(text, encoding="utf-8")
         click.echo(str(output))
+
+
+@click.command(
+    "export",
+    epilog="""\b
+Examples:
+  cocktail export recipe.yaml --to mergekit
+  cocktail export me/my-mix --to mergekit -o mergekit_config.yml""",
+)
+@click.argument("recipe")
+@click.option("--to", type=click.Choice(["mergekit"]), required=True, help="The tool to write for.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the configuration to this file.")
+def export_recipe(recipe: str, to: str, output: Path | None) -> None:
+    """Print RECIPE as a configuration of mergekit. What it cannot express there is listed."""
+    from cocktail_hub.hub import Hub
+    from cocktail_hub.recipe.to_mergekit import to_mergekit
+    from cocktail_hub.resolve.source import load_recipe_source
+
+    text = to_mergekit(load_recipe_source(recipe, Hub()).recipe)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+        click.echo(str(output))
+    say(f"note: {to} computes some methods otherwise: docs/from-mergekit.md says where numbers differ.")

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import TensorReader
     from cocktail_hub.checkpoint.weight_files import WeightFiles
+    from cocktail_hub.compat.layers import Layers
     from cocktail_hub.hub import Hub
     from cocktail_hub.recipe import ModelReference, Recipe
 
@@ -222,10 +223,13 @@ class CompatibilityReport:
                 opened.files.require_unchanged((*opened.model_files.needed, *opened.model_files.code))
 
 
-def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -> CompatibilityReport:
+def check_models(
+    recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False, stages: Mapping[str, Path] | None = None
+) -> CompatibilityReport:
     """Compare the models of a pinned recipe by everything but their weights.
 
-    Open weights do not matter here: the report's recipe has equal ones.
+    Open weights do not matter here: the report's recipe has equal ones. `stages` has the folder of the mix of each
+    model that is a recipe, by its name.
 
     Raises:
         RecipeError: a rule of `layers` matches no tensor, or a pattern of `missing` none that is missing.
@@ -239,8 +243,16 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     references: tuple[ModelReference, ...] = (*((recipe.base,) if recipe.base else ()), *recipe.ingredients)
     first = len(references) - len(recipe.ingredients)
     with ThreadPoolExecutor(len(references)) as pool:
-        models = tuple(pool.map(lambda reference: _open(reference, hub), references))
-    names, configs = [model.name for model in models], [model.config for model in models]
+        models = tuple(pool.map(lambda reference: _open(reference, hub, stages), references))
+    names, cut = [model.name for model in models], None
+    if any(reference.layer_range for reference in references):
+        from cocktail_hub.compat.layers import Layers
+
+        ranges = [reference.layer_range for reference in references]
+        cut = Layers.of(names, [model.config for model in models], ranges, stack=recipe.stacked)
+        cut_configs = cut.configs([model.config for model in models])
+        models = tuple(replace(model, config=config) for model, config in zip(models, cut_configs, strict=True))
+    configs = [model.config for model in models]
     require_same_family(names, configs)
     for model in models:
         if not trust_remote_code:
@@ -252,6 +264,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         for path in () if trust_remote_code else code_configs(given):
             refuse_own_code(given, path)
     notes = [
+        *recipe.import_notes,
         *differences(names, configs, config_chosen=recipe.config != "first"),
         *compare_all(
             (_vocabulary(model) for model in models),
@@ -267,7 +280,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
     notes += [note for model_files in opened for note in model_files.notes]
     folders = models[first].home.model_files.weight_folders
-    components = tuple(_read_component(folder, models, first, recipe.missing) for folder in folders)
+    components = tuple(_read_component(folder, models, first, recipe.missing, cut) for folder in folders)
     _refuse_unused_rules(recipe, components)
     require_same_rows(names, configs, config_chosen=recipe.config != "first")
     models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
@@ -298,8 +311,8 @@ def _small_file_giver(group: str, recipe: Recipe, models: Sequence[Model]) -> Re
     return giver(group, [opened for model in named for opened in (model.located, model.body)])
 
 
-def _open(reference: ModelReference, hub: Hub) -> Model:
-    located = body = open_model(reference, hub)
+def _open(reference: ModelReference, hub: Hub, stages: Mapping[str, Path] | None) -> Model:
+    located = body = open_model(reference, hub, stages)
     if located.model_files.adapter:
         if reference.base is None:
             raise IncompatibleError(
@@ -427,7 +440,9 @@ def _tokens_without_rows(report: CompatibilityReport) -> list[str]:
     return require_rows(own, map(_vocabulary, report.models), rows)
 
 
-def _read_component(folder: str, models: Sequence[Model], first: int, missing: Mapping[str, str]) -> Component:
+def _read_component(
+    folder: str, models: Sequence[Model], first: int, missing: Mapping[str, str], cut: Layers | None
+) -> Component:
     """Map every model's tensors in one folder of the first ingredient to that one's names, from headers alone."""
     main = folder == models[first].main
     order = [first, *(index for index in range(len(models)) if index != first)]
@@ -441,7 +456,10 @@ def _read_component(folder: str, models: Sequence[Model], first: int, missing: M
             )
     weights = [models[index].read_weights(models[index].main if main else folder) for index in order]
     configs = [models[index].config if main else models[index].config_in(folder) for index in order]
-    mappings = dict(zip(order, align(weights, configs, missing=missing if main else {}), strict=True))
+    if cut and main:
+        mappings = dict(zip(order, cut.reordered(order).aligned(weights, configs, missing), strict=True))
+    else:
+        mappings = dict(zip(order, align(weights, configs, missing=missing if main else {}), strict=True))
     return Component(folder=folder, mappings=tuple(mappings[index] for index in range(len(models))))
 
 

@@ -55,6 +55,8 @@ class ComponentInput:
     """What each model has. For methods on task vectors the base comes first; then the ingredients in recipe order."""
     models: tuple[str, ...]
     """Names for messages, in the order of `specs`."""
+    stacked: bool = False
+    """Whether every tensor is of one model alone: of the only one that has it."""
     first_only: frozenset[str] = frozenset()
     """Tensors that are the first ingredient's as they are, whatever the method; others may lack them."""
 
@@ -359,7 +361,7 @@ class _Planner:
                 weights=(),
                 dtypes=tuple(spec.dtype for spec in specs),
             )
-        rule, weights, parameters = self._rule(name, component, depth)
+        rule, weights, parameters = self._rule(name, component, depth, holders)
         given = (1.0, *weights) if len(weights) < len(component.specs) else weights
         used = tuple(index for index, weight in enumerate(given) if weight != 0.0)
         for index in used:
@@ -388,7 +390,7 @@ class _Planner:
         )
 
     def _rule(
-        self, name: str, component: ComponentInput, depth: float
+        self, name: str, component: ComponentInput, depth: float, holders: Sequence[int]
     ) -> tuple[_Rule, tuple[float, ...], Mapping[str, Any]]:
         """How a tensor is made; the factors of the models, or the weights of the ingredients; the method's parameters.
 
@@ -400,6 +402,8 @@ class _Planner:
         if donor is not None:
             return "sum", tuple(float(index == donor) for index in range(len(component.specs))), {}
         weights = self.numbers.weights(name, depth)
+        if component.stacked:
+            weights = tuple(float(index in holders) for index in range(len(weights)))
         given = tuple(weight for weight in weights if weight != 0.0)
         if not given and not based:
             raise RecipeError(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cocktail_hub.compat import CompatibilityReport, Model
-    from cocktail_hub.recipe import ResolvedRecipe
+    from cocktail_hub.recipe import Recipe
     from cocktail_hub.resolve.resolve import ResolvedModel
 
 TOKENIZER_FILES = tuple(
@@ -83,7 +83,7 @@ def _add_pooling_flags(first: Model, folder: Path) -> None:
             write_json(path, flags | config)  # the flags first: vLLM takes the first key that is true
 
 
-def write_recipe(resolved: ResolvedRecipe, report: CompatibilityReport, folder: Path) -> None:
+def write_recipe(resolved: Recipe, report: CompatibilityReport, folder: Path) -> None:
     """Write `recipe.json`, and make config.json that of the mix.
 
     The recipe is not in config.json: whoever trains the loaded model and saves it would copy it. The config of a module
@@ -95,7 +95,7 @@ def write_recipe(resolved: ResolvedRecipe, report: CompatibilityReport, folder: 
     if not path.is_file():
         return
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if donor.adapted:
+    if donor.adapted or donor.located.reference.layer_range:
         config |= donor.config
     if not config.keys() & {"model_type", "architectures"}:
         return  # of another module, whose class takes only the keys that it knows

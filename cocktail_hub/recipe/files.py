@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ LARGEST_FILE = 64 << 20
 MOST_VALUES = 1_000_000
 """Values in one recipe, inline examples included. A few lines of YAML references can expand to any number of them."""
 _MERGE_KEY = "tag:yaml.org,2002:merge"
+_OF_MERGEKIT = re.compile(r"""^[{]?["']?(merge_method|experts)["']?[ \t]*:""", re.MULTILINE)
+"""What a configuration of mergekit has, and a recipe has not."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -54,11 +57,17 @@ def _duplicate(key: Any, where: str) -> RecipeError:
 
 
 def parse_recipe(text: str, name: str = "recipe", *, open_weights: bool = False) -> Recipe:
-    """Read a recipe from YAML or JSON text. `name` is for messages, `open_weights` as for `recipe_from_mapping`.
+    """Read a recipe from YAML or JSON text, or from a configuration of mergekit.
+
+    `name` is for messages, `open_weights` as for `recipe_from_mapping`.
 
     Raises:
         RecipeError: the text is neither, or not a valid recipe.
     """
+    if _OF_MERGEKIT.search(text):
+        from cocktail_hub.recipe.mergekit import read_mergekit
+
+        return read_mergekit(text, name)
     try:
         return recipe_from_mapping(_mapping_in(_load(text), name), open_weights=open_weights)
     except RecipeError:

@@ -20,7 +20,7 @@ _KEYS = frozenset(
     {"name", "models", "slices", "modules", "merge_method", "base_model", "dtype", "out_dtype", "parameters"}
     | {"tokenizer_source", "tokenizer", "chat_template"}
 )
-_LAYERS = "[0-9]*.*"
+LAYERS = "[0-9]*.*"
 """The pattern of all tensors in layers."""
 _REQUIRED = object()
 _UNUSED = ("int8_mask", "max_iter", "tol", "eps")
@@ -100,19 +100,20 @@ class Lines(dict[str, Any]):
     at: Mapping[str, int] = MappingProxyType({})
     first: int = 1
 
+    @classmethod
+    def of(cls, loader: yaml.SafeLoader, node: yaml.MappingNode) -> Lines:
+        """Construct the mapping of a node."""
+        found = Lines({str(key): value for key, value in loader.construct_mapping(node, deep=True).items()})
+        found.first = node.start_mark.line + 1
+        found.at = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
+        return found
+
 
 class _Loader(yaml.SafeLoader):
     """YAML whose mappings are `Lines`."""
 
 
-def _construct(loader: _Loader, node: yaml.MappingNode) -> Lines:
-    found = Lines({str(key): value for key, value in loader.construct_mapping(node, deep=True).items()})
-    found.first = node.start_mark.line + 1
-    found.at = {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
-    return found
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, Lines.of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -414,7 +415,7 @@ class _Importer:
         filtered = any(isinstance(entry, Lines) for entry in listed)
         if not filtered and (found := numeric(listed)):
             if len(found) > 1 and found[0] != found[-1]:  # there, what follows the layers has a depth of 0, too
-                yield _LAYERS, found
+                yield LAYERS, found
             yield None, found[0] if len(set(found)) == 1 or found[0] != found[-1] else found
         elif not filtered and not isinstance(setting, list):
             yield None, setting

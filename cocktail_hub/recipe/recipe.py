@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of the recipe format; a recipe of a later one is refused."""
+MOST_STAGES = 32
+"""Recipes in a recipe, all levels together, and levels."""
+IMPORTED = "imported"
+"""Key of a recipe's `evidence`: the tool that it was written for, and what to know about the translation."""
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 MISNAMED: Mapping[str, str] = {
@@ -106,6 +110,9 @@ class Recipe:
             value = getattr(self, key)
             if value is not None or key not in _OPTIONAL:
                 object.__setattr__(self, key, read(value, key))
+        if self.method == "passthrough" and not self.weighting and all(i.weight is None for i in self.ingredients):
+            object.__setattr__(self, "ingredients", tuple(replace(i, weight=1.0) for i in self.ingredients))
+        self._check_nested()
         self._check_kinds()
         self._check_method()
         self._check_duplicates()
@@ -117,6 +124,18 @@ class Recipe:
         """The ingredients' weights in recipe order, or `None` when they are still to be computed."""
         given = [i.weight for i in self.ingredients if i.weight is not None]
         return tuple(given) if len(given) == len(self.ingredients) else None
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the ingredients' layers follow on each other."""
+        return self.method == "passthrough" and len(self.ingredients) > 1
+
+    @property
+    def import_notes(self) -> tuple[str, ...]:
+        """What to know where the recipe was translated from another tool's configuration."""
+        imported = (self.evidence or {}).get(IMPORTED)
+        notes = imported.get("notes") if isinstance(imported, Mapping) else None
+        return tuple(map(str, notes)) if isinstance(notes, tuple) else ()
 
     @property
     def varies(self) -> bool:
@@ -159,8 +178,27 @@ class Recipe:
 
     @property
     def all_references(self) -> tuple[ModelReference, ...]:
-        """The same, each adapter followed by the model that it adapts."""
+        """The same, each adapter followed by the model that it adapts, and the models of a recipe in its place."""
         return tuple(inner for reference in self.references for inner in _with_base(reference))
+
+    def _check_nested(self) -> None:
+        inner = [reference for reference in self.references if reference.recipe is not None]
+        if inner and _stages(self.references) > MOST_STAGES:
+            raise RecipeError(
+                f"The recipe contains more than {MOST_STAGES} others.\nEach is mixed by itself first.\n"
+                "Mix some of them to folders (`cocktail mix -o`), and name these."
+            )
+        for reference in inner:
+            try:
+                Recipe.from_dict(reference.recipe or {})
+            except RecipeError as error:
+                raise RecipeError(f"In the recipe of '{reference.model}': {error}") from error
+            if any(reference.model == r.model and reference.recipe != r.recipe for r in self.references):
+                raise RecipeError(
+                    f"Two models are called '{reference.model}', and one of them is a recipe.\n"
+                    "It would not be clear which one is meant.\n"
+                    "Give the recipe another name: `{model: NAME, recipe: ...}`."
+                )
 
     def _check_kinds(self) -> None:
         if as_whole(self.schema, "schema", low=0) != SCHEMA:
@@ -196,7 +234,17 @@ class Recipe:
                 "Remove it, list it as an ingredient, or choose a method on task vectors such as 'task_arithmetic'."
             )
         count = len(self.ingredients) + (self.anchor is not None)
-        if not self.spec.fewest <= count <= (self.spec.most or count):
+        if self.stacked and (
+            self.varies
+            or not all(i.layer_range for i in self.ingredients)
+            or {i.weight for i in self.ingredients} != {1.0}
+        ):
+            raise RecipeError(
+                "'passthrough' of several `ingredients` stacks their layers, so each needs a `layer_range`, and no "
+                "other weight than 1.\nWithout it, the order of the layers would not be clear.\n"
+                "Write, e.g., `{model: org/name, layer_range: [0, 16]}`; `scale` under `parameters` makes it stronger."
+            )
+        if not self.spec.fewest <= count <= (self.spec.most or count) and not self.stacked:
             raise RecipeError(
                 f"Method '{self.method}' takes {self.spec.accepted_ingredients} `ingredients`, got {count}.\n"
                 + (
@@ -227,8 +275,8 @@ class Recipe:
                 self.spec.check_parameters({name: number})
 
     def _check_duplicates(self) -> None:
-        seen = [(i.model, i.revision, i.digest, i.base) for i in self.ingredients]
-        if len(set(seen)) == 1:
+        seen = [(i.model, i.revision, i.digest, i.base, i.layer_range, i.recipe) for i in self.ingredients]
+        if all(key == seen[0] for key in seen) or self.stacked:
             return  # a model mixed with itself is itself: a harmless first try, and LM_Cocktail's own example
         for index, key in enumerate(seen):
             if key in seen[:index]:
@@ -258,7 +306,9 @@ class Recipe:
                 "It is not clear which of the two to use.\n"
                 "Remove the weights to have them computed, or remove `weighting`."
             )
-        if given and not any(isinstance(i.weight, PerTensor) for i in given):  # those are checked tensor by tensor
+        if (
+            given and not self.stacked and not any(isinstance(i.weight, PerTensor) for i in given)
+        ):  # those are checked tensor by tensor
             self.spec.used_weights([i.weight or 0.0 for i in given], "the weights", normalize=self.normalize)
 
     def _check_layers(self) -> None:
@@ -308,9 +358,24 @@ class Recipe:
 
 
 def _with_base(reference: ModelReference) -> Iterator[ModelReference]:
+    if reference.recipe is not None:
+        yield from Recipe.from_dict(reference.recipe).all_references
+        return
     yield reference
     if reference.base is not None:
         yield from _with_base(reference.base)
+
+
+def _stages(references: Iterable[ModelReference], depth: int = 1) -> int:
+    """Count the recipes in models; those nested too deeply count as too many."""
+    found = 0
+    for reference in references:
+        if reference.recipe is not None:
+            inside = [*(reference.recipe.get("ingredients") or ()), reference.recipe.get("base")]
+            recipes = [value.get("recipe") for value in inside if isinstance(value, Mapping)]
+            nested = [ModelReference(model="recipe", recipe=r) for r in recipes if isinstance(r, Mapping)]
+            found += MOST_STAGES if depth > MOST_STAGES else 1 + _stages(nested, depth + 1)
+    return found
 
 
 def _each(read: Callable[[Any, str], Any]) -> Callable[[Any, str], tuple[Any, ...]]:
@@ -407,10 +472,10 @@ class ResolvedRecipe(Recipe):
         # words at their default are left out: a method may gain an option, and its mixes keep their digest
         shared["parameters"] = {n: v for n, v in every.items() if not known[n].choices or v != known[n].default}
         ingredients = [
-            i.identity() | {"weight": plain(i.weight)} | ({"parameters": plain(i.parameters)} if i.parameters else {})
+            _identity(i) | {"weight": plain(i.weight)} | ({"parameters": plain(i.parameters)} if i.parameters else {})
             for i in self.ingredients
         ]
-        base = {"base": self.base.identity()} if self.base else {}
+        base = {"base": _identity(self.base)} if self.base else {}
         return shared | {"merge_format": MERGE_FORMAT, "ingredients": ingredients} | base
 
     @property
@@ -429,6 +494,14 @@ class ResolvedRecipe(Recipe):
     def to_json(self) -> str:
         """The whole recipe as canonical JSON, evidence and requested revisions included."""
         return canonical_json(self.to_dict())
+
+
+def _identity(reference: ModelReference) -> dict[str, Any]:
+    """What determines the content of a model or of a recipe's mix."""
+    if reference.recipe is None:
+        return reference.identity()
+    cut = {"layer_range": list(reference.layer_range)} if reference.layer_range else {}
+    return {"recipe": as_resolved(Recipe.from_dict(reference.recipe)).identity} | cut
 
 
 def canonical_json(value: Any) -> str:

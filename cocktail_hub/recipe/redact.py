@@ -76,6 +76,8 @@ def last_name(path: str) -> str:
 
 
 def _renamed(reference: ReferenceT, names: Mapping[str, str]) -> ReferenceT:
+    if reference.recipe is not None:
+        return replace(reference, recipe=_clean(reference.recipe, names))
     base = _renamed(reference.base, names) if reference.base else None
     model = names[reference.model] if reference.digest is not None else reference.model
     return replace(reference, model=model, base=base)

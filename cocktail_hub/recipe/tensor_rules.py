@@ -169,6 +169,12 @@ def compiled(pattern: str) -> re.Pattern[str]:
         raise RecipeError(f"The pattern {pattern!r} is not a regular expression: {error}.") from error
 
 
+def split_layer(name: str) -> tuple[str, int, str] | None:
+    """Return what comes before the number of a tensor's layer, the number, and what follows; `None` without layer."""
+    layer = _LAYER.search(name)
+    return (name[: layer.start()], int(layer[1]), name[layer.end() :]) if layer else None
+
+
 def depths(names: Iterable[str]) -> dict[str, float]:
     """Return how deep in the model each tensor is.
 

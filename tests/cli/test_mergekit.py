@@ -46,3 +46,12 @@ def test_mix_takes_a_configuration_of_mergekit(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "note: line 1: the weights are divided by their sum, as mergekit does without saying so." in done.stderr
     assert (tmp_path / "mix" / "model.safetensors").is_file()
+
+
+def test_export_writes_what_import_reads(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text(LINEAR)
+    run("import", tmp_path / "c.yml", "-o", tmp_path / "r.yaml")
+    done = run("export", tmp_path / "r.yaml", "--to", "mergekit", "-o", tmp_path / "back.yml")
+    assert done.stdout == f"{tmp_path / 'back.yml'}\n"
+    assert yaml.safe_load((tmp_path / "back.yml").read_text())["parameters"] == {"normalize": True}
+    assert run("export", tmp_path / "r.yaml", "--to", "mergekit").stdout == (tmp_path / "back.yml").read_text()

@@ -11,7 +11,7 @@ import torch
 from models import bert, llama, t5
 from safetensors.torch import load_file
 
-from cocktail_hub import mix
+from cocktail_hub import check, mix
 from cocktail_hub.compat.layers import Layers
 from cocktail_hub.errors import IncompatibleError
 
@@ -113,3 +113,34 @@ def test_layers_of_two_towers_are_refused(tmp_path: Path) -> None:
 def test_a_model_without_a_number_of_layers_is_refused() -> None:
     with pytest.raises(IncompatibleError, match=r"does not say how many layers"):
         Layers.of(["a"], [{}], [(0, 1)], stack=False)
+
+
+# -- recipes in recipes --------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_in_a_recipe_is_mixed_first_and_not_rounded(tmp_path: Path) -> None:
+    folders = [saved(tmp_path / f"m{seed}", llama().bfloat16(), seed) for seed in (1, 2, 3)]
+    inner = {"method": "passthrough", "ingredients": [{"model": folders[0]}], "parameters": {"scale": 0.3}}
+    stage = {"model": "stage", "recipe": inner, "weight": 1.0}
+    outer = {
+        "method": "task_arithmetic",
+        "base": folders[1],
+        "ingredients": [stage, {"model": folders[2], "weight": 0.5}],
+    }
+    tensors, config = made(tmp_path / "mix", outer | {"dtype": "bfloat16"})
+    name = "model.layers.1.mlp.up_proj.weight"
+    one, base, other = (load_file(Path(folder, "model.safetensors"))[name].float() for folder in folders)
+    expected = (base + (one * 0.3 - base) + 0.5 * (other - base)).bfloat16()
+    assert config["dtype"] == "bfloat16"
+    assert (tensors[name] == expected).float().mean() > 0.99
+    rounded = (base + ((one * 0.3).bfloat16() - base) + 0.5 * (other - base)).bfloat16()
+    assert (tensors[name] == rounded).float().mean() < 0.9
+
+
+def test_a_recipe_in_a_recipe_is_checked_without_mixing_it(two: list[str], tmp_path: Path) -> None:
+    short = saved(tmp_path / "short", llama(), 3)
+    inner = {"method": "passthrough", "ingredients": [{"model": short, "layer_range": [0, 1]}]}
+    parts = [{"model": "stage", "recipe": inner, "weight": 0.5}, {"model": two[0], "weight": 0.5}]
+    with pytest.raises(IncompatibleError, match="'stage'"):
+        check({"ingredients": parts})
+    assert check({"ingredients": [parts[0] | {"weight": 1.0}], "method": "passthrough"}).tensors == 12

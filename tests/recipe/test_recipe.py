@@ -315,3 +315,53 @@ def test_weights_that_are_normalized_need_not_sum_to_one() -> None:
     recipe = Recipe.from_dict({"normalize": True, "ingredients": [A | {"weight": 1}, B | {"weight": 1}]})
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert recipe.to_dict()["normalize"] is True
+
+
+# -- recipes in recipes --------------------------------------------------------------------------------------------
+
+INNER = {"ingredients": [{"model": "org/a", "weight": 0.5}, {"model": "org/b", "weight": 0.5}]}
+
+
+def nested(recipe: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A mix of a recipe and a model."""
+    return {
+        "ingredients": [{"model": "stage", "recipe": recipe, "weight": 0.5}, {"model": "org/c", "weight": 0.5}]
+    } | more
+
+
+def test_the_models_of_a_recipe_in_a_recipe_are_among_all_models() -> None:
+    recipe = Recipe.from_dict(nested(INNER))
+    assert [reference.model for reference in recipe.all_references] == ["org/a", "org/b", "org/c"]
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_a_mistake_in_a_recipe_in_a_recipe_is_named_with_it() -> None:
+    with pytest.raises(RecipeError, match="In the recipe of 'stage': Unknown key 'ingredient'"):
+        Recipe.from_dict(nested({"ingredient": []}))
+
+
+def test_recipes_in_recipes_are_bounded() -> None:
+    deep: dict[str, Any] = INNER
+    for _ in range(40):
+        deep = nested(deep)
+    with pytest.raises(RecipeError, match="The recipe contains more than 32 others"):
+        Recipe.from_dict(deep)
+
+
+def test_a_recipe_has_another_name_than_the_models_beside_it() -> None:
+    recipe = nested(INNER)
+    recipe["ingredients"][1]["model"] = "stage"
+    with pytest.raises(RecipeError, match="Two models are called 'stage'"):
+        Recipe.from_dict(recipe)
+
+
+def test_layers_are_stacked_without_weights() -> None:
+    parts = [{"model": "org/a", "layer_range": [0, 2]}, {"model": "org/a", "layer_range": [0, 2]}]
+    assert Recipe.from_dict({"method": "passthrough", "ingredients": parts}).weights == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("change", [{"layer_range": None}, {"weight": 0.5}])
+def test_a_stack_needs_the_layers_of_each(change: dict[str, Any]) -> None:
+    parts = [{"model": "org/a", "layer_range": [0, 2], "weight": 1.0} | change for _ in range(2)]
+    with pytest.raises(RecipeError, match="stacks their layers, so each needs a `layer_range`, and no other weight"):
+        Recipe.from_dict({"method": "passthrough", "ingredients": parts})

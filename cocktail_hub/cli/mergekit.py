@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cocktail_hub.cli.output import say
+from cocktail_hub.cli.output import say, show
 
 
 @click.command(
@@ -35,7 +35,7 @@ def import_recipe(config: Path, output: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         output.write_text(text, encoding="utf-8")
-        click.echo(str(output))
+        show(str(output))
 
 
 @click.command(
@@ -59,5 +59,5 @@ def export_recipe(recipe: str, to: str, output: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         output.write_text(text, encoding="utf-8")
-        click.echo(str(output))
+        show(str(output))
     say(f"note: {to} computes some methods otherwise: docs/from-mergekit.md says where numbers differ.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ _KEYS = frozenset(
 )
 LAYERS = "[0-9]*.*"
 """The pattern of all tensors in layers."""
+_KNOWN = frozenset(entry.name for entry in fields(Recipe))
 _REQUIRED = object()
 _UNUSED = ("int8_mask", "max_iter", "tol", "eps")
 """Parameters that change no number here: storage of masks, and how exact an iteration is."""
@@ -134,7 +135,7 @@ def read_mergekit(text: str, name: str = "configuration") -> Recipe:
     """
     try:
         documents = [doc for doc in yaml.load_all(text, Loader=_Loader) if doc is not None]
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise RecipeError(f"'{name}' is not valid YAML: {error}.\nNothing was read from it.") from error
     importer = _Importer(documents)
     recipe: Recipe | None = None
@@ -448,15 +449,40 @@ class _Importer:
         settings = given if isinstance(given, Lines) else Lines()
         line = doc.line("tokenizer_source" if "tokenizer_source" in doc else "tokenizer")
         source = doc.get("tokenizer_source") or settings.get("source", "union" if settings else None)
-        if source is not None and source != "base":
-            named = self.name_of(source, line).partition("@")[0]
-            if named in names:
-                recipe["tokenizer"] = named
-            else:
-                self.problem(line, f"the tokenizer of '{named}' cannot be taken.")
-        for key, owner in (("chat_template", doc), ("tokens", settings), ("pad_to_multiple_of", settings)):
-            if owner.get(key) is not None:
-                self.problem(owner.line(key), f"`{key}` has no counterpart.")
+        if source == "union" and "tokens" in _KNOWN:
+            recipe["tokenizer"] = source
+        elif source is not None and source != "base":
+            named = self.name_of(source, line).rpartition("+")[2].partition("@")[0]
+            recipe["tokenizer"] = named
+            if named not in names:
+                self.problem(line, f"the tokenizer of '{named}', which is not mixed.")
+        tokens = settings.get("tokens")
+        found = {
+            "chat_template": doc.get("chat_template"),
+            "pad_to_multiple_of": settings.get("pad_to_multiple_of"),
+            "tokens": {str(token): self.token(str(token), tokens) for token in tokens} if tokens else None,
+        }
+        for key, value in found.items():
+            if value is not None and key in _KNOWN:
+                recipe[key] = value
+            elif value is not None:
+                self.problem((doc if key in doc else settings).line(key), f"`{key}` has no counterpart.")
+
+    def token(self, token: str, tokens: Lines) -> Any:
+        """Return the rule of a token."""
+        given = tokens[token] if isinstance(tokens[token], Lines) else Lines()
+        source = given.get("source")
+        force = {"force": True} if given.get("force") else {}
+        if isinstance(source, Lines) and source.get("kind") == "zero":
+            return {"source": "zero"} | force
+        if isinstance(source, Lines) and source.get("kind") == "model_token":
+            if source.get("token") is None:
+                self.problem(source.first, f"the row of '{token}' by the id of another token: name that by its text.")
+            model = self.name_of(source.get("model"), source.first).partition("@")[0]
+            return {"source": model, "token": str(source.get("token"))} | force
+        if source is None:
+            self.problem(tokens.line(token), f"'{token}' has no `source`.")
+        return {"source": self.name_of(source, tokens.line(token)).partition("@")[0]} | force
 
 
 def numeric(values: Sequence[Any]) -> list[float]:

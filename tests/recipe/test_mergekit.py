@@ -199,7 +199,7 @@ def test_everything_that_cannot_be_expressed_is_listed_at_once() -> None:
         (models("m/a", merge_method="model_stock", base_model="b", parameters="{filter_wise: true}"), "whole tensors"),
         (TIES.replace("weight: 1}", "weight: [0.5, x]}"), "line 4: `weight` must be a number, a list of numbers"),
         (TIES.replace("weight: 1}", "weight: -1}"), "finite and 0 or more"),
-        (TIES + "tokenizer_source: other/tok\n", "line 6: the tokenizer of 'other/tok' cannot be taken."),
+        (TIES + "tokenizer_source: other/tok\n", "line 6: the tokenizer of 'other/tok', which is not mixed."),
         ("merge_method: linear\nmodels: [{model: [1]}]", "a model must be a name, got [1]."),
         (STACK.replace("[0, 3]", "[0]"), "line 3: `layer_range` must be two whole numbers."),
         ("merge_method: [\n", "not valid YAML"),

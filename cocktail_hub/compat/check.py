@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights, adapt, read_adapter
-from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size
+from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size, with_vocabulary_size
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import MODULES, read_chain, read_config
 from cocktail_hub.checkpoint.quantized import refuse_quantized
@@ -36,6 +36,7 @@ from cocktail_hub.compat.vocabulary import (
     giver,
     group_of,
     require_rows,
+    shared,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
 from cocktail_hub.recipe.tensor_rules import compiled
@@ -45,9 +46,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cocktail_hub.checkpoint.conversion.tensor_mapping import TensorMapping
+    from cocktail_hub.checkpoint.conversion.tokens import RowStretch, TokenRows
     from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import TensorReader
     from cocktail_hub.checkpoint.weight_files import WeightFiles
+    from cocktail_hub.compat.tokens import AlignedTokens
     from cocktail_hub.hub import Hub
     from cocktail_hub.recipe import ModelReference, Recipe
 
@@ -168,6 +171,20 @@ class Component:
         return tuple(notes)
 
     @property
+    def rows(self) -> tuple[TokenRows, ...]:
+        """Where each model has the rows of the mix's tokens; empty where they are at the same places."""
+        return tuple(mapping.rows for mapping in self.mappings if mapping.rows)
+
+    @property
+    def apart(self) -> tuple[RowStretch, ...]:
+        """Rows of the mix's vocabulary that not all models have."""
+        if not self.rows:
+            return ()
+        from cocktail_hub.checkpoint.conversion.tokens import stretches_apart
+
+        return stretches_apart(self.rows)
+
+    @property
     def taken(self) -> tuple[str, ...]:
         """Tensors that some models lack and that the recipe takes from the first ingredient alone."""
         return tuple(dict.fromkeys(name for mapping in self.mappings for name in sorted(mapping.absent)))
@@ -247,16 +264,29 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
             _refuse_remote_code(model)
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     chains = [read_chain(model.home.files) for model in models]
+    weights = [model.read_weights(model.main) for model in models]
+    vocabularies = shared(map(_vocabulary, models))
+    sizes = [embedding_rows(found, model.config) for found, model in zip(weights, models, strict=True)]
+    aligned: AlignedTokens | None = None
+    if len(set(sizes)) > 1 or len({id(vocabulary.text) for vocabulary in vocabularies}) > 1:
+        from cocktail_hub.compat.tokens import align_tokens
+
+        target = _donor("tokenizer", recipe, models)
+        aligned = align_tokens(vocabularies, sizes, target, chosen=recipe.tokenizer != "first")
     tokenizer = _small_file_giver("tokenizer", recipe, models)
     for given in filter(None, (tokenizer, _small_file_giver("processor", recipe, models))):
         for path in () if trust_remote_code else code_configs(given):
             refuse_own_code(given, path)
     notes = [
         *differences(names, configs, config_chosen=recipe.config != "first"),
-        *compare_all(
-            (_vocabulary(model) for model in models),
-            [None if model.adapted else vocabulary_size(model.config) for model in models],  # an adapter may add rows
-            tokenizer=tokenizer.files.name if tokenizer else "",
+        *(
+            aligned.notes
+            if aligned
+            else compare_all(
+                iter(vocabularies),
+                [None if model.adapted else vocabulary_size(model.config) for model in models],  # which may add rows
+                tokenizer=tokenizer.files.name if tokenizer else "",
+            )
         ),
         *module_differences(names, chains),
         *module_setting_differences(names, chains, [model.home.files for model in models]),
@@ -267,7 +297,13 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
     notes += [note for model_files in opened for note in model_files.notes]
     folders = models[first].home.model_files.weight_folders
-    components = tuple(_read_component(folder, models, first, recipe.missing) for folder in folders)
+    rows = aligned.rows if aligned else ()
+    components = tuple(
+        _read_component(folder, models, first, missing=recipe.missing, main=weights, rows=rows)
+        if folder == models[first].main
+        else _read_component(folder, models, first)
+        for folder in folders
+    )
     _refuse_unused_rules(recipe, components)
     require_same_rows(names, configs, config_chosen=recipe.config != "first")
     models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
@@ -283,7 +319,10 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
     notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report), *_left_out(report)]
-    return replace(report, config=models[report.donor("config")].config, notes=tuple(notes))
+    config = models[report.donor("config")].config
+    if aligned:
+        config = with_vocabulary_size(config, aligned.size)
+    return replace(report, config=config, notes=tuple(notes))
 
 
 def _donor(key: str, recipe: Recipe, models: Sequence[Model]) -> int:
@@ -419,17 +458,27 @@ def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
 
 
 def _tokens_without_rows(report: CompatibilityReport) -> list[str]:
-    giver, first = report.giver("tokenizer"), report.models[report.first]
-    rows = embedding_rows(report.components[0].mappings[report.first].specs, first.config)
+    giver, mapping = report.giver("tokenizer"), report.components[0].mappings[report.first]
+    rows = embedding_rows(mapping.weights, report.models[report.first].config)
     if giver is None or rows is None:
         return []
     own = find_vocabulary(giver.files, giver.model_files.main)
-    return require_rows(own, map(_vocabulary, report.models), rows)
+    return require_rows(own, map(_vocabulary, report.models), mapping.rows.size if mapping.rows else rows)
 
 
-def _read_component(folder: str, models: Sequence[Model], first: int, missing: Mapping[str, str]) -> Component:
-    """Map every model's tensors in one folder of the first ingredient to that one's names, from headers alone."""
-    main = folder == models[first].main
+def _read_component(
+    folder: str,
+    models: Sequence[Model],
+    first: int,
+    *,
+    missing: Mapping[str, str] | None = None,
+    main: Sequence[WeightFiles | AdaptedWeights] = (),
+    rows: Sequence[TokenRows] = (),
+) -> Component:
+    """Map every model's tensors in one folder of the first ingredient to that one's names, from headers alone.
+
+    `main`: the headers, for the folder of the transformer. `rows`: where each model has the rows of the mix's tokens.
+    """
     order = [first, *(index for index in range(len(models)) if index != first)]
     for model in models:
         if not main and folder not in model.home.model_files.weight_folders:
@@ -439,9 +488,10 @@ def _read_component(folder: str, models: Sequence[Model], first: int, missing: M
                 f"List '{model.name}' first, which leaves that module out, or choose a model with the same modules.",
                 model=model.name,
             )
-    weights = [models[index].read_weights(models[index].main if main else folder) for index in order]
+    weights = [main[index] if main else models[index].read_weights(folder) for index in order]
     configs = [models[index].config if main else models[index].config_in(folder) for index in order]
-    mappings = dict(zip(order, align(weights, configs, missing=missing if main else {}), strict=True))
+    by_token = [rows[index] for index in order] if rows else ()
+    mappings = dict(zip(order, align(weights, configs, missing=missing, rows=by_token), strict=True))
     return Component(folder=folder, mappings=tuple(mappings[index] for index in range(len(models))))
 
 

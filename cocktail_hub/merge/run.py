@@ -171,7 +171,13 @@ def plan_mix(report: CompatibilityReport, max_shard_size: int | str = DEFAULT_SH
     return plan_merge(
         [
             ComponentInput(
-                folder=component.folder, specs=component.specs, models=names, first_only=frozenset(component.taken)
+                folder=component.folder,
+                specs=component.specs,
+                models=names,
+                first_only=frozenset(component.taken),
+                by_token=component.mappings[report.first].by_token,
+                apart=component.apart,
+                rows=component.rows[0].size if component.rows else 0,
             )
             for component in report.components
         ],

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.conversion.align import with_vocabulary_size
 from cocktail_hub.checkpoint.model_files import NOTICES, read_chain, read_json
 from cocktail_hub.compat.vocabulary import FILE_GROUPS, code_configs, group_of, inner_template, template_files
 from cocktail_hub.resolve.source import RECIPE_FILE
@@ -99,6 +100,8 @@ def write_recipe(resolved: ResolvedRecipe, report: CompatibilityReport, folder: 
         config |= donor.config
     if not config.keys() & {"model_type", "architectures"}:
         return  # of another module, whose class takes only the keys that it knows
+    if rows := report.components[0].rows:
+        config = with_vocabulary_size(config, rows[0].size)
     for key in (
         "_name_or_path",
         "transformers_weights",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights, adapt, read_adapter
-from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size, with_vocabulary_size
+from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import MODULES, read_chain, read_config
 from cocktail_hub.checkpoint.quantized import refuse_quantized
@@ -149,6 +149,8 @@ class Component:
     """Posix path of the folder in the mix, '' for its root."""
     mappings: tuple[TensorMapping, ...]
     """One for each model, in the order of `CompatibilityReport.models`."""
+    apart: tuple[RowStretch, ...] = ()
+    """Rows of the mix's vocabulary that the method does not make."""
 
     @property
     def specs(self) -> tuple[Mapping[str, TensorSpec], ...]:
@@ -176,15 +178,6 @@ class Component:
         return tuple(mapping.rows for mapping in self.mappings if mapping.rows)
 
     @property
-    def apart(self) -> tuple[RowStretch, ...]:
-        """Rows of the mix's vocabulary that not all models have."""
-        if not self.rows:
-            return ()
-        from cocktail_hub.checkpoint.conversion.tokens import stretches_apart
-
-        return stretches_apart(self.rows)
-
-    @property
     def taken(self) -> tuple[str, ...]:
         """Tensors that some models lack and that the recipe takes from the first ingredient alone."""
         return tuple(dict.fromkeys(name for mapping in self.mappings for name in sorted(mapping.absent)))
@@ -210,6 +203,8 @@ class CompatibilityReport:
     """config.json of the ingredient that gives it."""
     notes: tuple[str, ...]
     """Differences that do not spoil the mix but are worth knowing, a sentence each."""
+    tokens: AlignedTokens | None = field(default=None, repr=False)
+    """The vocabulary of the mix, where its rows are not at the same places in all models."""
 
     @property
     def first(self) -> int:
@@ -218,7 +213,7 @@ class CompatibilityReport:
 
     def donor(self, key: str) -> int:
         """Index in `models` of the one that gives `config` or `tokenizer`."""
-        return _donor(key, self.recipe, self.models)
+        return _donor(getattr(self.recipe, key), self.recipe, self.models)
 
     def giver(self, group: str) -> ResolvedModel | None:
         """Who gives a whole group of small files (see FILE_GROUPS).
@@ -268,11 +263,18 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     vocabularies = shared(map(_vocabulary, models))
     sizes = [embedding_rows(found, model.config) for found, model in zip(weights, models, strict=True)]
     aligned: AlignedTokens | None = None
-    if len(set(sizes)) > 1 or len({id(vocabulary.text) for vocabulary in vocabularies}) > 1:
+    differ = len(set(sizes)) > 1 or any(not vocabulary.same(vocabularies[0]) for vocabulary in vocabularies)
+    if differ or recipe.tokens or recipe.pad_to_multiple_of > 1:
         from cocktail_hub.compat.tokens import align_tokens
 
-        target = _donor("tokenizer", recipe, models)
-        aligned = align_tokens(vocabularies, sizes, target, chosen=recipe.tokenizer != "first")
+        aligned = align_tokens(
+            vocabularies,
+            sizes,
+            _donor(recipe.tokenizer, recipe, models),
+            choice=recipe.tokenizer,
+            rules={token: (_donor(rule.source, recipe, models), rule.force) for token, rule in recipe.tokens.items()},
+            multiple=recipe.pad_to_multiple_of,
+        )
     tokenizer = _small_file_giver("tokenizer", recipe, models)
     for given in filter(None, (tokenizer, _small_file_giver("processor", recipe, models))):
         for path in () if trust_remote_code else code_configs(given):
@@ -297,9 +299,8 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
     notes += [note for model_files in opened for note in model_files.notes]
     folders = models[first].home.model_files.weight_folders
-    rows = aligned.rows if aligned else ()
     components = tuple(
-        _read_component(folder, models, first, missing=recipe.missing, main=weights, rows=rows)
+        _read_component(folder, models, first, missing=recipe.missing, main=weights, aligned=aligned)
         if folder == models[first].main
         else _read_component(folder, models, first)
         for folder in folders
@@ -316,24 +317,32 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         components=components,
         kind=model_kind(models[first].home.files, models[first].config, recipe.task),
         config=models[first].config,
+        tokens=aligned,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
     notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report), *_left_out(report)]
     config = models[report.donor("config")].config
     if aligned:
-        config = with_vocabulary_size(config, aligned.size)
+        config = aligned.rows[report.donor("config")].told(config)
     return replace(report, config=config, notes=tuple(notes))
 
 
-def _donor(key: str, recipe: Recipe, models: Sequence[Model]) -> int:
-    if (name := getattr(recipe, key)) == "first":
-        return len(models) - len(recipe.ingredients)
-    return [model.located.reference.model for model in models].index(name)
+def _donor(name: str, recipe: Recipe, models: Sequence[Model]) -> int:
+    """Index of the model that a key such as `tokenizer` names."""
+    names = [model.located.reference.model for model in models]
+    if name in names:
+        return names.index(name)
+    return 0 if name == "base" else len(models) - len(recipe.ingredients)
 
 
 def _small_file_giver(group: str, recipe: Recipe, models: Sequence[Model]) -> ResolvedModel | None:
-    key = "config" if group == "generation" else "tokenizer"
-    named = (models[_donor(key, recipe, models)], models[-len(recipe.ingredients)])
+    name = recipe.config if group == "generation" else recipe.tokenizer
+    if group == "template" and recipe.own_template:
+        return None
+    if group == "template" and recipe.chat_template != "auto":
+        donor = models[_donor(recipe.chat_template, recipe, models)]
+        return giver(group, [donor.located, donor.body])
+    named = (models[_donor(name, recipe, models)], models[-len(recipe.ingredients)])
     return giver(group, [opened for model in named for opened in (model.located, model.body)])
 
 
@@ -443,7 +452,16 @@ def _left_out(report: CompatibilityReport) -> list[str]:
 
 def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
     """Say where the mix has no tokenizer, or another than the recipe asks for."""
-    named, giver = report.models[report.donor("tokenizer")], report.giver("tokenizer")
+    named, giver, template = (
+        report.models[report.donor("tokenizer")],
+        report.giver("tokenizer"),
+        report.recipe.chat_template,
+    )
+    if template != "auto" and not report.recipe.own_template and report.giver("template") is None:
+        raise IncompatibleError(
+            f"'{template}', which `chat_template` names, has no chat template.\nThe mix would have none.\n"
+            "Name another model or a well-known template, or write its text under `chat_template`."
+        )
     if giver is None:
         others = [
             model.name
@@ -473,11 +491,11 @@ def _read_component(
     *,
     missing: Mapping[str, str] | None = None,
     main: Sequence[WeightFiles | AdaptedWeights] = (),
-    rows: Sequence[TokenRows] = (),
+    aligned: AlignedTokens | None = None,
 ) -> Component:
     """Map every model's tensors in one folder of the first ingredient to that one's names, from headers alone.
 
-    `main`: the headers, for the folder of the transformer. `rows`: where each model has the rows of the mix's tokens.
+    `main`: the headers, for the folder of the transformer.
     """
     order = [first, *(index for index in range(len(models)) if index != first)]
     for model in models:
@@ -490,9 +508,13 @@ def _read_component(
             )
     weights = [main[index] if main else models[index].read_weights(folder) for index in order]
     configs = [models[index].config if main else models[index].config_in(folder) for index in order]
-    by_token = [rows[index] for index in order] if rows else ()
-    mappings = dict(zip(order, align(weights, configs, missing=missing, rows=by_token), strict=True))
-    return Component(folder=folder, mappings=tuple(mappings[index] for index in range(len(models))))
+    rows = [aligned.rows[index] for index in order] if aligned else ()
+    mappings = dict(zip(order, align(weights, configs, missing=missing, rows=rows), strict=True))
+    return Component(
+        folder=folder,
+        mappings=tuple(mappings[index] for index in range(len(models))),
+        apart=aligned.apart if aligned else (),
+    )
 
 
 def _refuse_unused_rules(recipe: Recipe, components: Sequence[Component]) -> None:

@@ -449,7 +449,12 @@ class _Planner:
         columns = component.specs[used[0]][name].numel // component.rows
 
         @cache
-        def factors(models: tuple[int, ...]) -> Mapping[int, float]:
+        def factors(models: tuple[int, ...], source: int | None) -> Mapping[int, float]:
+            lacking = () if source is None else sorted(set(used) - set(models))
+            if lacking and source is not None:
+                found = dict(factors(tuple(sorted({*models, *lacking})), None))
+                instead = math.fsum(found.pop(index, 0.0) for index in lacking)
+                return dict(sorted({**found, source: found.get(source, 0.0) + instead}.items()))
             given = {index: weights[index - based] for index in models if index >= based}
             total, to_base = math.fsum(given.values()), based and 0 in models
             if not total:
@@ -460,10 +465,10 @@ class _Planner:
             return {index: share for index, share in pairs if share}
 
         rows = []
-        for start, stop, models in component.apart:
+        for start, stop, models, source in component.apart:
             having = tuple(index for index in models if name in component.specs[index])
             if not set(used) <= set(having):
-                found = factors(having)
+                found = {source: 1.0} if source is not None and models == (source,) else factors(having, source)
                 dtypes = tuple(component.specs[index][name].dtype for index in found)
                 rows.append(RowSum(start * columns, stop * columns, tuple(found), tuple(found.values()), dtypes))
         return tuple(rows)

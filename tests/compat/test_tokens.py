@@ -29,8 +29,8 @@ def vocabulary(folder: Path, *learnt: str, added: dict[int, str] | None = None) 
     return find_vocabulary(LocalFiles(folder, name=folder.name))
 
 
-def aligned(one: Vocabulary, two: Vocabulary, *rows: int | None, chosen: bool = False) -> AlignedTokens | None:
-    return align_tokens([one, two], rows, 0, chosen=chosen)
+def aligned(one: Vocabulary, two: Vocabulary, *rows: int | None, **keys: Any) -> AlignedTokens | None:
+    return align_tokens([one, two], rows, 0, **keys)
 
 
 def sources(found: AlignedTokens | None) -> list[list[int | None]]:
@@ -82,7 +82,7 @@ def test_rows_at_the_same_places_are_left_alone(tmp_path: Path) -> None:
 def test_models_that_learnt_other_tokens_are_aligned_only_if_the_recipe_names_the_tokenizer(tmp_path: Path) -> None:
     one, two = vocabulary(tmp_path / "one", "a", "b", "c"), vocabulary(tmp_path / "two", "b", "a")
     assert aligned(one, two, 3, 2) is None
-    assert sources(aligned(one, two, 3, 2, chosen=True)) == [[0, 1, 2], [1, 0, None]]
+    assert sources(aligned(one, two, 3, 2, choice="one")) == [[0, 1, 2], [1, 0, None]]
 
 
 def test_without_tokens_or_rows_nothing_is_aligned(tmp_path: Path) -> None:

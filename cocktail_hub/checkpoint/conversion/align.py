@@ -461,12 +461,3 @@ def vocabulary_size(config: Mapping[str, Any]) -> int | None:
     text = config.get("text_config")
     size = config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
     return size if isinstance(size, int) else None
-
-
-def with_vocabulary_size(config: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """A config.json that states another number of tokens, wherever it states one."""
-    changed: dict[str, Any] = {"vocab_size": size} if "vocab_size" in config else {}
-    text = config.get("text_config")
-    if isinstance(text, dict) and "vocab_size" in text:
-        changed["text_config"] = {**text, "vocab_size": size}
-    return {**config, **changed}

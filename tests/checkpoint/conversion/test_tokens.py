@@ -56,3 +56,19 @@ def test_the_ranges_have_every_row_at_its_place(rows: list[int | None]) -> None:
     assert len(flat) == 2 * len(rows)
     for place, row in enumerate(rows):
         assert row is None or flat[2 * place : 2 * place + 2] == [2 * row, 2 * row + 1]
+
+
+def test_a_config_tells_the_number_of_tokens_and_the_ids_of_the_mix() -> None:
+    rows = TokenRows.of([0, 2, 1, None], own=4)
+    config = {"vocab_size": 4, "bos_token_id": 1, "eos_token_id": [2, 3], "pad_token_id": -1, "num_layers": 2}
+    told = {"vocab_size": 4, "bos_token_id": 2, "eos_token_id": [1], "pad_token_id": -1, "num_layers": 2}
+    assert rows.told(config) == told
+    assert rows.told({"text_config": config}) == {"text_config": told}
+    assert rows.told({"sep_token_id": 3}) == {"sep_token_id": None}
+
+
+def test_a_source_gives_a_row_to_those_that_lack_it_or_to_all() -> None:
+    rows = [TokenRows.of([0, 1, None], own=2), TokenRows.of([0, 1, 2], own=3)]
+    given = {1: (0, True), 2: (1, False)}
+    assert stretches_apart(rows, given) == (RowStretch(1, 2, (0,), 0), RowStretch(2, 3, (1,), 1))
+    assert stretches_apart(rows, {0: (0, False)}) == (RowStretch(2, 3, (1,)),)

@@ -92,3 +92,15 @@ def test_a_row_that_the_base_alone_has_stays() -> None:
     plan = planned(sources, "task_arithmetic", [1.0, 1.0], (RowStretch(7, 9, (0,)),))
     made = computed(plan, sources, Buffers, 1 << 22)["embed"]
     assert torch.equal(made[7:9], sources[0].tensors["embed"][7:9])
+
+
+def test_a_source_stands_for_those_that_lack_a_row() -> None:
+    sources = models(torch.float32)
+    a, b, c = (source.tensors["embed"].double() for source in sources)
+    apart = (RowStretch(3, 5, (0, 1), 1), RowStretch(7, 8, (2,), 2))
+    made = computed(planned(sources, "linear", [0.25, 0.25, 0.5], apart), sources, Buffers, 1 << 22)["embed"]
+    assert torch.equal(made[3:5], (a * 0.25 + b * 0.75)[3:5].float())
+    assert torch.equal(made[7], c[7].float())
+    plan = planned(sources, "task_arithmetic", [0.25, 0.25], (RowStretch(3, 5, (1, 2), 2),))
+    made = computed(plan, sources, Buffers, 1 << 22)["embed"]
+    assert torch.allclose(made[3:5].double(), (b * 0.5 + c * 0.5)[3:5])

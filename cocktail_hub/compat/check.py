@@ -265,6 +265,7 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     aligned: AlignedTokens | None = None
     differ = len(set(sizes)) > 1 or any(not vocabulary.same(vocabularies[0]) for vocabulary in vocabularies)
     if differ or recipe.tokens or recipe.pad_to_multiple_of > 1:
+        from cocktail_hub.checkpoint.conversion.tokens import ZERO
         from cocktail_hub.compat.tokens import align_tokens
 
         aligned = align_tokens(
@@ -272,7 +273,10 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
             sizes,
             _donor(recipe.tokenizer, recipe, models),
             choice=recipe.tokenizer,
-            rules={token: (_donor(rule.source, recipe, models), rule.force) for token, rule in recipe.tokens.items()},
+            rules={
+                token: (ZERO if rule.source == "zero" else _donor(rule.source, recipe, models), rule)
+                for token, rule in recipe.tokens.items()
+            },
             multiple=recipe.pad_to_multiple_of,
         )
     tokenizer = _small_file_giver("tokenizer", recipe, models)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cocktail_hub.checkpoint.conversion.tokens import TokenRows, stretches_apart
+from cocktail_hub.checkpoint.conversion.tokens import ZERO, TokenRows, stretches_apart
 from cocktail_hub.compat.joined_tokenizer import join_tokenizers
 from cocktail_hub.compat.vocabulary import SHOWN, alike, splits_otherwise
 from cocktail_hub.errors import IncompatibleError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checkpoint.conversion.tokens import RowStretch
     from cocktail_hub.compat.vocabulary import Vocabulary
+    from cocktail_hub.recipe.tensor_rules import TokenRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ def align_tokens(
     target: int,
     *,
     choice: str = "first",
-    rules: Mapping[str, tuple[int, bool]] | None = None,
+    rules: Mapping[str, tuple[int, TokenRule]] | None = None,
     multiple: int = 1,
 ) -> AlignedTokens | None:
     """Find the rows of the mix's tokens in all models.
@@ -50,7 +51,7 @@ def align_tokens(
         target: index of the model whose tokens the mix has, or whose come first.
         choice: the recipe's `tokenizer`. If it names no model, those whose learnt tokens differ are most likely not
             related, and their rows are not matched. With `union`, tokens that only others have come after the first's.
-        rules: token -> index of the model whose row it has where others lack it, and whether also where they do not.
+        rules: token -> index of the model whose row it has, or `ZERO`, and what the recipe says.
         multiple: what the number of rows is to be a multiple of.
 
     Returns:
@@ -158,18 +159,29 @@ def _token_notes(
 
 def _given_rows(
     vocabularies: Sequence[Vocabulary],
-    sources: Sequence[Sequence[int | None]],
+    sources: Sequence[list[int | None]],
     ids: Mapping[str, int],
-    rules: Mapping[str, tuple[int, bool]],
+    rules: Mapping[str, tuple[int, TokenRule]],
 ) -> dict[int, tuple[int, bool]]:
-    """Return the rules by the rows of the mix. Raises IncompatibleError if a token or its row is not there."""
-    for token, (model, _) in rules.items():
-        if token not in ids or sources[model][ids[token]] is None:
+    """Return the rules by the rows of the mix; the row of another token becomes one of the model's `sources`.
+
+    Raises:
+        IncompatibleError: a token or its row is not there.
+    """
+    for token, (model, rule) in rules.items():
+        name = "zero" if model == ZERO else vocabularies[model].name
+        row, whose = ids.get(token), "the mix"
+        if row is not None and model != ZERO:
+            whose = "that model"
+            if rule.token and (rule.force or sources[model][row] is None):
+                named = (number for number, known in vocabularies[model].known.items() if known == rule.token)
+                sources[model][row] = next(named, None)
+            row = sources[model][row]
+        if row is None:
             raise IncompatibleError(
-                f"`tokens` takes the row of {token!r} from '{vocabularies[model].name}', but "
-                f"{'that model' if token in ids else 'the mix'} has no such token.\n"
+                f"`tokens` takes the row of {token!r} from '{name}', but {whose} has no such token.\n"
                 "Its row would be another token's.\n"
                 "Correct or remove it, or name a model with this token as its `source`, or under `tokenizer`.",
-                model=vocabularies[model].name,
+                model=name,
             )
-    return {ids[token]: rule for token, rule in rules.items()}
+    return {ids[token]: (model, rule.force) for token, (model, rule) in rules.items()}

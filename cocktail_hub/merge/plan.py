@@ -454,7 +454,8 @@ class _Planner:
             if lacking and source is not None:
                 found = dict(factors(tuple(sorted({*models, *lacking})), None))
                 instead = math.fsum(found.pop(index, 0.0) for index in lacking)
-                return dict(sorted({**found, source: found.get(source, 0.0) + instead}.items()))
+                more = {source: found.get(source, 0.0) + instead} if source in models else {}  # else zeros
+                return dict(sorted({**found, **more}.items()))
             given = {index: weights[index - based] for index in models if index >= based}
             total, to_base = math.fsum(given.values()), based and 0 in models
             if not total:
@@ -468,7 +469,7 @@ class _Planner:
         for start, stop, models, source in component.apart:
             having = tuple(index for index in models if name in component.specs[index])
             if not set(used) <= set(having):
-                found = {source: 1.0} if source is not None and models == (source,) else factors(having, source)
+                found = dict.fromkeys(models, 1.0) if set(models) <= {source} else factors(having, source)
                 dtypes = tuple(component.specs[index][name].dtype for index in found)
                 rows.append(RowSum(start * columns, stop * columns, tuple(found), tuple(found.values()), dtypes))
         return tuple(rows)

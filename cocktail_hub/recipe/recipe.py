@@ -197,7 +197,7 @@ class Recipe:
         as_choice(self.config, "config", models)
         as_choice(self.tokenizer, "tokenizer", ["union", *based, *models])
         for token, token_rule in self.tokens.items():
-            as_choice(token_rule.source, f"tokens.{token}.source", based + models)
+            as_choice(token_rule.source, f"tokens.{token}.source", ["zero", *based, *models])
         if not as_whole(self.pad_to_multiple_of, "pad_to_multiple_of", low=1) <= LARGEST_MULTIPLE:
             raise RecipeError(
                 f"`pad_to_multiple_of` must be at most {LARGEST_MULTIPLE}, got {self.pad_to_multiple_of}."
@@ -435,7 +435,10 @@ class ResolvedRecipe(Recipe):
         shared["config"] = self.donor("config")
         shared["tokenizer"] = "union" if self.tokenizer == "union" else self.donor("tokenizer")
         if self.tokens:
-            shared["tokens"] = {token: [self._place(rule.source), rule.force] for token, rule in self.tokens.items()}
+            shared["tokens"] = {
+                token: ["zero" if rule.source == "zero" else self._place(rule.source), rule.token, rule.force]
+                for token, rule in self.tokens.items()
+            }
         if self.chat_template in ("first", "base", *(reference.model for reference in self.references)):
             shared["chat_template"] = self._place(self.chat_template)
         if self.keep:

@@ -224,13 +224,16 @@ class TokenRule:
     """Whose row a token of the mix has."""
 
     source: str
-    """`base`, `first`, or the `model` of an ingredient: it gives the row to models that lack the token."""
+    """`base`, `first`, or the `model` of an ingredient: it gives the row to models that lack the token. Or `zero`."""
+    token: str = ""
+    """Another token of that model, whose row it gives."""
     force: bool = False
     """Whether the row is that model's as it is, whoever else has one."""
 
     def to_value(self) -> Any:
         """Return what a recipe says."""
-        return {"source": self.source, "force": True} if self.force else self.source
+        more = ({"token": self.token} if self.token else {}) | ({"force": True} if self.force else {})
+        return {"source": self.source} | more if more else self.source
 
     @classmethod
     def from_value(cls, value: Any, key: str) -> TokenRule:
@@ -238,10 +241,12 @@ class TokenRule:
         if isinstance(value, cls):
             return value
         data = {"source": value} if isinstance(value, str) else as_mapping(value, key)
-        reject_unknown(data, ("source", "force"), f"`{key}`")
+        reject_unknown(data, ("source", "token", "force"), f"`{key}`")
         if "source" not in data:
             raise RecipeError(f"`{key}` has no `source`. It needs the model whose row the token has.")
-        return cls(source=as_text(data["source"], key), force=as_flag(data.get("force", False), f"{key}.force"))
+        token = as_text(data["token"], f"{key}.token") if data.get("token") else ""
+        force = as_flag(data.get("force", False), f"{key}.force")
+        return cls(source=as_text(data["source"], key), token=token, force=force)
 
 
 @dataclass(frozen=True, kw_only=True)

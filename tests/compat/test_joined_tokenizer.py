@@ -148,6 +148,18 @@ def test_a_rule_gives_the_row_of_a_token(tmp_path: Path) -> None:
     made = load_file(mix({"ingredients": listed, "tokens": rules}).path / "model.safetensors")["lm_head.weight"]
     assert torch.equal(made[1], load_file(three / "model.safetensors")["lm_head.weight"][1])
     assert torch.equal(made[-1], load_file(one / "model.safetensors")["lm_head.weight"][-1])
+    rules = {"<s>": {"source": "zero", "force": True}, "<|a|>": {"source": str(two), "token": "</s>", "force": True}}
+    made = load_file(mix({"ingredients": listed, "tokens": rules}).path / "model.safetensors")["lm_head.weight"]
+    assert not made[1].any()
+    assert torch.equal(made[-1], load_file(two / "model.safetensors")["lm_head.weight"][2])
+    halves = [{"model": str(path), "weight": 0.5} for path in (one, two)]
+    heads = [load_file(path / "model.safetensors")["lm_head.weight"].double() for path in (one, two)]
+    for rule, want in (
+        ({"source": "zero"}, heads[0][-1] * 0.5),
+        ({"source": str(two), "token": "</s>"}, (heads[0][-1] + heads[1][2]) * 0.5),
+    ):
+        made = load_file(mix({"ingredients": halves, "tokens": {"<|a|>": rule}}).path / "model.safetensors")
+        assert torch.equal(made["lm_head.weight"][-1], want.float())
     based = {"method": "task_arithmetic", "base": str(two), "ingredients": [str(one), str(three)]}
     based["ingredients"] = [{"model": str(one), "weight": 0.5}, {"model": str(three), "weight": 0.25}]
     made = load_file(mix(based | {"tokens": {"<s>": {"source": "base", "force": True}}}).path / "model.safetensors")

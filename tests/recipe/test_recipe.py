@@ -132,7 +132,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tokenizer": "base"}, "`tokenizer` must be one of union, first, org/a, org/b, got 'base' (str)."),
     ({"config": "union"}, "`config` must be one of first, org/a, org/b, got 'union' (str)."),
     ({"tokens": ["<s>"]}, "`tokens` must be a mapping of keys to values, got ['<s>'] (list)."),
-    ({"tokens": {"<s>": "org/c"}}, "`tokens.<s>.source` must be one of first, org/a, org/b, got 'org/c' (str)."),
+    ({"tokens": {"<s>": "org/c"}}, "`tokens.<s>.source` must be one of zero, first, org/a, org/b, got 'org/c' (str)."),
     ({"tokens": {"<s>": {"force": True}}}, "`tokens.<s>` has no `source`. It needs the model whose row the token has."),
     ({"tokens": {"<s>": {"source": "org/a", "forced": True}}}, "Unknown key 'forced' in `tokens.<s>`. Did you mean"),
     ({"tokens": {"<s>": {"source": "org/a", "force": 1}}}, "`tokens.<s>.force` must be true or false, got 1 (int)."),
@@ -335,7 +335,7 @@ def test_weights_that_are_normalized_need_not_sum_to_one() -> None:
 
 
 def test_tokenizer_keys_survive_and_name_models_by_their_place() -> None:
-    rules = {"<s>": "org/b", "</s>": {"source": "first", "force": True}}
+    rules = {"</s>": {"source": "first", "token": "<s>", "force": True}, "<s>": "org/b"}
     keys = {"tokenizer": "union", "tokens": rules, "pad_to_multiple_of": 64, "chat_template": "org/b"}
     recipe = Recipe(ingredients=[A, B], **keys)
     assert {key: recipe.to_dict()[key] for key in keys} == keys

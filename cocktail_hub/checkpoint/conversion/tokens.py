@@ -98,6 +98,10 @@ class TokenRows:
         return tuple(found)
 
 
+ZERO = -1
+"""Stands for a model whose rows are zeros."""
+
+
 class RowStretch(NamedTuple):
     """Rows of the mix that the method does not make: not all models have them, or the recipe says whose they are."""
 
@@ -108,7 +112,7 @@ class RowStretch(NamedTuple):
     models: tuple[int, ...]
     """Indices of the models that have them; of one alone, if it gives the row whoever else has it."""
     source: int | None = None
-    """Index of the model whose row stands for those that lack it."""
+    """Index of the model whose row stands for those that lack it; `ZERO`: zeros do."""
 
 
 def stretches_apart(
@@ -132,7 +136,7 @@ def stretches_apart(
         for model, has in changes[start].items():
             having.add(model) if has else having.discard(model)
         source, forced = given.get(start, (None, False))
-        models = (source,) if source is not None and forced else tuple(sorted(having))
+        models = tuple(sorted(having if source is None or not forced else {source} - {ZERO}))
         if len(models) == len(rows):
             continue
         if source is not None:

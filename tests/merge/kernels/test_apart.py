@@ -6,7 +6,7 @@ import pytest
 import torch
 from merge_helpers import Memory, computed, weights_for
 
-from cocktail_hub.checkpoint.conversion.tokens import RowStretch
+from cocktail_hub.checkpoint.conversion.tokens import ZERO, RowStretch
 from cocktail_hub.merge.kernels.buffers import Buffers
 from cocktail_hub.merge.kernels.torch_buffers import TorchBuffers
 from cocktail_hub.merge.plan import ComponentInput, MergePlan, plan_merge
@@ -101,6 +101,10 @@ def test_a_source_stands_for_those_that_lack_a_row() -> None:
     made = computed(planned(sources, "linear", [0.25, 0.25, 0.5], apart), sources, Buffers, 1 << 22)["embed"]
     assert torch.equal(made[3:5], (a * 0.25 + b * 0.75)[3:5].float())
     assert torch.equal(made[7], c[7].float())
+    apart = (RowStretch(3, 5, (0, 1), ZERO), RowStretch(7, 8, (), ZERO))
+    made = computed(planned(sources, "linear", [0.25, 0.25, 0.5], apart), sources, Buffers, 1 << 22)["embed"]
+    assert torch.equal(made[3:5], (a * 0.25 + b * 0.25)[3:5].float())
+    assert not made[7].any()
     plan = planned(sources, "task_arithmetic", [0.25, 0.25], (RowStretch(3, 5, (1, 2), 2),))
     made = computed(plan, sources, Buffers, 1 << 22)["embed"]
     assert torch.allclose(made[3:5].double(), (b * 0.5 + c * 0.5)[3:5])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from cocktail_hub.compat.vocabulary import (
     giver,
     group_of,
     require_rows,
+    shared,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
 from cocktail_hub.recipe.tensor_rules import Expression, compiled
@@ -44,10 +45,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cocktail_hub.checkpoint.conversion.tensor_mapping import TensorMapping
+    from cocktail_hub.checkpoint.conversion.tokens import RowStretch, TokenRows
     from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import TensorReader
     from cocktail_hub.checkpoint.weight_files import WeightFiles
     from cocktail_hub.compat.layers import Layers
+    from cocktail_hub.compat.tokens import AlignedTokens
     from cocktail_hub.hub import Hub
     from cocktail_hub.recipe import ModelReference, Recipe
 
@@ -146,6 +149,8 @@ class Component:
     """Posix path of the folder in the mix, '' for its root."""
     mappings: tuple[TensorMapping, ...]
     """One for each model, in the order of `CompatibilityReport.models`."""
+    apart: tuple[RowStretch, ...] = ()
+    """Rows of the mix's vocabulary that the method does not make."""
 
     @property
     def specs(self) -> tuple[Mapping[str, TensorSpec], ...]:
@@ -166,6 +171,11 @@ class Component:
                 if what in _NOTES
             ]
         return tuple(notes)
+
+    @property
+    def rows(self) -> tuple[TokenRows, ...]:
+        """Where each model has the rows of the mix's tokens; empty where they are at the same places."""
+        return tuple(mapping.rows for mapping in self.mappings if mapping.rows)
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -193,6 +203,8 @@ class CompatibilityReport:
     """config.json of the ingredient that gives it."""
     notes: tuple[str, ...]
     """Differences that do not spoil the mix but are worth knowing, a sentence each."""
+    tokens: AlignedTokens | None = field(default=None, repr=False)
+    """The vocabulary of the mix, where its rows are not at the same places in all models."""
 
     @property
     def first(self) -> int:
@@ -201,7 +213,7 @@ class CompatibilityReport:
 
     def donor(self, key: str) -> int:
         """Index in `models` of the one that gives `config` or `tokenizer`."""
-        return _donor(key, self.recipe, self.models)
+        return _donor(getattr(self.recipe, key), self.recipe, self.models)
 
     def giver(self, group: str) -> ResolvedModel | None:
         """Who gives a whole group of small files (see FILE_GROUPS).
@@ -258,6 +270,26 @@ def check_models(
             _refuse_remote_code(model)
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     chains = [read_chain(model.home.files) for model in models]
+    weights = [model.read_weights(model.main) for model in models]
+    vocabularies = shared(map(_vocabulary, models))
+    sizes = [embedding_rows(found, model.config) for found, model in zip(weights, models, strict=True)]
+    aligned: AlignedTokens | None = None
+    differ = len(set(sizes)) > 1 or any(not vocabulary.same(vocabularies[0]) for vocabulary in vocabularies)
+    if differ or recipe.tokens or recipe.pad_to_multiple_of > 1:
+        from cocktail_hub.checkpoint.conversion.tokens import ZERO
+        from cocktail_hub.compat.tokens import align_tokens
+
+        aligned = align_tokens(
+            vocabularies,
+            sizes,
+            _donor(recipe.tokenizer, recipe, models),
+            choice=recipe.tokenizer,
+            rules={
+                token: (ZERO if rule.source == "zero" else _donor(rule.source, recipe, models), rule)
+                for token, rule in recipe.tokens.items()
+            },
+            multiple=recipe.pad_to_multiple_of,
+        )
     tokenizer = _small_file_giver("tokenizer", recipe, models)
     for given in filter(None, (tokenizer, _small_file_giver("processor", recipe, models))):
         for path in () if trust_remote_code else code_configs(given):
@@ -265,10 +297,14 @@ def check_models(
     notes = [
         *recipe.import_notes,
         *differences(names, configs, config_chosen=recipe.config != "first"),
-        *compare_all(
-            (_vocabulary(model) for model in models),
-            [None if model.adapted else vocabulary_size(model.config) for model in models],  # an adapter may add rows
-            tokenizer=tokenizer.files.name if tokenizer else "",
+        *(
+            aligned.notes
+            if aligned
+            else compare_all(
+                iter(vocabularies),
+                [None if model.adapted else vocabulary_size(model.config) for model in models],  # which may add rows
+                tokenizer=tokenizer.files.name if tokenizer else "",
+            )
         ),
         *module_differences(names, chains),
         *module_setting_differences(names, chains, [model.home.files for model in models]),
@@ -279,7 +315,12 @@ def check_models(
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
     notes += [note for model_files in opened for note in model_files.notes]
     folders = models[first].home.model_files.weight_folders
-    components = tuple(_read_component(folder, models, first, recipe.missing, cut) for folder in folders)
+    components = tuple(
+        _read_component(folder, models, first, missing=recipe.missing, main=weights, aligned=aligned, cut=cut)
+        if folder == models[first].main
+        else _read_component(folder, models, first)
+        for folder in folders
+    )
     _refuse_unused_rules(recipe, components)
     require_same_rows(names, configs, config_chosen=recipe.config != "first")
     models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
@@ -292,21 +333,32 @@ def check_models(
         components=components,
         kind=model_kind(models[first].home.files, models[first].config, recipe.task),
         config=models[first].config,
+        tokens=aligned,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
     notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report), *_left_out(report)]
-    return replace(report, config=models[report.donor("config")].config, notes=tuple(notes))
+    config = models[report.donor("config")].config
+    if aligned:
+        config = aligned.rows[report.donor("config")].told(config)
+    return replace(report, config=config, notes=tuple(notes))
 
 
-def _donor(key: str, recipe: Recipe, models: Sequence[Model]) -> int:
-    if (name := getattr(recipe, key)) == "first":
-        return len(models) - len(recipe.ingredients)
-    return [model.located.reference.model for model in models].index(name)
+def _donor(name: str, recipe: Recipe, models: Sequence[Model]) -> int:
+    """Index of the model that a key such as `tokenizer` names."""
+    names = [model.located.reference.model for model in models]
+    if name in names:
+        return names.index(name)
+    return 0 if name == "base" else len(models) - len(recipe.ingredients)
 
 
 def _small_file_giver(group: str, recipe: Recipe, models: Sequence[Model]) -> ResolvedModel | None:
-    key = "config" if group == "generation" else "tokenizer"
-    named = (models[_donor(key, recipe, models)], models[-len(recipe.ingredients)])
+    name = recipe.config if group == "generation" else recipe.tokenizer
+    if group == "template" and recipe.own_template:
+        return None
+    if group == "template" and recipe.chat_template != "auto":
+        donor = models[_donor(recipe.chat_template, recipe, models)]
+        return giver(group, [donor.located, donor.body])
+    named = (models[_donor(name, recipe, models)], models[-len(recipe.ingredients)])
     return giver(group, [opened for model in named for opened in (model.located, model.body)])
 
 
@@ -416,7 +468,16 @@ def _left_out(report: CompatibilityReport) -> list[str]:
 
 def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
     """Say where the mix has no tokenizer, or another than the recipe asks for."""
-    named, giver = report.models[report.donor("tokenizer")], report.giver("tokenizer")
+    named, giver, template = (
+        report.models[report.donor("tokenizer")],
+        report.giver("tokenizer"),
+        report.recipe.chat_template,
+    )
+    if template != "auto" and not report.recipe.own_template and report.giver("template") is None:
+        raise IncompatibleError(
+            f"'{template}', which `chat_template` names, has no chat template.\nThe mix would have none.\n"
+            "Name another model or a well-known template, or write its text under `chat_template`."
+        )
     if giver is None:
         others = [
             model.name
@@ -431,19 +492,28 @@ def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
 
 
 def _tokens_without_rows(report: CompatibilityReport) -> list[str]:
-    giver, first = report.giver("tokenizer"), report.models[report.first]
-    rows = embedding_rows(report.components[0].mappings[report.first].specs, first.config)
+    giver, mapping = report.giver("tokenizer"), report.components[0].mappings[report.first]
+    rows = embedding_rows(mapping.weights, report.models[report.first].config)
     if giver is None or rows is None:
         return []
     own = find_vocabulary(giver.files, giver.model_files.main)
-    return require_rows(own, map(_vocabulary, report.models), rows)
+    return require_rows(own, map(_vocabulary, report.models), mapping.rows.size if mapping.rows else rows)
 
 
 def _read_component(
-    folder: str, models: Sequence[Model], first: int, missing: Mapping[str, str], cut: Layers | None
+    folder: str,
+    models: Sequence[Model],
+    first: int,
+    *,
+    missing: Mapping[str, str] | None = None,
+    main: Sequence[WeightFiles | AdaptedWeights] = (),
+    aligned: AlignedTokens | None = None,
+    cut: Layers | None = None,
 ) -> Component:
-    """Map every model's tensors in one folder of the first ingredient to that one's names, from headers alone."""
-    main = folder == models[first].main
+    """Map every model's tensors in one folder of the first ingredient to that one's names, from headers alone.
+
+    `main`: the headers, for the folder of the transformer; `cut`: the layers that are taken of it.
+    """
     order = [first, *(index for index in range(len(models)) if index != first)]
     for model in models:
         if not main and folder not in model.home.model_files.weight_folders:
@@ -453,13 +523,19 @@ def _read_component(
                 f"List '{model.name}' first, which leaves that module out, or choose a model with the same modules.",
                 model=model.name,
             )
-    weights = [models[index].read_weights(models[index].main if main else folder) for index in order]
+    weights = [main[index] if main else models[index].read_weights(folder) for index in order]
     configs = [models[index].config if main else models[index].config_in(folder) for index in order]
-    if cut and main:
-        mappings = dict(zip(order, cut.reordered(order).aligned(weights, configs, missing), strict=True))
+    rows = [aligned.rows[index] for index in order] if aligned else ()
+    if cut:
+        found = tuple(cut.reordered(order).aligned(weights, configs, missing or {}, rows))
     else:
-        mappings = dict(zip(order, align(weights, configs, missing=missing if main else {}), strict=True))
-    return Component(folder=folder, mappings=tuple(mappings[index] for index in range(len(models))))
+        found = align(weights, configs, missing=missing, rows=rows)
+    mappings = dict(zip(order, found, strict=True))
+    return Component(
+        folder=folder,
+        mappings=tuple(mappings[index] for index in range(len(models))),
+        apart=aligned.apart if aligned else (),
+    )
 
 
 def _refuse_unused_rules(recipe: Recipe, components: Sequence[Component]) -> None:

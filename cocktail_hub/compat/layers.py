@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
     from cocktail_hub.checkpoint.conversion.tensor_mapping import TensorMapping
+    from cocktail_hub.checkpoint.conversion.tokens import TokenRows
     from cocktail_hub.checkpoint.weight_files import WeightFiles
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -119,6 +120,7 @@ class Layers:
         weights: Sequence[WeightFiles | AdaptedWeights],
         configs: Sequence[Mapping[str, Any]],
         missing: Mapping[str, str],
+        rows: Sequence[TokenRows] = (),
     ) -> list[TensorMapping]:
         """Map the tensors that are taken of each model to names in the mix, as `align` does for whole models.
 
@@ -131,9 +133,11 @@ class Layers:
             for files, names in zip(weights, taken, strict=True)
         ]
         if self.stack:
-            mappings = [align([files], [config])[0] for files, config in zip(cut, configs, strict=True)]
+            each = [rows[index : index + 1] for index in range(len(cut))]
+            parts = zip(cut, configs, each, strict=True)
+            mappings = [align([files], [config], rows=own)[0] for files, config, own in parts]
         else:
-            mappings = list(align(cut, configs, missing=missing))
+            mappings = list(align(cut, configs, missing=missing, rows=rows))
         found = []
         for mapping, files, raw in zip(mappings, weights, taken, strict=True):
             if mapping.blocks:

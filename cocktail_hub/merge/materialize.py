@@ -32,7 +32,7 @@ def materialize(
         code: whether to include the model's own Python files.
     """
     roots = fetch([model], code=code)[0]
-    mappings = [component.mappings[index] for component in components]
+    mappings = [component.mappings[index].with_own_rows for component in components]
     if not model.adapted and not model.located.reference.layer_range and all(mapping.plain for mapping in mappings):
         return roots.body
     from cocktail_hub.merge.engine.execute import execute

@@ -178,6 +178,9 @@ def plan_mix(report: CompatibilityReport, max_shard_size: int | str = DEFAULT_SH
                 models=names,
                 stacked=recipe.stacked,
                 first_only=frozenset(component.taken),
+                by_token=component.mappings[report.first].by_token,
+                apart=component.apart,
+                rows=component.rows[0].size if component.rows else 0,
             )
             for component in report.components
         ],

@@ -62,11 +62,39 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
                 if path in naming_code:
                     _name_code_elsewhere(target, giver, path)
     _add_pooling_flags(first, folder)
+    _write_own_tokens(report, folder / first.main)
     template = givers["template"]
     if template and template is not givers["tokenizer"] and not template_files(template):
         for name, text in inner_template(template).items():  # to files, which transformers prefers
             inside = "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja"
             write_file(folder / first.main / inside, text.encode())
+
+
+def _write_own_tokens(report: CompatibilityReport, folder: Path) -> None:
+    """Write what no model gives: a chat template, a joined tokenizer, ids in generation_config.json."""
+    if report.recipe.own_template:
+        from cocktail_hub.merge.chat_templates import BUILT_IN
+
+        text = BUILT_IN.get(report.recipe.chat_template, report.recipe.chat_template)
+        write_file(folder / "chat_template.jinja", text.encode())
+    tokens, generation = report.tokens, folder / "generation_config.json"
+    if tokens and generation.is_file():
+        told = tokens.rows[report.donor("config")].told(json.loads(generation.read_text(encoding="utf-8")))
+        write_json(generation, told)
+    if not tokens or not tokens.written:
+        return
+    write_file(folder / "tokenizer.json", tokens.written)
+    for pattern in ("vocab.*", "merges.txt", "added_tokens.json", "*.model"):  # of slow tokenizers, without the others'
+        for path in folder.glob(pattern):
+            path.unlink()
+    settings = folder / "tokenizer_config.json"
+    config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    if "added_tokens_decoder" in config:
+        added = json.loads(tokens.written)["added_tokens"]
+        config["added_tokens_decoder"] = {
+            str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
+        }
+        write_json(settings, config)
 
 
 def _add_pooling_flags(first: Model, folder: Path) -> None:
@@ -99,6 +127,8 @@ def write_recipe(resolved: Recipe, report: CompatibilityReport, folder: Path) ->
         config |= donor.config
     if not config.keys() & {"model_type", "architectures"}:
         return  # of another module, whose class takes only the keys that it knows
+    if rows := report.components[0].rows:
+        config = rows[report.donor("config")].told(config)
     for key in (
         "_name_or_path",
         "transformers_weights",

@@ -15,13 +15,14 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe.reference import Anchor, Ingredient, ModelReference
 from cocktail_hub.recipe.task import TASKS
-from cocktail_hub.recipe.tensor_rules import KeepRule, LayerRule, MissingPolicy, PerTensor, as_parameters
+from cocktail_hub.recipe.tensor_rules import KeepRule, LayerRule, MissingPolicy, PerTensor, TokenRule, as_parameters
 from cocktail_hub.recipe.validation import (
     as_choice,
     as_flag,
     as_json,
     as_list,
     as_mapping,
+    as_text,
     as_whole,
     plain,
     reject_unknown,
@@ -44,6 +45,10 @@ IMPORTED = "imported"
 """Key of a recipe's `evidence`: the tool that it was written for, and what to know about the translation."""
 MOST_INGREDIENTS = 1000
 """Ingredients of one recipe."""
+LARGEST_MULTIPLE = 65_536
+"""Of `pad_to_multiple_of`: more is a typing error."""
+TEMPLATES = ("alpaca", "chatml", "llama3")
+"""Names of well-known chat templates."""
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 MISNAMED: Mapping[str, str] = {
@@ -101,7 +106,14 @@ class Recipe:
     config: str = "first"
     """`first`, or the ingredient that config.json and generation_config.json come from."""
     tokenizer: str = "first"
-    """`first`, or the ingredient that tokenizer, processor and chat template come from."""
+    """Whose tokens the mix has, with processor and chat template: `first`, `base`, an ingredient, or `union`: the first
+    ingredient's, and then what others have."""
+    tokens: Mapping[str, TokenRule] = field(default_factory=dict)
+    """Token -> the model that its row comes from."""
+    pad_to_multiple_of: int = 1
+    """The vocabulary gets rows until their number is a multiple of this."""
+    chat_template: str = "auto"
+    """`auto`: that of the tokenizer; or the model that it comes from, the name of a well-known one, or its text."""
     seed: int = 0
     """Seed of methods that draw at random."""
     evidence: Mapping[str, Any] | None = None
@@ -169,6 +181,11 @@ class Recipe:
         return self.spec.with_defaults({n: v for n, v in self.parameters.items() if n not in rules}) | rules
 
     @property
+    def own_template(self) -> bool:
+        """Whether the chat template is no model's: a well-known one, or a text, which in Jinja has braces."""
+        return self.chat_template in TEMPLATES or "{" in self.chat_template
+
+    @property
     def spec(self) -> Method:
         """The merge method."""
         return METHODS[self.method]
@@ -216,11 +233,21 @@ class Recipe:
         as_whole(self.seed, "seed", low=0)
         as_flag(self.normalize, "normalize")
         models = ["first", *dict.fromkeys(reference.model for reference in self.references)]
-        for key in ("config", "tokenizer"):
-            as_choice(getattr(self, key), key, models)
+        based = ["base"] if self.base else []
+        as_choice(self.config, "config", models)
+        as_choice(self.tokenizer, "tokenizer", ["union", *based, *models])
+        for token, token_rule in self.tokens.items():
+            as_choice(token_rule.source, f"tokens.{token}.source", ["zero", *based, *models])
+        if not as_whole(self.pad_to_multiple_of, "pad_to_multiple_of", low=1) <= LARGEST_MULTIPLE:
+            raise RecipeError(
+                f"`pad_to_multiple_of` must be at most {LARGEST_MULTIPLE}, got {self.pad_to_multiple_of}."
+            )
+        as_text(self.chat_template, "chat_template")
+        if not self.own_template:
+            as_choice(self.chat_template, "chat_template", ["auto", *TEMPLATES, *based, *models])
         for index, rule in enumerate(self.keep):
             if rule.model is not None:
-                as_choice(rule.model, f"keep[{index}].model", (["base"] if self.base else []) + models)
+                as_choice(rule.model, f"keep[{index}].model", based + models)
 
     def _check_method(self) -> None:
         if self.spec.base == "needed" and self.base is None:
@@ -411,6 +438,12 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "layers": _each(LayerRule.from_value),
     "keep": _each(KeepRule.from_value),
     "missing": _read_missing,
+    "tokens": lambda value, key: MappingProxyType(
+        {
+            token: TokenRule.from_value(rule, f"{key}.{token}")
+            for token, rule in sorted(as_mapping(value, key).items(), key=lambda item: as_text(item[0], key))
+        }
+    ),
     "evidence": _read_mapping,
 }
 """Key -> what makes its value, from a mapping or from a value of its own class."""
@@ -429,7 +462,7 @@ _ORDER = (
         "keep",
         "missing",
     ),
-    *("dtype", "config", "tokenizer", "seed", "evidence"),
+    *("dtype", "config", "tokenizer", "tokens", "pad_to_multiple_of", "chat_template", "seed", "evidence"),
 )
 """The order in which people read a recipe."""
 _ALWAYS = frozenset({"method", "evidence"})
@@ -471,8 +504,15 @@ class ResolvedRecipe(Recipe):
     def identity(self) -> dict[str, Any]:
         """What determines the bytes of the mix: no names of branches, no paths, no evidence."""
         shared = {key: value for key, value in self.to_dict().items() if key not in _WITHOUT_EFFECT}
-        for key in ("config", "tokenizer"):
-            shared[key] = self.donor(key)
+        shared["config"] = self.donor("config")
+        shared["tokenizer"] = "union" if self.tokenizer == "union" else self.donor("tokenizer")
+        if self.tokens:
+            shared["tokens"] = {
+                token: ["zero" if rule.source == "zero" else self._place(rule.source), rule.token, rule.force]
+                for token, rule in self.tokens.items()
+            }
+        if self.chat_template in ("first", "base", *(reference.model for reference in self.references)):
+            shared["chat_template"] = self._place(self.chat_template)
         if self.keep:
             shared["keep"] = self.kept
         known, every = self.spec.parameters, plain(self.every_parameter)
@@ -492,7 +532,9 @@ class ResolvedRecipe(Recipe):
 
     def donor(self, key: str) -> int:
         """Index of the ingredient that gives `config` or `tokenizer`; -1 is the base."""
-        name = getattr(self, key)
+        return self._place(getattr(self, key))
+
+    def _place(self, name: str) -> int:
         if name == "first":
             return 0
         models = [ingredient.model for ingredient in self.ingredients]

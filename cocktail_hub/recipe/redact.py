@@ -34,6 +34,10 @@ def public_recipe(recipe: RecipeT) -> RecipeT:
         weighting=weighting,
         config=names.get(recipe.config, recipe.config),
         tokenizer=names.get(recipe.tokenizer, recipe.tokenizer),
+        tokens={
+            token: replace(rule, source=names.get(rule.source, rule.source)) for token, rule in recipe.tokens.items()
+        },
+        chat_template=names.get(recipe.chat_template, recipe.chat_template),
         keep=tuple(replace(rule, model=names.get(rule.model or "", rule.model)) for rule in recipe.keep),
         evidence=None if recipe.evidence is None else _clean(recipe.evidence, names),
     )

@@ -261,5 +261,9 @@ def _map_references(recipe: Recipe, change: Callable[[Any], Any]) -> Recipe:
         anchor=changed(recipe.anchor),
         config=names.get(recipe.config, recipe.config),
         tokenizer=names.get(recipe.tokenizer, recipe.tokenizer),
+        tokens={
+            token: replace(rule, source=names.get(rule.source, rule.source)) for token, rule in recipe.tokens.items()
+        },
+        chat_template=names.get(recipe.chat_template, recipe.chat_template),
         keep=tuple(replace(rule, model=names.get(rule.model or "", rule.model)) for rule in recipe.keep),
     )

@@ -125,7 +125,24 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"missing": ["pooler.*"]}, "`missing` must be a mapping of keys to values, got ['pooler.*'] (list)."),
     ({"dtype": "fp16"}, "`dtype` must be one of auto, float32, float16, bfloat16, float64, got 'fp16' (str)."),
     ({"config": "org/z"}, "`config` must be one of first, org/a, org/b, got 'org/z' (str). Did you mean 'org/b'?"),
-    ({"tokenizer": "union"}, "`tokenizer` must be one of first, org/a, org/b, got 'union' (str)."),
+    (
+        {"tokenizer": "onion"},
+        "`tokenizer` must be one of union, first, org/a, org/b, got 'onion' (str). Did you mean 'u",
+    ),
+    ({"tokenizer": "base"}, "`tokenizer` must be one of union, first, org/a, org/b, got 'base' (str)."),
+    ({"config": "union"}, "`config` must be one of first, org/a, org/b, got 'union' (str)."),
+    ({"tokens": ["<s>"]}, "`tokens` must be a mapping of keys to values, got ['<s>'] (list)."),
+    ({"tokens": {"<s>": "org/c"}}, "`tokens.<s>.source` must be one of zero, first, org/a, org/b, got 'org/c' (str)."),
+    ({"tokens": {"<s>": {"force": True}}}, "`tokens.<s>` has no `source`. It needs the model whose row the token has."),
+    ({"tokens": {"<s>": {"source": "org/a", "forced": True}}}, "Unknown key 'forced' in `tokens.<s>`. Did you mean"),
+    ({"tokens": {"<s>": {"source": "org/a", "force": 1}}}, "`tokens.<s>.force` must be true or false, got 1 (int)."),
+    ({"tokens": {3: "org/a"}}, "`tokens` must be a string, got 3 (int). Put it in quotes."),
+    ({"pad_to_multiple_of": 0}, "`pad_to_multiple_of` must be at least 1, got 0 (int)."),
+    ({"pad_to_multiple_of": 100_000}, "`pad_to_multiple_of` must be at most 65536, got 100000."),
+    (
+        {"chat_template": "chatlm"},
+        "`chat_template` must be one of auto, alpaca, chatml, llama3, first, org/a, org/b, got",
+    ),
     ({"seed": -1}, "`seed` must be at least 0, got -1 (int)."),
     ({"seed": 1.5}, "`seed` must be a whole number, got 1.5 (float)."),
     ({"seed": 2**63}, "`seed` must be at most 9223372036854775807"),
@@ -365,3 +382,21 @@ def test_a_stack_needs_the_layers_of_each(change: dict[str, Any]) -> None:
     parts = [{"model": "org/a", "layer_range": [0, 2], "weight": 1.0} | change for _ in range(2)]
     with pytest.raises(RecipeError, match="stacks their layers, so each needs a `layer_range`, and no other weight"):
         Recipe.from_dict({"method": "passthrough", "ingredients": parts})
+
+
+def test_tokenizer_keys_survive_and_name_models_by_their_place() -> None:
+    rules = {"</s>": {"source": "first", "token": "<s>", "force": True}, "<s>": "org/b"}
+    keys = {"tokenizer": "union", "tokens": rules, "pad_to_multiple_of": 64, "chat_template": "org/b"}
+    recipe = Recipe(ingredients=[A, B], **keys)
+    assert {key: recipe.to_dict()[key] for key in keys} == keys
+    assert pickle.loads(pickle.dumps(recipe)) == recipe == Recipe.from_dict(recipe.to_dict())
+    plain = Recipe(ingredients=[A, B], pad_to_multiple_of=1, chat_template="auto", tokens={})
+    assert not plain.to_dict().keys() & keys.keys()
+    assert [
+        Recipe(ingredients=[A, B], chat_template=t).own_template for t in ("auto", "chatml", "{{ x }}", "org/a")
+    ] == [
+        False,
+        True,
+        True,
+        False,
+    ]

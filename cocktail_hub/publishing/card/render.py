@@ -247,7 +247,10 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     result += [code(dtype)] if dtype else []
     models = {reference.model: reference for reference in recipe.references}
     models["first"] = recipe.anchor or recipe.ingredients[0]  # an anchor comes first in the mix
-    config, tokenizer = (_shown(models[name]) for name in (recipe.config, recipe.tokenizer))
+    if recipe.base:
+        models["base"] = recipe.base
+    config = _shown(models[recipe.config])
+    tokenizer = "all of them together" if recipe.tokenizer == "union" else _shown(models[recipe.tokenizer])
     rules = "One rule" if len(recipe.layers) == 1 else f"{len(recipe.layers)} rules"
     file = "config.json" if facts.form == "recipe" else "recipe.json"
     weighed = (recipe.evidence or {}).keys() - {"inlined", "imported"}

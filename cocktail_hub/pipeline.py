@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from cocktail_hub.hub.commit import README, Publication
 from cocktail_hub.merge.engine.journal import working_files
 from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.merge.output_folder import OutputFolder, copy_out, cut_size
-from cocktail_hub.merge.run import bytes_to_fetch, plan_mix, require_device, write_weights
+from cocktail_hub.merge.run import bytes_to_fetch, plan_mix, require_device, write_planned, write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_recipe
 from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.render import render_card
@@ -118,6 +119,8 @@ class Prepared:
     """The recipe with exact models, and with weights where they are given or were computed before."""
     options: MixOptions
     """How to make the mix."""
+    preview: bool = False
+    """Whether recipes inside the recipe are only planned, not mixed."""
 
     @property
     def hub(self) -> Hub:
@@ -138,7 +141,37 @@ class Prepared:
 
     def check(self) -> CompatibilityReport:
         """Check that the models fit together, from headers and small files."""
-        return check_models(self.recipe, self.hub, trust_remote_code=self.options.trust_remote_code)
+        nested = any(reference.recipe is not None for reference in self.recipe.references)
+        if nested and not self.preview:
+            replace(self, preview=True).check()  # before anything is mixed
+        trust = self.options.trust_remote_code
+        return check_models(self.recipe, self.hub, trust_remote_code=trust, stages=self.stages if nested else None)
+
+    @cached_property
+    def stages(self) -> dict[str, Path]:
+        """Name of each model that is a recipe -> the folder of its mix, made now; of a preview, with headers only.
+
+        They are not rounded to 16 bits, unless the recipe leaves the type of the result open.
+        """
+        found: dict[str, Path] = {}
+        for reference in self.recipe.references:
+            if reference.recipe is None:
+                continue
+            inner = Recipe.from_dict(reference.recipe)
+            if inner.dtype == "auto" and self.recipe.dtype != "auto":
+                inner = replace(inner, dtype="float32")
+            source = RecipeSource(recipe=inner, name=reference.model, config={})
+            prepared = replace(self, source=source, recipe=inner)
+            if not self.preview:
+                found[reference.model] = mix(prepared).path
+                continue
+            folder = found[reference.model] = Path(tempfile.mkdtemp(prefix="cocktail-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            report = prepared.check()
+            copy_small_files(report, folder, code=self.options.trust_remote_code)
+            write_recipe(report.recipe, report, folder)
+            write_planned(plan_mix(report), folder)
+        return found
 
     def finished(self, path: Path, resolved: ResolvedRecipe, **report: Any) -> Mix:
         """Describe a finished folder."""
@@ -176,7 +209,7 @@ def prepare(
     if source.merged:
         refuse_changed(source, changed_weights(source.files, source.folder))
     recipe = resolve(source.recipe, options.hub, digests=digests)
-    prepared = Prepared(source=source, recipe=recipe, options=options)
+    prepared = Prepared(source=source, recipe=recipe, options=options, preview=not digests)
     if not recall or options.force or recipe.weights is not None or recipe.weighting is None:
         return prepared
     from cocktail_hub.search.softmax import uniform_weights

@@ -21,6 +21,7 @@ from cocktail_hub.cli.compare import compare
 from cocktail_hub.cli.demo import demo
 from cocktail_hub.cli.evaluate import evaluate
 from cocktail_hub.cli.extract_lora import extract_lora
+from cocktail_hub.cli.mergekit import export_recipe, import_recipe
 from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
@@ -37,7 +38,9 @@ COMMANDS = (
     compare,
     demo,
     evaluate,
+    export_recipe,
     extract_lora,
+    import_recipe,
     methods,
     mix,
     push,

@@ -6,7 +6,6 @@ import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,7 @@ from cocktail_hub.compat.vocabulary import (
     giver,
     group_of,
     require_rows,
+    shared,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
 from cocktail_hub.recipe.tensor_rules import Expression, compiled
@@ -46,9 +46,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cocktail_hub.checkpoint.conversion.tensor_mapping import TensorMapping
+    from cocktail_hub.checkpoint.conversion.tokens import RowStretch, TokenRows
     from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import TensorReader
     from cocktail_hub.checkpoint.weight_files import WeightFiles
+    from cocktail_hub.compat.layers import Layers
+    from cocktail_hub.compat.tokens import AlignedTokens
     from cocktail_hub.hub import Hub, HubFiles
     from cocktail_hub.recipe import ModelReference, Recipe
 
@@ -147,6 +150,8 @@ class Component:
     """Posix path of the folder in the mix, '' for its root."""
     mappings: tuple[TensorMapping, ...]
     """One for each model, in the order of `CompatibilityReport.models`."""
+    apart: tuple[RowStretch, ...] = ()
+    """Rows of the mix's vocabulary that the method does not make."""
 
     @property
     def specs(self) -> tuple[Mapping[str, TensorSpec], ...]:
@@ -167,6 +172,11 @@ class Component:
                 if what in _NOTES
             ]
         return tuple(notes)
+
+    @property
+    def rows(self) -> tuple[TokenRows, ...]:
+        """Where each model has the rows of the mix's tokens; empty where they are at the same places."""
+        return tuple(mapping.rows for mapping in self.mappings if mapping.rows)
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -196,6 +206,8 @@ class CompatibilityReport:
     """Repo of none of the models, whose trusted Python code the mix takes along -> its files at a commit."""
     notes: tuple[str, ...]
     """Differences that do not spoil the mix but are worth knowing, a sentence each."""
+    tokens: AlignedTokens | None = field(default=None, repr=False)
+    """The vocabulary of the mix, where its rows are not at the same places in all models."""
 
     @property
     def first(self) -> int:
@@ -204,7 +216,7 @@ class CompatibilityReport:
 
     def donor(self, key: str) -> int:
         """Index in `models` of the one that gives `config` or `tokenizer`."""
-        return _donor(key, self.recipe, self.models)
+        return _donor(getattr(self.recipe, key), self.recipe, self.models)
 
     def giver(self, group: str) -> ResolvedModel | None:
         """Who gives a whole group of small files (see FILE_GROUPS).
@@ -225,10 +237,13 @@ class CompatibilityReport:
                 opened.files.require_unchanged((*opened.model_files.needed, *opened.model_files.code))
 
 
-def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -> CompatibilityReport:
+def check_models(
+    recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False, stages: Mapping[str, Path] | None = None
+) -> CompatibilityReport:
     """Compare the models of a pinned recipe by everything but their weights.
 
-    Open weights do not matter here: the report's recipe has equal ones.
+    Open weights do not matter here: the report's recipe has equal ones. `stages` has the folder of the mix of each
+    model that is a recipe, by its name.
 
     Raises:
         RecipeError: a rule of `layers` matches no tensor, or a pattern of `missing` none that is missing.
@@ -242,33 +257,42 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     references: tuple[ModelReference, ...] = (*((recipe.base,) if recipe.base else ()), *recipe.ingredients)
     first = len(references) - len(recipe.ingredients)
     with ThreadPoolExecutor(len(references)) as pool:
-        models = tuple(pool.map(lambda reference: _open(reference, hub), references))
-    names, configs = [model.name for model in models], [model.config for model in models]
+        models = tuple(pool.map(lambda reference: _open(reference, hub, stages), references))
+    names, cut = [model.name for model in models], None
+    if any(reference.layer_range for reference in references):
+        from cocktail_hub.compat.layers import Layers
+
+        ranges = [reference.layer_range for reference in references]
+        cut = Layers.of(names, [model.config for model in models], ranges, stack=recipe.stacked)
+        cut_configs = cut.configs([model.config for model in models])
+        models = tuple(replace(model, config=config) for model, config in zip(models, cut_configs, strict=True))
+    configs = [model.config for model in models]
     require_same_family(names, configs)
     for model in models:
         if not trust_remote_code:
             _refuse_remote_code(model)
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     chains = [read_chain(model.home.files) for model in models]
-    donor = models[_donor("config", recipe, models)]
-    tokenizer, vocabulary = _small_file_giver("tokenizer", recipe, models), _vocabulary(models[0])
-    naming_code = [donor.config]
-    for given in filter(None, (tokenizer, _small_file_giver("processor", recipe, models))):
-        for path in code_configs(given):
-            if not trust_remote_code:
-                refuse_own_code(given, path)
-            naming_code.append(read_json(given.files, path))
-    named = pin_code(naming_code, recipe, hub) if trust_remote_code else {}
+    weights = [model.read_weights(model.main) for model in models]
+    vocabularies = shared(map(_vocabulary, models))
+    aligned = _align(recipe, models, weights, vocabularies)
+    tokenizer = _small_file_giver("tokenizer", recipe, models)
+    named = _code_elsewhere(recipe, models, hub, trusted=trust_remote_code)
     code = {repo: files for repo, files in named.items() if files}
     if code:
         commits = {repo: files.commit for repo, files in code.items()}
         recipe = replace(recipe, evidence={**(recipe.evidence or {}), "code": commits})
     notes = [
+        *recipe.import_notes,
         *differences(names, configs, config_chosen=recipe.config != "first"),
-        *compare_all(
-            chain([vocabulary], (_vocabulary(model) for model in models[1:])),
-            [None if model.adapted else vocabulary_size(model.config) for model in models],  # an adapter may add rows
-            tokenizer=tokenizer.files.name if tokenizer else "",
+        *(
+            aligned.notes
+            if aligned
+            else compare_all(
+                iter(vocabularies),
+                [None if model.adapted else vocabulary_size(model.config) for model in models],  # which may add rows
+                tokenizer=tokenizer.files.name if tokenizer else "",
+            )
         ),
         *module_differences(names, chains),
         *module_setting_differences(names, chains, [model.home.files for model in models]),
@@ -289,7 +313,12 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
     notes += [note for model_files in opened for note in model_files.notes]
     folders = models[first].home.model_files.weight_folders
-    components = tuple(_read_component(folder, models, first, recipe.missing) for folder in folders)
+    components = tuple(
+        _read_component(folder, models, first, missing=recipe.missing, main=weights, aligned=aligned, cut=cut)
+        if folder == models[first].main
+        else _read_component(folder, models, first)
+        for folder in folders
+    )
     _refuse_unused_rules(recipe, components)
     require_same_rows(names, configs, config_chosen=recipe.config != "first")
     models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
@@ -303,32 +332,84 @@ def check_models(recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False) -
         kind=model_kind(models[first].home.files, models[first].config, recipe.task),
         config=models[first].config,
         code=code,
+        tokens=aligned,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
-    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabulary), *_left_out(report)]
+    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabularies), *_left_out(report)]
     notes += _template_notes(report)
     if statistics := [name for name in components[0].specs[first] if name.endswith("running_var")]:
         notes.append(
             f"Statistics of batch normalisation (such as '{statistics[0]}') are averaged like weights, which is "
             "close to those of the mix at best: if it is worse than its parts, estimate them again on some data."
         )
-    return replace(report, config=models[report.donor("config")].config, notes=tuple(notes))
+    config = models[report.donor("config")].config
+    if aligned:
+        config = aligned.rows[report.donor("config")].told(config)
+    return replace(report, config=config, notes=tuple(notes))
 
 
-def _donor(key: str, recipe: Recipe, models: Sequence[Model]) -> int:
-    if (name := getattr(recipe, key)) == "first":
-        return len(models) - len(recipe.ingredients)
-    return [model.located.reference.model for model in models].index(name)
+def _align(
+    recipe: Recipe,
+    models: Sequence[Model],
+    weights: Sequence[WeightFiles | AdaptedWeights],
+    vocabularies: Sequence[Vocabulary],
+) -> AlignedTokens | None:
+    """Say which row of each model goes where; `None` if all have the same tokens at the same places."""
+    sizes = [embedding_rows(found, model.config) for found, model in zip(weights, models, strict=True)]
+    differ = len(set(sizes)) > 1 or any(not vocabulary.same(vocabularies[0]) for vocabulary in vocabularies)
+    if not (differ or recipe.tokens or recipe.pad_to_multiple_of > 1):
+        return None
+    from cocktail_hub.checkpoint.conversion.tokens import ZERO
+    from cocktail_hub.compat.tokens import align_tokens
+
+    return align_tokens(
+        vocabularies,
+        sizes,
+        _donor(recipe.tokenizer, recipe, models),
+        choice=recipe.tokenizer,
+        rules={
+            token: (ZERO if rule.source == "zero" else _donor(rule.source, recipe, models), rule)
+            for token, rule in recipe.tokens.items()
+        },
+        multiple=recipe.pad_to_multiple_of,
+    )
+
+
+def _code_elsewhere(
+    recipe: Recipe, models: Sequence[Model], hub: Hub, *, trusted: bool
+) -> Mapping[str, HubFiles | None]:
+    """Return the repos of none of the models whose code the mix runs, if it is trusted; refuse code that is not."""
+    naming = [models[_donor(recipe.config, recipe, models)].config]
+    givers = (_small_file_giver(group, recipe, models) for group in ("tokenizer", "processor"))
+    for giver_of in filter(None, givers):
+        for path in code_configs(giver_of):
+            if not trusted:
+                refuse_own_code(giver_of, path)
+            naming.append(read_json(giver_of.files, path))
+    return pin_code(naming, recipe, hub) if trusted else {}
+
+
+def _donor(name: str, recipe: Recipe, models: Sequence[Model]) -> int:
+    """Index of the model that a key such as `tokenizer` names."""
+    names = [model.located.reference.model for model in models]
+    if name in names:
+        return names.index(name)
+    return 0 if name == "base" else len(models) - len(recipe.ingredients)
 
 
 def _small_file_giver(group: str, recipe: Recipe, models: Sequence[Model]) -> ResolvedModel | None:
-    key = "config" if group == "generation" else "tokenizer"
-    named = (models[_donor(key, recipe, models)], models[-len(recipe.ingredients)])
+    name = recipe.config if group == "generation" else recipe.tokenizer
+    if group == "template" and recipe.own_template:
+        return None
+    if group == "template" and recipe.chat_template != "auto":
+        donor = models[_donor(recipe.chat_template, recipe, models)]
+        return giver(group, [donor.located, donor.body])
+    named = (models[_donor(name, recipe, models)], models[-len(recipe.ingredients)])
     return giver(group, [opened for model in named for opened in (model.located, model.body)])
 
 
-def _open(reference: ModelReference, hub: Hub) -> Model:
-    located = body = open_model(reference, hub)
+def _open(reference: ModelReference, hub: Hub, stages: Mapping[str, Path] | None) -> Model:
+    located = body = open_model(reference, hub, stages)
     if located.model_files.adapter:
         if reference.base is None:
             raise IncompatibleError(
@@ -428,7 +509,16 @@ def _left_out(report: CompatibilityReport) -> list[str]:
 
 def _tokenizer_notes(report: CompatibilityReport) -> list[str]:
     """Say where the mix has no tokenizer, or another than the recipe asks for."""
-    named, giver = report.models[report.donor("tokenizer")], report.giver("tokenizer")
+    named, giver, template = (
+        report.models[report.donor("tokenizer")],
+        report.giver("tokenizer"),
+        report.recipe.chat_template,
+    )
+    if template != "auto" and not report.recipe.own_template and report.giver("template") is None:
+        raise IncompatibleError(
+            f"'{template}', which `chat_template` names, has no chat template.\nThe mix would have none.\n"
+            "Name another model or a well-known template, or write its text under `chat_template`."
+        )
     if giver is None:
         others = [
             model.name
@@ -455,20 +545,31 @@ def _template_notes(report: CompatibilityReport) -> list[str]:
     return notes
 
 
-def _tokens_without_rows(report: CompatibilityReport, known: Vocabulary) -> list[str]:
-    """Refuse or note tokens without a row; `known` is a vocabulary that was read already."""
-    giver, first = report.giver("tokenizer"), report.models[report.first]
-    rows = embedding_rows(report.components[0].mappings[report.first].specs, first.config)
+def _tokens_without_rows(report: CompatibilityReport, known: Sequence[Vocabulary]) -> list[str]:
+    """Refuse or note tokens without a row; `known` are the models' vocabularies."""
+    giver, mapping = report.giver("tokenizer"), report.components[0].mappings[report.first]
+    rows = embedding_rows(mapping.weights, report.models[report.first].config)
     if giver is None or rows is None:
         return []
     own = find_vocabulary(giver.files, giver.model_files.main)
-    own = known if own.name == known.name and own.same(known) else own  # parsed already
-    return require_rows(own, map(_vocabulary, report.models), rows)
+    own = next((one for one in known if one.name == own.name and one.same(own)), own)  # parsed already
+    return require_rows(own, known, mapping.rows.size if mapping.rows else rows)
 
 
-def _read_component(folder: str, models: Sequence[Model], first: int, missing: Mapping[str, str]) -> Component:
-    """Map every model's tensors in one folder of the first ingredient to that one's names, from headers alone."""
-    main = folder == models[first].main
+def _read_component(
+    folder: str,
+    models: Sequence[Model],
+    first: int,
+    *,
+    missing: Mapping[str, str] | None = None,
+    main: Sequence[WeightFiles | AdaptedWeights] = (),
+    aligned: AlignedTokens | None = None,
+    cut: Layers | None = None,
+) -> Component:
+    """Map every model's tensors in one folder of the first ingredient to that one's names, from headers alone.
+
+    `main`: the headers, for the folder of the transformer; `cut`: the layers that are taken of it.
+    """
     order = [first, *(index for index in range(len(models)) if index != first)]
     for model in models:
         if not main and folder not in model.home.model_files.weight_folders:
@@ -478,10 +579,19 @@ def _read_component(folder: str, models: Sequence[Model], first: int, missing: M
                 f"List '{model.name}' first, which leaves that module out, or choose a model with the same modules.",
                 model=model.name,
             )
-    weights = [models[index].read_weights(models[index].main if main else folder) for index in order]
+    weights = [main[index] if main else models[index].read_weights(folder) for index in order]
     configs = [models[index].config if main else models[index].config_in(folder) for index in order]
-    mappings = dict(zip(order, align(weights, configs, missing=missing if main else {}), strict=True))
-    return Component(folder=folder, mappings=tuple(mappings[index] for index in range(len(models))))
+    rows = [aligned.rows[index] for index in order] if aligned else ()
+    if cut:
+        found = tuple(cut.reordered(order).aligned(weights, configs, missing or {}, rows))
+    else:
+        found = align(weights, configs, missing=missing, rows=rows)
+    mappings = dict(zip(order, found, strict=True))
+    return Component(
+        folder=folder,
+        mappings=tuple(mappings[index] for index in range(len(models))),
+        apart=aligned.apart if aligned else (),
+    )
 
 
 def _refuse_unused_rules(recipe: Recipe, components: Sequence[Component]) -> None:

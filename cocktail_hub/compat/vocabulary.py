@@ -6,12 +6,13 @@ import gc
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
 from cocktail_hub.checkpoint.conversion.align import vocabulary_size
 from cocktail_hub.errors import IncompatibleError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from cocktail_hub.checkpoint.files import RepoFiles
-    from cocktail_hub.checkpoint.header import TensorSpec
+    from cocktail_hub.checkpoint.weight_files import WeightFiles
     from cocktail_hub.compat.pieces import Pieces
     from cocktail_hub.resolve.resolve import ResolvedModel
 
@@ -33,7 +34,8 @@ _EMBEDDINGS = re.compile(
     r"(^|[._])(word_embeddings|embed_tokens|wte|embed_in|tok_embeddings|shared|embeddings?)\.weight$"
 )
 """Names of a matrix with a row for each token."""
-_SHOWN = 3
+SHOWN = 3
+"""Tokens in a sentence."""
 # fmt: off
 FILE_GROUPS: Mapping[str, tuple[str, ...]] = {
     "generation": ("generation_config.json",),
@@ -240,6 +242,15 @@ def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
     return Vocabulary(name=files.name, path=path, text=files.read(path), declared=declared, settings=settings)
 
 
+def shared(vocabularies: Iterable[Vocabulary]) -> list[Vocabulary]:
+    """Let equal vocabularies have one text, so that memory does not grow with their number."""
+    found: list[Vocabulary] = []
+    for own in vocabularies:
+        same = next((other for other in found if other.same(own)), own)
+        found.append(replace(own, text=same.text))
+    return found
+
+
 def compare_all(vocabularies: Iterator[Vocabulary], sizes: Sequence[int | None], *, tokenizer: str) -> list[str]:
     """Compare each vocabulary with the first, one at a time, so that memory does not grow with their number.
 
@@ -277,19 +288,14 @@ def compare(first: Vocabulary, other: Vocabulary, *, rows: int | None = None, to
     mine, theirs = first.known, other.known
     renamed = [] if mine == theirs else [n for n, token in mine.items() if theirs.get(n, token) != token]
     own = first.tokens[0] if first.tokens else {}
-    if moved := [n for n in renamed if n in own or not (_alike(mine[n], theirs[n]) or (rows and n >= rows))]:
-        shown = ", ".join(f"{n} is {mine[n]!r} and {theirs[n]!r}" for n in moved[:_SHOWN])
+    if moved := [n for n in renamed if n in own or not (alike(mine[n], theirs[n]) or (rows and n >= rows))]:
+        shown = ", ".join(f"{n} is {mine[n]!r} and {theirs[n]!r}" for n in moved[:SHOWN])
         raise _different(first, other, f"{len(moved)} ids belong to different tokens ({shown})")
     notes = []
     if renamed:
-        shown = ", ".join(f"{n}: {mine[n]!r} / {theirs[n]!r}" for n in renamed[:_SHOWN])
+        shown = ", ".join(f"{n}: {mine[n]!r} / {theirs[n]!r}" for n in renamed[:SHOWN])
         notes.append(f"'{other.name}' has different names for {len(renamed)} added tokens ({shown}).")
-    if split := [key for key, how in first.splitting.items() if other.splitting.get(key, how) != how]:
-        whose = f" The mix has the tokenizer of '{tokenizer}'." if tokenizer else ""
-        notes.append(
-            f"'{other.name}' splits text in another way than '{first.name}' ({', '.join(split)} differ), so the same "
-            f"text becomes other tokens.{whose}"
-        )
+    notes += splits_otherwise(first, other, tokenizer=tokenizer)
     if first.tokens is not None and other.tokens is not None:
         return notes + _only_in_one(first, other)
     if PurePosixPath(first.path).name != PurePosixPath(other.path).name:
@@ -300,13 +306,27 @@ def compare(first: Vocabulary, other: Vocabulary, *, rows: int | None = None, to
     return notes + (_only_in_one(first, other) if first.declared and other.declared else [])
 
 
-def embedding_rows(specs: Mapping[str, TensorSpec], config: Mapping[str, Any]) -> int | None:
-    """Rows of the matrix with a row for each token, from the headers; `None` where no such matrix is known."""
-    if "embedding.weight" in specs:  # static embeddings have no config
-        return specs["embedding.weight"].shape[0]
+def splits_otherwise(first: Vocabulary, other: Vocabulary, *, tokenizer: str) -> list[str]:
+    """Return a sentence if another vocabulary splits text in another way than the first."""
+    split = [key for key, how in first.splitting.items() if other.splitting.get(key, how) != how]
+    whose = f" The mix has the tokenizer of '{tokenizer}'." if tokenizer else ""
+    text = (
+        f"'{other.name}' splits text in another way than '{first.name}' ({', '.join(split)} differ), so the same "
+        f"text becomes other tokens.{whose}"
+    )
+    return [text] if split else []
+
+
+def embedding_rows(weights: WeightFiles | AdaptedWeights, config: Mapping[str, Any]) -> int | None:
+    """Rows of the matrix with a row for each token, from the headers; `None` where no such matrix is known.
+
+    `config` is that of the whole model; an adapter on it may have more rows.
+    """
+    own = weights.base.specs if isinstance(weights, AdaptedWeights) else weights.specs
+    names = ["embedding.weight"] if "embedding.weight" in own else []  # static embeddings have no config
     size = vocabulary_size(config)
-    found = any(spec.shape[:1] == (size,) and _EMBEDDINGS.search(name) for name, spec in specs.items())
-    return size if found else None
+    names += [name for name, spec in own.items() if spec.shape[:1] == (size,) and _EMBEDDINGS.search(name)]
+    return weights.specs[names[0]].shape[0] if names else None
 
 
 def require_rows(own: Vocabulary, others: Iterable[Vocabulary], rows: int) -> list[str]:
@@ -346,7 +366,7 @@ def _compare_formats(first: Vocabulary, other: Vocabulary) -> list[str]:
     if 2 * len(moves) < min(len(ids), len(pieces)) or not usual:
         raise _different(first, other, f"they have {len(moves)} tokens in common")
     if odd := [f"{token!r} is {n} and {p}" for token, p, n in moves if n - p != usual[0][0]]:
-        raise _different(first, other, f"{len(odd)} tokens have other ids ({', '.join(odd[:_SHOWN])})")
+        raise _different(first, other, f"{len(odd)} tokens have other ids ({', '.join(odd[:SHOWN])})")
     alone = len(pieces) + len(ids) - 2 * len(moves)
     files = f"'{first.name}' ({first.path}) and '{other.name}' ({other.path})"
     return [f"{alone} tokens are in the vocabulary of only one of {files}."] if alone else []
@@ -357,16 +377,16 @@ def _only_in_one(first: Vocabulary, other: Vocabulary) -> list[str]:
     if mine == theirs:
         return []
     if extra := [n for n in theirs if n not in mine]:
-        shown = ", ".join(repr(theirs[n]) for n in extra[:_SHOWN])
+        shown = ", ".join(repr(theirs[n]) for n in extra[:SHOWN])
         notes.append(f"'{other.name}' has {len(extra)} tokens that the tokenizer of '{first.name}' lacks ({shown}).")
     if missing := [n for n in mine if n not in theirs]:
-        shown = ", ".join(repr(mine[n]) for n in missing[:_SHOWN])
+        shown = ", ".join(repr(mine[n]) for n in missing[:SHOWN])
         notes.append(f"'{other.name}' lacks {len(missing)} tokens of '{first.name}' ({shown}); it never learnt them.")
     return notes
 
 
-def _alike(one: str, other: str) -> bool:
-    """Whether two names may be of one row: a spare one that was given a name, or `[PAD]` and `<pad>`."""
+def alike(one: str, other: str) -> bool:
+    """Tell whether two names may be of one row: a spare one that was given a name, or `[PAD]` and `<pad>`."""
     if _SPARE.search(one) or _SPARE.search(other):
         return True
     plain = [re.sub(r"\W|_", "", name).lower() for name in (one, other)]
@@ -377,7 +397,8 @@ def _different(first: Vocabulary, other: Vocabulary, what: str) -> IncompatibleE
     return IncompatibleError(
         f"Cannot mix '{other.name}' with '{first.name}': different vocabularies, {what}.\n"
         "A row of the embeddings would be the average of two unrelated tokens.\n"
-        f"Remove '{other.name}' from `ingredients`, or choose a model fine-tuned from the same base.",
+        f"Remove '{other.name}' from `ingredients`, choose a model fine-tuned from the same base, or name one of them "
+        "under `tokenizer`, so that rows are matched by token.",
         model=other.name,
     )
 

@@ -254,7 +254,7 @@ def place_tensors(
 def _needed(component: Component, shard: ShardPlan) -> list[set[str]]:
     """Return, for each model, the tensors of its own files that a shard is made from."""
     return [
-        needed_tensors(mapping, (tensor.name for tensor in shard.tensors if index in tensor.models))
+        needed_tensors(mapping, (tensor.name for tensor in shard.tensors if index in tensor.sources))
         for index, mapping in enumerate(component.mappings)
     ]
 

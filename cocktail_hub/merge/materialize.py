@@ -32,8 +32,8 @@ def materialize(
         code: whether to include the model's own Python files.
     """
     roots = fetch([model], code=code)[0]
-    mappings = [component.mappings[index] for component in components]
-    if not model.adapted and all(mapping.plain for mapping in mappings):
+    mappings = [component.mappings[index].with_own_rows for component in components]
+    if not model.adapted and not model.located.reference.layer_range and all(mapping.plain for mapping in mappings):
         return roots.body
     from cocktail_hub.merge.engine.execute import execute
     from cocktail_hub.merge.plan import ComponentInput, plan_merge
@@ -41,7 +41,7 @@ def materialize(
     for opened in (model.body, model.located):
         for path in (*opened.model_files.carried, *(opened.model_files.code if code else ())):
             write_file(scratch / relocated(path, opened.model_files.main, model.main), opened.files.read(path))
-    if model.adapted or "transformers_weights" in model.config:
+    if model.adapted or model.located.reference.layer_range or "transformers_weights" in model.config:
         # with the class and labels that the adapter was trained with, and the weights written here
         config = {key: value for key, value in model.config.items() if key != "transformers_weights"}
         text = json.dumps(config, indent=2)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from bisect import bisect_right
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property, partial
+from itertools import islice
+from operator import attrgetter
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import huggingface_hub
 
@@ -21,8 +24,9 @@ from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe.tensor_rules import Expression, PerTensor, as_parameters, compiled, depths
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from cocktail_hub.checkpoint.conversion.tokens import RowStretch
     from cocktail_hub.methods.contract import Method, Round
     from cocktail_hub.recipe import LayerRule
     from cocktail_hub.recipe.tensor_rules import Number
@@ -54,8 +58,36 @@ class ComponentInput:
     """What each model has. For methods on task vectors the base comes first; then the ingredients in recipe order."""
     models: tuple[str, ...]
     """Names for messages, in the order of `specs`."""
+    stacked: bool = False
+    """Whether every tensor is of one model alone: of the only one that has it."""
     first_only: frozenset[str] = frozenset()
     """Tensors that are the first ingredient's as they are, whatever the method; others may lack them."""
+    by_token: frozenset[str] = frozenset()
+    """Tensors with a row for each token of the mix."""
+    apart: tuple[RowStretch, ...] = ()
+    """Rows of these that not all models have, in order."""
+    rows: int = 0
+    """How many rows these have."""
+
+
+class RowSum(NamedTuple):
+    """Rows of a tensor that not all models have: a weighted sum of those that do, whatever the method."""
+
+    start: int
+    """First element."""
+    stop: int
+    """One past the last."""
+    models: tuple[int, ...]
+    """Models that are read, as in `TensorPlan`. With none, the rows are zeros."""
+    weights: tuple[float, ...]
+    """Their factors."""
+    dtypes: tuple[str, ...]
+    """Their dtypes."""
+
+    @property
+    def summed(self) -> dict[str, Any]:
+        """What a tensor with these rows alone has in place of its own."""
+        return {"models": self.models, "weights": self.weights, "dtypes": self.dtypes}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +113,8 @@ class TensorPlan:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """For the method, every parameter: a tuple, with one per ingredient, where there is one per model; and `seed`
     where it draws at random."""
+    apart: tuple[RowSum, ...] = ()
+    """Rows that not all of `models` have, in order. For the method they are zeros in all models."""
 
     @property
     def rows(self) -> int:
@@ -95,7 +129,22 @@ class TensorPlan:
     @property
     def is_copy(self) -> bool:
         """Whether the result is one model's tensor, bit for bit."""
-        return self.rule == "sum" and self.weights == (1.0,) and self.dtypes == (self.dtype,)
+        return self.rule == "sum" and self.weights == (1.0,) and self.dtypes == (self.dtype,) and not self.apart
+
+    @property
+    def sources(self) -> frozenset[int]:
+        """Every model that is read."""
+        return frozenset(self.models).union(*(part.models for part in self.apart))
+
+    def apart_in(self, pieces: Sequence[tuple[str, int, int]]) -> Iterator[tuple[int, int, RowSum]]:
+        """Yield which of the elements of some pieces, counted from the first one's, are in `apart`."""
+        begin = 0
+        for _, start, stop in pieces:
+            for part in islice(self.apart, bisect_right(self.apart, start, key=attrgetter("stop")), None):
+                if part.start >= stop:
+                    break
+                yield begin + max(part.start, start) - start, begin + min(part.stop, stop) - start, part
+            begin += stop - start
 
     @property
     def numel(self) -> int:
@@ -202,7 +251,10 @@ class MergePlan:
                 "path": shard.path,
                 "component": shard.component,
                 # `asdict` would copy each value, which takes long for many tensors
-                "tensors": [{name: getattr(t, name) for name in TensorPlan.__slots__} for t in shard.tensors],
+                "tensors": [
+                    {name: getattr(t, name) for name in TensorPlan.__slots__ if name != "apart" or t.apart}
+                    for t in shard.tensors
+                ],
             }
             for shard in self.shards
         ]
@@ -358,7 +410,7 @@ class _Planner:
                 weights=(),
                 dtypes=tuple(spec.dtype for spec in specs),
             )
-        rule, weights, parameters = self._rule(name, component, depth)
+        rule, weights, parameters = self._rule(name, component, depth, holders)
         given = (1.0, *weights) if len(weights) < len(component.specs) else weights
         used = tuple(index for index, weight in enumerate(given) if weight != 0.0)
         for index in used:
@@ -384,10 +436,47 @@ class _Planner:
             weights=tuple(weight for weight in weights if weight != 0.0),
             dtypes=tuple(component.specs[index][name].dtype for index in used),
             parameters=parameters,
+            apart=self._apart(name, component, depth, used) if name in component.by_token else (),
         )
 
+    def _apart(self, name: str, component: ComponentInput, depth: float, used: Sequence[int]) -> tuple[RowSum, ...]:
+        """How the rows come about that not all of the models have which a tensor is mixed from.
+
+        The weights of the ingredients that have a row are divided by their sum, or are equal if that is 0. To a base
+        that has it, as much of their mean task vector is added as the method would add with such weights, but for what
+        it measures or drops; without one it is their mean.
+        """
+        based, weights = self._based(component), self.numbers.weights(name, depth)
+        columns = component.specs[used[0]][name].numel // component.rows
+
+        @cache
+        def factors(models: tuple[int, ...], source: int | None) -> Mapping[int, float]:
+            lacking = () if source is None else sorted(set(used) - set(models))
+            if lacking and source is not None:
+                found = dict(factors(tuple(sorted({*models, *lacking})), None))
+                instead = math.fsum(found.pop(index, 0.0) for index in lacking)
+                more = {source: found.get(source, 0.0) + instead} if source in models else {}  # else zeros
+                return dict(sorted({**found, **more}.items()))
+            given = {index: weights[index - based] for index in models if index >= based}
+            total, to_base = math.fsum(given.values()), based and 0 in models
+            if not total:
+                given, total = ({}, 1.0) if to_base else (dict.fromkeys(given, 1.0), float(len(given)))
+            factor = self.numbers.parameters(name, depth, weights).get("lambda", 1.0) if to_base else 1.0
+            shares = [factor * (weight / total) for weight in given.values()]
+            pairs = zip((0, *given), with_base(shares), strict=True) if to_base else zip(given, shares, strict=True)
+            return {index: share for index, share in pairs if share}
+
+        rows = []
+        for start, stop, models, source in component.apart:
+            having = tuple(index for index in models if name in component.specs[index])
+            if not set(used) <= set(having):
+                found = dict.fromkeys(models, 1.0) if set(models) <= {source} else factors(having, source)
+                dtypes = tuple(component.specs[index][name].dtype for index in found)
+                rows.append(RowSum(start * columns, stop * columns, tuple(found), tuple(found.values()), dtypes))
+        return tuple(rows)
+
     def _rule(
-        self, name: str, component: ComponentInput, depth: float
+        self, name: str, component: ComponentInput, depth: float, holders: Sequence[int]
     ) -> tuple[_Rule, tuple[float, ...], Mapping[str, Any]]:
         """How a tensor is made; the factors of the models, or the weights of the ingredients; the method's parameters.
 
@@ -399,6 +488,8 @@ class _Planner:
         if donor is not None:
             return "sum", tuple(float(index == donor) for index in range(len(component.specs))), {}
         weights = self.numbers.weights(name, depth)
+        if component.stacked:
+            weights = tuple(float(index in holders) for index in range(len(weights)))
         given = tuple(weight for weight in weights if weight != 0.0)
         if not given and not based:
             raise RecipeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from cocktail_hub.merge.engine.journal import Journal
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, parse_size
 from cocktail_hub.merge.plan import ComponentInput, plan_merge
+from cocktail_hub.methods.contract import normalized
 from cocktail_hub.storage.cache import JOURNAL
 from cocktail_hub.storage.disk import disk_errors, require_free_space, size_of
 
@@ -171,12 +173,19 @@ def plan_mix(report: CompatibilityReport, max_shard_size: int | str = DEFAULT_SH
     return plan_merge(
         [
             ComponentInput(
-                folder=component.folder, specs=component.specs, models=names, first_only=frozenset(component.taken)
+                folder=component.folder,
+                specs=component.specs,
+                models=names,
+                stacked=recipe.stacked,
+                first_only=frozenset(component.taken),
+                by_token=component.mappings[report.first].by_token,
+                apart=component.apart,
+                rows=component.rows[0].size if component.rows else 0,
             )
             for component in report.components
         ],
         method=recipe.method,
-        weights=recipe.weights or (),
+        weights=normalized(recipe.weights or ()) if recipe.stacked else recipe.weights or (),
         parameters=recipe.parameters,
         own_parameters=[ingredient.parameters for ingredient in recipe.ingredients],
         seed=recipe.seed,
@@ -186,6 +195,19 @@ def plan_mix(report: CompatibilityReport, max_shard_size: int | str = DEFAULT_SH
         dtype=None if recipe.dtype == "auto" else recipe.dtype,
         max_shard_size=parse_size(max_shard_size),
     )
+
+
+def write_planned(plan: MergePlan, folder: Path) -> None:
+    """Write the weight files of a plan as holes that have headers only: what checking a mix takes."""
+    for shard in plan.shards:
+        path = folder / shard.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(shard.header)
+            file.truncate(shard.nbytes)
+    for index, component in enumerate(plan.components):
+        if component.index_path:
+            (folder / component.index_path).write_text(json.dumps(plan.index(index)), encoding="utf-8")
 
 
 def merge_modules(

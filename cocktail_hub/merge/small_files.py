@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.compat import CompatibilityReport, Model
     from cocktail_hub.hub import HubFiles
-    from cocktail_hub.recipe import ResolvedRecipe
+    from cocktail_hub.recipe import Recipe
     from cocktail_hub.resolve.resolve import ResolvedModel
 
 TOKENIZER_FILES = tuple(
@@ -70,6 +70,7 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
     for files in report.code.values() if code else ():
         _bring_code(files, folder / first.main)
     _add_pooling_flags(first, folder)
+    _write_own_tokens(report, folder / first.main)
     template = givers["template"]
     if template and template is not givers["tokenizer"] and not template_files(template):
         for name, text in inner_template(template).items():  # to files, which transformers prefers
@@ -100,6 +101,33 @@ def _bring_code(code: HubFiles, folder: Path) -> None:
         write_json(path, config | {"auto_map": json.loads(named)})
 
 
+def _write_own_tokens(report: CompatibilityReport, folder: Path) -> None:
+    """Write what no model gives: a chat template, a joined tokenizer, ids in generation_config.json."""
+    if report.recipe.own_template:
+        from cocktail_hub.merge.chat_templates import BUILT_IN
+
+        text = BUILT_IN.get(report.recipe.chat_template, report.recipe.chat_template)
+        write_file(folder / "chat_template.jinja", text.encode())
+    tokens, generation = report.tokens, folder / "generation_config.json"
+    if tokens and generation.is_file():
+        told = tokens.rows[report.donor("config")].told(json.loads(generation.read_text(encoding="utf-8")))
+        write_json(generation, told)
+    if not tokens or not tokens.written:
+        return
+    write_file(folder / "tokenizer.json", tokens.written)
+    for pattern in ("vocab.*", "merges.txt", "added_tokens.json", "*.model"):  # of slow tokenizers, without the others'
+        for path in folder.glob(pattern):
+            path.unlink()
+    settings = folder / "tokenizer_config.json"
+    config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    if "added_tokens_decoder" in config:
+        added = json.loads(tokens.written)["added_tokens"]
+        config["added_tokens_decoder"] = {
+            str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in added
+        }
+        write_json(settings, config)
+
+
 def _add_pooling_flags(first: Model, folder: Path) -> None:
     """Say how embeddings are pooled as sentence-transformers did before version 6, too: other programs read that."""
     for module in read_chain(first.home.files):
@@ -114,7 +142,7 @@ def _add_pooling_flags(first: Model, folder: Path) -> None:
             write_json(path, flags | config)  # the flags first: vLLM takes the first key that is true
 
 
-def write_recipe(resolved: ResolvedRecipe, report: CompatibilityReport, folder: Path) -> None:
+def write_recipe(resolved: Recipe, report: CompatibilityReport, folder: Path) -> None:
     """Write `recipe.json`, and make config.json that of the mix.
 
     The recipe is not in config.json: whoever trains the loaded model and saves it would copy it. The config of a module
@@ -126,10 +154,12 @@ def write_recipe(resolved: ResolvedRecipe, report: CompatibilityReport, folder: 
     if not path.is_file():
         return
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if donor.adapted:
+    if donor.adapted or donor.located.reference.layer_range:
         config |= donor.config
     if not config.keys() & {"model_type", "architectures"}:
         return  # of another module, whose class takes only the keys that it knows
+    if rows := report.components[0].rows:
+        config = rows[report.donor("config")].told(config)
     for key in (
         "_name_or_path",
         "transformers_weights",

@@ -43,7 +43,7 @@ def task_arithmetic(weights: Sequence[float], parameters: Parameters) -> Sequenc
 
 def passthrough(_: Sequence[float], parameters: Parameters) -> Sequence[float]:
     """Take the model: `scale * x`."""
-    return [parameters["scale"]]
+    return list(parameters["scale"])
 
 
 def slerp(

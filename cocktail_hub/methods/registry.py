@@ -229,7 +229,9 @@ METHODS: dict[str, Method] = {
         convex=True,
         fewest=1,
         most=1,
-        parameters=MappingProxyType({"scale": Parameter(default=1.0, meaning="the factor on each tensor")}),
+        parameters=MappingProxyType(
+            {"scale": Parameter(default=1.0, per_model=True, meaning="the factor on each tensor")}
+        ),
         source="mergekit, arXiv:2403.13257",
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections import Counter
 from collections.abc import Hashable, Mapping
@@ -25,6 +26,8 @@ LARGEST_YAML = 1 << 18
 MOST_VALUES = 100_000
 """Values in YAML, inline examples included. A few lines of references can expand to any number of them."""
 _MERGE_KEY = "tag:yaml.org,2002:merge"
+_OF_MERGEKIT = re.compile(r"""^[{]?["']?(merge_method|experts)["']?[ \t]*:""", re.MULTILINE)
+"""What a configuration of mergekit has, and a recipe has not."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,12 +61,21 @@ def _duplicate(key: Any, where: str) -> RecipeError:
 
 
 def parse_recipe(text: str, name: str = "recipe", *, open_weights: bool = False) -> Recipe:
-    """Read a recipe from YAML or JSON text. `name` is for messages, `open_weights` as for `recipe_from_mapping`.
+    """Read a recipe from YAML or JSON text, or from a configuration of mergekit.
+
+    `name` is for messages, `open_weights` as for `recipe_from_mapping`.
 
     Raises:
         RecipeError: the text is neither, or not a valid recipe.
     """
     try:
+        if _OF_MERGEKIT.search(text[:LARGEST_YAML]):
+            from cocktail_hub.recipe.mergekit import read_mergekit
+
+            nodes = yaml.compose_all(text[: LARGEST_YAML + 1], Loader=yaml.SafeLoader)
+            if len(text) > LARGEST_YAML or sum(_values_in(node, {}) for node in nodes) > MOST_VALUES:
+                raise ValueError(f"it has more than {LARGEST_YAML:,} characters, or {MOST_VALUES:,} values")  # noqa: TRY301
+            return read_mergekit(text, name)
         data = _load(text)
         if not isinstance(data, Mapping):
             kind = "empty" if data is None else f"a {type(data).__name__}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,14 @@ from cocktail_hub.errors import RecipeError
 from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe.reference import Anchor, Ingredient, ModelReference
 from cocktail_hub.recipe.task import TASKS
-from cocktail_hub.recipe.tensor_rules import KeepRule, LayerRule, MissingPolicy, PerTensor, as_parameters
+from cocktail_hub.recipe.tensor_rules import KeepRule, LayerRule, MissingPolicy, PerTensor, TokenRule, as_parameters
 from cocktail_hub.recipe.validation import (
     as_choice,
     as_flag,
     as_json,
     as_list,
     as_mapping,
+    as_text,
     as_whole,
     plain,
     reject_unknown,
@@ -38,8 +39,16 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of the recipe format; a recipe of a later one is refused."""
+MOST_STAGES = 32
+"""Recipes in a recipe, all levels together, and levels."""
+IMPORTED = "imported"
+"""Key of a recipe's `evidence`: the tool that it was written for, and what to know about the translation."""
 MOST_INGREDIENTS = 1000
 """Ingredients of one recipe."""
+LARGEST_MULTIPLE = 65_536
+"""Of `pad_to_multiple_of`: more is a typing error."""
+TEMPLATES = ("alpaca", "chatml", "llama3")
+"""Names of well-known chat templates."""
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 MISNAMED: Mapping[str, str] = {
@@ -97,7 +106,14 @@ class Recipe:
     config: str = "first"
     """`first`, or the ingredient that config.json and generation_config.json come from."""
     tokenizer: str = "first"
-    """`first`, or the ingredient that tokenizer, processor and chat template come from."""
+    """Whose tokens the mix has, with processor and chat template: `first`, `base`, an ingredient, or `union`: the first
+    ingredient's, and then what others have."""
+    tokens: Mapping[str, TokenRule] = field(default_factory=dict)
+    """Token -> the model that its row comes from."""
+    pad_to_multiple_of: int = 1
+    """The vocabulary gets rows until their number is a multiple of this."""
+    chat_template: str = "auto"
+    """`auto`: that of the tokenizer; or the model that it comes from, the name of a well-known one, or its text."""
     seed: int = 0
     """Seed of methods that draw at random."""
     evidence: Mapping[str, Any] | None = None
@@ -108,6 +124,9 @@ class Recipe:
             value = getattr(self, key)
             if value is not None or key not in _OPTIONAL:
                 object.__setattr__(self, key, read(value, key))
+        if self.method == "passthrough" and not self.weighting and all(i.weight is None for i in self.ingredients):
+            object.__setattr__(self, "ingredients", tuple(replace(i, weight=1.0) for i in self.ingredients))
+        self._check_nested()
         self._check_kinds()
         self._check_method()
         self._check_duplicates()
@@ -119,6 +138,18 @@ class Recipe:
         """The ingredients' weights in recipe order, or `None` when they are still to be computed."""
         given = [i.weight for i in self.ingredients if i.weight is not None]
         return tuple(given) if len(given) == len(self.ingredients) else None
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the ingredients' layers follow on each other."""
+        return self.method == "passthrough" and len(self.ingredients) > 1
+
+    @property
+    def import_notes(self) -> tuple[str, ...]:
+        """What to know where the recipe was translated from another tool's configuration."""
+        imported = (self.evidence or {}).get(IMPORTED)
+        notes = imported.get("notes") if isinstance(imported, Mapping) else None
+        return tuple(map(str, notes)) if isinstance(notes, tuple) else ()
 
     @property
     def varies(self) -> bool:
@@ -150,6 +181,11 @@ class Recipe:
         return self.spec.with_defaults({n: v for n, v in self.parameters.items() if n not in rules}) | rules
 
     @property
+    def own_template(self) -> bool:
+        """Whether the chat template is no model's: a well-known one, or a text, which in Jinja has braces."""
+        return self.chat_template in TEMPLATES or "{" in self.chat_template
+
+    @property
     def spec(self) -> Method:
         """The merge method."""
         return METHODS[self.method]
@@ -161,8 +197,27 @@ class Recipe:
 
     @property
     def all_references(self) -> tuple[ModelReference, ...]:
-        """The same, each adapter followed by the model that it adapts."""
+        """The same, each adapter followed by the model that it adapts, and the models of a recipe in its place."""
         return tuple(inner for reference in self.references for inner in _with_base(reference))
+
+    def _check_nested(self) -> None:
+        inner = [reference for reference in self.references if reference.recipe is not None]
+        if inner and _stages(self.references) > MOST_STAGES:
+            raise RecipeError(
+                f"The recipe contains more than {MOST_STAGES} others.\nEach is mixed by itself first.\n"
+                "Mix some of them to folders (`cocktail mix -o`), and name these."
+            )
+        for reference in inner:
+            try:
+                Recipe.from_dict(reference.recipe or {})
+            except RecipeError as error:
+                raise RecipeError(f"In the recipe of '{reference.model}': {error}") from error
+            if any(reference.model == r.model and reference.recipe != r.recipe for r in self.references):
+                raise RecipeError(
+                    f"Two models are called '{reference.model}', and one of them is a recipe.\n"
+                    "It would not be clear which one is meant.\n"
+                    "Give the recipe another name: `{model: NAME, recipe: ...}`."
+                )
 
     def _check_kinds(self) -> None:
         if as_whole(self.schema, "schema", low=0) != SCHEMA:
@@ -178,11 +233,21 @@ class Recipe:
         as_whole(self.seed, "seed", low=0)
         as_flag(self.normalize, "normalize")
         models = ["first", *dict.fromkeys(reference.model for reference in self.references)]
-        for key in ("config", "tokenizer"):
-            as_choice(getattr(self, key), key, models)
+        based = ["base"] if self.base else []
+        as_choice(self.config, "config", models)
+        as_choice(self.tokenizer, "tokenizer", ["union", *based, *models])
+        for token, token_rule in self.tokens.items():
+            as_choice(token_rule.source, f"tokens.{token}.source", ["zero", *based, *models])
+        if not as_whole(self.pad_to_multiple_of, "pad_to_multiple_of", low=1) <= LARGEST_MULTIPLE:
+            raise RecipeError(
+                f"`pad_to_multiple_of` must be at most {LARGEST_MULTIPLE}, got {self.pad_to_multiple_of}."
+            )
+        as_text(self.chat_template, "chat_template")
+        if not self.own_template:
+            as_choice(self.chat_template, "chat_template", ["auto", *TEMPLATES, *based, *models])
         for index, rule in enumerate(self.keep):
             if rule.model is not None:
-                as_choice(rule.model, f"keep[{index}].model", (["base"] if self.base else []) + models)
+                as_choice(rule.model, f"keep[{index}].model", based + models)
 
     def _check_method(self) -> None:
         if self.spec.base == "needed" and self.base is None:
@@ -198,7 +263,17 @@ class Recipe:
                 "Remove it, list it as an ingredient, or choose a method on task vectors such as 'task_arithmetic'."
             )
         count = len(self.ingredients) + (self.anchor is not None)
-        if not self.spec.fewest <= count <= (self.spec.most or count):
+        if self.stacked and (
+            self.varies
+            or not all(i.layer_range for i in self.ingredients)
+            or {i.weight for i in self.ingredients} != {1.0}
+        ):
+            raise RecipeError(
+                "'passthrough' of several `ingredients` stacks their layers, so each needs a `layer_range`, and no "
+                "other weight than 1.\nWithout it, the order of the layers would not be clear.\n"
+                "Write, e.g., `{model: org/name, layer_range: [0, 16]}`; `scale` under `parameters` makes it stronger."
+            )
+        if not self.spec.fewest <= count <= (self.spec.most or count) and not self.stacked:
             raise RecipeError(
                 f"Method '{self.method}' takes {self.spec.accepted_ingredients} `ingredients`, got {count}.\n"
                 + (
@@ -229,8 +304,8 @@ class Recipe:
                 self.spec.check_parameters({name: number})
 
     def _check_duplicates(self) -> None:
-        seen = [(i.model, i.revision, i.digest, i.base) for i in self.ingredients]
-        if len(set(seen)) == 1:
+        seen = [(i.model, i.revision, i.digest, i.base, i.layer_range, i.recipe) for i in self.ingredients]
+        if all(key == seen[0] for key in seen) or self.stacked:
             return  # a model mixed with itself is itself: a harmless first try, and LM_Cocktail's own example
         for index, key in enumerate(seen):
             if key in seen[:index]:
@@ -260,7 +335,9 @@ class Recipe:
                 "It is not clear which of the two to use.\n"
                 "Remove the weights to have them computed, or remove `weighting`."
             )
-        if given and not any(isinstance(i.weight, PerTensor) for i in given):  # those are checked tensor by tensor
+        if (
+            given and not self.stacked and not any(isinstance(i.weight, PerTensor) for i in given)
+        ):  # those are checked tensor by tensor
             self.spec.used_weights([i.weight or 0.0 for i in given], "the weights", normalize=self.normalize)
 
     def _check_layers(self) -> None:
@@ -315,9 +392,24 @@ class Recipe:
 
 
 def _with_base(reference: ModelReference) -> Iterator[ModelReference]:
+    if reference.recipe is not None:
+        yield from Recipe.from_dict(reference.recipe).all_references
+        return
     yield reference
     if reference.base is not None:
         yield from _with_base(reference.base)
+
+
+def _stages(references: Iterable[ModelReference], depth: int = 1) -> int:
+    """Count the recipes in models; those nested too deeply count as too many."""
+    found = 0
+    for reference in references:
+        if reference.recipe is not None:
+            inside = [*(reference.recipe.get("ingredients") or ()), reference.recipe.get("base")]
+            recipes = [value.get("recipe") for value in inside if isinstance(value, Mapping)]
+            nested = [ModelReference(model="recipe", recipe=r) for r in recipes if isinstance(r, Mapping)]
+            found += MOST_STAGES if depth > MOST_STAGES else 1 + _stages(nested, depth + 1)
+    return found
 
 
 def _each(read: Callable[[Any, str], Any]) -> Callable[[Any, str], tuple[Any, ...]]:
@@ -346,6 +438,12 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "layers": _each(LayerRule.from_value),
     "keep": _each(KeepRule.from_value),
     "missing": _read_missing,
+    "tokens": lambda value, key: MappingProxyType(
+        {
+            token: TokenRule.from_value(rule, f"{key}.{token}")
+            for token, rule in sorted(as_mapping(value, key).items(), key=lambda item: as_text(item[0], key))
+        }
+    ),
     "evidence": _read_mapping,
 }
 """Key -> what makes its value, from a mapping or from a value of its own class."""
@@ -364,7 +462,7 @@ _ORDER = (
         "keep",
         "missing",
     ),
-    *("dtype", "config", "tokenizer", "seed", "evidence"),
+    *("dtype", "config", "tokenizer", "tokens", "pad_to_multiple_of", "chat_template", "seed", "evidence"),
 )
 """The order in which people read a recipe."""
 _ALWAYS = frozenset({"method", "evidence"})
@@ -406,18 +504,25 @@ class ResolvedRecipe(Recipe):
     def identity(self) -> dict[str, Any]:
         """What determines the bytes of the mix: no names of branches, no paths, no evidence."""
         shared = {key: value for key, value in self.to_dict().items() if key not in _WITHOUT_EFFECT}
-        for key in ("config", "tokenizer"):
-            shared[key] = self.donor(key)
+        shared["config"] = self.donor("config")
+        shared["tokenizer"] = "union" if self.tokenizer == "union" else self.donor("tokenizer")
+        if self.tokens:
+            shared["tokens"] = {
+                token: ["zero" if rule.source == "zero" else self._place(rule.source), rule.token, rule.force]
+                for token, rule in self.tokens.items()
+            }
+        if self.chat_template in ("first", "base", *(reference.model for reference in self.references)):
+            shared["chat_template"] = self._place(self.chat_template)
         if self.keep:
             shared["keep"] = self.kept
         known, every = self.spec.parameters, plain(self.every_parameter)
         # words at their default are left out: a method may gain an option, and its mixes keep their digest
         shared["parameters"] = {n: v for n, v in every.items() if not known[n].choices or v != known[n].default}
         ingredients = [
-            i.identity() | {"weight": plain(i.weight)} | ({"parameters": plain(i.parameters)} if i.parameters else {})
+            _identity(i) | {"weight": plain(i.weight)} | ({"parameters": plain(i.parameters)} if i.parameters else {})
             for i in self.ingredients
         ]
-        base = {"base": self.base.identity()} if self.base else {}
+        base = {"base": _identity(self.base)} if self.base else {}
         return shared | {"merge_format": MERGE_FORMAT, "ingredients": ingredients} | base
 
     @property
@@ -427,7 +532,9 @@ class ResolvedRecipe(Recipe):
 
     def donor(self, key: str) -> int:
         """Index of the ingredient that gives `config` or `tokenizer`; -1 is the base."""
-        name = getattr(self, key)
+        return self._place(getattr(self, key))
+
+    def _place(self, name: str) -> int:
         if name == "first":
             return 0
         models = [ingredient.model for ingredient in self.ingredients]
@@ -436,6 +543,14 @@ class ResolvedRecipe(Recipe):
     def to_json(self) -> str:
         """The whole recipe as canonical JSON, evidence and requested revisions included."""
         return canonical_json(self.to_dict())
+
+
+def _identity(reference: ModelReference) -> dict[str, Any]:
+    """What determines the content of a model or of a recipe's mix."""
+    if reference.recipe is None:
+        return reference.identity()
+    cut = {"layer_range": list(reference.layer_range)} if reference.layer_range else {}
+    return {"recipe": as_resolved(Recipe.from_dict(reference.recipe)).identity} | cut
 
 
 def canonical_json(value: Any) -> str:

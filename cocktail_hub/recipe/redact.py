@@ -34,6 +34,10 @@ def public_recipe(recipe: RecipeT) -> RecipeT:
         weighting=weighting,
         config=names.get(recipe.config, recipe.config),
         tokenizer=names.get(recipe.tokenizer, recipe.tokenizer),
+        tokens={
+            token: replace(rule, source=names.get(rule.source, rule.source)) for token, rule in recipe.tokens.items()
+        },
+        chat_template=names.get(recipe.chat_template, recipe.chat_template),
         keep=tuple(replace(rule, model=names.get(rule.model or "", rule.model)) for rule in recipe.keep),
         evidence=None if recipe.evidence is None else _clean(recipe.evidence, names),
     )
@@ -75,6 +79,8 @@ def last_name(path: str) -> str:
 
 
 def _renamed(reference: ReferenceT, names: Mapping[str, str]) -> ReferenceT:
+    if reference.recipe is not None:
+        return replace(reference, recipe=_clean(reference.recipe, names))
     base = _renamed(reference.base, names) if reference.base else None
     model = names[reference.model] if reference.digest is not None else reference.model
     return replace(reference, model=model, base=base)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.recipe.tensor_rules import as_parameters, as_tensor_number
-from cocktail_hub.recipe.validation import as_mapping, as_number, as_text, plain, reject_unknown
+from cocktail_hub.recipe.validation import (
+    as_json,
+    as_list,
+    as_mapping,
+    as_number,
+    as_text,
+    as_whole,
+    plain,
+    reject_unknown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +67,17 @@ def is_weight_file(path: Path) -> bool:
     return path.suffix in WEIGHT_SUFFIXES and path.is_file()
 
 
+def as_layer_range(value: Any, key: str) -> tuple[int, int]:
+    """Accept the first of some layers, and the one after the last."""
+    ends = [as_whole(end, key, low=0) for end in as_list(value, key)]
+    if len(ends) != len(("first", "stop")) or ends[0] >= ends[1]:
+        raise RecipeError(
+            f"`{key}` must be two numbers, the second one larger, got {ends}.\n"
+            "They are the first layer, counted from 0, and the one after the last.\nWrite, e.g., [0, 16]."
+        )
+    return ends[0], ends[1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelReference:
     """A model at a revision: as requested, and once resolved, the exact commit or content.
@@ -77,11 +97,17 @@ class ModelReference:
     base: ModelReference | None = None
     """The model that a PEFT adapter adapts. Written by `resolve`; may be given where the adapter names none."""
 
+    layer_range: tuple[int, int] | None = None
+    """The first layer that is taken of it, counted from 0, and the one after the last. `None`: all layers."""
+    recipe: Mapping[str, Any] | None = field(default=None, hash=False)
+    """A recipe whose mix is meant, as JSON values; `model` is then only its name."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", as_text(self.model, "model"))
-        for key in ("revision", "requested", "digest"):
-            if getattr(self, key) is not None:
-                object.__setattr__(self, key, as_text(getattr(self, key), f"{key} of '{self.model}'"))
+        if self.layer_range is not None:
+            object.__setattr__(self, "layer_range", as_layer_range(self.layer_range, f"layer_range of '{self.model}'"))
+        for key in filter(lambda key: getattr(self, key) is not None, ("revision", "requested", "digest")):
+            object.__setattr__(self, key, as_text(getattr(self, key), f"{key} of '{self.model}'"))
         if self.base is not None:
             object.__setattr__(self, "base", ModelReference.from_value(self.base, f"base of '{self.model}'"))
         if self.digest is not None and not CONTENT_DIGEST.fullmatch(self.digest):
@@ -89,6 +115,14 @@ class ModelReference:
                 f"`digest` of '{self.model}' must be 'xxh128:' and 32 hex digits, or 'sha256:' and 64, "
                 f"got {self.digest!r}."
             )
+        if self.recipe is not None:
+            object.__setattr__(self, "recipe", as_json(as_mapping(self.recipe, "recipe"), f"recipe of '{self.model}'"))
+            if self.digest or self.base:
+                raise RecipeError(
+                    f"'{self.model}' has a `recipe`, and a `{'digest' if self.digest else 'base'}` beside it.\n"
+                    "A recipe names the models that it is made from, and their digests.\nRemove one of the two."
+                )
+            return
         refuse_address(self.model, "`model`")
         if self.revision is None and is_weight_file(path := Path(self.model).expanduser()):
             raise RecipeError(
@@ -110,6 +144,8 @@ class ModelReference:
     @property
     def local(self) -> bool:
         """Whether this is a folder of this machine. With a revision, `org/name` is a repo, whatever folders exist."""
+        if self.recipe is not None:
+            return False
         by_name = is_local(self.model) if self.revision is None else is_path(self.model)
         return by_name or self.digest is not None
 
@@ -138,7 +174,8 @@ class ModelReference:
     def identity(self) -> dict[str, Any]:
         """What determines the content: the commit of a repo or the digest of a folder."""
         exact = {"digest": self.digest} if self.digest else {"model": self.model, "revision": self.revision}
-        return exact | ({"base": self.base.identity()} if self.base else {})
+        cut = {"layer_range": list(self.layer_range)} if self.layer_range else {}
+        return exact | cut | ({"base": self.base.identity()} if self.base else {})
 
     @classmethod
     def from_value(cls, value: Any, key: str) -> Self:
@@ -152,11 +189,19 @@ class ModelReference:
         if isinstance(value, ModelReference):
             return cls(**{f.name: getattr(value, f.name) for f in fields(ModelReference)})
         data: dict[str, Any] = {"model": value} if isinstance(value, str) else dict(as_mapping(value, key))
+        if data.get("recipe") is not None:
+            data = {"model": "recipe"} | data
         reject_unknown(data, [f.name for f in fields(cls)], f"`{key}`")
         if "model" not in data:
             raise RecipeError(f"`{key}` has no `model`. Give a Hub id such as 'org/name', or a local folder.")
         model = data["model"]
-        if isinstance(model, str) and "@" in model and data.get("revision") is None and not is_local(model):
+        if (
+            isinstance(model, str)
+            and "@" in model
+            and "recipe" not in data
+            and data.get("revision") is None
+            and not is_local(model)
+        ):
             data["model"], _, data["revision"] = model.partition("@")
         if data.get("base") is not None:
             data["base"] = ModelReference.from_value(data["base"], f"{key}.base")

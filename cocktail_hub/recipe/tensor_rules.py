@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from cocktail_hub.errors import RecipeError, did_you_mean
-from cocktail_hub.recipe.validation import as_json, as_list, as_mapping, as_number, as_text, reject_unknown
+from cocktail_hub.recipe.validation import as_flag, as_json, as_list, as_mapping, as_number, as_text, reject_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -195,6 +195,12 @@ def compiled(pattern: str) -> Expression:
         raise RecipeError(f"The pattern {pattern!r} is not a regular expression: {error}.") from error
 
 
+def split_layer(name: str) -> tuple[str, int, str] | None:
+    """Return what comes before the number of a tensor's layer, the number, and what follows; `None` without layer."""
+    layer = LAYER.search(name)
+    return (name[: layer.start()], int(layer[1]), name[layer.end() :]) if layer else None
+
+
 def depths(names: Iterable[str]) -> dict[str, float]:
     """Return how deep in the model each tensor is.
 
@@ -243,6 +249,36 @@ class KeepRule:
         if "match" not in data:
             raise RecipeError(f"`{key}` has no `match`. It needs a pattern of tensor names, such as 'lm_head*'.")
         return cls(match=data["match"], model=data.get("model"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRule:
+    """Whose row a token of the mix has."""
+
+    source: str
+    """`base`, `first`, or the `model` of an ingredient: it gives the row to models that lack the token. Or `zero`."""
+    token: str = ""
+    """Another token of that model, whose row it gives."""
+    force: bool = False
+    """Whether the row is that model's as it is, whoever else has one."""
+
+    def to_value(self) -> Any:
+        """Return what a recipe says."""
+        more = ({"token": self.token} if self.token else {}) | ({"force": True} if self.force else {})
+        return {"source": self.source} | more if more else self.source
+
+    @classmethod
+    def from_value(cls, value: Any, key: str) -> TokenRule:
+        """Read a model, or a mapping. Raises RecipeError."""
+        if isinstance(value, cls):
+            return value
+        data = {"source": value} if isinstance(value, str) else as_mapping(value, key)
+        reject_unknown(data, ("source", "token", "force"), f"`{key}`")
+        if "source" not in data:
+            raise RecipeError(f"`{key}` has no `source`. It needs the model whose row the token has.")
+        token = as_text(data["token"], f"{key}.token") if data.get("token") else ""
+        force = as_flag(data.get("force", False), f"{key}.force")
+        return cls(source=as_text(data["source"], key), token=token, force=force)
 
 
 @dataclass(frozen=True, kw_only=True)

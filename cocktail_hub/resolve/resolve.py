@@ -75,7 +75,7 @@ class ResolvedModel:
     @property
     def root(self) -> Path:
         """The folder of a local model."""
-        return Path(self.reference.model).expanduser()
+        return self.files.root if isinstance(self.files, LocalFiles) else Path(self.reference.model).expanduser()
 
 
 class _Adapted(NamedTuple):
@@ -89,13 +89,17 @@ class _Adapted(NamedTuple):
     """The recipe that it is, if it is one."""
 
 
-def open_model(pinned: ModelReference, hub: Hub) -> ResolvedModel:
+def open_model(pinned: ModelReference, hub: Hub, stages: Mapping[str, Path] | None = None) -> ResolvedModel:
     """Find the files of a pinned model. Nothing is requested for a Hub repo yet.
+
+    `stages`: name of a model that is a recipe -> the folder of its mix.
 
     Raises:
         SourceError: a local folder is gone.
         IncompatibleError: a local folder has changed since the recipe was resolved.
     """
+    if stages and pinned.recipe is not None:
+        return ResolvedModel(reference=pinned, files=LocalFiles(stages[pinned.model], name=pinned.model))
     if not pinned.local:
         return ResolvedModel(reference=pinned, files=hub.files(pinned.model, pinned.revision or ""))
     files = LocalFiles(Path(pinned.model).expanduser(), name=pinned.model)
@@ -151,6 +155,18 @@ class _Resolver:
             parts = list(pool.map(lambda ingredient: self.inline(ingredient, recipe), recipe.ingredients))
             return _add_anchor(replace(_flatten(recipe, parts), base=base.result(), anchor=anchor.result()))
 
+    def resolve_inner(self, inner: Recipe, name: ModelReference | None = None) -> Recipe:
+        """Resolve a recipe that is a model of this one; `name` is where it was read from."""
+        parents = (*self.parents, name) if name else self.parents
+        resolved = replace(self, parents=parents).resolve(inner)
+        if resolved.weighting is not None:
+            raise RecipeError(
+                "A recipe inside the recipe has no weights yet: it has a `weighting`.\n"
+                "What it is must be known before it is mixed with others.\n"
+                "Compute its weights (`cocktail score RECIPE -o SCORED.yaml`), and take that recipe."
+            )
+        return resolved
+
     def commit_of(self, reference: ModelReference) -> str | None:
         """The commit that a Hub repo's revision points to; `None` for a local folder."""
         return None if reference.local else self.hub.resolve(reference.model, reference.revision)
@@ -159,12 +175,17 @@ class _Resolver:
         """Pin the base or the anchor, which cannot be a recipe."""
         if reference is None or _resolved_before(reference):
             return reference
+        if reference.recipe is not None:
+            return replace(reference, recipe=self.resolve_inner(recipe_from_mapping(reference.recipe)).to_dict())
         commit = self.commit_of(reference)
-        if self.nested_recipe(reference, commit) is not None:
-            raise RecipeError(
-                f"`{key}` names '{reference.label}', which is itself a recipe.\nOnly ingredients can be inlined.\n"
-                f"Mix it first (`cocktail mix {reference.model} -o FOLDER`) and name the folder."
-            )
+        if (inner := self.nested_recipe(reference, commit)) is not None:
+            if key == "anchor":
+                raise RecipeError(
+                    f"`{key}` names '{reference.label}', which is itself a recipe.\nOnly ingredients can be inlined.\n"
+                    f"Mix it first (`cocktail mix {reference.model} -o FOLDER`) and name the folder."
+                )
+            here = ModelReference(model=reference.model, revision=commit)
+            return replace(reference, recipe=self.resolve_inner(inner, here).to_dict())
         return self.pin(reference, commit)
 
     def pin(self, reference: ReferenceT, commit: str | None) -> ReferenceT:
@@ -242,6 +263,8 @@ class _Resolver:
         """Return the pinned ingredient, or the ingredients of the recipe that it names or adapts, and that recipe."""
         if _resolved_before(ingredient):
             return (ingredient,), None
+        if ingredient.recipe is not None:
+            return self.inline_recipe(ingredient, None, recipe_from_mapping(ingredient.recipe), recipe)
         commit = self.commit_of(ingredient)
         inner = self.nested_recipe(ingredient, commit)
         if inner is not None:
@@ -252,8 +275,8 @@ class _Resolver:
             return (self.with_base(pinned, adapted),), None
         base = adapted.base
         mixed = Ingredient(model=base.model, revision=base.revision, weight=ingredient.weight)
-        parts, inner = self.inline_recipe(mixed, adapted.commit, adapted.recipe, recipe, adapter=opened)
-        return _adapted_parts(pinned, opened, mixed, parts, inner)
+        parts, mix = self.inline_recipe(mixed, adapted.commit, adapted.recipe, recipe, adapter=opened)
+        return _adapted_parts(pinned, opened, mixed, parts, mix or recipe)
 
     def inline_recipe(
         self,
@@ -263,21 +286,26 @@ class _Resolver:
         recipe: Recipe,
         *,
         adapter: ResolvedModel | None = None,
-    ) -> tuple[tuple[Ingredient, ...], Recipe]:
-        """Return the ingredients of a recipe that is an ingredient, or what the ingredient `adapter` adapts."""
+    ) -> tuple[tuple[Ingredient, ...], Recipe | None]:
+        """Return the ingredients of a recipe that is an ingredient, or what the ingredient `adapter` adapts.
+
+        One that is not linear, in a mix that is, stays a recipe, which is mixed by itself first.
+        """
         name = ingredient.model if commit else str(Path(ingredient.model).expanduser().resolve())
-        here = ModelReference(model=name, revision=commit)
-        if here in self.parents:
+        here = None if ingredient.recipe is not None else ModelReference(model=name, revision=commit)
+        if here and here in self.parents:
             cycle = " -> ".join(found.model for found in (*self.parents[self.parents.index(here) :], here))
             raise RecipeError(
                 f"The recipe '{ingredient.label}' contains itself: {cycle}.\nResolving it would never terminate.\n"
                 "Remove it from one of these recipes, or name one of its earlier commits."
             )
-        inner = replace(self, parents=(*self.parents, here)).resolve(inner)
+        inner = replace(self, parents=(*self.parents, here) if here else self.parents).resolve(inner)
         plain = not inner.varies and not recipe.varies and not inner.keep
-        linear = inner.method == recipe.method == "linear" and plain
+        linear = inner.method == recipe.method == "linear" and plain and not ingredient.layer_range
         same_policy, weights = not inner.missing or inner.missing == recipe.missing, inner.weights
         if ingredient.weight is None or weights is None or not linear or not same_policy:
+            if adapter is None and weights is not None:
+                return (replace(ingredient, recipe=inner.to_dict(), revision=commit or ingredient.revision),), None
             why = (
                 "Both must be linear mixes with given weights, the same for all tensors, the inner one without `keep`, "
                 "and with the same `missing`."

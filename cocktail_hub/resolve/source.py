@@ -249,9 +249,11 @@ def _map_references(recipe: Recipe, change: Callable[[Any], Any]) -> Recipe:
     """Change every model of a recipe, under the same name everywhere."""
 
     def changed(found: Any) -> Any:
+        if found and found.recipe is not None:
+            return replace(found, recipe=_map_references(recipe_from_mapping(found.recipe), change).to_dict())
         return replace(change(found), base=changed(found.base)) if found else None
 
-    names = {found.model: change(found).model for found in recipe.references}
+    names = {found.model: change(found).model for found in recipe.references if found.recipe is None}
     return replace(
         recipe,
         ingredients=tuple(map(changed, recipe.ingredients)),
@@ -259,5 +261,9 @@ def _map_references(recipe: Recipe, change: Callable[[Any], Any]) -> Recipe:
         anchor=changed(recipe.anchor),
         config=names.get(recipe.config, recipe.config),
         tokenizer=names.get(recipe.tokenizer, recipe.tokenizer),
+        tokens={
+            token: replace(rule, source=names.get(rule.source, rule.source)) for token, rule in recipe.tokens.items()
+        },
+        chat_template=names.get(recipe.chat_template, recipe.chat_template),
         keep=tuple(replace(rule, model=names.get(rule.model or "", rule.model)) for rule in recipe.keep),
     )

@@ -18,7 +18,7 @@ from cocktail_hub.version import VERSION
 
 pytestmark = pytest.mark.whole
 
-COMMANDS = ("mix", "check", "score", "eval", "sweep", "push", "verify", "methods", "cache", "demo")
+COMMANDS = ("mix", "check", "score", "eval", "sweep", "push", "verify", "methods", "cache", "demo", "import", "export")
 
 
 @pytest.mark.parametrize("name", ["-h", "--help"])

@@ -125,7 +125,24 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"missing": ["pooler.*"]}, "`missing` must be a mapping of keys to values, got ['pooler.*'] (list)."),
     ({"dtype": "fp16"}, "`dtype` must be one of auto, float32, float16, bfloat16, float64, got 'fp16' (str)."),
     ({"config": "org/z"}, "`config` must be one of first, org/a, org/b, got 'org/z' (str). Did you mean 'org/b'?"),
-    ({"tokenizer": "union"}, "`tokenizer` must be one of first, org/a, org/b, got 'union' (str)."),
+    (
+        {"tokenizer": "onion"},
+        "`tokenizer` must be one of union, first, org/a, org/b, got 'onion' (str). Did you mean 'u",
+    ),
+    ({"tokenizer": "base"}, "`tokenizer` must be one of union, first, org/a, org/b, got 'base' (str)."),
+    ({"config": "union"}, "`config` must be one of first, org/a, org/b, got 'union' (str)."),
+    ({"tokens": ["<s>"]}, "`tokens` must be a mapping of keys to values, got ['<s>'] (list)."),
+    ({"tokens": {"<s>": "org/c"}}, "`tokens.<s>.source` must be one of zero, first, org/a, org/b, got 'org/c' (str)."),
+    ({"tokens": {"<s>": {"force": True}}}, "`tokens.<s>` has no `source`. It needs the model whose row the token has."),
+    ({"tokens": {"<s>": {"source": "org/a", "forced": True}}}, "Unknown key 'forced' in `tokens.<s>`. Did you mean"),
+    ({"tokens": {"<s>": {"source": "org/a", "force": 1}}}, "`tokens.<s>.force` must be true or false, got 1 (int)."),
+    ({"tokens": {3: "org/a"}}, "`tokens` must be a string, got 3 (int). Put it in quotes."),
+    ({"pad_to_multiple_of": 0}, "`pad_to_multiple_of` must be at least 1, got 0 (int)."),
+    ({"pad_to_multiple_of": 100_000}, "`pad_to_multiple_of` must be at most 65536, got 100000."),
+    (
+        {"chat_template": "chatlm"},
+        "`chat_template` must be one of auto, alpaca, chatml, llama3, first, org/a, org/b, got",
+    ),
     ({"seed": -1}, "`seed` must be at least 0, got -1 (int)."),
     ({"seed": 1.5}, "`seed` must be a whole number, got 1.5 (float)."),
     ({"seed": 2**63}, "`seed` must be at most 9223372036854775807"),
@@ -315,3 +332,71 @@ def test_weights_that_are_normalized_need_not_sum_to_one() -> None:
     recipe = Recipe.from_dict({"normalize": True, "ingredients": [A | {"weight": 1}, B | {"weight": 1}]})
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert recipe.to_dict()["normalize"] is True
+
+
+# -- recipes in recipes --------------------------------------------------------------------------------------------
+
+INNER = {"ingredients": [{"model": "org/a", "weight": 0.5}, {"model": "org/b", "weight": 0.5}]}
+
+
+def nested(recipe: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A mix of a recipe and a model."""
+    return {
+        "ingredients": [{"model": "stage", "recipe": recipe, "weight": 0.5}, {"model": "org/c", "weight": 0.5}]
+    } | more
+
+
+def test_the_models_of_a_recipe_in_a_recipe_are_among_all_models() -> None:
+    recipe = Recipe.from_dict(nested(INNER))
+    assert [reference.model for reference in recipe.all_references] == ["org/a", "org/b", "org/c"]
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_a_mistake_in_a_recipe_in_a_recipe_is_named_with_it() -> None:
+    with pytest.raises(RecipeError, match="In the recipe of 'stage': Unknown key 'ingredient'"):
+        Recipe.from_dict(nested({"ingredient": []}))
+
+
+def test_recipes_in_recipes_are_bounded() -> None:
+    deep: dict[str, Any] = INNER
+    for _ in range(40):
+        deep = nested(deep)
+    with pytest.raises(RecipeError, match="The recipe contains more than 32 others"):
+        Recipe.from_dict(deep)
+
+
+def test_a_recipe_has_another_name_than_the_models_beside_it() -> None:
+    recipe = nested(INNER)
+    recipe["ingredients"][1]["model"] = "stage"
+    with pytest.raises(RecipeError, match="Two models are called 'stage'"):
+        Recipe.from_dict(recipe)
+
+
+def test_layers_are_stacked_without_weights() -> None:
+    parts = [{"model": "org/a", "layer_range": [0, 2]}, {"model": "org/a", "layer_range": [0, 2]}]
+    assert Recipe.from_dict({"method": "passthrough", "ingredients": parts}).weights == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("change", [{"layer_range": None}, {"weight": 0.5}])
+def test_a_stack_needs_the_layers_of_each(change: dict[str, Any]) -> None:
+    parts = [{"model": "org/a", "layer_range": [0, 2], "weight": 1.0} | change for _ in range(2)]
+    with pytest.raises(RecipeError, match="stacks their layers, so each needs a `layer_range`, and no other weight"):
+        Recipe.from_dict({"method": "passthrough", "ingredients": parts})
+
+
+def test_tokenizer_keys_survive_and_name_models_by_their_place() -> None:
+    rules = {"</s>": {"source": "first", "token": "<s>", "force": True}, "<s>": "org/b"}
+    keys = {"tokenizer": "union", "tokens": rules, "pad_to_multiple_of": 64, "chat_template": "org/b"}
+    recipe = Recipe(ingredients=[A, B], **keys)
+    assert {key: recipe.to_dict()[key] for key in keys} == keys
+    assert pickle.loads(pickle.dumps(recipe)) == recipe == Recipe.from_dict(recipe.to_dict())
+    plain = Recipe(ingredients=[A, B], pad_to_multiple_of=1, chat_template="auto", tokens={})
+    assert not plain.to_dict().keys() & keys.keys()
+    assert [
+        Recipe(ingredients=[A, B], chat_template=t).own_template for t in ("auto", "chatml", "{{ x }}", "org/a")
+    ] == [
+        False,
+        True,
+        True,
+        False,
+    ]

@@ -19,6 +19,8 @@ def test_local_folders_get_their_last_name_everywhere() -> None:
         {
             "ingredients": [entry("/home/me/one/model", "a"), entry("/home/me/two/model", "b")],
             "tokenizer": "/home/me/two/model",
+            "tokens": {"<s>": "/home/me/two/model"},
+            "chat_template": "/home/me/two/model",
             "evidence": {
                 "losses": {"/home/me/one/model": 1.0},
                 "note": "see /home/me/two/model",
@@ -28,7 +30,7 @@ def test_local_folders_get_their_last_name_everywhere() -> None:
     )
     shown = public_recipe(recipe)
     assert [ingredient.model for ingredient in shown.ingredients] == ["./model", "./model-2"]
-    assert shown.tokenizer == "./model-2"
+    assert shown.tokenizer == shown.tokens["<s>"].source == shown.chat_template == "./model-2"
     assert shown.to_dict()["evidence"] == {"losses": {"./model": 1.0}, "note": "see ./model-2", "at": "hf_***"}
     assert shown.digest == recipe.digest
 

@@ -149,3 +149,33 @@ def test_numbers_of_other_libraries_become_floats() -> None:
     weight = Ingredient(model="org/a", weight=numpy.float32(0.5)).weight
     assert type(weight) is float
     assert weight == 0.5
+
+
+# -- layers, and recipes in place of a model -----------------------------------------------------------------------
+
+INNER = {"ingredients": [{"model": "org/a", "weight": 0.5}, {"model": "org/b", "weight": 0.5}]}
+
+
+def test_a_range_of_layers_is_a_part_of_what_the_content_is() -> None:
+    found = ModelReference.from_value({"model": "org/a", "layer_range": [0, 8]}, "base")
+    assert found.layer_range == (0, 8)
+    assert found.to_dict() == {"model": "org/a", "layer_range": [0, 8]}
+    assert found.identity()["layer_range"] == [0, 8]
+
+
+@pytest.mark.parametrize("value", [[3], [3, 3], [4, 2], [0, 1, 2]])
+def test_a_range_of_layers_that_is_none_is_refused(value: list[int]) -> None:
+    with pytest.raises(RecipeError, match=r"`layer_range of 'org/a'` must be two numbers, the second one larger"):
+        ModelReference(model="org/a", layer_range=value)
+
+
+def test_a_recipe_in_place_of_a_model_has_any_name() -> None:
+    found = ModelReference.from_value({"model": "stage 1", "recipe": INNER}, "base")
+    assert ModelReference.from_value(found.to_dict(), "base") == found
+    assert not found.local
+    assert ModelReference.from_value({"recipe": INNER}, "base").model == "recipe"
+
+
+def test_a_recipe_in_place_of_a_model_has_no_digest() -> None:
+    with pytest.raises(RecipeError, match="has a `recipe`, and a `digest` beside it"):
+        ModelReference(model="x", recipe=INNER, digest="xxh128:" + 32 * "0")

@@ -165,6 +165,15 @@ def test_the_donor_is_an_index_into_the_ingredients(name: str, index: int) -> No
     assert resolved(tokenizer=name).donor("tokenizer") == index
 
 
+def test_keys_of_the_tokenizer_determine_the_digest_by_places_not_paths() -> None:
+    keys = {"tokenizer": "union", "tokens": {"<s>": "/home/me/b"}, "chat_template": "/home/me/b"}
+    found = resolved(**keys).identity
+    assert (found["tokenizer"], found["tokens"], found["chat_template"]) == ("union", {"<s>": [1, "", False]}, 1)
+    digests = {resolved(**{key: keys[key]}).digest for key in keys} | {resolved(pad_to_multiple_of=8).digest}
+    assert len(digests | {resolved().digest}) == 5
+    assert not resolved().identity.keys() & {"tokens", "pad_to_multiple_of", "chat_template"}
+
+
 def test_the_base_can_give_the_tokenizer() -> None:
     recipe = resolved(method="ties", base={"model": "org/base", "revision": C3}, tokenizer="org/base")
     assert recipe.donor("tokenizer") == -1

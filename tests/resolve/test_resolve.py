@@ -675,38 +675,61 @@ def test_the_same_recipe_twice_side_by_side_is_no_cycle(push: Callable[..., str]
 @pytest.mark.parametrize(
     ("inner_keys", "outer_keys"),
     [
-        ({"method": "task_arithmetic", "base": "org/base"}, {}),
+        ({"method": "task_arithmetic", "base": "BASE"}, {}),
         ({"layers": [{"match": ".*", "weights": [1.0, 0.0]}]}, {}),
-        ({"weighting": {"rule": "uniform"}}, {}),
         ({"missing": {"head": "drop"}}, {}),
         ({}, {"method": "task_arithmetic", "base": "BASE"}),
         ({}, {"layers": [{"match": ".*", "weights": [1.0, 0.0]}]}),
         ({}, {"weighting": {"rule": "uniform"}}),
     ],
 )
-def test_only_linear_recipes_with_weights_can_be_inlined(
+def test_a_recipe_that_cannot_be_inlined_stays_a_recipe_of_exact_models(
     push: Callable[..., str], options: Hub, inner_keys: dict[str, Any], outer_keys: dict[str, Any]
 ) -> None:
-    base = push()
-    named = {key: base if value in ("BASE", "org/base") else value for key, value in inner_keys.items()}
-    inner = push({"config.json": recipe_config(push(), push(), **named)})
-    outer = {key: base if value == "BASE" else value for key, value in outer_keys.items()}
+    base, one, other = push(), push(), push()
+    given, outer = ({k: base if v == "BASE" else v for k, v in keys.items()} for keys in (inner_keys, outer_keys))
+    inner = push({"config.json": recipe_config(one, other, **given)})
+    found = resolve(mix(inner, push(), **outer), options)
+    stage = found.ingredients[0]
+    assert (stage.model, stage.revision) == (inner, options.resolve(inner, None))
+    assert [entry["model"] for entry in stage.recipe["ingredients"]] == [one, other]
+    assert all(reference.pinned for reference in found.all_references)
+    assert inner not in {reference.model for reference in found.all_references}
+    assert resolve(found, options) == found
+
+
+def test_a_recipe_without_weights_cannot_be_mixed_with_others(push: Callable[..., str], options: Hub) -> None:
+    inner = push({"config.json": recipe_config(push(), push(), weighting={"rule": "uniform"})})
     with pytest.raises(RecipeError) as caught:
-        resolve(mix(inner, push(), **outer), options)
+        resolve(mix(inner, push()), options)
     assert str(caught.value) == (
         f"Ingredient '{inner}' is itself a recipe that cannot be inlined.\n"
         "Both must be linear mixes with given weights, the same for all tensors, the inner one without `keep`, and "
         "with the same `missing`.\n"
         f"Mix it first (`cocktail mix {inner} -o FOLDER`) and name the folder."
     )
+    with pytest.raises(RecipeError, match="A recipe inside the recipe has no weights yet"):
+        resolve(mix(push(), push(), method="ties", base=inner), options)
 
 
-@pytest.mark.parametrize("key", ["base", "anchor"])
-def test_a_recipe_can_be_neither_base_nor_anchor(push: Callable[..., str], options: Hub, key: str) -> None:
+def test_a_recipe_written_inside_the_recipe_is_inlined_too(push: Callable[..., str], options: Hub) -> None:
+    a, b = push(), push()
+    parts = [{"model": a, "weight": 0.5}, {"model": b, "weight": 0.5}]
+    outer = [{"recipe": {"ingredients": parts}, "weight": 0.5}, {"model": a, "weight": 0.5}]
+    assert weights(resolve(Recipe.from_dict({"ingredients": outer}), options)) == {a: 0.75, b: 0.25}
+
+
+def test_a_recipe_can_be_the_base(push: Callable[..., str], options: Hub) -> None:
+    one, other = push(), push()
+    inner = push({"config.json": recipe_config(one, other)})
+    found = resolve(mix(push(), push(), method="ties", base=inner), options)
+    assert [entry["model"] for entry in found.base.recipe["ingredients"]] == [one, other]
+
+
+def test_a_recipe_cannot_be_the_anchor(push: Callable[..., str], options: Hub) -> None:
     inner = push({"config.json": recipe_config(push(), push())})
-    keys = {"method": "ties", "base": inner} if key == "base" else {"anchor": inner}
-    with pytest.raises(RecipeError, match=rf"(?s)`{key}` names '{inner}', which is itself a recipe.*Mix it first"):
-        resolve(mix(push(), push(), **keys), options)
+    with pytest.raises(RecipeError, match=rf"(?s)`anchor` names '{inner}', which is itself a recipe.*Mix it first"):
+        resolve(mix(push(), push(), anchor=inner), options)
 
 
 def test_config_and_tokenizer_come_from_where_the_nested_recipe_takes_them(

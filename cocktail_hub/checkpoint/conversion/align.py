@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checkpoint.conversion.blocks import Block, Tracer
     from cocktail_hub.checkpoint.conversion.model_names import Group, NameMap
+    from cocktail_hub.checkpoint.conversion.tokens import TokenRows
     from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import ElementRange
     from cocktail_hub.checkpoint.weight_files import WeightFiles
@@ -34,6 +35,8 @@ _SIZE = re.compile(
     r"(num|n|encoder|decoder)_(\w+_)?(layers?|experts)|depths?|hidden_sizes?|intermediate_size|d_model|d_ff|n_embd"
 )
 """Keys of a config with a model's sizes."""
+_NOT_BY_TOKEN = re.compile(r"position|wpe|token_type|segment|rel_|norm|dense|pooler|classifier|score")
+"""In names of tensors outside of layers that have no row for each token, even where they are as long by chance."""
 
 
 def align(
@@ -41,6 +44,7 @@ def align(
     configs: Sequence[Mapping[str, Any]],
     *,
     missing: Mapping[str, str] | None = None,
+    rows: Sequence[TokenRows | None] = (),
 ) -> tuple[TensorMapping, ...]:
     """Map each ingredient's files to the names of the first one's.
 
@@ -51,6 +55,7 @@ def align(
         missing: regular expression over a whole tensor name -> `first` (a tensor that an ingredient lacks is taken from
             the first alone) or `drop` (a tensor that the first lacks is left out). Names are the first ingredient's;
             for `drop`, also those in the other one's files.
+        rows: where each has the rows of the mix's vocabulary, where tokens have other rows in some.
 
     Returns:
         A mapping per ingredient. The first one's is plain unless training tools wrapped its names.
@@ -61,19 +66,23 @@ def align(
     """
     policy = MissingPolicy(missing) if missing else None
     configs = [w.config if isinstance(w, AdaptedWeights) else c for w, c in zip(weights, configs, strict=True)]
-    first = _First(weights[0], configs[0])
-    for other in weights[1:]:
-        first.add_zeros(other)
+    by_token = rows or [None] * len(weights)
+    first = _First(weights[0], configs[0], by_token[0])
+    for other, having in zip(weights[1:], by_token[1:], strict=True):
+        first.add_zeros(other, having)
     own = TensorMapping(
         weights=weights[0],
         specs=first.specs,
         names=first.raw_of,
         config=first.config,
+        ranges=first.ranges,
+        rows=by_token[0],
+        by_token=frozenset(first.by_token),
         zeros=frozenset(first.zeros),
         notes=tuple(Note(what="zeros", tensor=name) for name in first.zeros),
     )
-    pairs = zip(weights[1:], configs[1:], strict=True)
-    mappings = (own, *(_Match(first, other, config, policy).mapping() for other, config in pairs))
+    others = zip(weights[1:], configs[1:], by_token[1:], strict=True)
+    mappings = (own, *(_Match(first, other, config, having, policy).mapping() for other, config, having in others))
     if policy:
         policy.refuse_idle([*first.specs, *(name for files in weights for name in files.specs)])
     return mappings
@@ -82,20 +91,38 @@ def align(
 class _First:
     """The ingredient whose names and shapes the mix has. Its model is built only where names differ."""
 
-    def __init__(self, weights: WeightFiles | AdaptedWeights, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, weights: WeightFiles | AdaptedWeights, config: Mapping[str, Any], rows: TokenRows | None
+    ) -> None:
         self.config, self.name = config, weights.name
         self.raw_of = unwrapped(weights.specs)
         """Name in the mix -> name in the file."""
         self.specs = {name: weights.specs[raw] for name, raw in self.raw_of.items()}
         self.zeros: list[str] = []
         """Names in `specs` that it lacks, and that its class starts at zeros."""
+        self.by_token: dict[str, int] = {}
+        """Name in the mix -> which dimension has an element for each token of the mix."""
+        self.ranges: dict[str, tuple[ElementRange, ...]] = {}
+        """Name in the mix -> where its rows are in this one's file, if tokens have other rows there."""
+        for name, spec in list(self.specs.items()) if rows else ():
+            self._take_in(name, spec, rows)
+            if name in self.by_token and rows and not rows.same:
+                self.ranges[name] = rows.ranges(self.raw_of[name], spec.numel)
 
-    def add_zeros(self, other: WeightFiles | AdaptedWeights) -> None:
+    def add_zeros(self, other: WeightFiles | AdaptedWeights, rows: TokenRows | None) -> None:
         """Take in the tensors of another ingredient that this one lacks only because they are zeros."""
         for name, raw in unwrapped(other.specs).items():
             if starts_at_zero(name) and name not in self.specs:
-                self.specs[name] = other.specs[raw]
+                self._take_in(name, other.specs[raw], rows)
                 self.zeros.append(name)
+
+    def _take_in(self, name: str, spec: TensorSpec, rows: TokenRows | None) -> None:
+        """Note what a tensor of the mix is like, from one that has the rows of an ingredient."""
+        named = rows and not _IN_LAYER.search(name) and not _NOT_BY_TOKEN.search(name)
+        axis = rows.axis(spec.shape) if rows and named else None
+        if rows and axis is not None:
+            self.by_token[name], spec = axis, rows.resized(spec, axis)
+        self.specs[name] = spec
 
     @cached_property
     def model(self) -> CanonicalModel:
@@ -132,9 +159,10 @@ class _Match:
         first: _First,
         weights: WeightFiles | AdaptedWeights,
         config: Mapping[str, Any],
+        rows: TokenRows | None,
         policy: MissingPolicy | None,
     ) -> None:
-        self.first, self.weights, self.config, self.policy = first, weights, config, policy
+        self.first, self.weights, self.config, self.rows, self.policy = first, weights, config, rows, policy
         self.raw_of = unwrapped(weights.specs)
         self.specs: dict[str, TensorSpec] = {}
         """Shapes and dtypes of what is read, under the first one's names."""
@@ -153,7 +181,7 @@ class _Match:
 
     def mapping(self) -> TensorMapping:
         """Match by name if that is sufficient, else by transformers' conversions of the model."""
-        mine = {name: self.weights.specs[raw].shape for name, raw in self.raw_of.items() if not _may_lack(name)}
+        mine = {name: self._spec(name, raw).shape for name, raw in self.raw_of.items() if not _may_lack(name)}
         same = mine == {name: spec.shape for name, spec in self.first.specs.items() if not _may_lack(name)}
         if same or "model_type" not in self.first.config:
             self._by_name()
@@ -172,6 +200,8 @@ class _Match:
             specs=self.specs,
             names=self._names,
             config=self.first.config,
+            rows=self.rows,
+            by_token=frozenset(self.first.by_token),
             ranges=self._ranges,
             blocks=tuple(self._blocks),
             absent=frozenset(self._absent),
@@ -284,8 +314,14 @@ class _Match:
             self._ranges.update(ranges)
         self._used.update(block.sources)
 
+    def _spec(self, name: str, raw: str) -> TensorSpec:
+        """Return what a tensor of the file is like, with the rows of the mix if it has one for each token."""
+        found, axis = self.weights.specs[raw], self.first.by_token.get(name)
+        matches = self.rows and axis is not None and self.rows.axis(found.shape) == axis
+        return self.rows.resized(found, axis) if self.rows and matches and axis is not None else found
+
     def _take(self, name: str, raw: str, *, what: What = "renamed") -> None:
-        found, expected = self.weights.specs[raw], self.first.specs[name]
+        found, expected = self._spec(name, raw), self.first.specs[name]
         self._used.add(raw)
         # buffers may have another length in another version
         if is_counter(name) or (is_rebuilt(name) and (found.shape != expected.shape or _differ(found, expected))):
@@ -293,6 +329,8 @@ class _Match:
             return
         self._names[name] = raw
         self.specs[name] = found
+        if self.rows and not self.rows.same and found is not self.weights.specs[raw]:
+            self._ranges[name] = self.rows.ranges(raw, self.weights.specs[raw].numel)
         if what != "renamed" or raw != name:
             self._note(what, name, raw)
 

@@ -6,7 +6,7 @@ import itertools
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from cocktail_hub.checkpoint.conversion.blocks import Block
+    from cocktail_hub.checkpoint.conversion.tokens import TokenRows
     from cocktail_hub.checkpoint.header import TensorSpec
     from cocktail_hub.checkpoint.reader import ElementRange, TensorReader
     from cocktail_hub.checkpoint.weight_files import WeightFiles
@@ -70,6 +71,10 @@ class TensorMapping:
     """Names that this ingredient lacks, and that its class starts at zeros."""
     equal: tuple[tuple[str, str], ...] = ()
     """Pairs of tensors in the file that the first ingredient ties: they must hold the same values."""
+    rows: TokenRows | None = None
+    """Where it has the rows of the mix's vocabulary; `None`: where the mix has them, in all ingredients."""
+    by_token: frozenset[str] = frozenset()
+    """Names with a row for each token, which `ranges` gather if they are elsewhere in this ingredient."""
     notes: tuple[Note, ...] = ()
     """One per tensor whose name or content is not simply the file's."""
 
@@ -82,6 +87,16 @@ class TensorMapping:
     def plain(self) -> bool:
         """Whether the files are read under their own names, without conversion."""
         return not self.ranges and not self.blocks and not self.zeros and all(a == b for a, b in self.names.items())
+
+    @property
+    def with_own_rows(self) -> TensorMapping:
+        """The same with the vocabulary that the ingredient itself has."""
+        if not self.by_token:
+            return self
+        own = {name: self.weights.specs[raw] for name, raw in self.names.items() if name in self.by_token}
+        rest = {name: spec for name, spec in self.specs.items() if name not in self.by_token}
+        ranges = {name: found for name, found in self.ranges.items() if name not in own}
+        return replace(self, specs=rest | own, ranges=ranges, zeros=self.zeros - self.by_token)
 
     def open(self, root: Path | str, adapter_root: Path | str | None = None) -> TensorReader:
         """Open the ingredient's files under the first one's names.

@@ -139,7 +139,9 @@ class Buffers:
         """Yield the pieces of every model where numbers are computed, each in the place of the one before."""
         for model, dtype in zip(tensor.models, tensor.dtypes, strict=True):
             slot = BufferSlice(0, count * itemsize(dtype), dtype)
-            self.read(job, model, pieces, slot)
+            host = self.read(job, model, pieces, slot)
+            for start, stop, _ in tensor.apart_in(pieces) if tensor.apart else ():
+                host[start * itemsize(dtype) : stop * itemsize(dtype)] = 0
             yield self._brought(slot)
 
     def _brought(self, slot: BufferSlice) -> Any:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from cocktail_hub.checkpoint.reader import ElementRange
-    from cocktail_hub.merge.kernels.buffers import Buffers, ShardJob
-    from cocktail_hub.merge.plan import ShardPlan, TensorPlan
+    from cocktail_hub.merge.kernels.buffers import Buffers, BufferSlice, ShardJob
+    from cocktail_hub.merge.plan import RowSum, ShardPlan, TensorPlan
 
 
 BLOCK = 1 << 14
@@ -85,7 +85,20 @@ def _add_up(buffers: Buffers, job: ShardJob, tensor: TensorPlan, pieces: Sequenc
             total += scratch
     steps.round_once(total, out)
     check_finite(buffers, job, tensor, pieces, total=total, out=out, bounded=is_bounded(tensor))
-    buffers.write(job, offset, place)
+    _write(buffers, job, place, offset, tensor.apart_in(pieces))
+
+
+def _write(
+    buffers: Buffers, job: ShardJob, made: BufferSlice, offset: int, apart: Iterable[tuple[int, int, RowSum]]
+) -> None:
+    """Write what was computed at a byte offset, without the rows that are chunks of their own."""
+    done, width = 0, itemsize(made.dtype)
+    left_out = [(start, stop) for start, stop, part in apart if part.models]
+    for start, stop in [*left_out, (made.nbytes // width, 0)]:
+        if start > done:
+            part = made._replace(start=made.start + done * width, nbytes=(start - done) * width)
+            buffers.write(job, offset + done * width, part)
+        done = stop
 
 
 def _add_up_measured(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
@@ -139,7 +152,7 @@ def _combine(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
         out = buffers.array(slot)
         steps.round_once(total, out)
         check_finite(buffers, job, tensor, pieces, total=total, out=out, bounded=False)
-        buffers.write(job, chunk.offset + start * width, slot)
+        _write(buffers, job, slot, chunk.offset + start * width, tensor.apart_in(pieces))
 
 
 def _compare(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
@@ -205,6 +218,13 @@ def cut_chunks(shard: ShardPlan, offset: int, capacity: Callable[[TensorPlan], i
     pieces: list[tuple[str, int, int]] = []
     begin = numel = room = 0
     for tensor in shard.tensors:
+        for part in tensor.apart:
+            like = replace(tensor, rule="sum", parameters={}, apart=(), **part.summed)
+            most = capacity(like) if part.models else part.stop
+            for begun in range(part.start, part.stop if part.models else 0, most):
+                ended = min(begun + most, part.stop)
+                place = offset + begun * itemsize(tensor.dtype)
+                yield Chunk(like, ((tensor.name, begun, ended),), place, ended - begun)
         start, stop = 0, math.prod(tensor.shape)
         while start < stop:
             if first is None or not room or len(pieces) == PIECES_PER_CHUNK or _kind(tensor) != _kind(first):
@@ -220,7 +240,7 @@ def cut_chunks(shard: ShardPlan, offset: int, capacity: Callable[[TensorPlan], i
 
 
 def _kind(tensor: TensorPlan) -> tuple[object, ...]:
-    return (tensor.rule, tensor.models, tensor.weights, tensor.dtypes, tensor.dtype, tensor.parameters)
+    return (tensor.rule, tensor.models, tensor.weights, tensor.dtypes, tensor.dtype, tensor.parameters, tensor.apart)
 
 
 def long_first(chunks: Iterable[Chunk], threads: int) -> list[Chunk]:

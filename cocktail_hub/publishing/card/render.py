@@ -160,6 +160,8 @@ def _ingredient_table(recipe: Recipe) -> str:
 
 def _model_cells(reference: ModelReference) -> list[str]:
     """Return model, commit and requested revision; the base of an adapter follows in the same cells."""
+    if reference.recipe is not None:
+        return [_shown(reference), "", ""]
     if reference.digest is None:
         commit = reference.revision or ""
         exact = link(code(commit[:7]), f"{_HUB}/{reference.model}/tree/{commit}")
@@ -176,6 +178,8 @@ def _model_cells(reference: ModelReference) -> list[str]:
 
 def _shown(reference: ModelReference) -> str:
     """Return the name of a model: a link to the Hub, or the name of a local folder."""
+    if reference.recipe is not None:
+        return f"{code(reference.model)} (a recipe in `recipe.json`)"
     if reference.digest:
         return f"{code(reference.model.removeprefix('./'))} (local folder)"
     return link(escape(reference.model), f"{_HUB}/{reference.model}")
@@ -249,10 +253,13 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     result += [code(dtype)] if dtype else []
     models = {reference.model: reference for reference in recipe.references}
     models["first"] = recipe.anchor or recipe.ingredients[0]  # an anchor comes first in the mix
-    config, tokenizer = (_shown(models[name]) for name in (recipe.config, recipe.tokenizer))
+    if recipe.base:
+        models["base"] = recipe.base
+    config = _shown(models[recipe.config])
+    tokenizer = "all of them together" if recipe.tokenizer == "union" else _shown(models[recipe.tokenizer])
     rules = "One rule" if len(recipe.layers) == 1 else f"{len(recipe.layers)} rules"
     file = "config.json" if facts.form == "recipe" else "recipe.json"
-    weighed = (recipe.evidence or {}).keys() - {"inlined", "code"}
+    weighed = (recipe.evidence or {}).keys() - {"inlined", "code", "imported"}
     inlined = [link(escape(name), f"{_HUB}/{name}/tree/{commit}") for name, commit in inlined_in(recipe).items()]
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in facts.versions.items())
     return [

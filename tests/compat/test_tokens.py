@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from cocktail_hub import MixOptions, check, mix
+from cocktail_hub import MixOptions, check, mix, score
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.compat.tokens import AlignedTokens, align_tokens
 from cocktail_hub.compat.vocabulary import Vocabulary, find_vocabulary
@@ -165,3 +165,14 @@ def test_models_of_other_sizes_without_tokenizers_are_refused_as_before(tmp_path
     (plain / "tokenizer.json").unlink()
     with pytest.raises(IncompatibleError, match=r"its vocabulary has 20 entries, that of .* 21"):
         mix(mixture(grown, plain))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("tokenizer", ["first", "union"])
+def test_models_are_scored_with_their_own_tokenizers(tmp_path: Path, tokenizer: str) -> None:
+    one, two = saved(tmp_path / "one", "llama", 1, "<|a|>"), saved(tmp_path / "two", "llama", 2, "<|b|>", "<|a|>")
+    asked = [{"input": "the cat <|a|>", "output": "sat on the mat <|a|>"}]
+    open_recipe = {"ingredients": [str(one), str(two)], "tokenizer": tokenizer}
+    apart = [score({"ingredients": [str(path), str(path)]}, examples=asked).weights.losses[0] for path in (one, two)]
+    found = score(open_recipe, examples=asked).weights
+    assert list(found.losses) == apart

@@ -65,7 +65,7 @@ def join_tokenizers(vocabularies: Sequence[Vocabulary], tokens: Mapping[int, str
     else:  # all are in the model: the ids of added tokens that it lacks would be counted anew
         model["vocab"] |= ids
     joined["added_tokens"].sort(key=lambda token: token["id"])
-    return (json.dumps(joined, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(joined, ensure_ascii=False) + "\n").encode()
 
 
 def _kind(data: Mapping[str, Any]) -> str:

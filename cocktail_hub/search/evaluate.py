@@ -155,7 +155,10 @@ def _plain(found: Mapping[str, Figure]) -> dict[str, Any]:
 def entrants_of(
     recipe: ResolvedRecipe, report: CompatibilityReport, options: MixOptions, scratch: Path
 ) -> list[Entrant]:
-    """The mix of a recipe; then base, ingredients, and a mix of equal weights; all read with the mix's tokenizer."""
+    """The mix of a recipe; then base, ingredients, and a mix of equal weights; all read with the mix's tokenizer.
+
+    Where rows of tokens are elsewhere in some, the models read with their own.
+    """
     tokenizer = copy_tokenizer(report, scratch, code=options.trust_remote_code)
 
     def mixed(name: str, recipe: ResolvedRecipe) -> Entrant:
@@ -172,7 +175,9 @@ def entrants_of(
                 name=f"base {name}" if index < report.first else name,
                 identity=identity,
                 folder=partial(model_folder, index, report, options),
-                tokenizer=tokenizer,
+                tokenizer=copy_tokenizer(report, scratch, code=options.trust_remote_code, index=index)
+                if report.tokens
+                else tokenizer,
             ),
         )
     share = sum(recipe.weights or ()) / len(recipe.ingredients)

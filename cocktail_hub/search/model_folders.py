@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cocktail_hub.merge.in_memory import mixed_in_memory
 from cocktail_hub.merge.materialize import materialize
 from cocktail_hub.merge.run import bytes_to_fetch
-from cocktail_hub.merge.small_files import TOKENIZER_FILES, copy_small_files
+from cocktail_hub.merge.small_files import TOKENIZER_FILES, copy_small_files, relocated, write_file
 from cocktail_hub.recipe import canonical_json
 from cocktail_hub.storage.cache import Cache
 from cocktail_hub.storage.disk import require_free_space, sha256_of
@@ -52,12 +52,25 @@ def staging_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def copy_tokenizer(report: CompatibilityReport, folder: Path, *, code: bool) -> tuple[Path, str]:
-    """Copy the small files of a mix into a folder; returns the tokenizer's folder, and what pins the tokenizer."""
-    copy_small_files(report, folder, code=code)
+def copy_tokenizer(
+    report: CompatibilityReport, folder: Path, *, code: bool, index: int | None = None
+) -> tuple[Path, str]:
+    """Copy the small files of a mix into a folder; returns the tokenizer's folder, and what pins the tokenizer.
+
+    `index`: of a model that reads with its own tokenizer, if its rows are not at the same places as the mix's.
+    """
+    main = report.models[report.first].main
+    if index is None or report.tokens is None:
+        copy_small_files(report, folder, code=code)
+    else:
+        model, folder = report.models[index], folder / f"tokenizer-{index}"
+        main = model.main
+        for opened in (model.body, model.located):
+            for path in (*opened.model_files.carried, *(opened.model_files.code if code else ())):
+                write_file(folder / relocated(path, opened.model_files.main, main), opened.files.read(path))
     tokenizer = {
         path.relative_to(folder).as_posix(): sha256_of(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in TOKENIZER_FILES)
     }
-    return folder / report.models[report.first].main, canonical_json(tokenizer)
+    return folder / main, canonical_json(tokenizer)

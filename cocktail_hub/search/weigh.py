@@ -146,18 +146,24 @@ def scoring_jobs(
     examples: Examples,
     settings: ScoringSettings,
 ) -> list[ScoringJob]:
-    """One job per ingredient; all read with the tokenizer of the mix, which is copied into `folder`."""
-    tokenizer_folder, tokenizer = copy_tokenizer(report, folder, code=options.trust_remote_code)
+    """One job per ingredient; all read with the tokenizer of the mix, which is copied into `folder`.
+
+    Where rows of tokens are elsewhere in some, each reads with its own.
+    """
     places = [model.located.reference.identity() for model in report.models]
+    read_by = {
+        index: copy_tokenizer(report, folder, code=options.trust_remote_code, index=index)
+        for index in (range(len(places)) if report.tokens else (report.first,))
+    }
     return [
         ScoringJob(
             name=ingredient.label,
             identity=canonical_json(ingredient.identity()),
-            folder=partial(model_folder, places.index(ingredient.identity()), report, options),
-            tokenizer_folder=tokenizer_folder,
-            tokenizer_identity=tokenizer,
+            folder=partial(model_folder, place, report, options),
+            tokenizer_folder=read_by.get(place, read_by[report.first])[0],
+            tokenizer_identity=read_by.get(place, read_by[report.first])[1],
             examples=examples,
             settings=settings,
         )
-        for ingredient in ingredients
+        for ingredient, place in ((each, places.index(each.identity())) for each in ingredients)
     ]

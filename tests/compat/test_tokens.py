@@ -9,10 +9,11 @@ from typing import Any
 import models
 import pytest
 import torch
+from piece_helpers import model
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from cocktail_hub import MixOptions, check, mix
+from cocktail_hub import MixOptions, check, mix, score
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.compat.tokens import AlignedTokens, align_tokens
 from cocktail_hub.compat.vocabulary import Vocabulary, find_vocabulary
@@ -132,8 +133,8 @@ def test_a_model_with_an_added_token_mixes_with_one_without_in_either_order(
             assert torch.equal(tensor.narrow(axis, 0, shared), both.to(a.dtype))
             rest = a.shape[axis] - shared
             assert torch.equal(tensor.narrow(axis, shared, rest), a.narrow(axis, shared, rest))
-        model = AutoModel.from_pretrained(made.path)
-        assert model.get_input_embeddings().num_embeddings == len(AutoTokenizer.from_pretrained(first)) + (
+        loaded = AutoModel.from_pretrained(made.path)
+        assert loaded.get_input_embeddings().num_embeddings == len(AutoTokenizer.from_pretrained(first)) + (
             padding if first is plain else 0
         )
 
@@ -165,3 +166,41 @@ def test_models_of_other_sizes_without_tokenizers_are_refused_as_before(tmp_path
     (plain / "tokenizer.json").unlink()
     with pytest.raises(IncompatibleError, match=r"its vocabulary has 20 entries, that of .* 21"):
         mix(mixture(grown, plain))
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("tokenizer", ["first", "union"])
+def test_models_are_scored_with_their_own_tokenizers(tmp_path: Path, tokenizer: str) -> None:
+    one, two = saved(tmp_path / "one", "llama", 1, "<|a|>"), saved(tmp_path / "two", "llama", 2, "<|b|>", "<|a|>")
+    asked = [{"input": "the cat <|a|>", "output": "sat on the mat <|a|>"}]
+    open_recipe = {"ingredients": [str(one), str(two)], "tokenizer": tokenizer}
+    apart = [score({"ingredients": [str(path), str(path)]}, examples=asked).weights.losses[0] for path in (one, two)]
+    found = score(open_recipe, examples=asked).weights
+    assert list(found.losses) == apart
+
+
+@pytest.mark.whole
+def test_on_task_vectors_a_token_that_the_base_lacks_is_the_mean_of_the_others(tmp_path: Path) -> None:
+    base = saved(tmp_path / "base", "llama", 1)
+    one, two = (saved(tmp_path / name, "llama", seed, "<|pad|>") for name, seed in (("one", 2), ("two", 3)))
+    listed = [{"model": str(path), "weight": weight} for path, weight in ((one, 0.25), (two, 0.5))]
+    recipe = {"method": "task_arithmetic", "base": str(base), "ingredients": listed, "parameters": {"lambda": 0.5}}
+    found = {path: load_file(path / "model.safetensors")["lm_head.weight"].double() for path in (base, one, two)}
+    made = load_file(mix(recipe).path / "model.safetensors")["lm_head.weight"]
+    assert torch.equal(made[20], (found[one][20] / 3 + found[two][20] / 1.5).float())
+    both = found[base] * 0.625 + found[one][:20] * 0.125 + found[two][:20] * 0.25
+    assert torch.equal(made[:20], both.float())
+    assert (
+        mix(recipe | {"tokenizer": "base"}).path.joinpath("tokenizer.json").read_bytes()
+        == (base / "tokenizer.json").read_bytes()
+    )
+    assert load_file(mix(recipe | {"tokenizer": "base"}).path / "model.safetensors")["lm_head.weight"].shape[0] == 20
+
+
+def test_ids_of_sentencepiece_count_where_the_files_agree() -> None:
+    pieces = model([("<unk>", 0.0, 2), ("a", -1.0, 1), ("b", -2.0, 1)])
+    one = Vocabulary(name="one", path="tokenizer.model", text=pieces, declared={3: "<pad>"})
+    two = Vocabulary(name="two", path="tokenizer.model", text=pieces)
+    assert sources(aligned(one, two, 4, 3)) == [[0, 1, 2, 3], [0, 1, 2, None]]
+    moved = model([("b", 0.0, 1), ("<unk>", 0.0, 2), ("a", -1.0, 1), ("c", -1.0, 1)])
+    assert aligned(one, Vocabulary(name="x", path="tokenizer.model", text=moved), 4, 3, choice="one") is None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import models
 import pytest
 
@@ -40,3 +42,11 @@ def test_the_tokenizer_is_pinned_by_its_files(report, tmp_path):
     assert (folder / "tokenizer.json").is_file()
     assert copy_tokenizer(report, tmp_path / "two", code=False)[1] == pinned
     assert "config.json" not in pinned.replace("tokenizer_config.json", "")
+
+
+def test_a_model_whose_tokens_have_other_rows_reads_with_its_own_tokenizer(report, tmp_path):
+    assert copy_tokenizer(report, tmp_path / "one", code=False, index=1)[0] == tmp_path / "one"
+    moved = replace(report, tokens="not None")
+    folder, _ = copy_tokenizer(moved, tmp_path / "two", code=False, index=1)
+    own = models.pair("bert").folders[1] / "tokenizer.json"
+    assert (folder.parent, (folder / "tokenizer.json").read_bytes()) == (tmp_path / "two", own.read_bytes())

@@ -39,13 +39,14 @@ class TokenRows:
     def of(cls, sources: Sequence[int | None], own: int) -> TokenRows:
         """Make it from the model's row for each row of the mix, `None` for one that it lacks."""
         runs: list[TokenRun] = []
+        begun = 0  # row at which the open run begins
         for row, source in enumerate(sources):
+            following = sources[row + 1] if row + 1 < len(sources) else None
             if source is None:
-                continue
-            if runs and (last := runs[-1]).row + last.length == row and last.source + last.length == source:
-                runs[-1] = last._replace(length=last.length + 1)
-            else:
-                runs.append(TokenRun(row, source, 1))
+                begun = row + 1
+            elif following != source + 1:
+                runs.append(TokenRun(begun, source - (row - begun), row - begun + 1))
+                begun = row + 1
         return cls(len(sources), own, tuple(runs))
 
     @property

@@ -10,7 +10,7 @@ N is the number of ingredients, n that of examples. All arrays are float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FOLDS = 10
 """Parts of the examples for the cross-validation."""
+SMOOTHING = 2.0
+"""Of the temperature. At 1 a few hard examples decide; at 3 the loss is less that of the mix. See docs/results.md."""
 _STEPS = 300
 """Most steps of the descent; a few dozen are usual."""
 _SETTLED = 1e-5
@@ -52,6 +54,10 @@ class MixedOutputs(Protocol):
     def convex(self) -> bool:
         """Whether the loss is convex in the weights, so that there is one minimum."""
 
+    @property
+    def smooth(self) -> MixedOutputs:
+        """The same with a loss that depends less on single hard examples; weights are searched with it."""
+
     def losses(self, weights: np.ndarray) -> np.ndarray:
         """Per example the loss of the weighted mean, in nats: [n]."""
 
@@ -78,6 +84,11 @@ class MixedLogits:
     def count(self) -> int:
         """See `MixedOutputs`."""
         return len(self.logits)
+
+    @property
+    def smooth(self) -> MixedLogits:
+        """The same: a mean of logits has no temperature to choose."""
+        return self
 
     @cached_property
     def _shares(self) -> np.ndarray:
@@ -122,7 +133,14 @@ class MixedVectors:
     """Whether vectors are scaled to length 1 after they are averaged; else their dot products are compared."""
     temperature: float
     """Divisor of the similarities."""
+    smoothing: float = 1.0
+    """Multiplies the temperature, and the loss, so that similarities weigh as much as before."""
     convex = False
+
+    @property
+    def smooth(self) -> MixedVectors:
+        """See `MixedOutputs`."""
+        return replace(self, smoothing=SMOOTHING)
 
     @property
     def count(self) -> int:
@@ -131,14 +149,14 @@ class MixedVectors:
 
     def losses(self, weights: np.ndarray) -> np.ndarray:
         """See `MixedOutputs`."""
-        scores = self.scores(weights) / self.temperature
+        scores = self.scores(weights) / (self.temperature * self.smoothing)
         others = _logsumexp(np.where(self.wrong, scores, NEVER))[:, None]
-        return np.asarray((self.right * (np.logaddexp(scores, others) - scores)).sum(axis=1))
+        return np.asarray(self.smoothing * (self.right * (np.logaddexp(scores, others) - scores)).sum(axis=1))
 
     def gradient(self, weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """See `MixedOutputs`."""
         (queries, passages), lengths = self._means(weights)
-        scores = queries @ passages.T / self.temperature
+        scores = queries @ passages.T / (self.temperature * self.smoothing)
         others = _logsumexp(np.where(self.wrong, scores, NEVER))[:, None]
         missed = np.exp(others - np.logaddexp(scores, others))  # per positive the probability of all wrong passages
         taken = np.exp(np.where(self.wrong, scores, NEVER) - others)  # how the wrong passages divide it
@@ -243,7 +261,7 @@ def best_weights(
 def cross_validated_gain(
     outputs: MixedOutputs, units: Sequence[str], strength: float, prior: np.ndarray | None = None
 ) -> Gain:
-    """Estimate the gain of `best_weights` over equal weights.
+    """Estimate the gain of `best_weights` of the smooth loss over equal weights.
 
     Args:
         outputs: of N ingredients for n examples.
@@ -252,11 +270,12 @@ def cross_validated_gain(
         prior: as for `best_weights`.
     """
     numbers = np.unique(units, return_inverse=True)[1]
+    smooth = outputs.smooth
     before = outputs.losses(np.full(outputs.count, 1 / outputs.count))
     gains = np.zeros(len(before))
     for fold in range(min(FOLDS, numbers.max() + 1)):
         tested = numbers % FOLDS == fold
-        weights = best_weights(outputs, strength / (~tested).sum(), prior, chosen=~tested, settled=_SETTLED_IN_FOLD)
+        weights = best_weights(smooth, strength / (~tested).sum(), prior, chosen=~tested, settled=_SETTLED_IN_FOLD)
         gains[tested] = (before - outputs.losses(weights))[tested]
     per_unit = np.bincount(numbers, gains) / np.bincount(numbers)
     resampled, tail = np.concatenate(list(resampled_means(per_unit[:, None], seed=0))), tail_for(len(per_unit))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,8 +41,8 @@ def vectors(*, cosine: bool) -> MixedVectors:
     )
 
 
-ALL = [logits(), vectors(cosine=True), vectors(cosine=False)]
-NAMES = ["logits", "cosine", "dot"]
+ALL = [logits(), vectors(cosine=True), vectors(cosine=False), vectors(cosine=True).smooth]
+NAMES = ["logits", "cosine", "dot", "smooth"]
 
 
 def test_the_loss_of_mean_logits_is_the_cross_entropy_of_the_first_candidate():
@@ -63,6 +65,12 @@ def test_the_loss_of_mean_vectors_is_info_nce_of_their_cosines():
         others = sum(parts) - parts[example] - parts[example + 1]
         own = [-np.log(part / (part + others)) for part in parts[[example, example + 1]]]
         assert loss == pytest.approx(sum(own) / 2, rel=1e-12)
+
+
+def test_the_smooth_loss_of_vectors_is_twice_that_at_twice_the_temperature():
+    outputs, weights = vectors(cosine=True), np.array([0.1, 0.2, 0.3, 0.4])
+    warmer = replace(outputs, temperature=1.0)
+    assert outputs.smooth.losses(weights).tolist() == (2 * warmer.losses(weights)).tolist()
 
 
 @pytest.mark.parametrize("outputs", ALL, ids=NAMES)

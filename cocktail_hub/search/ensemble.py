@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 FOLDS = 10
 """Parts of the examples for the cross-validation."""
-SMOOTHING = 2.0
-"""Of the temperature. At 1 a few hard examples decide; at 3 the loss is less that of the mix. See docs/results.md."""
 _STEPS = 300
 """Most steps of the descent; a few dozen are usual."""
 _SETTLED = 1e-5
@@ -55,8 +53,8 @@ class MixedOutputs(Protocol):
         """Whether the loss is convex in the weights, so that there is one minimum."""
 
     @property
-    def smooth(self) -> MixedOutputs:
-        """The same with a loss that depends less on single hard examples; weights are searched with it."""
+    def searched(self) -> MixedOutputs:
+        """The same with the loss that weights are searched by."""
 
     def losses(self, weights: np.ndarray) -> np.ndarray:
         """Per example the loss of the weighted mean, in nats: [n]."""
@@ -86,8 +84,8 @@ class MixedLogits:
         return len(self.logits)
 
     @property
-    def smooth(self) -> MixedLogits:
-        """The same: a mean of logits has no temperature to choose."""
+    def searched(self) -> MixedLogits:
+        """The same."""
         return self
 
     @cached_property
@@ -133,14 +131,17 @@ class MixedVectors:
     """Whether vectors are scaled to length 1 after they are averaged; else their dot products are compared."""
     temperature: float
     """Divisor of the similarities."""
-    smoothing: float = 1.0
-    """Multiplies the temperature, and the loss, so that similarities weigh as much as before."""
+    decoupled: bool = False
+    """Whether the loss is what it would be among endlessly many such passages, a constant aside (arXiv:2110.06848).
+    Among few, examples that most ingredients answer hardly count, and single hard ones decide."""
+    scale: float = 1.0
+    """Of the loss."""
     convex = False
 
     @property
-    def smooth(self) -> MixedVectors:
+    def searched(self) -> MixedVectors:
         """See `MixedOutputs`."""
-        return replace(self, smoothing=SMOOTHING)
+        return replace(self, decoupled=True, scale=0.25)
 
     @property
     def count(self) -> int:
@@ -149,19 +150,21 @@ class MixedVectors:
 
     def losses(self, weights: np.ndarray) -> np.ndarray:
         """See `MixedOutputs`."""
-        scores = self.scores(weights) / (self.temperature * self.smoothing)
+        scores = self.scores(weights) / self.temperature
         others = _logsumexp(np.where(self.wrong, scores, NEVER))[:, None]
-        return np.asarray(self.smoothing * (self.right * (np.logaddexp(scores, others) - scores)).sum(axis=1))
+        whole = np.where(others > NEVER / 2, others, scores) if self.decoupled else np.logaddexp(scores, others)
+        return np.asarray(self.scale * (self.right * (whole - scores)).sum(axis=1))
 
     def gradient(self, weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """See `MixedOutputs`."""
         (queries, passages), lengths = self._means(weights)
-        scores = queries @ passages.T / (self.temperature * self.smoothing)
+        scores = queries @ passages.T / self.temperature
         others = _logsumexp(np.where(self.wrong, scores, NEVER))[:, None]
-        missed = np.exp(others - np.logaddexp(scores, others))  # per positive the probability of all wrong passages
+        # per positive the probability of all wrong passages
+        missed = others > NEVER / 2 if self.decoupled else np.exp(others - np.logaddexp(scores, others))
         taken = np.exp(np.where(self.wrong, scores, NEVER) - others)  # how the wrong passages divide it
         slopes = (self.right * missed).sum(axis=1, keepdims=True) * taken - self.right * missed
-        slopes *= chosen[:, None] / self.temperature
+        slopes *= self.scale * chosen[:, None] / self.temperature
         total = np.zeros(self.count)
         for slope, mean, length, parts in (
             (slopes @ passages, queries, lengths[0], self.queries),
@@ -261,7 +264,7 @@ def best_weights(
 def cross_validated_gain(
     outputs: MixedOutputs, units: Sequence[str], strength: float, prior: np.ndarray | None = None
 ) -> Gain:
-    """Estimate the gain of `best_weights` of the smooth loss over equal weights.
+    """Estimate the gain of `best_weights` over equal weights.
 
     Args:
         outputs: of N ingredients for n examples.
@@ -270,12 +273,12 @@ def cross_validated_gain(
         prior: as for `best_weights`.
     """
     numbers = np.unique(units, return_inverse=True)[1]
-    smooth = outputs.smooth
+    searched = outputs.searched
     before = outputs.losses(np.full(outputs.count, 1 / outputs.count))
     gains = np.zeros(len(before))
     for fold in range(min(FOLDS, numbers.max() + 1)):
         tested = numbers % FOLDS == fold
-        weights = best_weights(smooth, strength / (~tested).sum(), prior, chosen=~tested, settled=_SETTLED_IN_FOLD)
+        weights = best_weights(searched, strength / (~tested).sum(), prior, chosen=~tested, settled=_SETTLED_IN_FOLD)
         gains[tested] = (before - outputs.losses(weights))[tested]
     per_unit = np.bincount(numbers, gains) / np.bincount(numbers)
     resampled, tail = np.concatenate(list(resampled_means(per_unit[:, None], seed=0))), tail_for(len(per_unit))

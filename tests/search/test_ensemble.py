@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -41,8 +39,8 @@ def vectors(*, cosine: bool) -> MixedVectors:
     )
 
 
-ALL = [logits(), vectors(cosine=True), vectors(cosine=False), vectors(cosine=True).smooth]
-NAMES = ["logits", "cosine", "dot", "smooth"]
+ALL = [logits(), vectors(cosine=True), vectors(cosine=False), vectors(cosine=True).searched]
+NAMES = ["logits", "cosine", "dot", "searched"]
 
 
 def test_the_loss_of_mean_logits_is_the_cross_entropy_of_the_first_candidate():
@@ -67,10 +65,20 @@ def test_the_loss_of_mean_vectors_is_info_nce_of_their_cosines():
         assert loss == pytest.approx(sum(own) / 2, rel=1e-12)
 
 
-def test_the_smooth_loss_of_vectors_is_twice_that_at_twice_the_temperature():
+def test_the_loss_that_weights_of_embedders_are_searched_by_leaves_the_right_passage_out_of_the_sum():
     outputs, weights = vectors(cosine=True), np.array([0.1, 0.2, 0.3, 0.4])
-    warmer = replace(outputs, temperature=1.0)
-    assert outputs.smooth.losses(weights).tolist() == (2 * warmer.losses(weights)).tolist()
+    scores = outputs.scores(weights) / 0.5
+    others = np.log(np.exp(np.where(outputs.wrong, scores, -np.inf)).sum(axis=1, keepdims=True))
+    expected = (outputs.right * (others - scores)).sum(axis=1) / 4
+    assert outputs.searched.losses(weights) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_example_without_wrong_passages_pulls_no_weight():
+    outputs = vectors(cosine=True)
+    outputs.wrong[0] = False
+    first = (np.arange(EXAMPLES) == 0).astype(float)
+    assert outputs.searched.losses(np.full(COUNT, 0.25))[0] == 0
+    assert outputs.searched.gradient(np.full(COUNT, 0.25), first).tolist() == [0] * COUNT
 
 
 @pytest.mark.parametrize("outputs", ALL, ids=NAMES)

@@ -10,7 +10,7 @@ N is the number of ingredients, n that of examples. All arrays are float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,6 +52,10 @@ class MixedOutputs(Protocol):
     def convex(self) -> bool:
         """Whether the loss is convex in the weights, so that there is one minimum."""
 
+    @property
+    def searched(self) -> MixedOutputs:
+        """The same with the loss that weights are searched by."""
+
     def losses(self, weights: np.ndarray) -> np.ndarray:
         """Per example the loss of the weighted mean, in nats: [n]."""
 
@@ -78,6 +82,11 @@ class MixedLogits:
     def count(self) -> int:
         """See `MixedOutputs`."""
         return len(self.logits)
+
+    @property
+    def searched(self) -> MixedLogits:
+        """The same."""
+        return self
 
     @cached_property
     def _shares(self) -> np.ndarray:
@@ -122,7 +131,17 @@ class MixedVectors:
     """Whether vectors are scaled to length 1 after they are averaged; else their dot products are compared."""
     temperature: float
     """Divisor of the similarities."""
+    decoupled: bool = False
+    """Whether the loss is what it would be among endlessly many such passages, a constant aside (arXiv:2110.06848).
+    Among few, examples that most ingredients answer hardly count, and single hard ones decide."""
+    scale: float = 1.0
+    """Of the loss."""
     convex = False
+
+    @property
+    def searched(self) -> MixedVectors:
+        """See `MixedOutputs`."""
+        return replace(self, decoupled=True, scale=0.25)
 
     @property
     def count(self) -> int:
@@ -133,17 +152,19 @@ class MixedVectors:
         """See `MixedOutputs`."""
         scores = self.scores(weights) / self.temperature
         others = _logsumexp(np.where(self.wrong, scores, NEVER))[:, None]
-        return np.asarray((self.right * (np.logaddexp(scores, others) - scores)).sum(axis=1))
+        whole = np.where(others > NEVER / 2, others, scores) if self.decoupled else np.logaddexp(scores, others)
+        return np.asarray(self.scale * (self.right * (whole - scores)).sum(axis=1))
 
     def gradient(self, weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """See `MixedOutputs`."""
         (queries, passages), lengths = self._means(weights)
         scores = queries @ passages.T / self.temperature
         others = _logsumexp(np.where(self.wrong, scores, NEVER))[:, None]
-        missed = np.exp(others - np.logaddexp(scores, others))  # per positive the probability of all wrong passages
+        # per positive the probability of all wrong passages
+        missed = others > NEVER / 2 if self.decoupled else np.exp(others - np.logaddexp(scores, others))
         taken = np.exp(np.where(self.wrong, scores, NEVER) - others)  # how the wrong passages divide it
         slopes = (self.right * missed).sum(axis=1, keepdims=True) * taken - self.right * missed
-        slopes *= chosen[:, None] / self.temperature
+        slopes *= self.scale * chosen[:, None] / self.temperature
         total = np.zeros(self.count)
         for slope, mean, length, parts in (
             (slopes @ passages, queries, lengths[0], self.queries),
@@ -261,11 +282,12 @@ def cross_validated_gain(
         prior: as for `best_weights`.
     """
     numbers = np.unique(units, return_inverse=True)[1]
+    searched = outputs.searched
     before = outputs.losses(np.full(outputs.count, 1 / outputs.count))
     gains = np.zeros(len(before))
     for fold in range(min(FOLDS, numbers.max() + 1)):
         tested = numbers % FOLDS == fold
-        weights = best_weights(outputs, strength / (~tested).sum(), prior, chosen=~tested, settled=_SETTLED_IN_FOLD)
+        weights = best_weights(searched, strength / (~tested).sum(), prior, chosen=~tested, settled=_SETTLED_IN_FOLD)
         gains[tested] = (before - outputs.losses(weights))[tested]
     per_unit = np.bincount(numbers, gains) / np.bincount(numbers)
     resampled, tail = np.concatenate(list(resampled_means(per_unit[:, None], seed=0))), tail_for(len(per_unit))

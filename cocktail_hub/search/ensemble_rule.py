@@ -62,7 +62,7 @@ def weigh_outputs(
         weighting: prior and floor.
     """
     prior = prior_of(weighting)
-    values = best_weights(outputs, STRENGTH / len(units), prior)
+    values = best_weights(outputs.searched, STRENGTH / len(units), prior)
     gain = cross_validated_gain(outputs, units, STRENGTH, prior) if len(set(units)) > 1 else None
     kept = without_crumbs(values, weighting.floor)
     return Weights(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from cocktail_hub.evaluation.losses_cache import LossesCache
 from cocktail_hub.evaluation.metrics import metrics_of, ranking
 from cocktail_hub.evaluation.scorer import STEPS, score_all
 from cocktail_hub.hub.progress import bar
+from cocktail_hub.methods.dtypes import MIXABLE
 from cocktail_hub.recipe import Ingredient
 from cocktail_hub.search.mixed_outputs import mixed_outputs
 from cocktail_hub.search.model_folders import mix_folder, staging_folder
@@ -85,7 +87,9 @@ def sweep_mix(
         knee, chosen = _choose(predicted, plan.goal)
         templates = {name: own[0] for name, own in jobs.items()}
         measured = {
-            place: _measure(
+            place: {name: columns[place] for name, columns in predicted.items()}
+            if _is_one_model(axis, positions[place], report)
+            else _measure(
                 axis.recipe_at(positions[place]),
                 f"the mix at {positions[place]:g}",
                 templates,
@@ -108,6 +112,14 @@ def sweep_mix(
         digests={name: examples.digest for name, (_, examples) in checked.items()},
         mix=axis.recipe_at(positions[chosen]),
     )
+
+
+def _is_one_model(axis: Axis, at: float, report: CompatibilityReport) -> bool:
+    """Whether a point is one of the models, tensor by tensor, so that its outputs are known already."""
+    specs = chain.from_iterable(models.values() for part in report.components for models in part.specs)
+    one_type = len({spec.dtype for spec in specs} & MIXABLE) == 1
+    plain = one_type and axis.recipe.dtype == "auto" and not (axis.recipe.keep or axis.recipe.missing)
+    return plain and sorted(axis.shares_at(at))[-2:] == [0, 1]
 
 
 def _predict(jobs: Sequence[ScoringJob], shares: Sequence[np.ndarray], advance: Advance) -> list[Columns]:

@@ -39,8 +39,8 @@ def vectors(*, cosine: bool) -> MixedVectors:
     )
 
 
-ALL = [logits(), vectors(cosine=True), vectors(cosine=False)]
-NAMES = ["logits", "cosine", "dot"]
+ALL = [logits(), vectors(cosine=True), vectors(cosine=False), vectors(cosine=True).searched]
+NAMES = ["logits", "cosine", "dot", "searched"]
 
 
 def test_the_loss_of_mean_logits_is_the_cross_entropy_of_the_first_candidate():
@@ -63,6 +63,22 @@ def test_the_loss_of_mean_vectors_is_info_nce_of_their_cosines():
         others = sum(parts) - parts[example] - parts[example + 1]
         own = [-np.log(part / (part + others)) for part in parts[[example, example + 1]]]
         assert loss == pytest.approx(sum(own) / 2, rel=1e-12)
+
+
+def test_the_loss_that_weights_of_embedders_are_searched_by_leaves_the_right_passage_out_of_the_sum():
+    outputs, weights = vectors(cosine=True), np.array([0.1, 0.2, 0.3, 0.4])
+    scores = outputs.scores(weights) / 0.5
+    others = np.log(np.exp(np.where(outputs.wrong, scores, -np.inf)).sum(axis=1, keepdims=True))
+    expected = (outputs.right * (others - scores)).sum(axis=1) / 4
+    assert outputs.searched.losses(weights) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_example_without_wrong_passages_pulls_no_weight():
+    outputs = vectors(cosine=True)
+    outputs.wrong[0] = False
+    first = (np.arange(EXAMPLES) == 0).astype(float)
+    assert outputs.searched.losses(np.full(COUNT, 0.25))[0] == 0
+    assert outputs.searched.gradient(np.full(COUNT, 0.25), first).tolist() == [0] * COUNT
 
 
 @pytest.mark.parametrize("outputs", ALL, ids=NAMES)

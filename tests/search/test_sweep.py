@@ -66,10 +66,16 @@ def test_only_what_matters_is_merged_and_only_once(merged):
     folders = list(map(str, models.pair("bert").folders))
     examples = {"target": PASSAGES, "general": PASSAGES[:2]}
     first = sweep(folders, examples, points=5)
-    assert len(merged) <= 3
-    assert (1.0, 0.0) in merged
+    inner = len({first.knee, first.chosen} - {0, 4})
+    assert len(merged) == inner  # the ends are the models themselves
     assert sweep(folders, examples, points=5) == first
-    assert len(merged) <= 3
+    assert len(merged) == inner
+
+
+def test_an_end_that_is_no_model_is_merged(merged):
+    recipe = {"ingredients": list(map(str, models.pair("bert").folders)), "dtype": "bfloat16"}
+    sweep(recipe, {"target": PASSAGES}, points=3)
+    assert {(1.0, 0.0), (0.0, 1.0)} <= set(merged)
 
 
 def test_the_chosen_recipe_has_the_curve_as_evidence():

@@ -366,7 +366,10 @@ def score(
 
 def evaluate(
     *sources: Any,
-    examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]],
+    examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]] | None = None,
+    tasks: Sequence[str] = (),
+    data: str | Path | None = None,
+    shots: int = 0,
     columns: Mapping[str, str] | None = None,
     reading: Mapping[str, Any] | None = None,
     generated: bool = True,
@@ -374,12 +377,15 @@ def evaluate(
     options: MixOptions | None = None,
     **hub: Any,
 ) -> Evaluation:
-    """Measure a mix and its parts on examples, or several models, with intervals. No mix is written.
+    """Measure a mix and its parts on examples or known tasks, or several models, with intervals. No mix is written.
 
     Args:
         *sources: a recipe, as `mix` takes it: its mix is compared with its base, its ingredients and a mix of equal
             weights. Or several recipes, folders or Hub ids: each is compared with the first.
         examples: name -> a list, a path or a Hub dataset id (docs/evaluation.md says what they look like).
+        tasks: `flan30` or `mmlu57`, or `flan30:ag_news,squad_v1` for some of their tasks.
+        data: folder or Hub dataset with the data of these two.
+        shots: examples before each question of `mmlu57`.
         columns: our key -> the column of the examples that holds it, e.g. `{"input": "question"}`.
         reading: keys of `weighting` that say how models read, e.g. `{"chat_template": True}`; others are the recipe's.
         generated: whether language models write answers to examples without options, which takes longest.
@@ -391,40 +397,44 @@ def evaluate(
         ScoringError: the examples cannot be measured with the models; names the example and the model.
         CocktailError: a recipe is wrong, or a model cannot be read.
     """
-    from cocktail_hub.search.evaluate import entrants_of, evaluate_entrants, reading_of, same_task
+    from cocktail_hub.search.evaluate import Evaluation, entrants_of, evaluate_entrants, reading_of, same_task
     from cocktail_hub.search.model_folders import staging_folder
+    from cocktail_hub.search.tasks import evaluate_suites, open_suites
 
     options = with_hub(options, hub)
-    if not sources or not examples:
+    if not sources or not (examples or tasks):
         raise RecipeError(
             "There is nothing to evaluate.\nA figure needs a model and examples.\n"
-            "Give a recipe or models, and `examples={'target': 'file.jsonl'}`."
+            "Give a recipe or models, and `examples={'target': 'file.jsonl'}` or `tasks=['flan30']`."
         )
-    found = {name: examples_given(one, options.hub) for name, one in examples.items()}
+    found = {name: examples_given(one, options.hub) for name, one in (examples or {}).items()}
+    suites = open_suites(tasks, data, shots, options.hub)
     several = len(sources) > 1
     opened = [_recipe_or_model(source, options, revision, merged=several) for source in sources]
     with staging_folder() as scratch:
         entrants: list[Entrant] = []
-        tasks: list[tuple[str, str]] = []
+        kinds: list[tuple[str, str]] = []
         for index, (prepared, is_model) in enumerate(opened):
             name = prepared.source.name
             report, resolved = check_and_weigh(prepared)
-            tasks.append((name, resolved.task or report.kind.task))
+            kinds.append((name, resolved.task or report.kind.task))
             mixed, first, *parts = entrants_of(resolved, report, options, scratch / str(index))
             if several or is_model:
                 entrants.append(replace(first if is_model else mixed, name=name))
             else:
                 entrants += [mixed, first, *parts]
-        return evaluate_entrants(
+        task, weighting = same_task(kinds), opened[0][0].source.recipe.weighting
+        shared: dict[str, Any] = {"task": task, "options": options, "reference": several}
+        known = evaluate_suites(entrants, suites, weighting=weighting, reading=reading or {}, **shared)
+        own = evaluate_entrants(
             entrants,
             found,
-            task=same_task(tasks),
-            reading=reading_of(opened[0][0].source.recipe.weighting, reading or {}),
+            reading=reading_of(weighting, reading or {}),
             columns=columns,
-            options=options,
             generated=generated,
-            reference=several,
+            **shared,
         )
+        return Evaluation(results=(*own.results, *known.results))
 
 
 def _recipe_or_model(source: Any, options: MixOptions, revision: str | None, *, merged: bool) -> tuple[Prepared, bool]:

@@ -383,9 +383,9 @@ def evaluate(
         *sources: a recipe, as `mix` takes it: its mix is compared with its base, its ingredients and a mix of equal
             weights. Or several recipes, folders or Hub ids: each is compared with the first.
         examples: name -> a list, a path or a Hub dataset id (docs/evaluation.md says what they look like).
-        tasks: `flan30` or `mmlu57`, or `flan30:ag_news,squad_v1` for some of their tasks.
-        data: folder or Hub dataset with the data of these two.
-        shots: examples before each question of `mmlu57`.
+        tasks: `flan30` or `mmlu57`, or `flan30:ag_news,squad_v1` for some of their tasks; `mteb:TASK`; `lm_eval:TASK`.
+        data: folder or Hub dataset with the data of the first two; folder of further tasks of lm-eval.
+        shots: examples before each question of `mmlu57` or of lm-eval.
         columns: our key -> the column of the examples that holds it, e.g. `{"input": "question"}`.
         reading: keys of `weighting` that say how models read, e.g. `{"chat_template": True}`; others are the recipe's.
         generated: whether language models write answers to examples without options, which takes longest.

@@ -44,10 +44,10 @@ Examples:
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.option("--examples", type=Named(), multiple=True, help="File or Hub dataset; may be repeated.")
 @click.option(
-    "--tasks", multiple=True, help="flan30 or mmlu57, or some of their tasks: flan30:boolq,rte; may be repeated."
+    "--tasks", multiple=True, help="flan30, mmlu57, flan30:boolq,rte, mteb:TASK or lm_eval:TASK; may be repeated."
 )
-@click.option("--data", help="Folder or Hub dataset with the data of --tasks.")
-@click.option("--shots", type=click.IntRange(min=0), default=0, help="Examples before each question of mmlu57.")
+@click.option("--data", help="Folder or Hub dataset with the data of flan30 and mmlu57, or folder of tasks of lm-eval.")
+@click.option("--shots", type=click.IntRange(min=0), default=0, help="Examples before a question: mmlu57, lm_eval.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the models with their intervals to this PNG file.")
 @click.option("--scoring-device", default="auto", show_default=True, help="Device to run models on: auto, cpu or cuda.")
 @click.option("--max-length", type=click.IntRange(min=1), help="Longest text in tokens. Default: the model's limit.")

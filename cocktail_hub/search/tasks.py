@@ -15,7 +15,9 @@ from cocktail_hub.errors import ScoringError, SourceError, did_you_mean
 from cocktail_hub.evaluation.batches import release_memory
 from cocktail_hub.evaluation.example_files import read_rows
 from cocktail_hub.evaluation.examples import Examples
+from cocktail_hub.evaluation.harnesses import LISTS, lm_eval_columns, load_cls_embedder, mteb_columns, require
 from cocktail_hub.evaluation.intervals import Figure
+from cocktail_hub.evaluation.loading import load_sentence_transformer
 from cocktail_hub.evaluation.measure import LoadedRun, remembered
 from cocktail_hub.evaluation.metrics import SUITE_METRICS, mean_of_values
 from cocktail_hub.evaluation.model import ScoringRun, pick_device
@@ -26,6 +28,7 @@ from cocktail_hub.hub.progress import bar
 from cocktail_hub.recipe import is_path
 from cocktail_hub.search.evaluate import Comparison, Evaluation, ExamplesResult, compared, kind_of, lined_up, reading_of
 from cocktail_hub.storage.cache import Cache
+from cocktail_hub.storage.disk import sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Raised whenever the same model and tasks would give other numbers."""
-NAMES = ("flan30", "mmlu57")
+NAMES = ("flan30", "mmlu57", "mteb", "lm_eval")
 DATA = {"flan30": ("icl/icl/test.json",), "mmlu57": ("qa/mmlu/test.json", "qa/mmlu/dev.json")}
 """Suite -> its files in the llm-embedder data set: questions, and examples."""
 
@@ -72,14 +75,16 @@ def open_suites(names: Sequence[str], data: str | Path | None, shots: int, hub: 
     """Find suites by their names, with their data.
 
     Args:
-        names: `flan30` or `mmlu57`, with `:TASK,TASK` for some of their tasks.
-        data: folder or dataset with the files of llm-embedder, for these two.
-        shots: examples before each question of `mmlu57`.
+        names: `flan30` or `mmlu57`, with `:TASK,TASK` for some of their tasks; `mteb:TASK`, `mteb:retrieval15` or
+            `mteb:retrieval12`; `lm_eval:TASK`.
+        data: folder or dataset with the files of llm-embedder, for the first two; folder of further tasks of lm-eval.
+        shots: examples before each question of `mmlu57` or of lm-eval.
         hub: where a dataset is.
 
     Raises:
         ScoringError: there is no such suite, or its data are malformed.
         SourceError: the data cannot be found.
+        MissingExtraError: the library that has the tasks is not installed.
     """
     found = []
     for name in names:
@@ -89,6 +94,9 @@ def open_suites(names: Sequence[str], data: str | Path | None, shots: int, hub: 
                 f"There are no tasks '{name}'. {did_you_mean(family, NAMES)}\n"
                 "A suite of tasks is known by its name.\nCorrect the name, or measure on `examples` of your own."
             )
+        if family in ("mteb", "lm_eval"):
+            found.append(harness_suite(family, rest, data, shots))
+            continue
         if data is None:
             raise ScoringError(
                 f"`{family}` needs its data.\nThey are not part of this package.\n"
@@ -119,6 +127,36 @@ def open_suites(names: Sequence[str], data: str | Path | None, shots: int, hub: 
             )
         )
     return found
+
+
+def harness_suite(family: str, wanted: str, data: str | Path | None, shots: int) -> Suite:
+    """A task, or a list of tasks, of another library."""
+    if not wanted:
+        raise ScoringError(
+            f"`{family}` is a library of tasks.\nIts tasks are measured one by one.\n"
+            f"Name one: `{'mteb:SciFact' if family == 'mteb' else 'lm_eval:mmlu'}`."
+        )
+    package = "mteb" if family == "mteb" else "lm-eval"
+    installed = require(package, package)
+    identity: dict[str, Any] = {"suite": package, "version": installed}
+    if family == "mteb":
+        as_paper, names = wanted in LISTS, LISTS.get(wanted, (wanted,))
+        load = load_cls_embedder if as_paper else partial(ScoringRun.load_with, load=load_sentence_transformer)
+        measure = partial(partial, mteb_columns, as_paper=as_paper)
+        identity |= {"as_paper": as_paper}
+    else:
+        names, load = (wanted,), partial(LoadedRun.of, task="text-generation")
+        own = None if data is None else [[p.name, sha256_of(p)] for p in sorted(Path(data).rglob("*")) if p.is_file()]
+        measure = partial(partial, lm_eval_columns, folder=data, shots=shots)
+        identity |= {"shots": shots, "folder": own}
+    return Suite(
+        name=f"{family}:{wanted}" + (f", {shots} shots" if shots and family == "lm_eval" else ""),
+        source=f"{package} {installed}",
+        kind="encoder" if family == "mteb" else "decoder",
+        load=load,
+        units=tuple(Unit(name=name, identity=identity | {"task": name}, measure=measure(name)) for name in names),
+        whole=0,
+    )
 
 
 def _data_rows(family: str, data: str, hub: Hub, *, shots: int) -> tuple[list[list[Any]], str]:
@@ -189,19 +227,22 @@ def evaluate_suites(
         )
         with bar(suite.name, len(entrants) * len(suite.units), unit="task") as advance:
             measured = [dict(measure_suite(suite, entrant, settings, advance)) for entrant in entrants]
-        parts = []
-        for key in measured[0]:
-            metric, _, name = key.partition(":")
-            by = SUITE_METRICS.get(metric) or mean_of_values(metric)
-            columns = [own[key] for own in measured]
-            parts.append(compared(name, suite.source, names, columns, pairs=pairs, metrics=[by], seed=seed))
-        results.append(mean_of_parts(suite, parts))
+        units = []
+        for unit in suite.units:
+            parts = []
+            for key in measured[0][unit.name]:
+                metric, _, name = key.partition(":")
+                by = SUITE_METRICS.get(metric) or mean_of_values(metric)
+                columns = [own[unit.name][key] for own in measured]
+                parts.append(compared(name, suite.source, names, columns, pairs=pairs, metrics=[by], seed=seed))
+            units.append(mean_of_parts(unit.name, suite.source, 0, parts))
+        results.append(mean_of_parts(suite.name, suite.source, suite.whole, units))
     return Evaluation(results=tuple(results))
 
 
 def measure_suite(
     suite: Suite, entrant: Entrant, settings: ScoringSettings, advance: Callable[[int], object]
-) -> Iterator[tuple[str, Columns]]:
+) -> Iterator[tuple[str, Mapping[str, Columns]]]:
     """Measure a model on a suite; it is loaded once, if at all, and every unit is kept as soon as it is done."""
     with ExitStack() as stack:
 
@@ -221,18 +262,18 @@ def measure_suite(
             decisive = {"format": FORMAT, "model": entrant.identity, "tokenizer": entrant.tokenizer[1]}
             decisive |= {"unit": dict(unit.identity), "settings": settings.identity()}
             compute = partial(lambda unit: unit.measure(model()), unit)
-            yield from remembered(Cache().root / "measured", decisive, entrant.name, compute).items()
+            yield unit.name, remembered(Cache().root / "measured", decisive, entrant.name, compute)
             advance(1)
         model.cache_clear()
         gc.collect()
         release_memory()
 
 
-def mean_of_parts(suite: Suite, parts: Sequence[ExamplesResult]) -> ExamplesResult:
-    """The mean over tasks, whatever their numbers of examples, as the paper has it."""
+def mean_of_parts(name: str, source: str, whole: int, parts: Sequence[ExamplesResult]) -> ExamplesResult:
+    """The mean over tasks, whatever their numbers of examples, as the paper has it; `whole`: how many there are."""
     if len(parts) == 1:
-        return replace(parts[0], name=suite.name)
-    count = f"{len(parts)}" + (f" of {suite.whole}" if len(parts) < suite.whole else "")
+        return replace(parts[0], name=name)
+    count = f"{len(parts)}" + (f" of {whole}" if len(parts) < whole else "")
     metric = f"mean of {count} tasks"
     comparisons = []
     for index, first in enumerate(parts[0].comparisons):
@@ -241,11 +282,12 @@ def mean_of_parts(suite: Suite, parts: Sequence[ExamplesResult]) -> ExamplesResu
             Comparison(subject=first.subject, other=first.other, figures={metric: found}, verdict=found.sign)
         )
     return ExamplesResult(
-        name=suite.name,
-        source=suite.source,
+        name=name,
+        source=source,
         count=sum(part.count for part in parts),
         models={
-            name: {metric: _mean_figure([part.models[name][part.metric] for part in parts])} for name in parts[0].models
+            model: {metric: _mean_figure([part.models[model][part.metric] for part in parts])}
+            for model in parts[0].models
         },
         comparisons=tuple(comparisons),
         parts=tuple(parts),

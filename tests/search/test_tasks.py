@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec
 
 import models
 import pytest
 from huggingface_hub import HfApi
 
 from cocktail_hub import evaluate
-from cocktail_hub.errors import ScoringError, SourceError
+from cocktail_hub.errors import MissingExtraError, ScoringError, SourceError
 from cocktail_hub.evaluation.intervals import Figure
 from cocktail_hub.hub import Hub
 from cocktail_hub.search import tasks
 from cocktail_hub.search.evaluate import Comparison, ExamplesResult
-from cocktail_hub.search.tasks import Suite, mean_of_parts, open_suites
+from cocktail_hub.search.tasks import mean_of_parts, open_suites
 
 TEXTS = ("where is the pod", "the cat sat on", "is it")
 FLAN = [
@@ -77,6 +78,26 @@ def test_suites_are_found_in_a_dataset_on_the_hub(data):
     (flan,) = open_suites(["flan30"], repo_id, 0, Hub(token=models.TOKEN))
     assert flan.source == f"{repo_id}/icl/icl/test.json"
     assert len(flan.units) == 3
+
+
+def test_harnesses_of_others_have_a_unit_for_each_task(monkeypatch, tmp_path):
+    monkeypatch.setattr(tasks, "require", lambda package, extra: "9.9")
+    twelve, one, mine = open_suites(["mteb:retrieval12", "mteb:SciFact", "lm_eval:mine"], tmp_path, 3, Hub())
+    assert (len(twelve.units), twelve.kind, twelve.source) == (12, "encoder", "mteb 9.9")
+    assert [unit.name for unit in one.units] == ["SciFact"]
+    assert [unit.identity["as_paper"] for unit in (twelve.units[-3], one.units[0])] == [True, False]
+    assert (mine.name, mine.kind) == ("lm_eval:mine, 3 shots", "decoder")
+    (tmp_path / "mine.yaml").write_text("task: mine")
+    assert open_suites(["lm_eval:mine"], tmp_path, 3, Hub())[0].units[0].identity != mine.units[0].identity
+    with pytest.raises(ScoringError, match=r"`mteb` is a library of tasks.\n.*\nName one: `mteb:SciFact`"):
+        open_suites(["mteb"], None, 0, Hub())
+
+
+def test_a_harness_that_is_missing_is_said_before_anything_is_loaded(monkeypatch):
+    if find_spec("mteb"):
+        pytest.skip("mteb is installed")
+    with pytest.raises(MissingExtraError, match=r"The package 'mteb' is not installed.\n.*\n.*\[mteb\]"):
+        open_suites(["mteb:SciFact"], None, 0, Hub())
 
 
 def test_what_cannot_be_found_is_said(data):
@@ -151,12 +172,8 @@ def part(name: str, value: float, off: float) -> ExamplesResult:
     return ExamplesResult(name=name, source="s", count=10, models={"a": {"accuracy": one}}, comparisons=(comparison,))
 
 
-def suite(whole: int) -> Suite:
-    return Suite(name="suite", source="s", kind="decoder", load=str, units=(), whole=whole)
-
-
 def test_the_mean_is_over_tasks_and_its_interval_that_of_independent_errors():
-    found = mean_of_parts(suite(2), [part("x", 10.0, 3.0), part("y", 20.0, 4.0)])
+    found = mean_of_parts("suite", "s", 2, [part("x", 10.0, 3.0), part("y", 20.0, 4.0)])
     figure = found.models["a"]["mean of 2 tasks"]
     assert (figure.value, figure.count, found.count) == (15.0, 20, 20)
     assert figure.low == pytest.approx(15.0 - math.hypot(3, 4) / 2)
@@ -166,5 +183,5 @@ def test_the_mean_is_over_tasks_and_its_interval_that_of_independent_errors():
 
 
 def test_a_single_task_stands_for_itself():
-    found = mean_of_parts(suite(0), [part("x", 10.0, 3.0)])
+    found = mean_of_parts("suite", "s", 0, [part("x", 10.0, 3.0)])
     assert (found.name, found.metric, found.parts) == ("suite", "accuracy", ())

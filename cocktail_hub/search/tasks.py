@@ -76,7 +76,7 @@ def open_suites(names: Sequence[str], data: str | Path | None, shots: int, hub: 
 
     Args:
         names: `flan30` or `mmlu57`, with `:TASK,TASK` for some of their tasks; `mteb:TASK`, `mteb:retrieval15` or
-            `mteb:retrieval12`; `lm_eval:TASK`.
+            `mteb:retrieval12`, with `:TASK,TASK`, too; `lm_eval:TASK`.
         data: folder or dataset with the files of llm-embedder, for the first two; folder of further tasks of lm-eval.
         shots: examples before each question of `mmlu57` or of lm-eval.
         hub: where a dataset is.
@@ -140,7 +140,16 @@ def harness_suite(family: str, wanted: str, data: str | Path | None, shots: int)
     installed = require(package, package)
     identity: dict[str, Any] = {"suite": package, "version": installed}
     if family == "mteb":
-        as_paper, names = wanted in LISTS, LISTS.get(wanted, (wanted,))
+        listed, _, only = wanted.partition(":")
+        as_paper, names = listed in LISTS, LISTS.get(listed, (wanted,))
+        if only and as_paper:
+            unknown = [name for name in only.split(",") if name not in names]
+            if unknown:
+                raise ScoringError(
+                    f"`mteb:{listed}` has no task '{unknown[0]}'. {did_you_mean(unknown[0], names)}\n"
+                    "The list is that of the paper.\nName tasks of the list, or measure another one as `mteb:TASK`."
+                )
+            names = tuple(only.split(","))
         load = load_cls_embedder if as_paper else partial(ScoringRun.load_with, load=load_sentence_transformer)
         measure = partial(partial, mteb_columns, as_paper=as_paper)
         identity |= {"as_paper": as_paper}

@@ -87,6 +87,10 @@ def test_harnesses_of_others_have_a_unit_for_each_task(monkeypatch, tmp_path):
     assert [unit.name for unit in one.units] == ["SciFact"]
     assert [unit.identity["as_paper"] for unit in (twelve.units[-3], one.units[0])] == [True, False]
     assert (mine.name, mine.kind) == ("lm_eval:mine, 3 shots", "decoder")
+    (two,) = open_suites(["mteb:retrieval12:SciFact,NQ"], None, 0, Hub())
+    assert [unit.identity for unit in two.units] == [twelve.units[-3].identity, twelve.units[-5].identity]
+    with pytest.raises(ScoringError, match=r"`mteb:retrieval12` has no task 'SciFcat'. Did you mean 'SciFact'?"):
+        open_suites(["mteb:retrieval12:SciFcat"], None, 0, Hub())
     (tmp_path / "mine.yaml").write_text("task: mine")
     assert open_suites(["lm_eval:mine"], tmp_path, 3, Hub())[0].units[0].identity != mine.units[0].identity
     with pytest.raises(ScoringError, match=r"`mteb` is a library of tasks.\n.*\nName one: `mteb:SciFact`"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.weight_files import find_weights
 from cocktail_hub.errors import CheckpointError, SourceError
+from cocktail_hub.storage.disk import LARGEST_SETTINGS, require_small
 
 if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
@@ -181,6 +182,7 @@ def read_json(files: RepoFiles, path: str) -> Any:
         SourceError: there is no such file.
         CheckpointError: it is not JSON, or has half a surrogate pair, which cannot be written as text again.
     """
+    require_small(path, files.name, files.sizes.get(path, 0), LARGEST_SETTINGS)
     try:
         value = json.loads(files.read(path))
         json.dumps(value, ensure_ascii=False).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from contextlib import closing
@@ -414,11 +415,14 @@ def evaluate(
     with staging_folder() as scratch:
         entrants: list[Entrant] = []
         kinds: list[tuple[str, str]] = []
+        mixes: dict[str, str] = {}
         for index, (prepared, is_model) in enumerate(opened):
             name = prepared.source.name
             report, resolved = check_and_weigh(prepared)
             kinds.append((name, resolved.task or report.kind.task))
             mixed, first, *parts = entrants_of(resolved, report, options, scratch / str(index))
+            if not is_model:
+                mixes.setdefault(name if several else mixed.name, resolved.digest)
             if several or is_model:
                 entrants.append(replace(first if is_model else mixed, name=name))
             else:
@@ -434,7 +438,7 @@ def evaluate(
             generated=generated,
             **shared,
         )
-        return Evaluation(results=(*own.results, *known.results))
+        return Evaluation(results=(*own.results, *known.results), mixes=mixes)
 
 
 def _recipe_or_model(source: Any, options: MixOptions, revision: str | None, *, merged: bool) -> tuple[Prepared, bool]:
@@ -520,6 +524,7 @@ def publish(
     tags: Sequence[str] | str | None = None,
     max_shard_size: int | str | None = None,
     examples: bool = True,
+    results: Evaluation | str | Path | None = None,
     token: str | bool | None = None,
     options: MixOptions | None = None,
 ) -> CommitInfo:
@@ -540,6 +545,7 @@ def publish(
         tags: for the card, besides those that say what it is.
         max_shard_size: largest size of one weight file; `None`: that of the options, or of a given `Mix`.
         examples: for a recipe with open weights, whether to publish the file that they are computed from.
+        results: an evaluation of the mix, or the file that `cocktail eval --json` printed; its figures go to the card.
         token: access token; `None`: the saved one.
         options: how to make the mix; `None`: the defaults.
 
@@ -565,6 +571,7 @@ def publish(
         message=commit_message or f"Publish {'recipe' if as_ == 'recipe' else 'merged weights'} with cocktail_hub",
         description=commit_description,
         tags=(tags,) if isinstance(tags, str) else tuple(tags or ()),
+        results=_results_given(results),
         private=private,
         revision=revision,
         create_pr=create_pr,
@@ -587,6 +594,22 @@ def publish(
     elif max_shard_size is not None:
         made = replace(mix(made.recipe, options=options), labels=made.labels)
     return publish_weights(made.path, made.recipe, publication, options.hub, labels=made.labels, as_=as_)
+
+
+def _results_given(results: Evaluation | str | Path | None) -> dict[str, Any] | None:
+    """An evaluation as JSON values."""
+    if not isinstance(results, (str, Path)):
+        return None if results is None else results.to_dict()
+    try:
+        read = json.loads(Path(results).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        read = error
+    if not isinstance(read, dict) or "mixes" not in read:
+        raise SourceError(
+            f"There is no evaluation in '{results}'{f': {read}' if isinstance(read, Exception) else ''}.\n"
+            "Its figures would go to the card.\nWrite one with `cocktail eval RECIPE ... --json > results.json`."
+        )
+    return read
 
 
 def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -> CommitInfo:

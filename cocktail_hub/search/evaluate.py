@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ from cocktail_hub.hub.progress import bar
 from cocktail_hub.recipe import ResolvedRecipe, Weighting, canonical_json
 from cocktail_hub.search.model_folders import copy_tokenizer, mix_folder, model_folder
 from cocktail_hub.storage.cache import Cache
+from cocktail_hub.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,6 +142,8 @@ class Evaluation:
     """What was measured, on every set of examples."""
 
     results: tuple[ExamplesResult, ...]
+    mixes: Mapping[str, str] = field(default_factory=dict)
+    """Name of a model that is a mix -> digest of its recipe."""
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -149,7 +152,12 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"conclusions": list(self.sentences), "results": [one.to_dict() for one in self.results]}
+        return {
+            "conclusions": list(self.sentences),
+            "version": VERSION,
+            "mixes": dict(self.mixes),
+            "results": [one.to_dict() for one in self.results],
+        }
 
     def __str__(self) -> str:
         """The conclusions, then a table for each set of examples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import weakref
@@ -469,7 +470,10 @@ def search_weights(
 
 def evaluate(
     *sources: Any,
-    examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]],
+    examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]] | None = None,
+    tasks: Sequence[str] = (),
+    data: str | Path | None = None,
+    shots: int = 0,
     columns: Mapping[str, str] | None = None,
     reading: Mapping[str, Any] | None = None,
     generated: bool = True,
@@ -477,12 +481,15 @@ def evaluate(
     options: MixOptions | None = None,
     **hub: Any,
 ) -> Evaluation:
-    """Measure a mix and its parts on examples, or several models, with intervals. No mix is written.
+    """Measure a mix and its parts on examples or known tasks, or several models, with intervals. No mix is written.
 
     Args:
         *sources: a recipe, as `mix` takes it: its mix is compared with its base, its ingredients and a mix of equal
             weights. Or several recipes, folders or Hub ids: each is compared with the first.
         examples: name -> a list, a path or a Hub dataset id (docs/evaluation.md says what they look like).
+        tasks: `flan30` or `mmlu57`, or `flan30:ag_news,squad_v1` for some of their tasks; `mteb:TASK`; `lm_eval:TASK`.
+        data: folder or Hub dataset with the data of the first two; folder of further tasks of lm-eval.
+        shots: examples before each question of `mmlu57` or of lm-eval.
         columns: our key -> the column of the examples that holds it, e.g. `{"input": "question"}`.
         reading: keys of `weighting` that say how models read, e.g. `{"chat_template": True}`; others are the recipe's.
         generated: whether language models write answers to examples without options, which takes longest.
@@ -494,40 +501,47 @@ def evaluate(
         ScoringError: the examples cannot be measured with the models; names the example and the model.
         CocktailError: a recipe is wrong, or a model cannot be read.
     """
-    from cocktail_hub.search.evaluate import entrants_of, evaluate_entrants, reading_of, same_task
+    from cocktail_hub.search.evaluate import Evaluation, entrants_of, evaluate_entrants, reading_of, same_task
     from cocktail_hub.search.model_folders import staging_folder
+    from cocktail_hub.search.tasks import evaluate_suites, open_suites
 
     options = with_hub(options, hub)
-    if not sources or not examples:
+    if not sources or not (examples or tasks):
         raise RecipeError(
             "There is nothing to evaluate.\nA figure needs a model and examples.\n"
-            "Give a recipe or models, and `examples={'target': 'file.jsonl'}`."
+            "Give a recipe or models, and `examples={'target': 'file.jsonl'}` or `tasks=['flan30']`."
         )
-    found = {name: examples_given(one, options.hub) for name, one in examples.items()}
+    found = {name: examples_given(one, options.hub) for name, one in (examples or {}).items()}
+    suites = open_suites(tasks, data, shots, options.hub)
     several = len(sources) > 1
     opened = [_recipe_or_model(source, options, revision, merged=several) for source in sources]
     with staging_folder() as scratch:
         entrants: list[Entrant] = []
-        tasks: list[tuple[str, str]] = []
+        kinds: list[tuple[str, str]] = []
+        mixes: dict[str, str] = {}
         for index, (prepared, is_model) in enumerate(opened):
             name = prepared.source.name
             report, resolved = check_and_weigh(prepared)
-            tasks.append((name, resolved.task or report.kind.task))
+            kinds.append((name, resolved.task or report.kind.task))
             mixed, first, *parts = entrants_of(resolved, report, options, scratch / str(index))
+            if not is_model:
+                mixes.setdefault(name if several else mixed.name, resolved.digest)
             if several or is_model:
                 entrants.append(replace(first if is_model else mixed, name=name))
             else:
                 entrants += [mixed, first, *parts]
-        return evaluate_entrants(
+        task, weighting = same_task(kinds), opened[0][0].source.recipe.weighting
+        shared: dict[str, Any] = {"task": task, "options": options, "reference": several}
+        known = evaluate_suites(entrants, suites, weighting=weighting, reading=reading or {}, **shared)
+        own = evaluate_entrants(
             entrants,
             found,
-            task=same_task(tasks),
-            reading=reading_of(opened[0][0].source.recipe.weighting, reading or {}),
+            reading=reading_of(weighting, reading or {}),
             columns=columns,
-            options=options,
             generated=generated,
-            reference=several,
+            **shared,
         )
+        return Evaluation(results=(*own.results, *known.results), mixes=mixes)
 
 
 def _recipe_or_model(source: Any, options: MixOptions, revision: str | None, *, merged: bool) -> tuple[Prepared, bool]:
@@ -723,6 +737,7 @@ def publish(
     tags: Sequence[str] | str | None = None,
     max_shard_size: int | str | None = None,
     examples: bool = True,
+    results: Evaluation | str | Path | None = None,
     token: str | bool | None = None,
     options: MixOptions | None = None,
 ) -> CommitInfo:
@@ -744,6 +759,7 @@ def publish(
         tags: for the card, besides those that say what it is.
         max_shard_size: largest size of one weight file; `None`: that of the options, or of a given `Mix`.
         examples: for a recipe with open weights, whether to publish the file that they are computed from.
+        results: an evaluation of the mix, or the file that `cocktail eval --json` printed; its figures go to the card.
         token: access token; `None`: the saved one.
         options: how to make the mix; `None`: the defaults.
 
@@ -771,6 +787,7 @@ def publish(
         or f"Publish {as_ if as_ in ('recipe', 'adapter') else 'merged weights'} with cocktail_hub",
         description=commit_description,
         tags=(tags,) if isinstance(tags, str) else tuple(tags or ()),
+        results=_results_given(results),
         private=private,
         revision=revision,
         create_pr=create_pr,
@@ -799,6 +816,22 @@ def publish(
     elif max_shard_size is not None:
         made = replace(mix(made.recipe, options=options), labels=made.labels)
     return publish_weights(made.path, made.recipe, publication, options.hub, labels=made.labels, as_=as_)
+
+
+def _results_given(results: Evaluation | str | Path | None) -> dict[str, Any] | None:
+    """An evaluation as JSON values."""
+    if not isinstance(results, (str, Path)):
+        return None if results is None else results.to_dict()
+    try:
+        read = json.loads(Path(results).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        read = error
+    if not isinstance(read, dict) or "mixes" not in read:
+        raise SourceError(
+            f"There is no evaluation in '{results}'{f': {read}' if isinstance(read, Exception) else ''}.\n"
+            "Its figures would go to the card.\nWrite one with `cocktail eval RECIPE ... --json > results.json`."
+        )
+    return read
 
 
 def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -> CommitInfo:

@@ -38,10 +38,16 @@ def named_once(examples: tuple[tuple[str, str], ...]) -> dict[str, str]:
     epilog="""\b
 Examples:
   cocktail eval recipe.yaml --examples target=target.jsonl --examples general=general.jsonl
-  cocktail eval org/base ./fine-tuned me/my-mix --examples test.jsonl --json""",
+  cocktail eval org/base ./fine-tuned me/my-mix --examples test.jsonl --json
+  cocktail eval org/base me/my-mix --tasks mmlu57 --shots 5 --data llm-embedder""",
 )
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@click.option("--examples", type=Named(), multiple=True, required=True, help="File or Hub dataset; may be repeated.")
+@click.option("--examples", type=Named(), multiple=True, help="File or Hub dataset; may be repeated.")
+@click.option(
+    "--tasks", multiple=True, help="flan30, mmlu57, flan30:boolq,rte, mteb:TASK or lm_eval:TASK; may be repeated."
+)
+@click.option("--data", help="Folder or Hub dataset with the data of flan30 and mmlu57, or folder of tasks of lm-eval.")
+@click.option("--shots", type=click.IntRange(min=0), default=0, help="Examples before a question: mmlu57, lm_eval.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the models with their intervals to this PNG file.")
 @click.option("--scoring-device", default="auto", show_default=True, help="Device to run models on: auto, cpu or cuda.")
 @click.option("--max-length", type=click.IntRange(min=1), help="Longest text in tokens. Default: the model's limit.")
@@ -56,7 +62,7 @@ def evaluate(
     no_generation: bool,
     **given: Any,
 ) -> None:
-    """Measure a mix and its parts on examples, side by side, with intervals and what follows from them.
+    """Measure a mix and its parts on examples or known tasks, with intervals and what follows from them.
 
     One SOURCE is a recipe: its mix is compared with its base, each ingredient, and a mix of equal weights. Several are
     recipes, folders or repos on the Hub: each is compared with the first. A mix is made in memory and not written.
@@ -64,6 +70,8 @@ def evaluate(
     from cocktail_hub.pipeline import evaluate
     from cocktail_hub.search.plot import draw_evaluation, require_plotting
 
+    if not examples and not given["tasks"]:
+        raise click.UsageError("Give --examples FILE, or --tasks NAME.")
     named = named_once(examples)
     if plot is not None:
         require_plotting()
@@ -73,6 +81,9 @@ def evaluate(
     found = evaluate(
         *sources,
         examples=named,
+        tasks=given["tasks"],
+        data=given["data"],
+        shots=given["shots"],
         reading=reading,
         generated=not no_generation,
         revision=given["revision"],

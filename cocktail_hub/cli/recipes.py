@@ -169,6 +169,7 @@ Examples:
 @click.option("--to-branch", help="Branch of REPO_ID to commit to.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing.")
 @click.option("-m", "--message", help="First line of the commit message.")
+@click.option("--results", type=click.Path(path_type=Path), help="Output of `cocktail eval --json`, for the card.")
 @mix_options()
 def push(recipe: str, repo_id: str, **given: Any) -> None:
     """Publish RECIPE or its mix to REPO_ID in one commit, and print the commit's address."""
@@ -184,6 +185,7 @@ def push(recipe: str, repo_id: str, **given: Any) -> None:
         revision=given["to_branch"],
         create_pr=given["create_pr"],
         commit_message=given["message"],
+        results=given["results"],
         options=read_options(given),
     )
     if given["as_json"]:

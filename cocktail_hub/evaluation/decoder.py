@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cocktail_hub.evaluation.outputs import Outputs
 
-_LOGITS_PER_TOKEN = 32768
+LOGITS_PER_TOKEN = 32768
 """A vocabulary of this size counts as one unit of memory per token; a larger one as proportionally more."""
 
 
@@ -35,7 +35,7 @@ def decoder_losses(run: ScoringRun) -> Losses:
     config.use_cache = False
     chat = run.settings.weighting.chat_template and bool(tokenizer.chat_template)
     prompts = _prompts(run, tokenizer, model, chat=chat)
-    cost = max(1, config.vocab_size // _LOGITS_PER_TOKEN)
+    cost = max(1, config.vocab_size // LOGITS_PER_TOKEN)
     found = run_in_batches(
         [len(prompt.ids) * cost for prompt in prompts],
         lambda batch: _outputs(model, [prompts[index] for index in batch], run),

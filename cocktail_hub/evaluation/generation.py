@@ -30,24 +30,45 @@ def generate(run: ScoringRun, references: Sequence[Sequence[str]]) -> list[str]:
     decoder = not model.config.is_encoder_decoder
     room = None if limit is None else max(1, limit - longest if decoder else limit)
     prompts = [_prompt(run, tokenizer, str(row["input"]), decoder=decoder)[-(room or 0) :] for row in run.examples.rows]
-    model.generation_config = _greedy(model.generation_config, tokenizer, longest + 1)
+    new = continued(run, prompts, longest + 1)
+    answers = [str(text).strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+    if any("\n" in text.strip() for own in references for text in own):
+        return answers
+    return [text.partition("\n")[0].strip() for text in answers]
+
+
+def continued(
+    run: ScoringRun, prompts: Sequence[Sequence[int]], new_tokens: int, *, end: int | None = None
+) -> list[list[int]]:
+    """The tokens that a model writes after each prompt, greedily.
+
+    Args:
+        run: the model; an encoder-decoder reads the prompt.
+        prompts: tokens.
+        new_tokens: the most of each.
+        end: the token that ends a text; `None`: those that the model's own settings name. Others may follow it.
+    """
+    tokenizer, model = run.load_tokenizer(), run.load_model("")
+    own, decoder = model.generation_config, not model.config.is_encoder_decoder
+    model.generation_config = _greedy(own, tokenizer, new_tokens)
+    if end is not None:
+        model.generation_config.eos_token_id = end
 
     @torch.inference_mode()
-    def forward(batch: Sequence[int]) -> list[str]:
+    def forward(batch: Sequence[int]) -> list[list[int]]:
         rows = [prompts[index] for index in batch]
         gaps = [max(map(len, rows)) - len(row) for row in rows]  # on the left, so that all rows end where answers begin
-        ids = torch.tensor([[0] * gap + row for gap, row in zip(gaps, rows, strict=True)], device=run.device)
+        ids = torch.tensor([[*[0] * gap, *row] for gap, row in zip(gaps, rows, strict=True)], device=run.device)
         mask = torch.tensor(
             [[0] * gap + [1] * len(row) for gap, row in zip(gaps, rows, strict=True)], device=run.device
         )
         found = model.generate(input_ids=ids, attention_mask=mask)
-        new = found[:, ids.shape[1] :] if decoder else found
-        return [str(text) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return list((found[:, ids.shape[1] :] if decoder else found).tolist())
 
-    answers = [text.strip() for text in run_in_batches([len(ids) + longest for ids in prompts], forward, run)]
-    if any("\n" in text.strip() for own in references for text in own):
-        return answers
-    return [text.partition("\n")[0].strip() for text in answers]
+    try:
+        return run_in_batches([len(ids) + new_tokens for ids in prompts], forward, run)
+    finally:
+        model.generation_config = own
 
 
 def _prompt(run: ScoringRun, tokenizer: Any, source: str, *, decoder: bool) -> list[int]:

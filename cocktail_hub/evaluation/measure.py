@@ -44,6 +44,12 @@ class LoadedRun(ScoringRun):
     tokenizer: Any
     model: Any
 
+    @classmethod
+    def of(cls, run: ScoringRun, task: str) -> LoadedRun:
+        """Load the tokenizer and the model of a run, of the class for a Hub task."""
+        own = {field.name: getattr(run, field.name) for field in fields(ScoringRun)}
+        return cls(**own, tokenizer=run.load_tokenizer(), model=run.load_model(task))
+
     def load_tokenizer(self) -> Any:
         """The tokenizer."""
         return self.tokenizer
@@ -70,6 +76,31 @@ def measure(job: ScoringJob, kind: MeasuredKind, cache: Path, *, generated: bool
         SourceError: the model cannot be downloaded or loaded.
     """
     decisive = {"format": MEASURE_FORMAT, "job": job.key, "kind": kind, "generated": generated}
+
+    def compute() -> Columns:
+        device = pick_device(job.settings.device)
+        with job.folder() as folder:
+            run = ScoringRun(
+                name=job.name,
+                folder=folder,
+                tokenizer_folder=job.tokenizer_folder,
+                examples=job.examples,
+                settings=job.settings,
+                device=device,
+            )
+            try:
+                return _MEASURES[kind](run, generated)
+            finally:
+                gc.collect()
+                release_memory()
+
+    return remembered(cache, decisive, job.name, compute)
+
+
+def remembered(
+    cache: Path, decisive: Mapping[str, Any], name: str, compute: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What was computed before from the same `decisive` JSON values, else what is computed now."""
     key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
     path = cache / key[:2] / f"{key}.json"
     try:
@@ -78,22 +109,8 @@ def measure(job: ScoringJob, kind: MeasuredKind, cache: Path, *, generated: bool
             return dict(known["columns"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass  # never measured, or the file is damaged
-    device = pick_device(job.settings.device)
-    with job.folder() as folder:
-        run = ScoringRun(
-            name=job.name,
-            folder=folder,
-            tokenizer_folder=job.tokenizer_folder,
-            examples=job.examples,
-            settings=job.settings,
-            device=device,
-        )
-        try:
-            columns = _MEASURES[kind](run, generated)
-        finally:
-            gc.collect()
-            release_memory()
-    write_atomically(path, json.dumps({"key": key, "name": job.name, "columns": columns}), sync=False)
+    columns = dict(compute())
+    write_atomically(path, json.dumps({"key": key, "name": name, "columns": columns}), sync=False)
     return columns
 
 
@@ -205,8 +222,7 @@ def _ranked(scores: torch.Tensor, right: Sequence[int], run: ScoringRun, example
 
 def _measure_text(run: ScoringRun, generated: bool, *, task: str, losses: Callable[[ScoringRun], Losses]) -> Columns:
     """The loss, and the choice among options, or written answers."""
-    own = {field.name: getattr(run, field.name) for field in fields(ScoringRun)}
-    loaded = LoadedRun(**own, tokenizer=run.load_tokenizer(), model=run.load_model(task))
+    loaded = LoadedRun.of(run, task)
     columns: dict[str, list[float]] = {"loss": list(losses(loaded).per_example)}
     rows = run.examples.rows
     if "options" in rows[0]:

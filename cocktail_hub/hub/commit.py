@@ -62,6 +62,8 @@ class Publication:
     """The rest of the commit message."""
     tags: tuple[str, ...] = ()
     """Tags for the card, besides those that say what it is."""
+    results: Mapping[str, Any] | None = None
+    """Figures for the card, as an `Evaluation` has them for JSON."""
     private: bool | None = None
     """Visibility of a repo that has to be created; `None`: the account's default."""
     revision: str | None = None

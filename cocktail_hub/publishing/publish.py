@@ -83,7 +83,15 @@ def publish_weights(
     specs = stored_specs(folder) if plan is None else planned_specs(plan)
     kind = folder_kind(folder, recipe.task)
     facts = gather_facts(
-        recipe, kind, hub, specs, form=as_, repo_id=publication.repo_id, tags=publication.tags, notes=mixed.notes
+        recipe,
+        kind,
+        hub,
+        specs,
+        form=as_,
+        repo_id=publication.repo_id,
+        tags=publication.tags,
+        notes=mixed.notes,
+        results=publication.results,
     )
     readme = partial(merge_readme, card=render_card(recipe, replace(facts, chart=next(iter(charts), None))))
     return hub.commit(replace(publication, files=files, readme=readme))

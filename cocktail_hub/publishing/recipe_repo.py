@@ -82,6 +82,7 @@ def publish_recipe(
             kind,
             options.hub,
             form="recipe",
+            results=publication.results,
             repo_id=publication.repo_id,
             tags=publication.tags,
             notes=public_notes(recipe, report.notes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ from cocktail_hub.hub.progress import bar
 from cocktail_hub.recipe import ResolvedRecipe, Weighting, canonical_json
 from cocktail_hub.search.model_folders import copy_tokenizer, mix_folder, model_folder
 from cocktail_hub.storage.cache import Cache
+from cocktail_hub.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from cocktail_hub.compat import CompatibilityReport
     from cocktail_hub.evaluation.example_files import ExamplesFound
     from cocktail_hub.evaluation.examples import Examples
-    from cocktail_hub.evaluation.metrics import Columns, MeasuredKind
+    from cocktail_hub.evaluation.metrics import Columns, MeasuredKind, Metric
     from cocktail_hub.merge.options import MixOptions
     from cocktail_hub.recipe import ModelReference
 
@@ -77,6 +78,8 @@ class ExamplesResult:
     models: Mapping[str, Mapping[str, Figure]]
     """Model -> metric -> its figure, with interval."""
     comparisons: tuple[Comparison, ...]
+    parts: tuple[ExamplesResult, ...] = ()
+    """What the figures are the mean of, if of several tasks."""
 
     @property
     def metric(self) -> str:
@@ -112,17 +115,26 @@ class ExamplesResult:
                 {"subject": c.subject, "other": c.other, "verdict": c.verdict, "differences": _plain(c.figures)}
                 for c in self.comparisons
             ],
-        }
+        } | ({"parts": [part.to_dict() for part in self.parts]} if self.parts else {})
 
     def __str__(self) -> str:
-        """A table for people."""
+        """A table for people; of parts the figures alone."""
         head = [f"{self.name}: {self.count} examples of {self.source}", *next(iter(self.models.values()))]
         rows = [[name, *map(str, found.values())] for name, found in self.models.items()]
         rows += [
             [f"{c.subject} - {c.other}", *(f"{found:+}" for found in c.figures.values())] for c in self.comparisons
         ]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))
+        tables = [[head, *rows]]
+        if self.parts:
+            shown = [[f"{p.name} ({p.metric})", *(str(m[p.metric]) for m in p.models.values())] for p in self.parts]
+            tables.append([[f"{self.name}, task by task", *self.models], *shown])
+        return "\n\n".join(map(_table, tables))
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +142,8 @@ class Evaluation:
     """What was measured, on every set of examples."""
 
     results: tuple[ExamplesResult, ...]
+    mixes: Mapping[str, str] = field(default_factory=dict)
+    """Name of a model that is a mix -> digest of its recipe."""
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -138,7 +152,12 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {"conclusions": list(self.sentences), "results": [one.to_dict() for one in self.results]}
+        return {
+            "conclusions": list(self.sentences),
+            "version": VERSION,
+            "mixes": dict(self.mixes),
+            "results": [one.to_dict() for one in self.results],
+        }
 
     def __str__(self) -> str:
         """The conclusions, then a table for each set of examples."""
@@ -290,15 +309,21 @@ def evaluate_entrants(
             for name, columns_found in _measure(entrant, checked, kind, settings, generated=generated):
                 measured[name].append(columns_found)
                 advance(1)
+    names, pairs = lined_up(entrants, reference=reference)
+    return Evaluation(
+        results=tuple(
+            compared(name, examples[name].source, names, found, pairs=pairs, metrics=metrics_of(found[0]), seed=seed)
+            for name, found in measured.items()
+        )
+    )
+
+
+def lined_up(entrants: Sequence[Entrant], *, reference: bool) -> tuple[list[str], list[tuple[int, int]]]:
+    """Names, each once, and who is compared with whom: the first with each of the others, or the other way round."""
     given = [entrant.name for entrant in entrants]
     before = [given[:index].count(name) for index, name in enumerate(given)]
     names = [f"{name} ({count + 1})" if count else name for name, count in zip(given, before, strict=True)]
-    pairs = [(index, 0) if reference else (0, index) for index in range(1, len(names))]
-    return Evaluation(
-        results=tuple(
-            _compared(name, examples[name].source, names, found, pairs, seed=seed) for name, found in measured.items()
-        )
-    )
+    return names, [(index, 0) if reference else (0, index) for index in range(1, len(names))]
 
 
 def _measure(
@@ -320,17 +345,17 @@ def _measure(
             yield name, measure(job, kind, Cache().root / "measured", generated=generated)
 
 
-def _compared(
+def compared(
     name: str,
     source: str,
     names: Sequence[str],
     columns: Sequence[Columns],
-    pairs: Sequence[tuple[int, int]],
     *,
+    pairs: Sequence[tuple[int, int]],
+    metrics: Sequence[Metric],
     seed: int,
 ) -> ExamplesResult:
-    """All models on one set of examples."""
-    metrics = metrics_of(columns[0])
+    """All models on one set of examples; conclusions are drawn from the first metric."""
     table = figures(metrics, columns, pairs, seed=seed)
     found = [
         {metric.name: figure for metric, figure in zip(metrics, column, strict=True)}

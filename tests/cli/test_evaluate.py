@@ -50,9 +50,21 @@ def test_a_plot_is_drawn(recipe, test_set, fresh_cache, tmp_path):
 def test_options_reach_the_models(recipe, test_set, fresh_cache, monkeypatch):
     given: dict = {}
     monkeypatch.setattr("cocktail_hub.pipeline.evaluate", lambda *sources, **more: given.update(more, sources=sources))
-    arguments = ("--max-length", "9", "--batch-size", "2", "--chat-template", "--no-generation", "--revision", "dev")
+    more = ("--tasks", "mmlu57", "--tasks", "flan30:rte", "--data", "folder", "--shots", "5")
+    arguments = (
+        *more,
+        "--max-length",
+        "9",
+        "--batch-size",
+        "2",
+        "--chat-template",
+        "--no-generation",
+        "--revision",
+        "dev",
+    )
     run("eval", "a", "b", "--examples", test_set, *arguments, "--scoring-device", "cpu")
     assert given["sources"] == ("a", "b")
+    assert (given["tasks"], given["data"], given["shots"]) == (("mmlu57", "flan30:rte"), "folder", 5)
     assert given["reading"] == {"max_length": 9, "batch_size": 2, "chat_template": True}
     assert given["generated"] is False
     assert given["revision"] == "dev"
@@ -63,7 +75,7 @@ def test_options_reach_the_models(recipe, test_set, fresh_cache, monkeypatch):
     ("arguments", "message"),
     [
         ((), "Missing argument 'SOURCE...'"),
-        (("a",), "Missing option '--examples'"),
+        (("a",), "Give --examples FILE, or --tasks NAME."),
         (("a", "--examples", "target="), "'target=' names no file. Write it like target=test.jsonl."),
         (("a", "--examples", "x/t.jsonl", "--examples", "y/t.jsonl"), "Two sets of examples have the same name"),
         (("a", "--examples", "t.jsonl", "--plot", "gone/plot.png"), "There is no folder 'gone'"),

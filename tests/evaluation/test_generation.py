@@ -76,9 +76,8 @@ def test_a_long_input_loses_its_beginning(llama):
 
 
 def test_answers_keep_their_lines_where_references_have_several(llama, monkeypatch):
-    monkeypatch.setattr(
-        "cocktail_hub.evaluation.generation.run_in_batches", lambda costs, *_: ["\none\ntwo\n"] * len(costs)
-    )
+    text = AutoTokenizer.from_pretrained(llama)("\none\ntwo\n")["input_ids"]
+    monkeypatch.setattr("cocktail_hub.evaluation.generation.continued", lambda run, prompts, count: [text])
     assert answers(llama, QA[:1], [["a"]]) == ["one"]
     assert answers(llama, QA[:1], [["a\nb"]]) == ["one\ntwo"]
 

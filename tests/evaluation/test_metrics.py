@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from cocktail_hub.evaluation.metrics import CLASSES, exact_match, metrics_of, normalized, ranking, rouge_l
+from cocktail_hub.evaluation.metrics import (
+    CLASSES,
+    SUITE_METRICS,
+    exact_match,
+    metrics_of,
+    normalized,
+    ranking,
+    rouge_l,
+    rouge_l_of_words,
+)
 
 
 def shown(columns) -> dict[str, float]:
@@ -91,3 +100,29 @@ def test_classes_that_a_resample_lacks_do_not_count():
 
 def test_a_huge_loss_has_a_perplexity_all_the_same():
     assert math.isfinite(shown({"loss": [5000.0, 1.0]})["perplexity"])
+
+
+def test_f1_is_that_of_the_class_1():
+    columns = {"label": ["1", "1", "0", "0", "1"], "predicted": ["1", "0", "1", "0", "1"]}
+    metric = SUITE_METRICS["F1"]
+    assert metric.figure(metric.rows(columns).mean(axis=0)) == pytest.approx(100 * 2 * 2 / (3 + 3))
+    never = {"label": ["0", "0"], "predicted": ["0", "0"]}
+    assert metric.figure(metric.rows(never).mean(axis=0)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("found", "reference", "expected"),
+    [
+        ("the cat", "the cat", 1.0),
+        ("The cat", "the cat", 0.5),  # case counts
+        ("the the cat", "the cat", 1.0),  # each word once
+        ("cat the", "the cat", 0.5),  # order counts
+        ("one two. three four", "three four. one two", 1.0),  # but not that of sentences
+        ("a b.", "c d.", 2 / 6),  # the empty word after both full stops
+        ("", "a", 0.0),
+        ("", "a.", 2 / 3),
+        ("a", "b", 0.0),
+    ],
+)
+def test_rouge_l_of_the_paper_counts_different_words_over_pairs_of_sentences(found, reference, expected):
+    assert rouge_l_of_words(found, reference) == pytest.approx(expected, abs=1e-7)

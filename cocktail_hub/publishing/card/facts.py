@@ -67,6 +67,8 @@ class CardFacts:
     """Package -> version that made the mix."""
     chart: str | None = None
     """File beside the card that shows the evidence; `None` if there is none."""
+    results: tuple[Mapping[str, Any], ...] = ()
+    """What the mix achieves, as the Hub's `model-index` has it."""
     notes: tuple[str, ...] = ()
     """What the check found that does not spoil the mix, a sentence each, with public names."""
 
@@ -81,8 +83,12 @@ def gather_facts(
     repo_id: str | None = None,
     tags: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
+    results: Mapping[str, Any] | None = None,
 ) -> CardFacts:
-    """Read the cards of pinned ingredients, and count the parameters in `specs`, the tensors of the mix."""
+    """Read the cards of pinned ingredients, and count the parameters in `specs`, the tensors of the mix.
+
+    `results` are the figures of an evaluation, as JSON values.
+    """
     references = recipe.all_references
     with ThreadPoolExecutor(max(1, len(references))) as pool:
         found = pool.map(lambda reference: _card_metadata(reference, hub), references)
@@ -91,11 +97,17 @@ def gather_facts(
     for spec in specs or ():
         if spec.dtype in MIXABLE:
             counts[spec.dtype] += spec.numel
+    shown: tuple[Mapping[str, Any], ...] = ()
+    if results is not None:
+        from cocktail_hub.publishing.card.results import hub_results  # most cards have none
+
+        shown = tuple(hub_results(results, recipe, kind.task, repo_id or ""))
     return CardFacts(
         form=form,
         repo_id=repo_id,
         tags=tags,
         notes=notes,
+        results=shown,
         library="sentence-transformers" if kind.sentence_transformers else "transformers",
         pipeline_tag=kind.task,
         architecture=kind.architecture or None,

@@ -23,7 +23,7 @@ YAML_BLOCK = re.compile(r"^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \
 _BOM = "\ufeff"
 _ALWAYS_OURS = ("base_model", "base_model_relation", "library_name", "pipeline_tag")
 """Facts about what is published: where the new card has them, they replace the old ones."""
-_OURS_IF_UNCHANGED = (("license", "license_name", "license_link"), ("language",))
+_OURS_IF_UNCHANGED = (("license", "license_name", "license_link"), ("language",), ("model-index",))
 """Replaced as long as they are absent or as we wrote them; all keys of a group, or none."""
 
 

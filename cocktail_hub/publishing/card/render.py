@@ -111,6 +111,9 @@ def _metadata(recipe: Recipe, facts: CardFacts, combined: License) -> dict[str, 
         "base_model": hub_ids or None,
         "base_model_relation": "merge" if hub_ids else None,
         "tags": list(dict.fromkeys([*tags, *facts.tags])),
+        "model-index": [{"name": (facts.repo_id or "mix").rpartition("/")[2], "results": [*facts.results]}]
+        if facts.results
+        else None,
     }
     return {key: value for key, value in found.items() if value is not None}
 

@@ -171,8 +171,9 @@ class LoraAdapter:
         config = json.dumps(self.config, indent=2).encode() + b"\n"
         return {**self.files, WEIGHTS: weights, CONFIG: config, README: self.card(repo_id).encode()}
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Write the files into a new or empty folder. Raises RecipeError if it has files, and OSError."""
+        folder = Path(folder)
         require_empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.contents().items():

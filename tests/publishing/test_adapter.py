@@ -150,6 +150,8 @@ def test_a_folder_with_files_is_not_written_to(tmp_path):
     tuned, base = models.pair("llama").folders
     with pytest.raises(RecipeError, match="is not empty"):
         extract_lora(str(tuned), str(base), rank=1, output=tmp_path)
+    with pytest.raises(RecipeError, match="is not empty"):
+        extract_lora(str(tuned), str(base), rank=1).save(str(tmp_path))
 
 
 def test_an_adapter_is_published_with_its_base_at_its_commit(hub):

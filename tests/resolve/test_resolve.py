@@ -701,6 +701,15 @@ def test_only_linear_recipes_with_weights_can_be_inlined(
     )
 
 
+@pytest.mark.parametrize("keys", [{"tokenizer": "union"}, {"pad_to_multiple_of": 64}, {"chat_template": "chatml"}])
+def test_a_recipe_with_tokens_of_its_own_making_is_not_inlined(
+    push: Callable[..., str], options: Hub, keys: dict[str, Any]
+) -> None:
+    inner = push({"config.json": recipe_config(push(), push(), weights=[0.5, 0.5], **keys)})
+    with pytest.raises(RecipeError, match="It has tokens or a chat template of its own making, which would be lost"):
+        resolve(mix(inner, push(), weights=[0.5, 0.5]), options)
+
+
 @pytest.mark.parametrize("key", ["base", "anchor"])
 def test_a_recipe_can_be_neither_base_nor_anchor(push: Callable[..., str], options: Hub, key: str) -> None:
     inner = push({"config.json": recipe_config(push(), push())})

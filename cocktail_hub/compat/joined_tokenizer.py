@@ -32,12 +32,15 @@ def join_tokenizers(vocabularies: Sequence[Vocabulary], tokens: Mapping[int, str
     first, *others = vocabularies
     joined: dict[str, Any] = json.loads(first.text)
     model, known = joined["model"], {*first.known.values()}
+    joined["added_tokens"] = joined.get("added_tokens") or []
     ids = {token: number for number, token in tokens.items()}
     scores: dict[str, float] = {}
     for other in others:
         data = json.loads(other.text)
         joined["added_tokens"] += [
-            {**token, "id": ids[token["content"]]} for token in data["added_tokens"] if token["content"] not in known
+            {**token, "id": ids[token["content"]]}
+            for token in data.get("added_tokens") or ()
+            if token["content"] not in known
         ]
         learnt = set((other.tokens or ({}, {}))[0].values()) - known
         if learnt and (how := _kind(data)) != _kind(joined):
@@ -51,14 +54,14 @@ def join_tokenizers(vocabularies: Sequence[Vocabulary], tokens: Mapping[int, str
         if learnt and model.get("merges") is not None:
             pairs, found = (
                 [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]  # older files have texts
-                for merges in (model["merges"], data["model"]["merges"])
+                for merges in (model["merges"], data["model"].get("merges") or ())
             )
             paired = set(map(tuple, pairs))
             model["merges"] = [*pairs, *(pair for pair in found if tuple(pair) not in paired)]
         if isinstance(data["model"].get("vocab"), list):
             scores = {token: score for token, score in data["model"]["vocab"] if token in learnt} | scores
         known |= set(other.known.values())
-    if isinstance(model["vocab"], list):  # of a unigram model, where a place is an id
+    if isinstance(model.setdefault("vocab", {}), list):  # of a unigram model, where a place is an id
         for number in range(len(model["vocab"]), max(tokens) + 1):
             token = tokens.get(number, f"<|no token {number}|>")
             model["vocab"].append([token, scores.get(token, UNLIKELY)])

@@ -311,6 +311,9 @@ class _Resolver:
                 "and with the same `missing`."
             )
             raise _not_inlined(ingredient, adapter, why)
+        if inner.tokenizer == "union" or inner.tokens or inner.pad_to_multiple_of > 1 or inner.chat_template != "auto":
+            why = "It has tokens or a chat template of its own making, which would be lost."
+            raise _not_inlined(ingredient, adapter, why)
         if commit:
             inlined = inlined_in(inner) | {ingredient.model: commit}
             inner = replace(inner, evidence={**(inner.evidence or {}), _INLINED: inlined})

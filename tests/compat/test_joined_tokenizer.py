@@ -205,3 +205,14 @@ def test_added_tokens_keep_their_flags_and_files_without_new_tokens_are_left_alo
     assert token["lstrip"]
     assert token["special"]
     assert joined["model"]["vocab"][-1] == ["<x>", -100.0]
+
+
+def test_files_without_lists_of_added_tokens_are_joined(tmp_path: Path) -> None:
+    found = []
+    for name, words in (("one", ["a", "b"]), ("two", ["a", "c"])):
+        (tmp_path / name).mkdir()
+        data = {"model": {"type": "WordLevel", "vocab": {word: n for n, word in enumerate(words)}}}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(data))
+        found.append(find_vocabulary(LocalFiles(tmp_path / name, name=name)))
+    joined = json.loads(join_tokenizers(found, {0: "a", 1: "b", 2: "c"}))
+    assert joined == {"model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}}, "added_tokens": []}

@@ -712,6 +712,15 @@ def test_a_recipe_without_weights_cannot_be_mixed_with_others(push: Callable[...
         resolve(mix(push(), push(), method="ties", base=inner), options)
 
 
+@pytest.mark.parametrize("keys", [{"tokenizer": "union"}, {"pad_to_multiple_of": 64}, {"chat_template": "chatml"}])
+def test_a_recipe_with_tokens_of_its_own_making_is_not_inlined(
+    push: Callable[..., str], options: Hub, keys: dict[str, Any]
+) -> None:
+    inner = push({"config.json": recipe_config(push(), push(), weights=[0.5, 0.5], **keys)})
+    with pytest.raises(RecipeError, match="It has tokens or a chat template of its own making, which would be lost"):
+        resolve(mix(inner, push(), weights=[0.5, 0.5]), options)
+
+
 def test_a_recipe_written_inside_the_recipe_is_inlined_too(push: Callable[..., str], options: Hub) -> None:
     a, b = push(), push()
     parts = [{"model": a, "weight": 0.5}, {"model": b, "weight": 0.5}]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cocktail_hub.errors import RecipeError
+from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe.recipe import IMPORTED, Recipe
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ _KEYS = frozenset(
 )
 LAYERS = "[0-9]*.*"
 """The pattern of all tensors in layers."""
-_KNOWN = frozenset(entry.name for entry in fields(Recipe))
 _REQUIRED = object()
 _UNUSED = ("int8_mask", "max_iter", "tol", "eps")
 """Parameters that change no number here: storage of masks, and how exact an iteration is."""
@@ -449,24 +449,23 @@ class _Importer:
         settings = given if isinstance(given, Lines) else Lines()
         line = doc.line("tokenizer_source" if "tokenizer_source" in doc else "tokenizer")
         source = doc.get("tokenizer_source") or settings.get("source", "union" if settings else None)
-        if source == "union" and "tokens" in _KNOWN:
+        if source == "union":
             recipe["tokenizer"] = source
         elif source is not None and source != "base":
             named = self.name_of(source, line).rpartition("+")[2].partition("@")[0]
             recipe["tokenizer"] = named
-            if named not in names:
+            if named not in names and METHODS[recipe["method"]].most is not None:
                 self.problem(line, f"the tokenizer of '{named}', which is not mixed.")
+            elif named not in names:
+                recipe["ingredients"].append(self.reference(self.name_of(source, line), line) | {"weight": 0.0})
+                self.note(f"line {line}: '{named}', whose tokenizer the mix has, is an ingredient of weight 0.")
         tokens = settings.get("tokens")
         found = {
             "chat_template": doc.get("chat_template"),
             "pad_to_multiple_of": settings.get("pad_to_multiple_of"),
             "tokens": {str(token): self.token(str(token), tokens) for token in tokens} if tokens else None,
         }
-        for key, value in found.items():
-            if value is not None and key in _KNOWN:
-                recipe[key] = value
-            elif value is not None:
-                self.problem((doc if key in doc else settings).line(key), f"`{key}` has no counterpart.")
+        recipe |= {key: value for key, value in found.items() if value is not None}
 
     def token(self, token: str, tokens: Lines) -> Any:
         """Return the rule of a token."""

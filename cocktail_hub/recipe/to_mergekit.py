@@ -53,29 +53,55 @@ def _documents(recipe: Recipe, problems: list[str], name: str | None = None) -> 
         "dtype: float64": recipe.dtype == "float64",
         "config": recipe.config not in ("first", recipe.base.model if recipe.base else "")
         and recipe.method != "linear",
-        "tokenizer": recipe.tokenizer not in ("first", recipe.config),
+        "chat_template": recipe.chat_template != "auto" and not recipe.own_template,
     }
     problems += [f"`{key}` has no counterpart." for key, given in set_keys.items() if given]
     document: dict[str, Any] = {"name": name} if name else {}
     document["merge_method"] = recipe.method
-    if recipe.base is not None:
-        document["base_model"] = _name(recipe.base, problems)
-    elif recipe.method == "slerp":
-        document["base_model"] = _name(recipe.ingredients[0], problems)
-    elif recipe.method == "linear" and recipe.config != "first":
-        document["base_model"] = recipe.config
-    if recipe.stacked:
-        document["slices"] = [{"sources": [_entry(recipe, i, problems)]} for i in recipe.ingredients]
-    elif any(reference.layer_range for reference in recipe.references):
-        used = [*((recipe.base,) if recipe.base else ()), *recipe.ingredients]
-        document["slices"] = [{"sources": [_entry(recipe, i, problems) for i in used]}]
-    else:
-        document["models"] = [_entry(recipe, ingredient, problems) for ingredient in recipe.ingredients]
+    document |= models_of(recipe, problems)
     if shared := shared_parameters(recipe, problems):
         document["parameters"] = shared
     if recipe.dtype != "auto":  # mergekit computes in `dtype`
         document |= {"dtype": "float32", "out_dtype": recipe.dtype}
+    if recipe.own_template:
+        document["chat_template"] = recipe.chat_template
+    if recipe.tokenizer not in ("first", recipe.config) or recipe.tokens or recipe.pad_to_multiple_of > 1:
+        document["tokenizer"] = tokenizer_settings(recipe, problems)
     return [*before, document]
+
+
+def models_of(recipe: Recipe, problems: list[str]) -> dict[str, Any]:
+    """Return base and models, or slices of them."""
+    found: dict[str, Any] = {}
+    if recipe.base is not None:
+        found["base_model"] = _name(recipe.base, problems)
+    elif recipe.method == "slerp":
+        found["base_model"] = _name(recipe.ingredients[0], problems)
+    elif recipe.method == "linear" and recipe.config != "first":
+        found["base_model"] = recipe.config
+    if recipe.stacked:
+        found["slices"] = [{"sources": [_entry(recipe, i, problems)]} for i in recipe.ingredients]
+    elif any(reference.layer_range for reference in recipe.references):
+        used = [*((recipe.base,) if recipe.base else ()), *recipe.ingredients]
+        found["slices"] = [{"sources": [_entry(recipe, i, problems) for i in used]}]
+    else:
+        found["models"] = [_entry(recipe, ingredient, problems) for ingredient in recipe.ingredients]
+    return found
+
+
+def tokenizer_settings(recipe: Recipe, problems: list[str]) -> dict[str, Any]:
+    """Return whose tokens the mix has, and their rules."""
+    names = {reference.model: _name(reference, problems) for reference in recipe.references}
+    names["first"] = _name(recipe.ingredients[0], problems)
+    found: dict[str, Any] = {"source": names.get(recipe.tokenizer, recipe.tokenizer)}
+    tokens: dict[str, Any] = {}
+    for token, rule in recipe.tokens.items():
+        source: Any = {"kind": "zero"} if rule.source == "zero" else names.get(rule.source, rule.source)
+        if rule.token:
+            source = {"kind": "model_token", "model": source, "token": rule.token}
+        tokens[token] = {"source": source} | ({"force": True} if rule.force else {})
+    pad = {"pad_to_multiple_of": recipe.pad_to_multiple_of} if recipe.pad_to_multiple_of > 1 else {}
+    return found | ({"tokens": tokens} if tokens else {}) | pad
 
 
 def _name(reference: ModelReference, problems: list[str]) -> str:

@@ -133,6 +133,25 @@ def test_adapters_and_revisions_are_read_out_of_names() -> None:
     assert read(text)["ingredients"] == [{"model": "l/a", "revision": "v2", "base": base, "weight": 1.0}]
 
 
+def test_tokenizers_are_joined_and_tokens_have_rules() -> None:
+    text = (
+        TIES + "chat_template: chatml\ntokenizer:\n  source: union\n  pad_to_multiple_of: 8\n  tokens:\n"
+        "    <s>: {source: m/a, force: true}\n    <t>: {source: {kind: zero}}\n"
+        "    <u>: {source: {kind: model_token, model: m/b, token: <v>}}\n"
+    )
+    found = read(text)
+    assert (found["tokenizer"], found["chat_template"], found["pad_to_multiple_of"]) == ("union", "chatml", 8)
+    tokens = {token: (rule.source, rule.token, rule.force) for token, rule in read_mergekit(text).tokens.items()}
+    assert tokens == {"<s>": ("m/a", "", True), "<t>": ("zero", "", False), "<u>": ("m/b", "<v>", False)}
+
+
+def test_a_model_that_only_gives_its_tokenizer_has_the_weight_0() -> None:
+    recipe = read_mergekit(TIES + "tokenizer_source: other/tok\n")
+    assert [(entry.model, entry.weight) for entry in recipe.ingredients][2:] == [("other/tok", 0.0)]
+    assert recipe.tokenizer == "other/tok"
+    assert "line 6: 'other/tok', whose tokenizer the mix has, is an ingredient of weight 0." in recipe.import_notes
+
+
 def test_the_output_dtype_counts() -> None:
     assert read(TIES + "dtype: float32\nout_dtype: bfloat16\n")["dtype"] == "bfloat16"
     assert read(TIES + "dtype: torch.float16\n")["dtype"] == "float16"
@@ -199,7 +218,15 @@ def test_everything_that_cannot_be_expressed_is_listed_at_once() -> None:
         (models("m/a", merge_method="model_stock", base_model="b", parameters="{filter_wise: true}"), "whole tensors"),
         (TIES.replace("weight: 1}", "weight: [0.5, x]}"), "line 4: `weight` must be a number, a list of numbers"),
         (TIES.replace("weight: 1}", "weight: -1}"), "finite and 0 or more"),
-        (TIES + "tokenizer_source: other/tok\n", "line 6: the tokenizer of 'other/tok', which is not mixed."),
+        (
+            models("m/b", merge_method="slerp", base_model="m/a", parameters="{t: 0.5}", tokenizer_source="o/t"),
+            "line 4: the tokenizer of 'o/t', which is not mixed.",
+        ),
+        (
+            TIES + "tokenizer: {tokens: {x: {source: {kind: model_token, model: m/a, token_id: 3}}}}\n",
+            "line 6: the row of 'x' by the id of another token",
+        ),
+        (TIES + "tokenizer: {tokens: {x: {force: true}}}\n", "line 6: 'x' has no `source`."),
         ("merge_method: linear\nmodels: [{model: [1]}]", "a model must be a name, got [1]."),
         (STACK.replace("[0, 3]", "[0]"), "line 3: `layer_range` must be two whole numbers."),
         ("merge_method: [\n", "not valid YAML"),

@@ -88,6 +88,14 @@ def test_what_is_written_is_read_back(recipe: dict[str, Any]) -> None:
     } | {"density": 0}
 
 
+def test_tokenizer_and_tokens_are_written_and_read_back() -> None:
+    rules = {"<s>": {"source": "m/a", "force": True}, "<t>": "zero", "<u>": {"source": "m/b", "token": "<v>"}}
+    keys = {"tokenizer": "union", "tokens": rules, "pad_to_multiple_of": 8, "chat_template": "chatml"}
+    given = Recipe.from_dict({"ingredients": TWO} | keys)
+    back = read_mergekit(to_mergekit(given))
+    assert {key: getattr(back, key) for key in keys} == {key: getattr(given, key) for key in keys}
+
+
 def test_everything_that_mergekit_cannot_express_is_listed_at_once() -> None:
     with pytest.raises(RecipeError) as caught:
         exported(**TIES | {"parameters": {"trim": "model"}, "keep": ["lm_head*"]})

@@ -1,192 +1,232 @@
-"""Write docs/results.md, and the figures it shows as data, from what weights.py kept."""
+"""Write docs/results.md, and the figures it shows as data, from what run.py kept."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import spearmanr
 from tasks import TASKS
-from train import BATCH, DRAWS, POOL, STEPS, TEST
-from weights import SIZES
+from train import BATCH, DRAWS, POOL, RATE, TEST
+
+from cocktail_hub.evaluation.intervals import middle_quantiles, resampled_means, tail_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
 
 HERE = Path(__file__).parent
-TEMPLATE = """\
-# Results: do weights from examples help?
-
-Written by `experiments/report.py` from what `experiments/weights.py` measured, which is in `experiments/results.json`.
-
-all-MiniLM-L6-v2 was fine-tuned on real text of each of these tasks: {tasks}
-({steps} steps of {batch} pairs each). Then a task is *new*: its own expert is left out, and base and other experts are
-mixed for it, with weights found from a few examples (drawn from {draws}). The mixes are really merged, and tested on
-{test} other queries, each among {test} passages. *Oracle*: the weights found on {pool} further examples, without a
-prior.
-
-**This is small**: one embedder, one training seed, short fine-tunes, {count} new tasks ({new}),
-{test} test queries each. Intervals (95 %) are over test queries only. Read it as directions.
-
-## A new task without training
-
-InfoNCE loss (lower is better) and nDCG@10 (higher is better) of the merged models; `rule: ensemble` with
-`fallback: never`, mean of two draws of examples.
-
-{mixes}
-
-How much of the loss gap between equal weights and the oracle is closed (ratio of sums over tasks):
-
-{closed}
-
-*Predicted only* is the loss of the mean of the test queries' outputs: no merge. *Worse than equal*: in so many draws
-the predicted loss is significantly above that of equal weights (95 %, over test queries).
-
-## Does the mean of the outputs predict the mix?
-
-Rank correlation of predicted and measured figures, over the mixes that were merged. They differ little in nDCG, so its
-ranks are mostly noise; the loss tells them apart.
-
-{ranks}
-
-## What follows
-
-- `softmax` at 5, the paper's rule and the default, stays close to equal weights, with any number of examples.
-- `rule: ensemble` closes a part of the gap that remains, and more of it with more examples. With 5 it gains nothing,
-  which is why it falls back to equal weights below 20. With 20 it helps on average, but a draw in ten was worse than
-  equal weights: look at the interval of the gain that is reported. With 50 it helped in every task.
-- The draws that were merged are two a task. The 20 whose losses are predicted say more about 20 examples.
-- Not done: other kinds of model, several training seeds, longer fine-tunes, other merge methods, forgetting.
-
-## Run it again
-
-```
-python experiments/train.py --texts TEXTS --models MODELS      # TEXTS: the packages named in experiments/tasks.py
-python experiments/weights.py --texts TEXTS --models MODELS --kept KEPT --tasks {names}
-python experiments/report.py --kept KEPT
-```
-"""
-RULES = ("softmax 5", "softmax 1", "ensemble")
+RULES = ("softmax 5", "softmax 1", "best single", "coupled", "ensemble")
+RESAMPLES = 2000
+"""Of test queries, for an interval."""
+Results = dict[str, dict[str, dict]]
+"""Task -> step of run.py -> what it found, of one training seed."""
 
 
-def read(kept: Path) -> dict[str, dict[str, dict]]:
-    """Task -> name of rule, size and draw -> what was found; tasks that were not finished are left out."""
-    found = {
-        task: {file.stem.partition(" ")[2]: json.loads(file.read_text()) for file in kept.glob(f"{task} *.json")}
-        for task in TASKS
+def read(kept: Path) -> dict[str, Results]:
+    """Training seed -> results."""
+    return {
+        folder.name.partition("-")[2]: {
+            task.name: {file.stem: json.loads(file.read_text()) for file in sorted(task.glob("*.json"))}
+            for task in sorted(folder.iterdir())
+        }
+        for folder in sorted(kept.glob("results-*"))
     }
-    return {task: rows for task, rows in found.items() if "measured" in rows.get("ensemble 50 1", {})}
 
 
-def share(rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[float, float, float]:
-    """Of (equal, rule, oracle) losses per query of each task: the share of the gap closed, with a 95 % interval."""
-
-    def closed(draw: list[np.ndarray]) -> float:
-        gained = sum((equal[at] - rule[at]).mean() for (equal, rule, _), at in zip(rows, draw, strict=True))
-        gap = sum((equal[at] - best[at]).mean() for (equal, _, best), at in zip(rows, draw, strict=True))
-        return float(gained / gap)
-
-    rng = np.random.default_rng(0)
-    resampled = [closed([rng.integers(0, len(one[0]), len(one[0])) for one in rows]) for _ in range(2000)]
-    return closed([np.arange(len(one[0])) for one in rows]), *map(float, np.quantile(resampled, (0.025, 0.975)))
+def means(found: Any) -> Any:
+    """The same with the mean of each column of figures, so that it is small."""
+    if isinstance(found, dict):
+        return {key: value if key == "weights" else means(value) for key, value in found.items()}
+    return round(float(np.mean(found)), 5)
 
 
-def shares(
-    found: dict[str, dict[str, dict]], rule: str, size: int, kind: str
-) -> tuple[tuple[float, float, float], int]:
-    """The share of the gap that a rule closes, averaged over the draws that are there, and their number."""
-    names = {
-        task: [name for name in rows if name.startswith(f"{rule} {size} ") and kind in rows[name]]
-        for task, rows in found.items()
-    }
-    rows = []
-    for task, own in names.items():
-        equal, best = (np.array(found[task][name][kind]["loss"]) for name in ("equal", "oracle"))
-        rows.append((equal, np.mean([found[task][name][kind]["loss"] for name in own], axis=0), best))
-    return share(rows), min(map(len, names.values()))
+def difference(pairs: Iterable[tuple[Sequence[float], Sequence[float]]], scale: float = 100) -> str:
+    """The mean of what the first of each pair has more per query, with a 95 % interval over queries."""
+    rows = np.concatenate([np.subtract(*pair) for pair in pairs])[:, None] * scale
+    tail = tail_for(len(rows))
+    low, high = middle_quantiles(
+        np.concatenate(list(resampled_means(rows, seed=0, resamples=RESAMPLES)))[:, 0], (tail, 1 - tail)
+    )
+    return f"{rows.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def worse(found: dict[str, dict[str, dict]], rule: str, size: int) -> str:
-    """In how many draws the predicted loss is significantly above that of equal weights."""
-    count = draws = 0
-    for rows in found.values():
-        for name, row in rows.items():
-            if name.startswith(f"{rule} {size} "):
-                more = np.array(row["predicted"]["loss"]) - rows["equal"]["predicted"]["loss"]
-                count += more.mean() > 1.96 * more.std(ddof=1) / len(more) ** 0.5
-                draws += 1
-    return f"{count} of {draws}"
+def closed(cells: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> str:
+    """Of (equal, rule, oracle) losses per query of each task: the share of the gap closed, with a 95 % interval.
+
+    It is a ratio of sums over tasks; the interval is over test queries.
+    """
+    gains = [np.stack([equal - rule, equal - best], axis=1) for equal, rule, best in cells]
+    resampled = sum(
+        np.concatenate(list(resampled_means(rows, seed=place, resamples=RESAMPLES))) for place, rows in enumerate(gains)
+    )
+    low, high = np.quantile(resampled[:, 0] / resampled[:, 1], (0.025, 0.975))
+    gained, gap = sum(rows.mean(axis=0) for rows in gains)
+    return f"{gained / gap:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def correlation(rows: dict[str, dict], metric: str) -> float:
-    """Rank correlation of predicted and measured figures of one task."""
-    pairs = [
-        (np.mean(row["predicted"][metric]), np.mean(row["measured"][metric]))
-        for row in rows.values()
-        if "measured" in row
-    ]
-    ranks = [np.argsort(np.argsort(side)) for side in zip(*pairs, strict=True)]
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
+    rows = list(rows)
+    if not rows:
+        return "*Not run for this page.*"
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
-def page(found: dict[str, dict[str, dict]]) -> str:
-    """The page, in Markdown."""
-    mixes, closed = [], []
-    for task, rows in found.items():
-        cells = [task]
-        for names in (["equal"], *([f"ensemble {size} {draw}" for draw in (0, 1)] for size in (20, 50)), ["oracle"]):
-            loss, ndcg = (np.mean([rows[name]["measured"][key] for name in names]) for key in ("loss", "ndcg"))
-            cells.append(f"{loss:.3f}, {100 * ndcg:.1f}")
-        mixes.append(cells)
-    for rule in RULES:
-        for size in SIZES:
-            (value, low, high), draws = shares(found, rule, size, "predicted")
-            row = [f"`{rule}`", str(size), "-", f"{value:.0%} [{low:.0%}, {high:.0%}], {draws} draws"]
-            row.append(worse(found, rule, size))
-            if rule == "ensemble" and size != SIZES[0]:
-                (value, low, high), draws = shares(found, rule, size, "measured")
-                row[2] = f"{value:.0%} [{low:.0%}, {high:.0%}], {draws} draws"
-            closed.append(row)
-    ranks = [
-        [
-            task,
-            str(sum("measured" in row for row in rows.values())),
-            f"{correlation(rows, 'loss'):.2f}",
-            f"{correlation(rows, 'ndcg'):.2f}",
+def forgetting(found: dict[str, Results]) -> str:
+    """A table of experts, alone and mixed, on their own task and on the others."""
+    rows = []
+    for task in TASKS:
+        each = [results[task] for results in found.values() if "anchored" in results.get(task, {})]
+        if not each:
+            continue
+        named = {name: [one[name] for one in each] for name in ("share 0.5", "anchored")}
+        named |= {name: [one[f"predicted share {name}"] for one in each] for name in "01"}
+        parts = {
+            name: (
+                np.concatenate([one[task]["ndcg"] for one in own]),
+                np.concatenate([one[other]["ndcg"] for one in own for other in one if other != task]),
+            )
+            for name, own in named.items()
+        }
+        cells = [
+            f"{100 * own.mean():.1f} / {100 * others.mean():.1f}"
+            for own, others in (parts[name] for name in ("0", "1", "share 0.5", "anchored"))
         ]
-        for task, rows in found.items()
-    ]
-    return TEMPLATE.format(
-        new=", ".join(found),
-        count=len(found),
-        names=" ".join(found),
-        mixes=table(["task", "equal weights", "20 examples", "50 examples", "oracle"], mixes),
-        closed=table(["rule", "examples", "merged and tested", "predicted only", "worse than equal"], closed),
-        ranks=table(["task", "mixes", "of the loss", "of nDCG@10"], ranks),
-        tasks=", ".join(TASKS),
-        steps=STEPS,
-        batch=BATCH,
-        test=TEST,
-        draws=DRAWS,
-        pool=POOL,
-    )
+        gains = [difference([(parts["share 0.5"][side], parts["1"][side])]) for side in (0, 1)]
+        rows.append([task, *cells, *gains])
+    head = ["task", "base", "fine-tune", "half and half", "half, and half of all others"]
+    return table([*head, "half - fine-tune, on its task", "on the others"], rows)
 
 
-def main() -> None:
-    """Write the page and its data."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kept", type=Path, required=True, help="folder that weights.py wrote to")
-    found = read(parser.parse_args().kept)
-    rounded = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 4))
-    for rows in rounded.values():
-        for row in rows.values():
-            row["predicted"] = {key: round(float(np.mean(values)), 5) for key, values in row["predicted"].items()}
-    (HERE / "results.json").write_text(json.dumps(rounded))
-    (HERE.parent / "docs" / "results.md").write_text(page(found), encoding="utf-8")
+def new_task(found: dict[str, Results]) -> str:
+    """A table of mixes for a task without an expert: loss and nDCG of what was merged."""
+    rows = []
+    for task in TASKS:
+        each = [results[task] for results in found.values() if "oracle" in results.get(task, {})]
+        draws = [[[name for name in one if name.startswith(f"ensemble {size} ")] for size in (20, 50)] for one in each]
+        if not each or not all(map(all, draws)):
+            continue
+        cells = [task]
+        for names in (
+            [["alone base"]] * len(each),
+            [["equal"]] * len(each),
+            *([one[size] for one in draws] for size in (0, 1)),
+            [["oracle"]] * len(each),
+        ):
+            own = [one[name] for one, some in zip(each, names, strict=True) for name in some]
+            loss, ndcg = (np.mean([row[key] for row in own]) for key in ("loss", "ndcg"))
+            cells.append(f"{loss:.3f}, {100 * ndcg:.1f}")
+        cells.append(difference([(one["equal"]["ndcg"], one["alone base"]["ndcg"]) for one in each]))
+        rows.append(cells)
+    head = ["task", "base alone", "equal weights", "20 examples", "50 examples", "oracle"]
+    return table([*head, "equal - base, nDCG@10"], rows)
 
 
-if __name__ == "__main__":
-    main()
+def rules(found: dict[str, Results]) -> str:
+    """A table of the share of the gap that each rule closes, and of how often it does harm."""
+    rows = []
+    for rule in RULES:
+        for size in (5, 20, 50):
+            cells: dict[str, list] = {"": [], "predicted ": []}
+            draws = worse = 0
+            for results in found.values():
+                for task in TASKS:
+                    own = results.get(task, {})
+                    for kind, into in cells.items():
+                        names = [name for name in own if name.startswith(f"{kind}{rule} {size} ")]
+                        if names and f"{kind}oracle" in own:
+                            losses = np.array([own[name]["loss"] for name in names])
+                            equal, best = (np.array(own[f"{kind}{name}"]["loss"]) for name in ("equal", "oracle"))
+                            into.append((equal, losses.mean(axis=0), best))
+                            if kind:
+                                more = losses - equal
+                                errors = more.std(axis=1, ddof=1) / more.shape[1] ** 0.5
+                                worse += int((more.mean(axis=1) > 1.96 * errors).sum())
+                                draws += len(names)
+            shown = [closed(some) if some else "-" for some in cells.values()]
+            if draws:
+                rows.append([f"`{rule}`", str(size), *shown, f"{worse} of {draws}"])
+    return table(["rule", "examples", "merged", "predicted only", "worse than equal"], rows)
+
+
+def everything(found: dict[str, Results]) -> str:
+    """A table of all experts in one model, nDCG per task."""
+    each = [results["all"] for results in found.values() if "equal" in results.get("all", {})]
+    rows = []
+    for task in TASKS:
+        alone = "predicted share 1"
+        own = [results[task][alone][task] for results in found.values() if alone in results.get(task, {})]
+        cells = [
+            [one[name][task] for one in each if task in one.get(name, {})] for name in ("equal", "outputs", "joint")
+        ]
+        if all(cells[:2]):
+            shown = [f"{100 * np.mean([row['ndcg'] for row in some]):.1f}" if some else "-" for some in (own, *cells)]
+            rows.append([task, *shown, difference([(a["ndcg"], b["ndcg"]) for a, b in zip(*cells[:2], strict=True)])])
+    head = ["task", "its expert", "all merged", "mean of outputs", "trained on all"]
+    return table([*head, "merged - mean of outputs"], rows)
+
+
+def methods(found: dict[str, Results]) -> str:
+    """A table of merge methods, nDCG over all tasks."""
+    each = [results.get("all", {}) for results in found.values()]
+    names = sorted({name for one in each for name in one if name.startswith("method ")})
+    rows = []
+    for name in names:
+        own = [row["ndcg"] for one in each for row in one.get(name, {}).values()]
+        _, method, scale = name.split()
+        rows.append([f"`{method}`", scale, f"{100 * np.mean(own):.1f}"])
+    return table(["method", "scale", "nDCG@10, mean of all tasks"], rows)
+
+
+def ranks(found: dict[str, Results]) -> str:
+    """A table of the rank correlation of predicted and measured figures, over all mixes of a task that were merged."""
+    rows = []
+    for task in TASKS:
+        for seed, results in found.items():
+            own = results.get(task, {})
+            curve = [name for name in own if name.startswith("share ")]
+            merged = [name for name in own if f"predicted {name}" in own and name not in curve]
+            for what, names, keys in (("new task", merged, ["loss"]), ("curve", curve, ["loss", "ndcg"])):
+                if len(names) < 3:  # noqa: PLR2004 - two are in order or not
+                    continue
+                row = [task, what, seed, str(len(names))]
+                for key in keys:
+                    before, after = (
+                        [
+                            np.mean((own[kind + name].get(task) if what == "curve" else own[kind + name])[key])
+                            for name in names
+                        ]
+                        for kind in ("predicted ", "")
+                    )
+                    row.append(
+                        f"{spearmanr(before, after).statistic:.2f}, {np.abs(np.subtract(before, after)).max():.3f}"
+                    )
+                rows.append([*row, "-"][:6])
+    head = ["task", "mixes of", "seed", "count", "loss: ranks, largest error", "nDCG: ranks, largest error"]
+    return table(head, rows)
+
+
+def write(kept: Path, steps: int) -> None:
+    """Write the page and its data; the experts were trained for so many steps."""
+    found = read(kept)
+    shown = {
+        "steps": steps,
+        "seeds": ", ".join(found),
+        "tasks": ", ".join(
+            name
+            for name in TASKS
+            if any(f"alone {name}" in rows for results in found.values() for rows in results.values())
+        ),
+        "batch": BATCH,
+        "rate": RATE,
+        "test": TEST.stop - TEST.start,
+        "draws": DRAWS.stop - DRAWS.start,
+        "pool": POOL.stop - POOL.start,
+        **{part.__name__: part(found) for part in (forgetting, new_task, rules, everything, methods, ranks)},
+    }
+    (HERE / "results.json").write_text(json.dumps(means(found)), encoding="utf-8")
+    template = (HERE / "results.template.md").read_text(encoding="utf-8")
+    (HERE.parent / "docs" / "results.md").write_text(template.format(**shown), encoding="utf-8")

@@ -54,7 +54,13 @@ def adjectives(texts: Path) -> Iterator[Pair]:
         yield definition, words
 
 
-TASKS = {task.__name__: task for task in (nouns, adjectives, verbs, computing, news)}
+def adverbs(texts: Path) -> Iterator[Pair]:
+    """The definition of an adverb, and the word (WordNet)."""
+    for words, definition, _ in _synsets(texts, "adv"):
+        yield definition, words
+
+
+TASKS = {task.__name__: task for task in (nouns, adjectives, adverbs, verbs, computing, news)}
 
 
 def pairs_of(task: str, texts: Path) -> list[Pair]:

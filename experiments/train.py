@@ -1,23 +1,29 @@
-"""Fine-tune all-MiniLM-L6-v2 on each task: contrastive loss among the passages of a batch, 70 steps of 24 pairs."""
+"""Fine-tune all-MiniLM-L6-v2 on one task or several: contrastive loss among the passages of a batch."""
 
 from __future__ import annotations
 
-import argparse
 import random
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from sentence_transformers import SentenceTransformer
-from tasks import TASKS, pairs_of
+from tasks import pairs_of
 
-TEST, DRAWS, POOL = 300, 80, 120
-"""Pairs of a task, in this order: to test on, to draw examples from, to find the best weights on."""
-TRAIN_FROM = 1100
-"""The pairs from here on are for training."""
-STEPS, BATCH, RATE = 70, 24, 5e-4
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DRAWS, POOL = slice(0, 150), slice(150, 500)
+"""Pairs of a task to draw examples from, and to find the best weights on. Choices are made on these."""
+TEST = slice(500, 1000)
+"""The pairs to test on; those from there on are for training."""
+BATCH, RATE, WARM = 24, 5e-4, 10
+"""Pairs of a step, the largest learning rate, and after how many steps it is reached; then it falls to 0."""
 LONGEST = 32
-"""Tokens of a text in training."""
+"""Tokens of a text."""
+JOINT = "joint"
+"""Name of the model that is trained on all tasks."""
 
 
 def minilm() -> Path:
@@ -28,42 +34,41 @@ def minilm() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def train(task: str, texts: Path, folder: Path, seed: int = 0) -> None:
-    """Write the model fine-tuned on a task to `folder`."""
+def train(tasks: Sequence[str], texts: Path, folder: Path, *, steps: int, seed: int) -> None:
+    """Write a fine-tuned model to `folder`, unless it is there.
+
+    Args:
+        tasks: to train on; each step on one of them.
+        texts: folder of the unpacked packages.
+        folder: to write to.
+        steps: of the optimizer.
+        seed: of the batches and of dropout.
+    """
+    if (folder / "modules.json").is_file():
+        return
     torch.manual_seed(seed)
-    pairs = pairs_of(task, texts)[TRAIN_FROM:]
     rng = random.Random(seed)
+    pairs = [pairs_of(task, texts)[TEST.stop :] for task in tasks]
     model = SentenceTransformer(str(minilm()), device="cpu").train()
     model.max_seq_length = LONGEST
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 10) * (1 - step / STEPS))
-    for step in range(STEPS):
-        batch = rng.sample(pairs, BATCH)
-        queries, passages = (
-            model(model.preprocess(list(side)))["sentence_embedding"] for side in zip(*batch, strict=True)
-        )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / WARM, (steps - step) / max(1, steps - WARM))
+    )
+    for step in range(steps):
+        batch = rng.sample(pairs[step % len(pairs)], BATCH)
+        with torch.autocast("cpu", torch.bfloat16):
+            queries, passages = (
+                model(model.preprocess(list(side)))["sentence_embedding"].float() for side in zip(*batch, strict=True)
+            )
         loss = torch.nn.functional.cross_entropy(queries @ passages.T / 0.05, torch.arange(BATCH))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if step % 25 == 0:
-            print(task, step, f"{loss:.3f}", flush=True)
+        if step % 50 == 0:
+            print(folder.name, step, f"{loss:.3f}", flush=True)
     model.max_seq_length = 256
-    model.save(str(folder), create_model_card=False)
-
-
-def main() -> None:
-    """Train the models that are not there yet."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=Path, required=True, help="folder of the unpacked packages")
-    parser.add_argument("--models", type=Path, required=True, help="folder to write the models to")
-    given = parser.parse_args()
-    for task in TASKS:
-        if not (given.models / task / "modules.json").is_file():
-            train(task, given.texts, given.models / task)
-
-
-if __name__ == "__main__":
-    main()
+    model.save(str(folder.with_name(f"{folder.name}.part")), create_model_card=False)
+    folder.with_name(f"{folder.name}.part").rename(folder)

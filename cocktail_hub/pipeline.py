@@ -533,6 +533,8 @@ def evaluate(
         task, weighting = same_task(kinds), opened[0][0].source.recipe.weighting
         shared: dict[str, Any] = {"task": task, "options": options, "reference": several}
         known = evaluate_suites(entrants, suites, weighting=weighting, reading=reading or {}, **shared)
+        if not found:
+            return replace(known, mixes=mixes)
         own = evaluate_entrants(
             entrants,
             found,

@@ -6,6 +6,8 @@ known of what a figure may be off by.
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 INSTRUCTION = "Represent this sentence for searching relevant passages: "
 """What stands before a query of bge."""
+_BATCH = 16
+"""Texts in a batch of lm-eval, if none is given; to let it find the largest one takes longer for small models."""
 _WITHOUT_INSTRUCTION = ("ArguAna", "QuoraRetrieval")
 _FINE_TUNED = ("HotpotQA", "MSMARCO", "QuoraRetrieval")
 """Tasks that the paper has fine-tunes for."""
@@ -102,7 +106,8 @@ def mteb_columns(name: str, model: Any, *, as_paper: bool) -> dict[str, Columns]
             return own(scores, *args, **kwargs)
 
         part.task_specific_scores = noting
-        mteb.evaluate(model, part, cache=None, show_progress_bar=False)
+        with redirect_stdout(sys.stderr):
+            mteb.evaluate(model, part, cache=None, show_progress_bar=False)
         columns[f"nDCG@10:{part.metadata.name}"] = {"value": values}
     return columns
 
@@ -132,11 +137,12 @@ def lm_eval_columns(name: str, run: LoadedRun, *, folder: str | Path | None, sho
             f"lm-eval has no task '{name}'.\nThe name decides what is measured.\n"
             "Use a name of `lm-eval ls tasks`, or give the folder of its YAML file as `data`."
         )
-    size = run.settings.weighting.batch_size or "auto"
+    size = run.settings.weighting.batch_size or _BATCH
     lm = HFLM(pretrained=run.model, tokenizer=run.tokenizer, batch_size=size, device=str(run.device))
-    found = simple_evaluate(
-        lm, tasks=[name], num_fewshot=shots or None, task_manager=manager, bootstrap_iters=0, log_samples=True
-    )
+    with redirect_stdout(sys.stderr):  # stdout is for results
+        found = simple_evaluate(
+            lm, tasks=[name], num_fewshot=shots or None, task_manager=manager, bootstrap_iters=0, log_samples=True
+        )
     columns: dict[str, Columns] = {}
     for task, samples in found["samples"].items():
         first = [each for each in samples if each.get("filter") == samples[0].get("filter")]

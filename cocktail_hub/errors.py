@@ -18,6 +18,7 @@ A message says what is wrong, why it matters and how to fix it, a line each.
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
 from cocktail_hub.version import install_command
@@ -26,8 +27,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{30,}")
+_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that move the cursor, colour a terminal, or change the order in which a line is read."""
+
+
+def printable(text: str) -> str:
+    """Return text of strangers as it may be shown: control characters written out, tokens and logins taken out."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", without_secrets(text))
+
+
+def without_secrets(text: str) -> str:
+    """Return text without access tokens, and without the logins in URLs."""
+    return _LOGIN.sub("", _TOKEN.sub(r"\1_***", text))
+
+
 class CocktailError(Exception):
     """Base class: `except CocktailError` catches every mistake that the caller can fix."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class RecipeError(CocktailError, ValueError):

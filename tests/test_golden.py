@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from cocktail_hub import MixOptions, mix, publish
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from cocktail_hub.testing import LoopbackHub
 
@@ -779,25 +779,6 @@ def without_torch(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Pat
     )
     assert done.returncode == 0, done.stderr
     return root
-
-
-@pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
-    """A Ray of two workers, which this process is connected to."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    module = pytest.importorskip("ray", reason="needs cocktail-hub[ray]")
-    module.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=100 << 20,
-        log_to_driver=False,
-        logging_level="ERROR",
-        configure_logging=False,
-    )
-    yield module
-    module.shutdown()
 
 
 def golden() -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cocktail_hub.errors import CheckpointError, SourceError, did_you_mean
+from cocktail_hub.storage.disk import require_small
 from cocktail_hub.storage.positional_file import too_many_files
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class RepoFiles(Protocol):
         """Every file -> its size in bytes."""
 
     def read(self, path: str) -> bytes:
-        """Return the content of a small file. Raises SourceError if there is none."""
+        """Return the content of a small file. Raises SourceError if there is none, or it is not small."""
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Return bytes `start:stop` of a file. Raises SourceError if they cannot be read."""
@@ -114,6 +115,7 @@ class LocalFiles:
 
     def read(self, path: str) -> bytes:
         """Return the content of a small file."""
+        require_small(path, self.name, self.sizes.get(path, 0))
         return self.read_range(path, 0, self.sizes.get(path, 0))
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
 
 LENGTH_BYTES = 8
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the safetensors library: a longer header means that the file is damaged."""
+MAX_HEADER_BYTES = 25_000_000
+"""Enough for 150,000 tensors, and read in 500 MB. The safetensors library reads headers of four times as much."""
+MOST_DIMENSIONS, LARGEST_SIZE = 64, 1 << 63
+"""Of a shape: what numpy and torch can hold."""
+LONGEST_NAME = 1000
+"""Characters of a tensor's name."""
 FIRST_READ_BYTES = 100_000
 """One request of this size reads the whole header of most files."""
 _MAX_SHOWN = 60
@@ -150,13 +155,15 @@ def _damaged(path: str, model: str, why: str) -> CheckpointError:
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"its header has '{next(name for name in names if names.count(name) > 1)}' twice")
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"its header has '{name[:_MAX_SHOWN]}' twice")
     return found
 
 
 def _slot(name: str, entry: object, offset: int) -> TensorSlot:
     """Check one entry on its own; `offset` is where the data begins."""
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"a name in it has {len(name):,} characters, more than the limit {LONGEST_NAME:,}")
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise ValueError(f"the entry of '{name}' lacks dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -173,7 +180,12 @@ def _slot(name: str, entry: object, offset: int) -> TensorSlot:
 
 
 def _are_sizes(values: object) -> bool:
-    return isinstance(values, list) and set(map(type, values)) <= {int} and min(values, default=0) >= 0
+    return (
+        isinstance(values, list)
+        and len(values) <= MOST_DIMENSIONS
+        and set(map(type, values)) <= {int}
+        and all(0 <= value < LARGEST_SIZE for value in values)
+    )
 
 
 def _require_cover(slots: Mapping[str, TensorSlot], reached: int, size: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cocktail_hub.cli.options import Bytes, Days
-from cocktail_hub.cli.output import say, show_json, size, table
+from cocktail_hub.cli.output import say, show, show_json, size, table
 from cocktail_hub.errors import CacheError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def list_(as_json: bool) -> None:
         show_json(found)
         return
     rows = [[f["digest"][:12], size(f["size"]), f"{f['days']:.1f} d", f["contents"]] for f in found]
-    click.echo(table(["digest", "size", "last used", "ingredients"], rows))
+    show(table(["digest", "size", "last used", "ingredients"], rows))
 
 
 @cache.command()
@@ -51,7 +51,7 @@ def prune(older_than: float | None, max_size: int | None, everything: bool) -> N
     removed = Cache().prune(older_than=age, max_bytes=0 if everything else max_size)
     prune_notes()
     for mix in removed:
-        click.echo(mix.digest)
+        show(mix.digest)
     say(f"Removed {len(removed)} mix(es), {size(sum(mix.nbytes for mix in removed))}.")
 
 
@@ -63,7 +63,7 @@ def verify() -> None:
     damaged = {mix.digest: lines for mix in Cache().mixes() if (lines := mix.damage(thorough=True))}
     for digest, lines in damaged.items():
         for line in lines:
-            click.echo(f"{digest[:12]}  {line}")
+            show(f"{digest[:12]}  {line}")
     if damaged:
         raise click.ClickException(
             f"{len(damaged)} mix(es) are damaged.\n"

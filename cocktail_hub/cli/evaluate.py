@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cocktail_hub.cli.options import mix_options, read_options
-from cocktail_hub.cli.output import say, show_json
+from cocktail_hub.cli.output import say, show, show_json
 
 
 class Named(click.ParamType[tuple[str, str]]):
@@ -81,7 +81,7 @@ def evaluate(
     if given["as_json"]:
         show_json(found.to_dict())
     else:
-        click.echo(str(found))
+        show(str(found))
     if plot is not None:
         draw_evaluation(found, plot)
         say(f"Drawn to {plot}.")

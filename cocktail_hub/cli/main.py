@@ -6,8 +6,12 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -21,7 +25,7 @@ from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
 from cocktail_hub.cli.sweep import sweep
-from cocktail_hub.errors import CocktailError
+from cocktail_hub.errors import CocktailError, printable
 from cocktail_hub.version import VERSION
 
 if TYPE_CHECKING:
@@ -42,12 +46,14 @@ COMMANDS = (
     verify,
 )
 EXIT_INTERRUPTED = 130
+EXIT_BUG = 70
+"""`EX_SOFTWARE` of sysexits.h."""
 GRACE_PERIOD = 3.0
 """Seconds that threads get to end after Ctrl-C: one may wait for a connection that never answers."""
 
 
 class Group(click.Group):
-    """Ends expected errors with one clear message and exit code 1; bugs keep their traceback."""
+    """Ends expected errors with one clear message and exit code 1, bugs with one that says where to report them."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line."""
@@ -67,6 +73,19 @@ class Group(click.Group):
             raise click.ClickException(error_message(error)) from error
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 - anything left is a bug
+            report = Path(tempfile.mkdtemp(prefix="cocktail-bug-"), "traceback.txt")
+            versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "huggingface_hub"))
+            told = f"cocktail_hub {VERSION}, Python {sys.version}, {versions}\n{traceback.format_exc()}"
+            report.write_text(printable(told), encoding="utf-8", errors="replace")
+            say(
+                f"This is a bug in cocktail_hub: {type(error).__name__}: {error}\n"
+                "What you asked for was not done.\n"
+                f"Please report it with the file {report}, which has no tokens, but may name your folders."
+            )
+            sys.exit(EXIT_BUG)
 
 
 @contextmanager

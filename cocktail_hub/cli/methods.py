@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cocktail_hub.cli.output import show_json, table
+from cocktail_hub.cli.output import show, show_json, table
 from cocktail_hub.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def methods(as_json: bool) -> None:
         ]
         for name, method in METHODS.items()
     ]
-    click.echo(table(["method", "formula", "parameters", "base", "weights", "ingredients", "source"], rows))
+    show(table(["method", "formula", "parameters", "base", "weights", "ingredients", "source"], rows))
 
 
 def _described(name: str, method: Method) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cocktail_hub.errors import CocktailError
+from cocktail_hub.errors import CocktailError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,7 @@ def size(nbytes: float) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return left-aligned columns, each as wide as its longest cell."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))
     return "\n".join(lines)
@@ -31,12 +32,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def show_json(value: Any) -> None:
     """Print a value as JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    show(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def show(text: object) -> None:
+    """Print a result on stdout."""
+    click.echo(printable(str(text)))
 
 
 def say(text: str) -> None:
     """Print a message on stderr, which keeps stdout to results."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def error_message(error: CocktailError | OSError) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cocktail_hub.cli.options import MERGING, mix_options, read_options
-from cocktail_hub.cli.output import error_message, say, show_json, size, table
+from cocktail_hub.cli.output import error_message, say, show, show_json, size, table
 from cocktail_hub.errors import CocktailError
 
 EXIT_DIFFERENT = 1
@@ -86,15 +86,13 @@ def _show_preview(recipe: str, given: dict[str, Any]) -> None:
         ]
         for m in found.models
     ]
-    click.echo(table(["model", "revision", "weight", "size", "licence"], rows))
-    click.echo(
-        f"\nresult    {found.architecture or 'modules'} for {found.task}, {found.tensors} tensors, {found.method}"
-    )
-    click.echo(f"download  {size(found.to_download)}")
-    click.echo(f"weights   {size(found.output_bytes)} in {len(found.files)} file(s)")
-    click.echo(f"disk      at most {size(found.peak_disk)}")
-    click.echo(f"memory    {size(found.peak_memory)} for the merge's buffers")
-    click.echo(f"licence   {found.license or 'none'}")
+    show(table(["model", "revision", "weight", "size", "licence"], rows))
+    show(f"\nresult    {found.architecture or 'modules'} for {found.task}, {found.tensors} tensors, {found.method}")
+    show(f"download  {size(found.to_download)}")
+    show(f"weights   {size(found.output_bytes)} in {len(found.files)} file(s)")
+    show(f"disk      at most {size(found.peak_disk)}")
+    show(f"memory    {size(found.peak_memory)} for the merge's buffers")
+    show(f"licence   {found.license or 'none'}")
     for note in filter(None, (*found.notes, found.license_note)):
         say(f"note: {note}")
 
@@ -132,7 +130,7 @@ def score(recipe: str, examples: str | None, output: Path | None, temperature: s
     if given["as_json"]:
         show_json(found.recipe.to_dict())
     else:
-        click.echo(str(found))
+        show(str(found))
 
 
 @click.command(
@@ -178,7 +176,7 @@ def push(recipe: str, repo_id: str, **given: Any) -> None:
     if given["as_json"]:
         show_json({"commit": info.oid, "url": info.commit_url, "pull_request": info.pr_url})
     else:
-        click.echo(info.pr_url or info.commit_url)
+        show(info.pr_url or info.commit_url)
 
 
 @click.command(
@@ -209,7 +207,7 @@ def verify(source: str, **given: Any) -> None:
         show_json({"same": found.same, "digest": found.digest, "files": found.found, "differences": found.differences})
     else:
         different = f"different: {CHANGED}" if found.changed else "different"
-        click.echo("same" if found.same else "\n".join([different, *found.differences]))
+        show("same" if found.same else "\n".join([different, *found.differences]))
     say(f"Made again from recipe {found.digest[:12]}: compared {len(found.expected)} weight file(s).")
     if not found.same:
         sys.exit(EXIT_DIFFERENT)

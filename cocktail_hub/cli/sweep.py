@@ -9,7 +9,7 @@ import click
 
 from cocktail_hub.cli.evaluate import Named, named_once
 from cocktail_hub.cli.options import mix_options, read_options
-from cocktail_hub.cli.output import show_json
+from cocktail_hub.cli.output import show, show_json
 
 
 @click.command(
@@ -60,4 +60,4 @@ def sweep(
     if given["as_json"]:
         show_json(found.to_dict() | {"recipe": found.mix.to_dict()})
     else:
-        click.echo(str(found))
+        show(str(found))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -38,7 +37,7 @@ from cocktail_hub.compat.vocabulary import (
     require_rows,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
-from cocktail_hub.recipe.tensor_rules import compiled
+from cocktail_hub.recipe.tensor_rules import Expression, compiled
 from cocktail_hub.resolve.resolve import ResolvedModel, open_model, with_weights
 
 if TYPE_CHECKING:
@@ -450,7 +449,7 @@ def _refuse_unused_rules(recipe: Recipe, components: Sequence[Component]) -> Non
     names = dict.fromkeys(name for component in components for specs in component.specs for name in specs)
     regex = "a regular expression over the whole name, such as 'encoder\\.layer\\.0\\..*'"
     glob = "a glob such as 'mlp.*', or `regex:` and a regular expression over the whole name"
-    rules = [(f"layers[{i}]", r.match, re.compile(r.match), "Its weights", regex) for i, r in enumerate(recipe.layers)]
+    rules = [(f"layers[{i}]", r.match, Expression(r.match), "Its weights", regex) for i, r in enumerate(recipe.layers)]
     rules += [(f"keep[{i}]", r.match, compiled(r.match), "It", glob) for i, r in enumerate(recipe.keep)]
     for key, number in recipe.rules.items():
         rules += [(key, r.match, compiled(r.match), "Its numbers", glob) for r in number.rules if r.match is not None]

@@ -101,7 +101,15 @@ class Vocabulary:
                 else ((str(entry if isinstance(entry, str) else entry[0]), n) for n, entry in enumerate(vocab))
             )
             return {int(n): str(token) for token, n in pairs if int(n) not in added}, added
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            IndexError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise _damaged(self.name, self.path, error) from error
 
     @cached_property

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from cocktail_hub.errors import PublishError, SourceError, nearest
 from cocktail_hub.hub.commit import Publication, Publisher, Uploaded
 from cocktail_hub.hub.errors import FIRST_WAIT, hub_errors
+from cocktail_hub.storage.disk import require_small
 from cocktail_hub.version import USER_AGENT, VERSION
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ class HubFiles:
 
     def read(self, path: str) -> bytes:
         """The content of a small file, downloaded to the Hub cache."""
+        require_small(path, self.name, self.sizes.get(path, 0))
         local = self.path(path)
         with hub_errors(self.name, self.commit):
             return local.read_bytes()

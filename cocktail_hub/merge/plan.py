@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property, partial
 from pathlib import PurePosixPath
@@ -19,7 +18,7 @@ from cocktail_hub.merge.options import Budget
 from cocktail_hub.methods.contract import with_base
 from cocktail_hub.methods.dtypes import EXACT, MIXABLE, accumulator_dtype, itemsize, mixable_dtype
 from cocktail_hub.methods.registry import METHODS
-from cocktail_hub.recipe.tensor_rules import PerTensor, as_parameters, compiled, depths
+from cocktail_hub.recipe.tensor_rules import Expression, PerTensor, as_parameters, compiled, depths
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -309,7 +308,7 @@ class _Planner:
 
     spec: Method
     numbers: _Numbers
-    keep: tuple[tuple[re.Pattern[str], int], ...]
+    keep: tuple[tuple[Expression, int], ...]
     dtype: str | None
 
     def tensors(self, component: ComponentInput) -> list[TensorPlan]:
@@ -434,7 +433,7 @@ class _Numbers:
         self._spec, self._given, self._seed = spec, weights, seed
         self._checked = cache(partial(spec.used_weights, normalize=normalize))
         self._rules = [
-            (re.compile(rule.match), self._checked(rule.weights, f"the weights of '{rule.match}'")) for rule in layers
+            (Expression(rule.match), self._checked(rule.weights, f"the weights of '{rule.match}'")) for rule in layers
         ]
         self._parameters = as_parameters(parameters, "parameters")
         own = [as_parameters(each, "parameters") for each in own_parameters] or [{}] * len(weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,9 @@ class Draws:
             xp: numpy or torch.
             split: whether the vectors have evens before odds (see `numpy_arrays`).
         """
-        self._like, self._keys, self._xp = like, keys, xp
+        self.like = like
+        """One of the vectors."""
+        self._keys, self._xp = keys, xp
         device = {} if xp is np else {"device": like.device}
         self._block = len(like.reshape(-1)) if device and like.is_cuda else _BLOCK
         parts = [
@@ -47,16 +50,23 @@ class Draws:
             for start, stop in stretches
         ]
         found = parts[0] if len(parts) == 1 else xp.concatenate(parts)
-        self._indices = split_order(found) if split else found
-        self._indices *= _STEP
+        self.indices = split_order(found) if split else found
+        """Indices of its elements, times a constant."""
+        self.indices *= _STEP
+
+    def part(self, start: int, stop: int) -> Draws:
+        """Return the draws for `vector[start:stop]`, rows of it if it has rows."""
+        found, width = copy(self), len(self.indices) // len(self.like)
+        found.like, found.indices = self.like[start:stop], self.indices[start * width : stop * width]
+        return found
 
     def uniform(self, vector: int) -> Any:
         """Return numbers in [0, 1), multiples of 2**-24, one for each element of a vector."""
         first, second = struct.unpack("<ii", hashlib.blake2b(self._keys[vector].encode(), digest_size=8).digest())
-        numbers = self._xp.empty_like(self._like)
+        numbers = self._xp.empty_like(self.like)
         flat = numbers.reshape(-1)
         for start in range(0, len(flat), max(self._block, 1)):
-            bits = self._indices[start : start + self._block] + first
+            bits = self.indices[start : start + self._block] + first
             bits ^= _shifted(bits, 16)
             bits *= _MULTIPLIERS[0]
             bits ^= second

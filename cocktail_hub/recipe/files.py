@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import stat
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +20,10 @@ SUFFIXES = (".yaml", ".yml", ".json")
 """Suffixes of recipe files."""
 LARGEST_FILE = 64 << 20
 """In bytes. A larger file holds weights or data, so it is refused before it is read."""
-MOST_VALUES = 1_000_000
-"""Values in one recipe, inline examples included. A few lines of YAML references can expand to any number of them."""
+LARGEST_YAML = 1 << 18
+"""Characters of YAML, which takes seconds to read even so."""
+MOST_VALUES = 100_000
+"""Values in YAML, inline examples included. A few lines of references can expand to any number of them."""
 _MERGE_KEY = "tag:yaml.org,2002:merge"
 
 
@@ -44,8 +48,8 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _constru
 def _object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _duplicate(next(key for key in keys if keys.count(key) > 1), "")
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise _duplicate(key, "")
     return found
 
 
@@ -60,7 +64,11 @@ def parse_recipe(text: str, name: str = "recipe", *, open_weights: bool = False)
         RecipeError: the text is neither, or not a valid recipe.
     """
     try:
-        return recipe_from_mapping(_mapping_in(_load(text), name), open_weights=open_weights)
+        data = _load(text)
+        if not isinstance(data, Mapping):
+            kind = "empty" if data is None else f"a {type(data).__name__}"
+            raise RecipeError(f"'{name}' must be a mapping with `ingredients`, but it is {kind}.")  # noqa: TRY301
+        return recipe_from_mapping(data, open_weights=open_weights)
     except RecipeError:
         raise
     except RecursionError as error:
@@ -87,23 +95,39 @@ def _load(text: str) -> Any:
             return json.loads(text, object_pairs_hook=_object_from_pairs)
         except json.JSONDecodeError:
             pass  # YAML's `{model: org/name}` begins the same
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    return load_yaml(text)
 
 
-def _mapping_in(data: Any, name: str) -> Mapping[str, Any]:
-    """Refuse anything but a mapping, and a few lines of YAML references that expand to more than memory can hold."""
-    if not isinstance(data, Mapping):
-        kind = "empty" if data is None else f"a {type(data).__name__}"
-        raise RecipeError(f"'{name}' must be a mapping with `ingredients`, but it is {kind}.")
-    left, count = [data], 0
-    while left:
-        value = left.pop()
-        inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-        count += len(inner)
-        if count > MOST_VALUES:
-            raise RecipeError(f"'{name}' is not a recipe: it expands to more than {MOST_VALUES:,} values.")
-        left.extend(inner)
-    return data
+def load_yaml(text: str, *, unique: bool = True) -> Any:
+    """Read YAML of strangers in bounded time and memory. `unique`: refuse a key that stands twice in a mapping.
+
+    Raises:
+        yaml.YAMLError: it is not YAML.
+        ValueError: it is too long, a value does not fit its type, or references expand to too many values.
+        RecursionError: it is nested too deeply.
+    """
+    if len(text) > LARGEST_YAML:
+        raise ValueError(f"it has {len(text):,} characters, more than the {LARGEST_YAML:,} that are read as YAML")
+    loader = (_Loader if unique else yaml.SafeLoader)(text)
+    try:
+        node = loader.get_single_node()
+        if _values_in(node, {}) > MOST_VALUES:
+            raise ValueError(f"it expands to more than {MOST_VALUES:,} values")
+        return None if node is None else loader.construct_document(node)
+    except (AttributeError, KeyError, TypeError) as error:  # `!!bool x`, `!!timestamp x`
+        raise ValueError("a value in it does not fit its type") from error
+    finally:
+        loader.dispose()
+
+
+def _values_in(node: Any, known: dict[int, int]) -> int:
+    """Count the values that a node expands to, references included; what contains itself counts once."""
+    if id(node) not in known:
+        known[id(node)] = 0
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = (part for one in inner for part in (one if isinstance(one, tuple) else (one,)))
+        known[id(node)] = 1 + sum(_values_in(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _similar(path: Path) -> str:
@@ -130,12 +154,14 @@ def read_recipe(path: str | Path, *, open_weights: bool = False) -> Recipe:
             "Write one, with the folder of these weights among its `ingredients`."
         )
     try:
-        size = Path(path).stat().st_size
-        text = Path(path).read_text(encoding="utf-8-sig") if size <= LARGEST_FILE else None
+        status = Path(path).stat()
+        whole = stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST_FILE
+        text = Path(path).read_text(encoding="utf-8-sig") if whole else None
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(
             f"Cannot read the recipe '{path}': {error}.\nGive a YAML or JSON file.{_similar(Path(path))}"
         ) from error
     if text is None:
-        raise SourceError(f"'{path}' is not a recipe: it has {size:,} bytes.\nGive a YAML or JSON file.")
+        what = f"has {status.st_size:,} bytes" if stat.S_ISREG(status.st_mode) else "is no ordinary file"
+        raise SourceError(f"'{path}' is not a recipe: it {what}.\nGive a YAML or JSON file.")
     return parse_recipe(text, name=str(path), open_weights=open_weights)

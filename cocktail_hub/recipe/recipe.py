@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of the recipe format; a recipe of a later one is refused."""
+MOST_INGREDIENTS = 1000
+"""Ingredients of one recipe."""
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 MISNAMED: Mapping[str, str] = {
@@ -304,6 +306,11 @@ class Recipe:
         given = {key: value for key, value in data.items() if value is not None}
         if "ingredients" not in given:
             raise RecipeError("The recipe has no `ingredients`. List the models to mix.")
+        if isinstance(given["ingredients"], (list, tuple)) and len(given["ingredients"]) > MOST_INGREDIENTS:
+            raise RecipeError(
+                f"The recipe has {len(given['ingredients']):,} `ingredients`; at most {MOST_INGREDIENTS:,} are mixed.\n"
+                "Each is checked, and kept open while the mix is made.\nMix them in groups, then mix the mixes."
+            )
         return cls(**given)
 
 

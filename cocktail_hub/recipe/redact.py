@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
+from cocktail_hub.errors import without_secrets
 from cocktail_hub.recipe import ModelReference, Recipe
 
 ReferenceT = TypeVar("ReferenceT", bound=ModelReference)
 RecipeT = TypeVar("RecipeT", bound=Recipe)
-_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{30,}")
-_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 _HOME = re.compile(r"(?<![\w./~-])(?:/home/|/Users/|[A-Za-z]:[\\/]+Users[\\/]+)[^\\/\s\"'`]+")
 
 
@@ -61,7 +60,7 @@ def local_names(recipe: Recipe) -> dict[str, str]:
 
 def scrub(text: str) -> str:
     """Remove tokens, logins in URLs, and home folders from a text."""
-    text = _LOGIN.sub("", _TOKEN.sub(r"\1_***", text))
+    text = without_secrets(text)
     home = os.path.expanduser("~")  # noqa: PTH111 - stays "~" where there is no home, instead of raising
     if len(Path(home).parts) > 1:
         text = re.sub(rf"(?<![\w./~-]){re.escape(home)}(?![\w-])", "~", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -31,8 +32,9 @@ _BEFORE_LAYERS = re.compile(
     r"embed(?!_out)|wte|wpe|shared|patch|(cls|class)_token|position|project_in|pre_layrnorm|stem"
 )
 """What the names of tensors contain that come before the layers."""
-_REPEATED_GROUP = re.compile(r"\)[*+{]|\\[1-9]|\(\?P=")
-"""What may take a regular expression exponential time: a repeated group, and a reference back to one."""
+PATIENCE = 2.0
+"""Seconds that the names of a model may take one expression; ordinary ones take microseconds each."""
+_QUICK = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class TensorRule:
 
     def matches(self, name: str) -> bool:
         """Tell whether the rule is for this tensor."""
-        return self.match is None or compiled(self.match).fullmatch(name) is not None
+        return self.match is None or compiled(self.match).fullmatch(name)
 
     def at(self, depth: float) -> float:
         """Return the number at a depth from 0 to 1."""
@@ -147,25 +149,49 @@ def _as_number(value: Any, key: str) -> float:
     return as_number(value, key, low=-LARGEST_WEIGHT, high=LARGEST_WEIGHT)
 
 
+class Expression:
+    """A regular expression of strangers. Some take longer than anyone will wait, so what is slow is stopped."""
+
+    def __init__(self, pattern: str) -> None:
+        """Compile it. Raises ValueError."""
+        import regex  # not for the many recipes without a pattern
+
+        self.pattern = pattern
+        try:
+            self._compiled = regex.compile(pattern)
+        except (regex.error, OverflowError, RecursionError, MemoryError) as error:
+            raise ValueError(str(error) or "it is too large") from error
+        self._left = PATIENCE
+
+    def fullmatch(self, name: str) -> bool:
+        """Tell whether it matches a whole name. Raises RecipeError if that takes too long."""
+        began = time.thread_time()
+        try:
+            return self._compiled.fullmatch(name, timeout=max(self._left, _QUICK)) is not None
+        except TimeoutError:
+            raise RecipeError(
+                f"The pattern {self.pattern!r} takes too long to match: {PATIENCE:.0f} s, and it had not ended.\n"
+                "A group that is repeated, with a repetition inside, can take longer than anyone will wait.\n"
+                "Repeat single characters or classes only, such as `\\d+` or `.*`, or write several rules."
+            ) from None
+        finally:
+            if (took := time.thread_time() - began) > _QUICK:
+                self._left -= took
+
+
 @lru_cache(maxsize=1024)
-def compiled(pattern: str) -> re.Pattern[str]:
+def compiled(pattern: str) -> Expression:
     """Return what matches whole names of tensors.
 
     Raises:
-        RecipeError: it is a regular expression that is not valid, or that could take forever.
+        RecipeError: it is a regular expression that is not valid.
     """
-    if not pattern.startswith(REGEX):
-        return re.compile(rf"(?:.*\.)?(?:{fnmatch.translate(pattern)})")
-    expression = pattern.removeprefix(REGEX).strip()
-    if _REPEATED_GROUP.search(expression):
-        raise RecipeError(
-            f"The pattern {pattern!r} repeats a group, or refers back to one.\n"
-            "Matching such an expression can take longer than anyone will wait.\n"
-            "Repeat single characters or classes only, such as `\\d+` or `.*`, or write several rules."
-        )
+    is_regex = pattern.startswith(REGEX)
     try:
-        return re.compile(expression)
-    except (re.error, OverflowError, RecursionError) as error:
+        return Expression(
+            pattern.removeprefix(REGEX).strip() if is_regex else rf"(?:.*\.)?(?:{fnmatch.translate(pattern)})"
+        )
+    except ValueError as error:
         raise RecipeError(f"The pattern {pattern!r} is not a regular expression: {error}.") from error
 
 
@@ -235,8 +261,8 @@ class LayerRule:
     def __post_init__(self) -> None:
         as_text(self.match, "layers.match")
         try:
-            re.compile(self.match)
-        except (re.error, OverflowError, RecursionError) as error:
+            Expression(self.match)
+        except ValueError as error:
             raise RecipeError(f"`layers.match` {self.match!r} is not a regular expression: {error}.") from error
         key = f"layers.weights of '{self.match}'"
         object.__setattr__(self, "weights", tuple(_as_number(w, key) for w in as_list(self.weights, key)))
@@ -271,14 +297,14 @@ class MissingPolicy:
         Raises:
             RecipeError: a pattern is not a regular expression, or its value is neither `first` nor `drop`.
         """
-        self._rules: list[tuple[re.Pattern[str], str]] = []
+        self._rules: list[tuple[Expression, str]] = []
         for pattern, choice in missing.items():
             if choice not in CHOICES:
                 hint = did_you_mean(str(choice), CHOICES)
                 raise RecipeError(f"`missing` of {pattern!r} cannot be {choice!r}. {hint}")
             try:
-                self._rules.append((re.compile(pattern), choice))
-            except re.error as error:
+                self._rules.append((Expression(pattern), choice))
+            except ValueError as error:
                 raise RecipeError(f"`missing` has {pattern!r}, which is not a regular expression: {error}.") from error
 
     def says(self, choice: str, *names: str) -> bool:

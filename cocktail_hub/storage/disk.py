@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from cocktail_hub.errors import CocktailError, DiskSpaceError, MergeError
+from cocktail_hub.errors import CocktailError, DiskSpaceError, MergeError, SourceError
 from cocktail_hub.storage.positional_file import too_many_files
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOS
 """errno values for a full disk, an exhausted quota and a file that is too large for its disk."""
 FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """errno values for missing write permission."""
+LARGEST_SMALL_FILE = 1 << 27
+"""Of files that are read into memory, in bytes. The largest vocabularies have a third of it."""
+LARGEST_SETTINGS = 1 << 24
+"""Of configs and other JSON that is parsed, in bytes."""
 QUICK = "xxh128"
 """XXH3-128 (https://xxhash.com), for what only this machine compares: it is as fast as reading the file."""
 HASHES: dict[str, Callable[[], Any]] = {QUICK: xxhash.xxh3_128, "sha256": hashlib.sha256}
@@ -202,3 +206,13 @@ def _translated(error: OSError, folder: Path, needed: int) -> MergeError:
         "The mix cannot be finished; its finished shards are kept.\n"
         "Check the folder and its disk, then run the same command again."
     )
+
+
+def require_small(path: str, model: str, size: int, most: int = LARGEST_SMALL_FILE) -> None:
+    """Raise SourceError if a file, of `size` bytes, is too large to be read into memory."""
+    if size > most:
+        raise SourceError(
+            f"'{path}' of '{model}' has {size:,} bytes.\n"
+            f"Such a file is read into memory, and no real one has more than {most:,} bytes.\n"
+            "Look whether something else was saved under this name, and replace or remove it."
+        )

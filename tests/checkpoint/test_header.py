@@ -129,6 +129,19 @@ def test_a_huge_shape_is_refused_before_anything_is_allocated() -> None:
         parse({"a": entry(0, 4, dtype="F32", shape=[10**12, 10**12])}, data=4)
 
 
+def test_headers_that_would_take_long_or_fill_the_screen_are_refused() -> None:
+    entry = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    twice = "{" + ",".join(f'"a{number % 50_000}":{entry}' for number in range(100_000)) + "}"
+    for text, words in (
+        (twice, "its header has 'a0' twice"),
+        (f'{{"{"x" * 2000}":{entry}}}', "a name in it has 2,000 characters, more than the limit 1,000"),
+        ('{"a":{"dtype":"F32","shape":[' + ",".join("1" * 65) + '],"data_offsets":[0,4]}}', "which is not a list"),
+        ('{"a":{"dtype":"F32","shape":[9999999999999999999],"data_offsets":[0,4]}}', "which is not a list of sizes"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            parse_header(text.encode(), size=100, path="model.safetensors", model="m")
+
+
 @pytest.mark.parametrize("size", range(8))
 def test_a_file_too_short_for_a_length_is_refused(tmp_path: Path, size: int) -> None:
     with pytest.raises(CheckpointError, match=f"it has {size} bytes, fewer than the 8"):

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -81,12 +82,21 @@ def test_a_bug_is_no_answer_of_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "RuntimeError: a bug" in done.stderr
 
 
-def test_a_bug_keeps_its_traceback(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_says_where_to_report_it_and_leaves_its_traceback_in_a_file(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def broken(*_: object, **__: object) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError(f"hf_{'a' * 34}")
 
     monkeypatch.setattr(cocktail_hub.pipeline, "mix", broken)
-    assert isinstance(run("mix", recipe).exception, ZeroDivisionError)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    done = run("mix", recipe)
+    assert done.exit_code == 70
+    assert "This is a bug in cocktail_hub: ZeroDivisionError: hf_***\nWhat you asked for was not done." in done.stderr
+    (report,) = tmp_path.rglob("traceback.txt")
+    assert str(report) in done.stderr
+    text = report.read_text(encoding="utf-8")
+    assert "transformers 5" in text and "in broken" in text and "aaaa" not in text  # noqa: PT018
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cocktail_hub.cli.output import error_message, size, table
-from cocktail_hub.errors import RecipeError
+from cocktail_hub.cli.output import error_message, say, size, table
+from cocktail_hub.errors import RecipeError, printable
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,17 @@ def test_sizes_have_decimal_units(nbytes: float, expected: str) -> None:
 
 def test_columns_are_as_wide_as_their_longest_cell() -> None:
     assert table(["a", "b"], [["long", "c"], ["", "dd"]]) == "a     b\nlong  c\n      dd"
+
+
+def test_what_models_say_cannot_move_the_cursor_or_turn_a_line_around() -> None:
+    assert printable("a\x1b[31mb\u202ec\r\n\u00fc\tz") == "a\\u001b[31mb\\u202ec\\u000d\n\u00fc\tz"
+    assert table(["m"], [["\x07"]]) == "m\n\\u0007"
+
+
+def test_tokens_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"https://me:hf_{'x' * 34}@hub/a hf_{'y' * 40}")
+    assert capsys.readouterr().err == "https://hub/a hf_***\n"
+    assert str(RecipeError(f"hf_{'x' * 34}")) == "hf_***"
 
 
 def test_errors_of_the_system_are_told_apart_from_those_of_the_recipe() -> None:

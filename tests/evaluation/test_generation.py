@@ -9,6 +9,8 @@ from cocktail_hub.evaluation.examples import check_examples
 from cocktail_hub.evaluation.generation import generate
 from cocktail_hub.evaluation.measure import LoadedRun
 
+pytestmark = pytest.mark.whole
+
 REFERENCES = [[row["output"]] for row in QA]
 
 

@@ -16,6 +16,8 @@ from cocktail_hub.evaluation.measure import check_measured, measure
 from cocktail_hub.evaluation.metrics import ranking
 from cocktail_hub.evaluation.scorer import ScoringJob
 
+pytestmark = pytest.mark.whole
+
 TASKS = {
     "decoder": "text-generation",
     "encoder-decoder": "text2text-generation",

@@ -82,7 +82,7 @@ def test_yaml_may_repeat_itself_by_reference() -> None:
         ("ingredients:\n- model: a\n  model: b", "Duplicate key 'model' (line 3): only one"),
         ('{"seed": 1, "seed": 2}', "Duplicate key 'seed': only one of its values could count. Remove one."),
         ("ingredients: &a [*a]", "'r.yaml' is not valid YAML or JSON: found unconstructable recursive node"),
-        (BOMB, "'r.yaml' is not a recipe: it expands to more than 1,000,000 values."),
+        (BOMB, "'r.yaml' is not valid YAML or JSON: it expands to more than 100,000 values."),
         ("[" * 1200, "'r.yaml' is nested too deeply to be a recipe."),
         ("method: linear", "The recipe has no `ingredients`. List the models to mix."),
         (

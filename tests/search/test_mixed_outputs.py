@@ -9,6 +9,8 @@ from cocktail_hub.errors import ScoringError
 from cocktail_hub.evaluation.examples import check_examples
 from cocktail_hub.search.mixed_outputs import mixed_outputs
 
+pytestmark = pytest.mark.whole
+
 EQUAL = np.array([0.5, 0.5])
 
 

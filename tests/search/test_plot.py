@@ -18,6 +18,7 @@ FOUND = Evaluation(
 )
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
 def test_a_plot_is_written_in_the_format_of_its_suffix(suffix, begins, tmp_path):
     pytest.importorskip("matplotlib")

@@ -79,6 +79,7 @@ def test_the_evidence_has_the_curves_that_decided_and_json_has_all():
     assert TARGET.error == 0.5
 
 
+@pytest.mark.whole
 def test_curves_are_drawn(tmp_path):
     found(TARGET, GENERAL).plot(tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import ADAPTER_CONFIG
 from cocktail_hub.errors import CheckpointError
+from cocktail_hub.recipe.tensor_rules import Expression
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,20 +127,21 @@ def _patterns(data: Mapping[str, Any], option: str) -> dict[str, Any]:
     found = {str(pattern): value for pattern, value in (data.get(option) or {}).items()}
     for pattern in found:
         try:
-            re.compile(_suffix(pattern))
-        except re.error as error:
-            raise ValueError(f"`{option}` has '{pattern}', which is not a regular expression ({error.msg})") from error
+            _suffix(pattern)
+        except ValueError as error:
+            raise ValueError(f"`{option}` has '{pattern}', which is not a regular expression ({error})") from error
     return found
 
 
-def _suffix(pattern: str) -> str:
+@lru_cache(maxsize=1024)
+def _suffix(pattern: str) -> Expression:
     """PEFT matches a pattern with the end of a module's name."""
-    return rf"(.*\.)?({pattern})$"
+    return Expression(rf"(.*\.)?({pattern})")
 
 
 def _matching(patterns: Mapping[str, float], module: str, default: float) -> float:
     """Return the value of the first pattern that matches a module, as PEFT does."""
-    return next((value for pattern, value in patterns.items() if re.match(_suffix(pattern), module)), default)
+    return next((value for pattern, value in patterns.items() if _suffix(pattern).fullmatch(module)), default)
 
 
 def _refuse_other_kinds(data: Mapping[str, Any], name: str) -> None:

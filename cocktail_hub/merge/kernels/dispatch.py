@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.plan import ShardPlan, TensorPlan
 
 
+BLOCK = 1 << 14
+"""Elements that a method makes at a time with numpy, or one row: what it allocates stays in the cache of a core."""
+
+
 def make_chunks(buffers: Buffers, job: ShardJob, chunks: Sequence[Chunk]) -> None:
     """Make chunks of the output, one after the other.
 
@@ -116,11 +120,17 @@ def _combine(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
         pieces = sweep.pieces(start, stop)
         vectors = sweep.vectors(pieces)
         known, draws = sweep.at(start, measured), sweep.draws(vectors, pieces)
-        total = combine(steps.xp, vectors, tensor.weights, tensor.parameters, *known, **draws).reshape(-1)
-        if tensor.rule == "task_vectors":
-            against = 0.0 - total  # 0 - 0 and 0 - -0.0 are 0.0, and x - 0.0 is x for every x, -0.0 included
-            total = sweep.base
-            total -= against
+        total = (vectors[0] if sweep.base is None else sweep.base).reshape(vectors[0].shape)
+        length = max(1, BLOCK * len(total) // total.size) if steps.xp is np else len(total)
+        for first in range(0, len(total), length):
+            part, *some = (array[first : first + length] for array in (total, *vectors))
+            drawn = {key: numbers.part(first, first + length) for key, numbers in draws.items()}
+            made = combine(steps.xp, some, tensor.weights, tensor.parameters, *known, **drawn)
+            if sweep.base is None:
+                part[:] = made
+            else:
+                part -= 0.0 - made  # 0 - 0 and 0 - -0.0 are 0.0, and x - 0.0 is x for every x, -0.0 included
+        total = total.reshape(-1)
         if sweep.odd is not None:
             total[sweep.odd] = sweep.odd_sums
         if sweep.reordered:

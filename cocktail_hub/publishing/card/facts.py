@@ -18,6 +18,7 @@ from cocktail_hub.publishing.card.header import read_metadata
 from cocktail_hub.publishing.card.markdown import code, escape, listing
 from cocktail_hub.recipe.task import TASKS
 from cocktail_hub.resolve.resolve import open_model
+from cocktail_hub.storage.disk import LARGEST_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -113,7 +114,9 @@ def _card_metadata(reference: ModelReference, hub: Hub) -> Mapping[str, Any] | N
     files = open_model(replace(reference, digest=None), hub).files
     if isinstance(files, HubFiles) and hub.offline and files.cached("README.md") is None:
         return None
-    return read_metadata(files.read("README.md").decode("utf-8", "replace")) if "README.md" in files.sizes else {}
+    if not 0 < files.sizes.get("README.md", 0) <= LARGEST_SETTINGS:
+        return {}
+    return read_metadata(files.read("README.md").decode("utf-8", "replace"))
 
 
 def _load_classes(kind: ModelKind) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import yaml
 
 from cocktail_hub.errors import PublishError
 from cocktail_hub.publishing.card.markdown import RECORD
+from cocktail_hub.recipe.files import load_yaml
 
 START = "<!-- cocktail_hub: start -->"
 END = "<!-- cocktail_hub: end -->"
@@ -51,8 +52,8 @@ def split_readme(text: str) -> Readme:
 def read_metadata(text: str) -> dict[str, Any]:
     """Return the metadata of somebody's README; empty if there is none or it is not valid."""
     try:
-        values = yaml.safe_load(split_readme(text).block or "")
-    except yaml.YAMLError:
+        values = load_yaml(split_readme(text).block or "", unique=False)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return {str(key): value for key, value in values.items()} if isinstance(values, Mapping) else {}
 
@@ -139,9 +140,9 @@ def change_metadata(block: str, changes: Mapping[str, Any]) -> str:
 
 def _parse_metadata(block: str) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(block)
+        data = load_yaml(block, unique=False)
         problem = None if isinstance(data, dict | None) else f"it is a {type(data).__name__}, not a mapping"
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         problem = str(error)
     if problem:
         raise PublishError(

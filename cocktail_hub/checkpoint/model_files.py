@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
 
 ADAPTER_CONFIG = "adapter_config.json"
+_SHOWN = 100
+"""Characters of a value in a message."""
 MODULES = "modules.json"
 ROUTER = "router_config.json"
 """In a module that routes queries and documents to different modules."""
@@ -205,7 +207,7 @@ def read_config(files: RepoFiles, folder: str = "") -> Mapping[str, Any]:
     """Parse `config.json` of a folder; empty where there is none, as for static embeddings.
 
     Raises:
-        CheckpointError: it is not a JSON mapping.
+        CheckpointError: it is not a JSON mapping, or `architectures` are no names of classes.
     """
     path = str(PurePosixPath(folder, "config.json"))
     if path not in files.sizes:
@@ -215,6 +217,13 @@ def read_config(files: RepoFiles, folder: str = "") -> Mapping[str, Any]:
         raise CheckpointError(
             f"'{path}' of '{files.name}' is not a JSON mapping.\nWithout it the kind of model is unknown.\n"
             "Download or save the model again.",
+            model=files.name,
+        )
+    named = config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) and name.isidentifier() for name in named):
+        raise CheckpointError(
+            f"`architectures` in '{path}' of '{files.name}' is {str(named)[:_SHOWN]!r}, not a list of class names.\n"
+            'Programs look such names up, and cards show them as code.\nWrite the class, such as ["BertModel"].',
             model=files.name,
         )
     return config

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cocktail_hub.errors import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -19,12 +21,12 @@ _UNSAFE = re.compile(r"[\s()<>]")
 
 def escape(text: str) -> str:
     """Return `text` on one line, with markup escaped."""
-    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(printable(text).split()))
 
 
 def code(text: str) -> str:
     """Return `text` on one line, as inline code."""
-    line = " ".join(text.split())
+    line = " ".join(printable(text).split())
     ticks = _backticks(line, least=1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{ticks}{pad}{line}{pad}{ticks}"
@@ -32,6 +34,7 @@ def code(text: str) -> str:
 
 def fenced(text: str, language: str) -> str:
     """Return a code block that `text` cannot end early."""
+    text = printable(text)
     fence = _backticks(text, least=3)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
@@ -42,7 +45,9 @@ def _backticks(text: str, least: int) -> str:
 
 
 def link(text: str, url: str) -> str:
-    """Return a link; `text` is Markdown."""
+    """Return a link; `text` is Markdown, which stays alone beside an address that is not of the web."""
+    if not url.startswith(("https://", "http://")):
+        return text
     safe = _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found.group().encode()), url)
     return f"[{text}]({safe})"
 

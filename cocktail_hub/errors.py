@@ -29,13 +29,18 @@ if TYPE_CHECKING:
 
 _TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{30,}")
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that move the cursor, colour a terminal, or change the order in which a line is read."""
+UNPRINTABLE = {
+    number: f"\\u{number:04x}"
+    for first, last in ((0, 8), (0xB, 0x1F), (0x7F, 0x9F), (0x61C, 0x61C), (0x200E, 0x200F), (0x2028, 0x202E))
+    + ((0x2066, 0x2069), (0xD800, 0xDFFF))
+    for number in range(first, last + 1)
+}
+"""Characters that move the cursor, colour a terminal, or change the order in which a line is read -> what is shown."""
 
 
 def printable(text: str) -> str:
     """Return text of strangers as it may be shown: control characters written out, tokens and logins taken out."""
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", without_secrets(text))
+    return without_secrets(text).translate(UNPRINTABLE)
 
 
 def without_secrets(text: str) -> str:

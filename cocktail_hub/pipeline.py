@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cocktail_hub.compat.check import check_models
-from cocktail_hub.compat.own_code import code_commits
 from cocktail_hub.errors import PublishError, RecipeError, SourceError, did_you_mean
 from cocktail_hub.evaluation.example_files import ExamplesFound, examples_given, examples_of, locate_examples
 from cocktail_hub.evaluation.load_check import LoadCheck
@@ -312,7 +311,7 @@ def check_and_weigh(prepared: Prepared) -> tuple[CompatibilityReport, ResolvedRe
         if weighting is not None and weighting.rule != "uniform":
             cache_weights(prepared.recipe, prepared.examples.digest, weights.values, evidence)
         resolved = as_resolved(with_weights(prepared.recipe, weights.values, evidence))
-    if commits := code_commits(report.recipe):
+    if commits := report.recipe.code:
         resolved = replace(resolved, evidence={**(resolved.evidence or {}), "code": commits})
     return replace(report, recipe=resolved), resolved
 

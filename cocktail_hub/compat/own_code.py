@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -37,20 +36,13 @@ def pin_code(configs: Iterable[Any], recipe: Recipe, hub: Hub) -> dict[str, HubF
     maps = [named for c in configs if isinstance(c, Mapping) and isinstance(named := c.get("auto_map"), dict)]
     entries = [entry for named in maps for entry in named.values()]
     classes = [str(c) for entry in entries for c in (entry if isinstance(entry, list) else [entry])]  # slow and fast
-    pinned = code_commits(recipe)
+    pinned = recipe.code
     found: dict[str, HubFiles | None] = {}
     for repo in dict.fromkeys(code.split("--")[0] for code in classes if "--" in code):
         found[repo] = None
         with suppress(SourceError):
             found[repo] = hub.files(repo, hub.resolve(repo, pinned.get(repo)))
     return found
-
-
-def code_commits(recipe: Recipe) -> dict[str, str]:
-    """Repo whose Python code the mix runs -> commit, according to the recipe's evidence."""
-    found = (recipe.evidence or {}).get("code")
-    pairs = found.items() if isinstance(found, Mapping) else ()
-    return {str(name): str(commit) for name, commit in pairs if re.fullmatch("[0-9a-f]{40}", str(commit))}
 
 
 def refuse_own_code(giver: ResolvedModel, path: str) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocktail_hub.compat.own_code import code_commits
 from cocktail_hub.errors import CacheError, CheckpointError, CocktailError, MergeError, RecipeError, SourceError
 from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, MixOptions, parse_size
 from cocktail_hub.recipe import Recipe, ResolvedRecipe, as_resolved
@@ -48,7 +47,7 @@ class OutputFolder:
         """
         size = self.options.shard_bytes
         cut = "" if size == parse_size(DEFAULT_SHARD_SIZE) else f"-{size}"
-        code = "-".join(["-code", *(commit[:_DIGITS] for commit in sorted(code_commits(resolved).values()))])
+        code = "-".join(["-code", *(commit[:_DIGITS] for commit in sorted(resolved.code.values()))])
         return resolved.digest + cut + (code if self.options.trust_remote_code else "")
 
     def _short_key(self, resolved: ResolvedRecipe) -> str:

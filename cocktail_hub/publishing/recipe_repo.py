@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import read_modules
 from cocktail_hub.compat.check import check_models
-from cocktail_hub.compat.own_code import code_commits
 from cocktail_hub.errors import PublishError
 from cocktail_hub.merge.run import merge_modules
 from cocktail_hub.merge.small_files import copy_small_files, write_json
@@ -60,7 +59,7 @@ def publish_recipe(
     with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         native = _write_models(recipe, report, folder, options)
-        if commits := code_commits(report.recipe):
+        if commits := report.recipe.code:
             recipe = replace(recipe, evidence={**(recipe.evidence or {}), "code": commits})
         recipe = _add_examples(recipe, folder, examples, wanted=with_examples)
         for component, config in native.items():

@@ -13,7 +13,7 @@ import yaml
 
 from cocktail_hub.errors import RecipeError
 from cocktail_hub.methods.registry import METHODS
-from cocktail_hub.recipe.reference import Anchor, Ingredient, ModelReference
+from cocktail_hub.recipe.reference import COMMIT, Anchor, Ingredient, ModelReference
 from cocktail_hub.recipe.task import TASKS
 from cocktail_hub.recipe.tensor_rules import KeepRule, LayerRule, MissingPolicy, PerTensor, TokenRule, as_parameters
 from cocktail_hub.recipe.validation import (
@@ -132,6 +132,13 @@ class Recipe:
         self._check_duplicates()
         self._check_weights()
         self._check_layers()
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Repo whose Python code the mix runs -> its commit, according to the evidence."""
+        found = (self.evidence or {}).get("code")
+        pairs = found.items() if isinstance(found, Mapping) else ()
+        return {str(name): str(commit) for name, commit in pairs if COMMIT.fullmatch(str(commit))}
 
     @property
     def weights(self) -> tuple[Any, ...] | None:

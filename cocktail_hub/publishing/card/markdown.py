@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cocktail_hub.errors import printable
+from cocktail_hub.errors import UNPRINTABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,12 +21,12 @@ _UNSAFE = re.compile(r"[\s()<>]")
 
 def escape(text: str) -> str:
     """Return `text` on one line, with markup escaped."""
-    return _SPECIAL.sub(r"\\\g<0>", " ".join(printable(text).split()))
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.translate(UNPRINTABLE).split()))
 
 
 def code(text: str) -> str:
     """Return `text` on one line, as inline code."""
-    line = " ".join(printable(text).split())
+    line = " ".join(text.translate(UNPRINTABLE).split())
     ticks = _backticks(line, least=1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{ticks}{pad}{line}{pad}{ticks}"
@@ -34,7 +34,7 @@ def code(text: str) -> str:
 
 def fenced(text: str, language: str) -> str:
     """Return a code block that `text` cannot end early."""
-    text = printable(text)
+    text = text.translate(UNPRINTABLE)
     fence = _backticks(text, least=3)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 

@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-_TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{30,}")
-_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{30,}")
+"""An access token."""
+LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+"""A name and a password in an address."""
 UNPRINTABLE = {
     number: f"\\u{number:04x}"
-    for first, last in ((0, 8), (0xB, 0x1F), (0x7F, 0x9F), (0x61C, 0x61C), (0x200E, 0x200F), (0x2028, 0x202E))
-    + ((0x2066, 0x2069), (0xD800, 0xDFFF))
+    for first, last in (
+        *((0, 8), (0xB, 0x1F), (0x7F, 0x9F), (0x61C, 0x61C), (0x200E, 0x200F), (0x2028, 0x202E)),
+        *((0x2066, 0x2069), (0xD800, 0xDFFF)),
+    )
     for number in range(first, last + 1)
 }
 """Characters that move the cursor, colour a terminal, or change the order in which a line is read -> what is shown."""
@@ -40,12 +44,7 @@ UNPRINTABLE = {
 
 def printable(text: str) -> str:
     """Return text of strangers as it may be shown: control characters written out, tokens and logins taken out."""
-    return without_secrets(text).translate(UNPRINTABLE)
-
-
-def without_secrets(text: str) -> str:
-    """Return text without access tokens, and without the logins in URLs."""
-    return _LOGIN.sub("", _TOKEN.sub(r"\1_***", text))
+    return LOGIN.sub("", TOKEN.sub(r"\1_***", text)).translate(UNPRINTABLE)
 
 
 class CocktailError(Exception):

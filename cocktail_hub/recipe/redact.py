@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
-from cocktail_hub.errors import without_secrets
+from cocktail_hub.errors import LOGIN, TOKEN
 from cocktail_hub.recipe import ModelReference, Recipe
 
 ReferenceT = TypeVar("ReferenceT", bound=ModelReference)
@@ -64,7 +64,7 @@ def local_names(recipe: Recipe) -> dict[str, str]:
 
 def scrub(text: str) -> str:
     """Remove tokens, logins in URLs, and home folders from a text."""
-    text = without_secrets(text)
+    text = LOGIN.sub("", TOKEN.sub(r"\1_***", text))
     home = os.path.expanduser("~")  # noqa: PTH111 - stays "~" where there is no home, instead of raising
     if len(Path(home).parts) > 1:
         text = re.sub(rf"(?<![\w./~-]){re.escape(home)}(?![\w-])", "~", text)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
-from models import TOKEN, bert, fill, pair, published, push, words_tokenizer
+from models import TOKEN, pair, published, push
 
 from cocktail_hub.cli import main
 
@@ -40,17 +40,6 @@ def sum_of_09(_: Path) -> Recipe:
 
 def other_architecture(_: Path) -> Recipe:
     return two(published("bert").ids[0], published("llama").ids[0])
-
-
-def other_vocabulary(folder: Path) -> Recipe:
-    """The same architecture with one token more."""
-    larger = bert()
-    larger.resize_token_embeddings(22)
-    fill(larger, 3).save_pretrained(folder / "larger")
-    tokenizer = words_tokenizer()
-    tokenizer.add_tokens(["bird"])
-    tokenizer.save_pretrained(folder / "larger")
-    return two(pair("bert").folders[0], folder / "larger")
 
 
 def no_such_repo(_: Path) -> Recipe:
@@ -97,7 +86,6 @@ BAD: dict[Callable[[Path], Any], tuple[str, ...]] = {
     unknown_key: ("Unknown key 'metod' in the recipe. Did you mean 'method'?", "silently ignored", "Accepted keys: "),
     sum_of_09: ("sum to 0.9, not to 1", "scales the whole model", "Divide each by 0.9"),
     other_architecture: ("acme/llama-a", "LlamaForCausalLM", "BertModel"),
-    other_vocabulary: ("larger", "embeddings.word_embeddings.weight", "22", "21"),
     no_such_repo: ("'acme/no-such-model' is not on the Hub", "Check the spelling", "hf auth login"),
     no_such_revision: ("'acme/bert-b' has no revision 'v9'", "Check its spelling"),
     private_repo: ("'acme/private-bert' is not on the Hub, or it is private", "hf auth login", "token"),

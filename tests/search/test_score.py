@@ -421,7 +421,7 @@ def test_weights_from_the_mixed_outputs(scored, own_cache):
     made = mix(recipe)
     evidence = made.recipe.evidence
     assert evidence["rule"] == "ensemble"
-    assert set(evidence["gain"]) == {"mean", "low", "high"}
+    assert set(evidence["gain"]) == {"mean", "low", "high", "unit"}
     assert "cross-validated on 21 examples" in evidence["sentence"]
     assert evidence["sentence"].endswith("a local optimum, as the loss of averaged vectors is not convex")
     assert all(len(row["outputs"]) == 64 for row in evidence["ingredients"])

@@ -18,7 +18,22 @@ from cocktail_hub.version import VERSION
 
 pytestmark = pytest.mark.whole
 
-COMMANDS = ("mix", "check", "score", "eval", "sweep", "push", "verify", "methods", "cache", "demo", "import", "export")
+COMMANDS = (
+    "mix",
+    "check",
+    "score",
+    "eval",
+    "sweep",
+    "push",
+    "verify",
+    "methods",
+    "cache",
+    "demo",
+    "import",
+    "export",
+    "compare",
+    "extract-lora",
+)
 
 
 @pytest.mark.parametrize("name", ["-h", "--help"])

@@ -41,7 +41,7 @@ MERGES = "a: &a {k: 1}\nb0: &b0 {<<: [*a, *a]}\n" + "".join(
     f"b{i}: &b{i} {{<<: [{','.join([f'*b{i - 1}'] * 9)}], k{i}: 1}}\n" for i in range(1, 10)
 )
 ENTRY = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
-BASE = Path(sys.argv[1]) / "base"
+BASE = Path(sys.argv[1] if __name__ == "__main__" else "") / "base"
 OK = f"ingredients:\n- {{model: {BASE}, weight: 0.5}}\n- {{model: {BASE}, weight: 0.5}}\n"
 
 RECIPES: Mapping[str, str | bytes] = {

@@ -14,6 +14,8 @@ from cocktail_hub.evaluation.loading import load_sentence_transformer
 from cocktail_hub.evaluation.measure import LoadedRun
 from cocktail_hub.evaluation.model import ScoringRun
 
+pytestmark = pytest.mark.whole
+
 HARNESS = pytest.mark.filterwarnings("ignore")
 """Warnings of other people's packages are theirs."""
 

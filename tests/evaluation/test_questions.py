@@ -17,6 +17,8 @@ from cocktail_hub.evaluation.model import ScoringRun
 from cocktail_hub.evaluation.questions import answer, choose, write
 from cocktail_hub.evaluation.suites import LanguageTask, flan_tasks, mmlu_tasks
 
+pytestmark = pytest.mark.whole
+
 QUESTIONS = [
     ("The capital of France is", ["Paris", "Rome", "the sea"]),
     ("Where did the dog run?", ["in the park", "on the mat"]),

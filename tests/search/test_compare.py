@@ -16,6 +16,8 @@ from cocktail_hub.recipe.reference import ModelReference
 from cocktail_hub.search import compare as module
 from cocktail_hub.search.compare import Comparison, Part, recipe_of_task_vectors
 
+pytestmark = pytest.mark.whole
+
 
 def part(gram, base=10.0):
     none = tuple(tuple(0.0 for _ in gram) for _ in gram)

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from cocktail_hub.merge.plan import RowSum, ShardPlan, TensorPlan
 
 
-BLOCK = 1 << 14
-"""Elements that a method makes at a time with numpy, or one row: what it allocates stays in the cache of a core."""
+BLOCK = 1 << 17
+"""Bytes of a vector that a method makes at a time with numpy, or one row: what it allocates stays in the cache of a
+core, and is too small to be given back to the system each time."""
 
 
 def make_chunks(buffers: Buffers, job: ShardJob, chunks: Sequence[Chunk]) -> None:
@@ -134,7 +135,7 @@ def _combine(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
         vectors = sweep.vectors(pieces)
         known, draws = sweep.at(start, measured), sweep.draws(vectors, pieces)
         total = (vectors[0] if sweep.base is None else sweep.base).reshape(vectors[0].shape)
-        length = max(1, BLOCK * len(total) // total.size) if steps.xp is np else len(total)
+        length = max(1, BLOCK // total[0].nbytes) if steps.xp is np else len(total)
         for first in range(0, len(total), length):
             part, *some = (array[first : first + length] for array in (total, *vectors))
             drawn = {key: numbers.part(first, first + length) for key, numbers in draws.items()}

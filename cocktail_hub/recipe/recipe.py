@@ -566,12 +566,13 @@ def canonical_json(value: Any) -> str:
 
 
 def as_resolved(recipe: Recipe) -> ResolvedRecipe:
-    """Return the recipe as a `ResolvedRecipe`.
+    """Return the recipe as a `ResolvedRecipe`, its parameters written out: a later default changes no old mix.
 
     Raises:
         RecipeError: a model is not pinned, or a weight is missing.
     """
-    return ResolvedRecipe(**{f.name: getattr(recipe, f.name) for f in fields(recipe)})
+    known = {f.name: getattr(recipe, f.name) for f in fields(recipe)}
+    return ResolvedRecipe(**{**known, "parameters": recipe.every_parameter})
 
 
 def with_given_weights(models: Iterable[Any], weights: Iterable[Any]) -> list[dict[str, Any]]:

@@ -152,6 +152,21 @@ def test_a_parameter_at_its_default_is_no_other_mix() -> None:
     assert spelled.digest == resolved(**ties).digest
 
 
+def test_resolving_writes_the_defaults_out_so_that_later_ones_change_no_old_mix() -> None:
+    made = as_resolved(
+        Recipe.from_dict({**RESOLVED, "layers": [], "method": "ties", "base": {"model": "org/c", "revision": C3}})
+    )
+    assert made.to_dict()["parameters"] == {
+        "density": 0.2,
+        "lambda": 1.0,
+        "trim": "tensor",
+        "elect": "unweighted",
+        "merge": "mean",
+        "exact_k": False,
+    }
+    assert made.digest == ResolvedRecipe.from_dict({**made.to_dict(), "parameters": {}}).digest
+
+
 def test_two_folders_of_equal_content_are_one_ingredient_to_the_digest() -> None:
     swapped = ingredients({"model": "/x", "digest": D1, "revision": None, "requested": None, "weight": 0.25}, {})
     one = resolved(ingredients=[swapped[0], RESOLVED["ingredients"][1] | {"weight": 0.75}], tokenizer="/x")

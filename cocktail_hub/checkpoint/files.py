@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 SKIPPED_FOLDERS = frozenset({".git", ".cache"})
 """Folders of version control and of the Hub client: never part of a model."""
+_REPO, _COMMIT = re.compile("(model|dataset|space)s--.+"), re.compile("[0-9a-f]{40}")
+"""Names of a repository's folder in the Hub's cache, and of a snapshot in it."""
 _SHARED_BLOBS_MARK = ".huggingface-shared-blobs"
 """File by which huggingface_hub marks the folder of blobs downloaded over Xet, shared by all repositories."""
 
@@ -140,14 +143,16 @@ def _blobs_of_snapshot(root: Path) -> tuple[Path, ...]:
     """Return the blob folders of the Hub cache if `root` is a snapshot or inside of one.
 
     They are `…/models--org--name/blobs` beside `…/models--org--name/snapshots/<commit>`, and `…/blobs`, shared by all
-    repositories, if the client has marked it so.
+    repositories, if the client has marked it so. In a folder that somebody unpacked and that merely looks like this,
+    they could be links to anywhere: the client makes folders.
     """
     absolute = Path(os.path.abspath(root))  # noqa: PTH100 - resolve() would follow the links this looks at
     for folder in (absolute, *absolute.parents):
-        blobs = folder.parent.parent / "blobs"
-        if folder.parent.name == "snapshots" and blobs.is_dir():
-            shared = blobs.parent.parent / "blobs"
-            return tuple(b.resolve() for b in (blobs, *((shared,) if (shared / _SHARED_BLOBS_MARK).is_file() else ())))
+        repo = folder.parent.parent
+        if folder.parent.name == "snapshots" and _REPO.fullmatch(repo.name) and _COMMIT.fullmatch(folder.name):
+            shared = repo.parent / "blobs"
+            found = (repo / "blobs", *((shared,) if (shared / _SHARED_BLOBS_MARK).is_file() else ()))
+            return tuple(blobs.resolve() for blobs in found if blobs.is_dir() and not blobs.is_symlink())
     return ()
 
 

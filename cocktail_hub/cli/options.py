@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,11 @@ MERGING = ("device", "threads", "max_memory", "max_shard_size", "low_disk")
 """Options that only matter to a merge."""
 _OPTIONS = {
     "revision": click.option("--revision", help="Branch, tag or commit of the recipe's repo."),
-    "token": click.option("--token", help="Access token. Default: the saved one."),
+    "token": click.option(
+        "--token",
+        callback=lambda _context, _option, value: sys.stdin.readline().strip() if value == "-" else value,
+        help="Access token; -: read it from stdin, so that no list of processes shows it. Default: the saved one.",
+    ),
     "cache_dir": click.option("--cache-dir", type=click.Path(path_type=Path), help="Folder of the Hub cache."),
     "local_files_only": click.option("--local-files-only", is_flag=True, help="Use only locally cached files."),
     "device": click.option("--device", default="cpu", show_default=True, help="Merge on cpu, cuda or cuda:N."),

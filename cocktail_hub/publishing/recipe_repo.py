@@ -134,6 +134,19 @@ def refuse_local_models(recipe: Recipe) -> None:
             )
 
 
+def require_inside(examples: ExamplesFound, root: Path | None) -> None:
+    """Raise PublishError if the recipe was read from a folder, and its examples are a file outside of it."""
+    if root is None or not isinstance(examples.content, Path) or examples.on_hub:
+        return
+    if not examples.content.resolve().is_relative_to(root.resolve()):
+        raise PublishError(
+            f"The recipe in '{root}' names the examples '{examples.content}', which are outside of that folder.\n"
+            "A recipe that came from somebody else could publish any file of this machine so.\n"
+            "Copy the file beside the recipe and name the copy, or publish a `Recipe` from Python, which may name any "
+            "file."
+        )
+
+
 def _add_examples(recipe: Recipe, folder: Path, examples: ExamplesFound | None, *, wanted: bool) -> Recipe:
     """Copy a file of examples into the repo, so that others can compute the weights.
 
@@ -148,6 +161,7 @@ def _add_examples(recipe: Recipe, folder: Path, examples: ExamplesFound | None, 
             "Nobody else has that file, so nobody could compute them.\n"
             "Compute them first (`cocktail score RECIPE -o OUT.yaml`) and publish that, or publish the examples, too."
         )
+    examples.rows()  # what are no examples is not sent
     target = folder / f"examples{examples.content.suffix}"
     target.write_bytes(examples.content.read_bytes())
     return replace(recipe, weighting=replace(weighting, examples=target.name))

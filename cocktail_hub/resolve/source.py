@@ -54,6 +54,8 @@ class RecipeSource:
     """Whether `files` has the merged weights, too."""
     commit: str | None = None
     """Commit of the repo that it was read from."""
+    root: Path | None = None
+    """Folder of this machine that it was read from."""
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def load_recipe_source(
     refuse_address(name, "A recipe's repo")
     if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
         recipe = read_recipe(path, open_weights=open_weights)
-        return RecipeSource(recipe=absolutize_paths(recipe, path.parent), name=name, config={})
+        return RecipeSource(recipe=absolutize_paths(recipe, path.parent), name=name, config={}, root=path.parent)
     if is_local(name):
         if not path.is_dir():
             raise SourceError(
@@ -127,7 +129,7 @@ def load_recipe_source(
                 "Check the path; for a Hub repo write 'org/name' without a leading './'."
             )
         found = _from_files(LocalFiles(path, name=name), subfolder, open_weights=open_weights)
-        return replace(found, recipe=absolutize_paths(found.recipe, path / subfolder))
+        return replace(found, recipe=absolutize_paths(found.recipe, path / subfolder), root=path)
     commit = hub.resolve(name, revision)
     found = replace(_from_files(hub.files(name, commit), subfolder, open_weights=open_weights), commit=commit)
     # with merged weights, the names of its author's folders are only history

@@ -153,6 +153,20 @@ def test_a_folder_that_only_calls_itself_a_snapshot_gets_no_blobs(tmp_path: Path
 
 
 @needs_links
+@pytest.mark.parametrize("linked", ["models--org--name/blobs", "blobs"])
+def test_blobs_that_are_a_link_are_not_those_of_the_hub_client(tmp_path: Path, linked: str) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "secret").write_bytes(b"s")
+    (tmp_path / "home" / ".huggingface-shared-blobs").write_text("1")
+    model = tmp_path / "models--org--name" / "snapshots" / ("0" * 40)
+    model.mkdir(parents=True)
+    (tmp_path / linked).symlink_to(tmp_path / "home", target_is_directory=True)
+    (model / "x").symlink_to(tmp_path / linked / "secret")
+    with pytest.raises(SourceError, match="outside of its folder"):
+        LocalFiles(model).read("x")
+
+
+@needs_links
 def test_a_folder_reached_by_a_link_works(tmp_path: Path) -> None:
     real = tmp_path / "real"
     real.mkdir()

@@ -51,6 +51,13 @@ def test_every_option_reaches_the_mix(recipe: Path, tmp_path: Path, monkeypatch:
     assert (options.hub.local_files_only, options.trust_remote_code) == (True, True)
 
 
+def test_a_token_comes_from_stdin_where_a_dash_says_so(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[MixOptions] = []
+    monkeypatch.setattr(cocktail_hub.pipeline, "mix", lambda *_, options, **__: seen.append(options))
+    run("mix", recipe, "--token", "-", stdin="hf_x\n")
+    assert [options.hub.token for options in seen] == ["hf_x"]
+
+
 def test_without_options_a_mix_has_its_defaults(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[MixOptions] = []
 

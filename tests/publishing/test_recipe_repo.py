@@ -24,7 +24,7 @@ from models import (
 )
 
 from cocktail_hub import AutoCocktailModel, mix, publish
-from cocktail_hub.errors import PublishError
+from cocktail_hub.errors import PublishError, ScoringError
 
 if TYPE_CHECKING:
     from cocktail_hub.publishing.card.facts import Form
@@ -131,6 +131,25 @@ def test_open_weights_are_computed_where_the_recipe_is_loaded(tmp_path: Path) ->
 def test_examples_that_must_not_go_along_stop_an_open_recipe(tmp_path: Path) -> None:
     with pytest.raises(PublishError, match="which is not to be published"):
         publish(weighing("bert", tmp_path), f"{ORG}/publish-hidden", as_="recipe", examples=False, token=TOKEN)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_recipe_in_a_folder_publishes_no_file_outside_of_it(tmp_path: Path, linked: bool) -> None:
+    recipe = weighing("bert", tmp_path)
+    (tmp_path / "cloned").mkdir()
+    if linked:
+        (tmp_path / "cloned" / "few.jsonl").symlink_to(tmp_path / "few.jsonl")
+    recipe["weighting"]["examples"] = "few.jsonl" if linked else "../few.jsonl"
+    (tmp_path / "cloned" / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(PublishError, match=r"names the examples '.*few.jsonl', which are outside of that folder"):
+        publish(tmp_path / "cloned" / "recipe.json", f"{ORG}/publish-outside", as_="recipe", token=TOKEN)
+
+
+def test_a_file_without_examples_is_not_published(tmp_path: Path) -> None:
+    recipe = weighing("bert", tmp_path)
+    (tmp_path / "few.jsonl").write_text("-----BEGIN KEY-----\n")
+    with pytest.raises(ScoringError):
+        publish(recipe, f"{ORG}/publish-no-examples", as_="recipe", token=TOKEN)
 
 
 def test_an_anchor_stays_open_with_the_weights(tmp_path: Path) -> None:

@@ -146,7 +146,11 @@ def lm_eval_columns(name: str, run: LoadedRun, *, folder: str | Path | None, sho
     columns: dict[str, Columns] = {}
     for task, samples in found["samples"].items():
         first = [each for each in samples if each.get("filter") == samples[0].get("filter")]
-        usable = (metric for metric in first[0]["metrics"] if all(_in_range(each.get(metric)) for each in first))
+        usable = (
+            metric
+            for metric in first[0]["metrics"]
+            if all(isinstance(value := each.get(metric), (int, float)) and 0 <= value <= 1 for each in first)
+        )
         metric = next(usable, None)
         if metric is None:
             raise ScoringError(
@@ -156,7 +160,3 @@ def lm_eval_columns(name: str, run: LoadedRun, *, folder: str | Path | None, sho
             )
         columns[f"{metric}:{task}"] = {"value": [float(each[metric]) for each in first]}
     return columns
-
-
-def _in_range(value: Any) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value <= 1

@@ -18,6 +18,7 @@ from cocktail_hub.evaluation.settings import TASKS, ScoringSettings
 from cocktail_hub.hub.progress import bar
 from cocktail_hub.recipe import ResolvedRecipe, Weighting, canonical_json
 from cocktail_hub.search.model_folders import copy_tokenizer, mix_folder, model_folder
+from cocktail_hub.search.report import aligned
 from cocktail_hub.storage.cache import Cache
 from cocktail_hub.version import VERSION
 
@@ -128,13 +129,7 @@ class ExamplesResult:
         if self.parts:
             shown = [[f"{p.name} ({p.metric})", *(str(m[p.metric]) for m in p.models.values())] for p in self.parts]
             tables.append([[f"{self.name}, task by task", *self.models], *shown])
-        return "\n\n".join(map(_table, tables))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return "\n\n".join(map(aligned, tables))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,3 +110,9 @@ def table_of(weights: Weights, names: Sequence[str] = ()) -> str:
         f"{one.name}: {one.truncated} of {one.texts} texts were longer than the limit and were cut" for one in cut
     ]
     return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as text, each column as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.search.plot import draw_evidence
+from cocktail_hub.search.report import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,8 +106,7 @@ class Sweep:
             marks = [word for word, index in (("knee", self.knee), ("chosen", self.chosen)) if index == place]
             cells = [cell for one in curves for cell in (str(one.predicted[place]), str(one.measured.get(place, "")))]
             rows.append([f"{at:.3g}{' (' + ', '.join(marks) + ')' if marks else ''}", *cells])
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows] + self.sentences)
+        return "\n".join([aligned(rows), *self.sentences])
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""

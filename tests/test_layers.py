@@ -86,6 +86,7 @@ def test_the_hub_for_tests_imports_nothing_of_the_package() -> None:
     assert all(IMPORTS[module] <= apart for module in apart)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("library", ["torch", "transformers", "sentence_transformers", "peft", "ray"])
 def test_heavy_libraries_are_imported_where_they_are_needed(library: str) -> None:
     at_top = {

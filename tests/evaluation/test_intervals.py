@@ -10,6 +10,7 @@ from cocktail_hub.evaluation.metrics import CLASSES, RANKING, TEXT
 FIRST, LOSS = RANKING[2], RANKING[3]
 
 
+@pytest.mark.whole
 def test_an_interval_of_a_mean_is_that_of_the_normal_for_many_examples():
     values = np.random.default_rng(0).normal(2.0, 3.0, 4000)
     ((found,),) = figures([LOSS], [{"loss": values}])

@@ -105,6 +105,7 @@ def test_other_weights_for_the_same_models_are_not_tried_again(
     assert len(tried) == 1
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"error": ""}', '{"notes": [], "other": 1}', '{"notes": 1}'])
 def test_a_damaged_verdict_is_not_taken_for_one(
     recipe: dict[str, Any], tried: list[Request], tmp_path: Path, text: str

@@ -19,6 +19,8 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.evaluation.load_trial import Request, Verdict, try_loading
 
+pytestmark = pytest.mark.whole
+
 FINE = Verdict()
 CODE = """
 import torch, transformers

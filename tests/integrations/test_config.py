@@ -163,6 +163,7 @@ def test_one_load_does_not_change_the_config_for_the_next() -> None:
     assert config.ingredients == list(published("bert").ids)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("family", ["bert", "llama", "t5", "classifier"])
 def test_a_published_recipe_answers_like_the_config_of_the_mix(family: str) -> None:
     repo_id = f"acme/configuration-native-{family}"

@@ -199,6 +199,7 @@ def test_one_hot_weights_give_that_ingredient(method: str, dtype: torch.dtype, l
     assert bits(merged(models, weights, method, library=library, **density)) == bits(models[-1])
 
 
+@pytest.mark.whole
 @every_method
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_chunks_and_libraries_do_not_show_in_the_bytes(method: str, dtype: torch.dtype) -> None:
@@ -211,6 +212,7 @@ def test_chunks_and_libraries_do_not_show_in_the_bytes(method: str, dtype: torch
     assert len(found) == 1
 
 
+@pytest.mark.whole
 @every_method
 def test_threads_shards_and_memory_do_not_show_in_the_bytes(tmp_path: Path, method: str) -> None:
     folders = save_all(tmp_path, [model(seed) for seed in range(len(given(method, torch.float32)))])
@@ -223,6 +225,7 @@ def test_threads_shards_and_memory_do_not_show_in_the_bytes(tmp_path: Path, meth
     assert all(tensors == results[0][1] for _, tensors in results)
 
 
+@pytest.mark.whole
 @every_method
 @every_dtype
 @pytest.mark.parametrize("shape", [(), (1,), (0, 3), (2, 3)])
@@ -240,6 +243,7 @@ def test_zeros_stay_zeros(method: str, dtype: torch.dtype) -> None:
     assert not merged([zeros] * len(given(method, dtype)), weights_of(method), method).any()
 
 
+@pytest.mark.whole
 @every_method
 @pytest.mark.parametrize("library", ["torch", "numpy"])
 @pytest.mark.parametrize("values", [(1.0, math.nan), (math.inf, -math.inf)])
@@ -286,6 +290,7 @@ def test_measured_coefficients_are_reported(tmp_path: Path) -> None:
     assert load(tmp_path / "out")["x"].tolist() == pytest.approx([3 * math.sqrt(0.5), 4 * math.sqrt(0.5)])
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("method", ["sown", "lifted", "ties"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_matrices_are_mixed_alike_in_chunks_of_any_number_of_rows(method: str, dtype: torch.dtype) -> None:

@@ -131,6 +131,7 @@ def test_images_and_sounds_of_one_file_have_a_class_each(tmp_path: Path) -> None
     assert found["preprocessor_config"]["processor_class"] == "Qwen2_5OmniProcessor"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("model_type", ["bert", "unknown", None])
 def test_a_preprocessor_of_another_library_is_left_alone(tmp_path: Path, model_type: str | None) -> None:
     assert written(tmp_path, config={"model_type": model_type}, preprocessor_config={})["preprocessor_config"] == {}

@@ -41,6 +41,7 @@ CURVE = {"examples": "target", "metric": "MRR", "predicted": [POINT] * 3, "measu
 SWEEP = {"over": "org/tuned", "positions": [0.0, 0.5, 1.0], "knee": 0.5, "curves": [CURVE, CURVE]}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("evidence", [{"ingredients": WEIGHTS}, SWEEP, SWEEP | {"ingredients": WEIGHTS}])
 def test_weights_and_curves_of_the_evidence_are_drawn_the_same_every_time(evidence, tmp_path):
     pytest.importorskip("matplotlib")

@@ -131,6 +131,7 @@ def test_files_hold_what_the_method_defines(
     assert same(load(tmp_path / "out"), _expected(method, models, options))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("method", "options"), METHOD_OPTIONS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_mixtures_of_dtypes_are_added_in_the_widest_and_rounded_once(

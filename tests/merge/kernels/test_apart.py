@@ -36,6 +36,7 @@ def planned(
     return plan_merge([given], method=method, weights=weights, **keys)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", METHODS)
 def test_chunks_and_library_do_not_matter_and_other_rows_are_as_ever(method: str, dtype: torch.dtype) -> None:

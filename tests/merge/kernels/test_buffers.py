@@ -54,6 +54,7 @@ def test_numbers_are_computed_in_the_memory_that_files_are_read_to(kind: type[Bu
     assert buffers.array(slot).tolist() == [1.5, -2.0]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_numpy_gives_the_same_bytes_as_torch(

@@ -73,6 +73,7 @@ def test_infinities_that_cancel_are_refused_with_their_models(tmp_path: Path) ->
     )
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("method", sorted(WEIGHTS))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

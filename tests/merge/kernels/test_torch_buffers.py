@@ -27,6 +27,7 @@ class TwoMemories(TorchBuffers):
         return contextlib.nullcontext()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_two_memories_give_the_same_bytes(

@@ -22,7 +22,7 @@ BENCH_WORK ?= build/bench
 BENCH_ARGS ?= --sizes 0.1B embedder --ingredients 2 4 10 --dtypes bfloat16 float32
 
 # What talks to a Hub as users do; tests/testing tries both ways of transfer by itself.
-XET_TESTS = tests/hub tests/integrations/test_auto.py tests/test_pipeline.py tests/publishing tests/cli
+XET_TESTS = tests/hub tests/integrations/test_auto.py tests/pipeline tests/publishing tests/cli
 
 BIN = $(VENV)/bin
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check

@@ -18,19 +18,8 @@ if TYPE_CHECKING:
     from cocktail_hub.integrations.config import CocktailConfig
     from cocktail_hub.integrations.lm_cocktail import mix_models, mix_models_by_layers, mix_models_with_data
     from cocktail_hub.merge.options import MixOptions
-    from cocktail_hub.pipeline import (
-        Mix,
-        check,
-        compare,
-        evaluate,
-        extract_lora,
-        mix,
-        publish,
-        score,
-        search_weights,
-        sweep,
-        verify,
-    )
+    from cocktail_hub.pipeline.measurement import compare, evaluate, score, search_weights, sweep, verify
+    from cocktail_hub.pipeline.mix import Mix, check, extract_lora, mix, publish
     from cocktail_hub.recipe import Ingredient, Recipe, ResolvedRecipe
     from cocktail_hub.version import VERSION as __version__  # noqa: F401, N811 - a name of Python's
 
@@ -39,24 +28,24 @@ _HOMES = {
     "CocktailConfig": "integrations.config",
     "CocktailError": "errors",
     "Ingredient": "recipe",
-    "Mix": "pipeline",
+    "Mix": "pipeline.mix",
     "MixOptions": "merge.options",
     "Preview": "compat.preview",
     "Recipe": "recipe",
     "ResolvedRecipe": "recipe",
-    "check": "pipeline",
-    "compare": "pipeline",
-    "evaluate": "pipeline",
-    "extract_lora": "pipeline",
-    "mix": "pipeline",
+    "check": "pipeline.mix",
+    "compare": "pipeline.measurement",
+    "evaluate": "pipeline.measurement",
+    "extract_lora": "pipeline.mix",
+    "mix": "pipeline.mix",
     "mix_models": "integrations.lm_cocktail",
     "mix_models_by_layers": "integrations.lm_cocktail",
     "mix_models_with_data": "integrations.lm_cocktail",
-    "publish": "pipeline",
-    "score": "pipeline",
-    "search_weights": "pipeline",
-    "sweep": "pipeline",
-    "verify": "pipeline",
+    "publish": "pipeline.mix",
+    "score": "pipeline.measurement",
+    "search_weights": "pipeline.measurement",
+    "sweep": "pipeline.measurement",
+    "verify": "pipeline.measurement",
 }
 __all__ = [
     "AutoCocktailModel",

@@ -26,7 +26,7 @@ Examples:
 @mix_options(without=("max_shard_size", "engine"))
 def compare(recipe: str, base: str | None, plot: Path | None, **given: Any) -> None:
     """Show how far the models of RECIPE went from their base, and how much they have in common."""
-    from cocktail_hub.pipeline import compare
+    from cocktail_hub.pipeline.measurement import compare
     from cocktail_hub.search.plot import require_plotting
 
     if plot is not None:

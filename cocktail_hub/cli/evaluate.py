@@ -67,7 +67,7 @@ def evaluate(
     One SOURCE is a recipe: its mix is compared with its base, each ingredient, and a mix of equal weights. Several are
     recipes, folders or repos on the Hub: each is compared with the first. A mix is made in memory and not written.
     """
-    from cocktail_hub.pipeline import evaluate
+    from cocktail_hub.pipeline.measurement import evaluate
     from cocktail_hub.search.plot import draw_evaluation, require_plotting
 
     if not examples and not given["tasks"]:

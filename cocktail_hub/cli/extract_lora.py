@@ -32,7 +32,7 @@ Examples:
 @mix_options(without=("max_shard_size",))
 def extract_lora(source: str, base: str | None, output: Path, **given: Any) -> None:
     """Make a LoRA adapter of SOURCE, a recipe or a fine-tuned model, and print its folder."""
-    from cocktail_hub.pipeline import extract_lora
+    from cocktail_hub.pipeline.mix import extract_lora
 
     found = extract_lora(
         source,

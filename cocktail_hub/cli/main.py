@@ -79,6 +79,8 @@ class Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:  # noqa: BLE001 - anything left is a bug
+            if follows_interrupt(error):
+                sys.exit(EXIT_INTERRUPTED)
             report = Path(tempfile.mkdtemp(prefix="cocktail-bug-"), "traceback.txt")
             versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "huggingface_hub"))
             told = f"cocktail_hub {VERSION}, Python {sys.version}, {versions}\n{traceback.format_exc()}"
@@ -89,6 +91,16 @@ class Group(click.Group):
                 f"Please report it with the file {report}, which has no tokens, but may name your folders."
             )
             sys.exit(EXIT_BUG)
+
+
+def follows_interrupt(error: BaseException | None) -> bool:
+    """Whether an error was raised while Ctrl-C was on its way out.
+
+    Python may be interrupted inside of a lock's own code, and `with` then ends in "release unlocked lock".
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 @contextmanager

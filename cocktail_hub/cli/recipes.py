@@ -36,7 +36,7 @@ Examples:
 @mix_options()
 def mix(recipe: str, output: Path | None, dry_run: bool, force: bool, **given: Any) -> None:
     """Mix the models of RECIPE, and print the folder of the result."""
-    from cocktail_hub.pipeline import mix
+    from cocktail_hub.pipeline.mix import mix
 
     if dry_run:
         _show_preview(recipe, given)
@@ -72,7 +72,7 @@ def check(recipe: str, **given: Any) -> None:
 
 
 def _show_preview(recipe: str, given: dict[str, Any]) -> None:
-    from cocktail_hub.pipeline import check
+    from cocktail_hub.pipeline.mix import check
 
     found = check(recipe, revision=given["revision"], options=read_options(given))
     if given["as_json"]:
@@ -117,7 +117,7 @@ Examples:
 @mix_options(without=MERGING)
 def score(recipe: str, examples: str | None, output: Path | None, temperature: str | None, **given: Any) -> None:
     """Compute the weights of RECIPE from a few examples, and print them."""
-    from cocktail_hub.pipeline import score
+    from cocktail_hub.pipeline.measurement import score
     from cocktail_hub.recipe import dump_yaml
 
     try:
@@ -173,7 +173,7 @@ Examples:
 @mix_options()
 def push(recipe: str, repo_id: str, **given: Any) -> None:
     """Publish RECIPE or its mix to REPO_ID in one commit, and print the commit's address."""
-    from cocktail_hub.pipeline import publish
+    from cocktail_hub.pipeline.mix import publish
 
     info = publish(
         recipe,
@@ -212,7 +212,7 @@ def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> N
 
     Numbers of the evidence count as equal within 0.001, those above 1 within a thousandth.
     """
-    from cocktail_hub.pipeline import verify
+    from cocktail_hub.pipeline.measurement import verify
     from cocktail_hub.publishing.verify import CHANGED
 
     try:

@@ -33,7 +33,7 @@ def sweep(
     recipe: str, examples: tuple[tuple[str, str], ...], plot: Path | None, output: Path | None, **given: Any
 ) -> None:
     """Show how good RECIPE is along one of its numbers, predicted everywhere and measured where it matters."""
-    from cocktail_hub.pipeline import sweep
+    from cocktail_hub.pipeline.measurement import sweep
     from cocktail_hub.recipe import dump_yaml
     from cocktail_hub.search.plot import require_plotting
 

@@ -25,7 +25,7 @@ from cocktail_hub.evaluation.loading import (
 from cocktail_hub.hub import Hub, HubFiles
 from cocktail_hub.hub.commit import README
 from cocktail_hub.merge.options import MixOptions
-from cocktail_hub.pipeline import Mix, cached_mix, mix, prepare, publish
+from cocktail_hub.pipeline.mix import Mix, cached_mix, mix, prepare, publish
 from cocktail_hub.publishing.model_hooks import attach
 from cocktail_hub.publishing.verify import CHANGED, changed_weights, refuse_changed
 from cocktail_hub.recipe import as_resolved

@@ -210,6 +210,6 @@ class CocktailConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers is
 
         Takes the keywords of `cocktail_hub.publish`, among them those of transformers' own `push_to_hub`.
         """
-        from cocktail_hub.pipeline import publish
+        from cocktail_hub.pipeline.mix import publish
 
         return publish(self, repo_id, **{"as_": "recipe", **kwargs})

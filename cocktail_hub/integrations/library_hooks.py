@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.compat.config import model_kind
 from cocktail_hub.errors import CocktailError
 from cocktail_hub.hub import Hub
-from cocktail_hub.pipeline import publish
+from cocktail_hub.pipeline.mix import publish
 from cocktail_hub.publishing.card.header import START, drop_section
 from cocktail_hub.publishing.model_hooks import keep_true, mix_of, remove_recipe
 from cocktail_hub.resolve.source import RECIPE_FILE, load_recipe_source

@@ -18,7 +18,7 @@ from cocktail_hub.hub import Hub
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.output_folder import require_place
 from cocktail_hub.merge.small_files import write_json
-from cocktail_hub.pipeline import mix, prepare, weigh_prepared
+from cocktail_hub.pipeline.mix import mix, prepare, weigh_prepared
 from cocktail_hub.recipe import Ingredient, Recipe, Weighting
 from cocktail_hub.recipe.task import TASKS, ScoredAs
 from cocktail_hub.resolve.resolve import open_model, with_weights
@@ -27,7 +27,7 @@ from cocktail_hub.storage.cache import MANIFEST, CachedMix, write_manifest
 from cocktail_hub.storage.disk import QUICK
 
 if TYPE_CHECKING:
-    from cocktail_hub.pipeline import Mix, Prepared
+    from cocktail_hub.pipeline.mix import Mix, Prepared
 
 logger = logging.getLogger(__name__)
 

@@ -49,7 +49,9 @@ def test_a_plot_is_drawn(recipe, test_set, fresh_cache, tmp_path):
 
 def test_options_reach_the_models(recipe, test_set, fresh_cache, monkeypatch):
     given: dict = {}
-    monkeypatch.setattr("cocktail_hub.pipeline.evaluate", lambda *sources, **more: given.update(more, sources=sources))
+    monkeypatch.setattr(
+        "cocktail_hub.pipeline.measurement.evaluate", lambda *sources, **more: given.update(more, sources=sources)
+    )
     more = ("--tasks", "mmlu57", "--tasks", "flan30:rte", "--data", "folder", "--shots", "5")
     arguments = (
         *more,

@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 from cli_helpers import loaded_by, run
 
-import cocktail_hub.pipeline
+import cocktail_hub.pipeline.mix
 from cocktail_hub.version import VERSION
 
 pytestmark = pytest.mark.whole
@@ -91,7 +92,7 @@ def test_a_bug_is_no_answer_of_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("cocktail_hub.pipeline.verify", fail)
+    monkeypatch.setattr("cocktail_hub.pipeline.measurement.verify", fail)
     done = run("verify", "me/my-mix")
     assert (done.exit_code, done.stdout) == (3, "")
     assert "RuntimeError: a bug" in done.stderr
@@ -103,7 +104,7 @@ def test_a_bug_says_where_to_report_it_and_leaves_its_traceback_in_a_file(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError(f"hf_{'a' * 34}")
 
-    monkeypatch.setattr(cocktail_hub.pipeline, "mix", broken)
+    monkeypatch.setattr(cocktail_hub.pipeline.mix, "mix", broken)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = run("mix", recipe)
     assert done.exit_code == 70
@@ -136,8 +137,20 @@ def test_ctrl_c_ends_a_command_with_130(recipe: Path, monkeypatch: pytest.Monkey
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cocktail_hub.pipeline, "mix", interrupted)
+    monkeypatch.setattr(cocktail_hub.pipeline.mix, "mix", interrupted)
     assert run("mix", recipe).exit_code == 130
+
+
+def test_a_lock_that_ctrl_c_broke_is_no_bug(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        lock = threading.Lock()
+        with lock:
+            lock.release()  # as `Condition.wait` does, and is interrupted before it takes the lock again
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cocktail_hub.pipeline.mix, "mix", interrupted)
+    done = run("mix", recipe)
+    assert (done.exit_code, done.stderr) == (130, "")
 
 
 @pytest.mark.parametrize("own", [None, "20"])
@@ -153,6 +166,6 @@ def test_threads_of_blas_do_not_spin_in_a_command(
         seen.append(os.environ[variable])
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cocktail_hub.pipeline, "mix", looked_at)
+    monkeypatch.setattr(cocktail_hub.pipeline.mix, "mix", looked_at)
     run("mix", recipe)
     assert seen == [own or "4"]

@@ -9,7 +9,7 @@ import click
 import pytest
 from cli_helpers import run
 
-import cocktail_hub.pipeline
+import cocktail_hub.pipeline.mix
 from cocktail_hub.cli.options import mix_options, read_options
 from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, MixOptions, parse_size
 
@@ -40,7 +40,7 @@ def test_every_option_reaches_the_mix(recipe: Path, tmp_path: Path, monkeypatch:
         seen.append(options)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cocktail_hub.pipeline, "mix", looked_at)
+    monkeypatch.setattr(cocktail_hub.pipeline.mix, "mix", looked_at)
     words = ("--device cuda:1", "--threads 3", "--max-memory 500MB", "--max-shard-size 1GiB", "--low-disk")
     hub = ("--token", "hf_x", "--cache-dir", tmp_path, "--local-files-only", "--trust-remote-code")
     run("mix", recipe, *" ".join(words).split(), *hub)
@@ -53,7 +53,7 @@ def test_every_option_reaches_the_mix(recipe: Path, tmp_path: Path, monkeypatch:
 
 def test_a_token_comes_from_stdin_where_a_dash_says_so(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[MixOptions] = []
-    monkeypatch.setattr(cocktail_hub.pipeline, "mix", lambda *_, options, **__: seen.append(options))
+    monkeypatch.setattr(cocktail_hub.pipeline.mix, "mix", lambda *_, options, **__: seen.append(options))
     run("mix", recipe, "--token", "-", stdin="hf_x\n")
     assert [options.hub.token for options in seen] == ["hf_x"]
 
@@ -65,7 +65,7 @@ def test_without_options_a_mix_has_its_defaults(recipe: Path, monkeypatch: pytes
         seen.append(options)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cocktail_hub.pipeline, "mix", looked_at)
+    monkeypatch.setattr(cocktail_hub.pipeline.mix, "mix", looked_at)
     run("mix", recipe)
     assert [replace(options, max_shard_size=DEFAULT_SHARD_SIZE) for options in seen] == [MixOptions()]
     assert parse_size(DEFAULT_SHARD_SIZE) == seen[0].max_shard_size

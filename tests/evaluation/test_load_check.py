@@ -179,7 +179,7 @@ def test_what_the_trial_notes_is_on_the_card_of_a_mix_made_on_little_disk(
 def test_no_large_weights_are_downloaded_for_a_mix_that_would_not_load(
     pushed: dict[str, Any], hub: Any, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cocktail_hub.pipeline.LONG_DOWNLOAD", 0)
+    monkeypatch.setattr("cocktail_hub.pipeline.mix.LONG_DOWNLOAD", 0)
     hub.clear_requests()
     with pytest.raises(IncompatibleError, match="The mix is no BertModel"):
         mix(pushed, output=tmp_path / "out", token=token, cache_dir=tmp_path / "hub")
@@ -232,7 +232,7 @@ def test_a_process_ends_with_a_merge_that_fails(
     started = []
     start = load_check._start
     monkeypatch.setattr(load_check, "_start", lambda *a, **k: started.append(start(*a, **k)) or started[0])
-    monkeypatch.setattr("cocktail_hub.pipeline.write_weights", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("cocktail_hub.pipeline.mix.write_weights", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         mix(recipe, output=tmp_path / "out")
     assert started[0].returncode is not None

@@ -18,7 +18,7 @@ from cocktail_hub.errors import CacheError
 from cocktail_hub.merge.engine.journal import working_files
 from cocktail_hub.merge.output_folder import OutputFolder, copy_out
 from cocktail_hub.merge.run import plan_mix
-from cocktail_hub.pipeline import check_and_weigh, prepare
+from cocktail_hub.pipeline.mix import check_and_weigh, prepare
 from cocktail_hub.resolve.source import load_recipe_source
 from cocktail_hub.storage.cache import MANIFEST, Cache
 

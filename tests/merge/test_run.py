@@ -15,11 +15,12 @@ import pytest
 from click.testing import CliRunner, Result
 from models import SHARES, fill, push, small_llama, text_tokenizer
 
-from cocktail_hub import mix, pipeline
+from cocktail_hub import mix
 from cocktail_hub.cli import main
 from cocktail_hub.errors import CheckpointError, CocktailError
 from cocktail_hub.merge.engine.journal import Journal
 from cocktail_hub.merge.options import MixOptions
+from cocktail_hub.pipeline import mix as pipeline
 from cocktail_hub.storage.positional_file import PositionalFile
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ def test_a_disk_that_fills_up_during_the_merge(
 def test_a_disk_that_fills_up_after_the_merge(
     step: str, disk: Disk, tmp_path: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "pipeline" if step == "render_card" else "merge.output_folder"
+    module = "pipeline.mix" if step == "render_card" else "merge.output_folder"
     with monkeypatch.context() as patched:
 
         def full(*_: object, **__: object) -> None:

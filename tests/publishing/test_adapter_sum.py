@@ -9,7 +9,7 @@ import transformers
 from adapter_helpers import llama, loaded, train
 from safetensors.torch import load_file
 
-from cocktail_hub import extract_lora, pipeline
+from cocktail_hub import extract_lora
 
 pytestmark = [
     pytest.mark.whole,
@@ -48,7 +48,7 @@ def test_adapters_are_added_up_exactly_without_the_weights_of_the_base(recipe, a
     weights = recipe.pop("weights")
     listed = [{"model": str(folder), "weight": w} for folder, w in zip(folders, weights, strict=True)]
     based = {"base": str(base)} if recipe["method"] != "linear" else {}
-    monkeypatch.setattr(pipeline, "mix", None)
+    monkeypatch.setattr("cocktail_hub.pipeline.mix.mix", None)
     adapter = extract_lora({**recipe, **based, "ingredients": listed}, output=tmp_path / "out")
     assert adapter.error == 0.0
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())

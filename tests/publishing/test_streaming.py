@@ -36,7 +36,7 @@ from cocktail_hub.merge.engine.journal import Entry, Journal
 from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.run import plan_mix
-from cocktail_hub.pipeline import check_and_weigh, prepare
+from cocktail_hub.pipeline.mix import check_and_weigh, prepare
 from cocktail_hub.resolve.source import load_recipe_source
 from cocktail_hub.storage.cache import JOURNAL, cache_root
 

@@ -34,7 +34,7 @@ from cocktail_hub.merge.inputs import ShardInputs
 from cocktail_hub.merge.options import COUNTING_BYTES, SEARCH_BYTES, MixOptions
 from cocktail_hub.merge.plan import plan_merge
 from cocktail_hub.merge.run import plan_mix
-from cocktail_hub.pipeline import check_and_weigh, prepare
+from cocktail_hub.pipeline.mix import check_and_weigh, prepare
 from cocktail_hub.resolve.source import load_recipe_source
 from cocktail_hub.storage.cache import JOURNAL
 from cocktail_hub.storage.disk import sha256_of

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from cocktail_hub import evaluate, publish
 from cocktail_hub.errors import PublishError, SourceError
-from cocktail_hub.pipeline import prepare
+from cocktail_hub.pipeline.mix import prepare
 from cocktail_hub.publishing.card.results import hub_results
 
 PASSAGES = [

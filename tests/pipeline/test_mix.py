@@ -29,7 +29,7 @@ from cocktail_hub.errors import (
 )
 from cocktail_hub.merge.engine.on_ray import ATTEMPTS
 from cocktail_hub.merge.output_folder import OutputFolder
-from cocktail_hub.pipeline import check_and_weigh, prepare
+from cocktail_hub.pipeline.mix import check_and_weigh, prepare
 from cocktail_hub.resolve.source import load_recipe_source
 from cocktail_hub.storage.cache import MANIFEST, Cache
 

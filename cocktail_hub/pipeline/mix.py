@@ -1,4 +1,4 @@
-"""The stages of a mix, from a recipe to a published model: check, compare, weigh, merge, evaluate, publish, verify."""
+"""Make a mix of a recipe, and publish it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import PublishError, RecipeError, SourceError, did_you_mean
-from cocktail_hub.evaluation.example_files import ExamplesFound, examples_given, examples_of, locate_examples
+from cocktail_hub.evaluation.example_files import ExamplesFound, locate_examples
 from cocktail_hub.evaluation.load_check import LoadCheck
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
 from cocktail_hub.hub.commit import README, Publication
 from cocktail_hub.merge.engine.journal import working_files
-from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, MixOptions
-from cocktail_hub.merge.output_folder import OutputFolder, copy_out, cut_size
+from cocktail_hub.merge.options import MixOptions
+from cocktail_hub.merge.output_folder import OutputFolder, copy_out
 from cocktail_hub.merge.run import bytes_to_fetch, plan_mix, require_device, write_planned, write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_recipe
 from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.preview import preview_mix
 from cocktail_hub.publishing.verify import (
-    Verification,
     changed_weights,
-    evidence_differences,
-    manifest_of,
     refuse_changed,
-    require_merged,
-    weight_hashes,
 )
 from cocktail_hub.recipe import SUFFIXES, ModelReference, Recipe, ResolvedRecipe, as_resolved, refuse_address
 from cocktail_hub.recipe.redact import public_notes
@@ -42,7 +37,7 @@ from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse
 from cocktail_hub.storage.disk import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from huggingface_hub import CommitInfo
 
@@ -50,12 +45,8 @@ if TYPE_CHECKING:
     from cocktail_hub.compat.preview import Preview
     from cocktail_hub.hub import Hub
     from cocktail_hub.publishing.adapter import LoraAdapter
-    from cocktail_hub.search.compare import Comparison
-    from cocktail_hub.search.evaluate import Entrant, Evaluation
-    from cocktail_hub.search.score import Score
+    from cocktail_hub.search.evaluate import Evaluation
     from cocktail_hub.search.softmax import Weights
-    from cocktail_hub.search.sweep_report import Sweep
-
 LONG_DOWNLOAD = 1 << 28
 """Bytes of weights that are not downloaded in vain: whether the mix would load is then known first."""
 
@@ -368,184 +359,7 @@ def check(
     return preview_mix(report, plan, options, weighed=prepared.recipe.weights is not None)
 
 
-def score(
-    source: Any,
-    examples: str | Path | Sequence[Mapping[str, Any]] | None = None,
-    *,
-    rule: str | None = None,
-    metric: str | None = None,
-    temperature: float | str | None = None,
-    columns: Mapping[str, str] | None = None,
-    revision: str | None = None,
-    options: MixOptions | None = None,
-    **hub: Any,
-) -> Score:
-    """Compute each ingredient's loss on a few examples, and the weights from the losses.
-
-    Args:
-        source: a recipe, as `mix` takes it. It needs no weights; those that it gives are ignored.
-        examples: a list, a path or a Hub dataset id; `None`: those of the recipe's `weighting`.
-        rule: `softmax`, `ensemble`, `greedy`, `top_k`, `cma` or `uniform`; `None`: the recipe's, or softmax.
-        metric: what mixes are chosen by with `greedy`, `top_k` and `cma`; `None`: the recipe's, or the first one that
-            `evaluate` shows.
-        temperature: in nats, above 0, or `auto`; `None`: the recipe's, or 5.
-        columns: our key -> the column of `examples` that holds it, e.g. `{"input": "question"}`.
-        revision: of the recipe's repo, when `source` is a Hub id.
-        options: how to make the mix; `scoring_device` says where models are run.
-        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
-
-    Raises:
-        ScoringError: the examples cannot rank the ingredients; names the example and the model.
-        CocktailError: the recipe is wrong, or its models do not fit together.
-    """
-    from cocktail_hub.search.score import Score, open_recipe
-
-    options = with_hub(options, hub)
-    given = examples is not None or rule is not None
-    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=given)
-    changes = {"rule": rule, "metric": metric, "temperature": temperature, "columns": columns}
-    recipe = open_recipe(loaded.recipe, examples, **changes)
-    loaded = replace(loaded, recipe=recipe)
-    if examples is not None:  # the caller may name files of this machine, which a recipe from the Hub may not
-        loaded = replace(loaded, files=None, folder="")
-    prepared = prepare(loaded, options, recall=False)
-    weights, evidence = weigh_prepared(prepared, prepared.check())
-    return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
-
-
-def search_weights(
-    source: Any,
-    metric: Callable[[Any], Any],
-    *,
-    rule: str = "greedy",
-    k: int | None = None,
-    evaluations: int | None = None,
-    seed: int | None = None,
-    revision: str | None = None,
-    options: MixOptions | None = None,
-    **hub: Any,
-) -> Score:
-    """Search for the weights with which a mix is best by a metric of your own. No mix is written.
-
-    Mixes are merged in memory and loaded: as `SentenceTransformer` or `CrossEncoder` where they are one, else as a
-    model of transformers, whose tokenizer lies at its `name_or_path` as long as the metric runs.
-
-    Args:
-        source: a recipe, as `mix` takes it. It needs no weights; those that it gives are ignored.
-        metric: takes a model, and returns a number, higher for better models; or an evaluator of sentence-transformers.
-        rule: `greedy`: the best ingredient, and each next one that makes the mix no worse. `top_k`: the k best. `cma`:
-            CMA-ES, which needs the extra `cma`.
-        k: ingredients that `top_k` takes; `None`: 3.
-        evaluations: mixes that `cma` tries, about; `None`: 100.
-        seed: of `cma`.
-        revision: of the recipe's repo, when `source` is a Hub id.
-        options: how to make the mix; `scoring_device` says where models are run.
-        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
-
-    Returns:
-        A recipe with plain weights, and as its evidence every mix that was tried.
-
-    Raises:
-        ScoringError: the metric gives something else than a finite number.
-        CocktailError: the recipe is wrong, or its models do not fit together.
-    """
-    from cocktail_hub.recipe.weighting import SEARCHING, Weighting
-    from cocktail_hub.search.by_metric import weigh_by_function
-    from cocktail_hub.search.score import Score, open_recipe
-
-    if rule not in SEARCHING:
-        raise RecipeError(
-            f"`rule` must be one of {', '.join(SEARCHING)}, got {rule!r}. {did_you_mean(rule, SEARCHING)}"
-        )
-    options = with_hub(options, hub)
-    given = {"k": k, "evaluations": evaluations, "seed": seed}
-    weighting = Weighting.from_value({"rule": rule, "examples": "a metric", **given})
-    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
-    opened = replace(loaded, recipe=open_recipe(loaded.recipe, rule="uniform"))
-    prepared = prepare(opened, options, recall=False)
-    weights, evidence = weigh_by_function(prepared.recipe, metric, weighting, prepared.check(), options)
-    return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
-
-
-def evaluate(
-    *sources: Any,
-    examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]] | None = None,
-    tasks: Sequence[str] = (),
-    data: str | Path | None = None,
-    shots: int = 0,
-    columns: Mapping[str, str] | None = None,
-    reading: Mapping[str, Any] | None = None,
-    generated: bool = True,
-    revision: str | None = None,
-    options: MixOptions | None = None,
-    **hub: Any,
-) -> Evaluation:
-    """Measure a mix and its parts on examples or known tasks, or several models, with intervals. No mix is written.
-
-    Args:
-        *sources: a recipe, as `mix` takes it: its mix is compared with its base, its ingredients and a mix of equal
-            weights. Or several recipes, folders or Hub ids: each is compared with the first.
-        examples: name -> a list, a path or a Hub dataset id (docs/evaluation.md says what they look like).
-        tasks: `flan30` or `mmlu57`, or `flan30:ag_news,squad_v1` for some of their tasks; `mteb:TASK`; `lm_eval:TASK`.
-        data: folder or Hub dataset with the data of the first two; folder of further tasks of lm-eval.
-        shots: examples before each question of `mmlu57` or of lm-eval.
-        columns: our key -> the column of the examples that holds it, e.g. `{"input": "question"}`.
-        reading: keys of `weighting` that say how models read, e.g. `{"chat_template": True}`; others are the recipe's.
-        generated: whether language models write answers to examples without options, which takes longest.
-        revision: of the recipes' repos, when sources are Hub ids.
-        options: how to make the mix; `scoring_device` says where models are run.
-        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
-
-    Raises:
-        ScoringError: the examples cannot be measured with the models; names the example and the model.
-        CocktailError: a recipe is wrong, or a model cannot be read.
-    """
-    from cocktail_hub.search.evaluate import Evaluation, entrants_of, evaluate_entrants, reading_of, same_task
-    from cocktail_hub.search.model_folders import staging_folder
-    from cocktail_hub.search.tasks import evaluate_suites, open_suites
-
-    options = with_hub(options, hub)
-    if not sources or not (examples or tasks):
-        raise RecipeError(
-            "There is nothing to evaluate.\nA figure needs a model and examples.\n"
-            "Give a recipe or models, and `examples={'target': 'file.jsonl'}` or `tasks=['flan30']`."
-        )
-    found = {name: examples_given(one, options.hub) for name, one in (examples or {}).items()}
-    suites = open_suites(tasks, data, shots, options.hub)
-    several = len(sources) > 1
-    opened = [_recipe_or_model(source, options, revision, merged=several) for source in sources]
-    with staging_folder() as scratch:
-        entrants: list[Entrant] = []
-        kinds: list[tuple[str, str]] = []
-        mixes: dict[str, str] = {}
-        for index, (prepared, is_model) in enumerate(opened):
-            name = prepared.source.name
-            report, resolved = check_and_weigh(prepared)
-            kinds.append((name, resolved.task or report.kind.task))
-            mixed, first, *parts = entrants_of(resolved, report, options, scratch / str(index))
-            if not is_model:
-                mixes.setdefault(name if several else mixed.name, resolved.digest)
-            if several or is_model:
-                entrants.append(replace(first if is_model else mixed, name=name))
-            else:
-                entrants += [mixed, first, *parts]
-        task, weighting = same_task(kinds), opened[0][0].source.recipe.weighting
-        shared: dict[str, Any] = {"task": task, "options": options, "reference": several}
-        known = evaluate_suites(entrants, suites, weighting=weighting, reading=reading or {}, **shared)
-        if not found:
-            return replace(known, mixes=mixes)
-        own = evaluate_entrants(
-            entrants,
-            found,
-            reading=reading_of(weighting, reading or {}),
-            columns=columns,
-            generated=generated,
-            **shared,
-        )
-        return Evaluation(results=(*own.results, *known.results), mixes=mixes)
-
-
-def _recipe_or_model(source: Any, options: MixOptions, revision: str | None, *, merged: bool) -> tuple[Prepared, bool]:
+def recipe_or_model(source: Any, options: MixOptions, revision: str | None, *, merged: bool) -> tuple[Prepared, bool]:
     """Open a recipe, or a model as a mix of it with itself; with `merged`, weights beside a recipe are a model."""
     named = isinstance(source, (str, Path)) and Path(source).suffix not in SUFFIXES
     try:
@@ -558,94 +372,6 @@ def _recipe_or_model(source: Any, options: MixOptions, revision: str | None, *, 
         return prepare(loaded, options), False
     half = {"model": str(source), "revision": revision, "weight": 0.5}
     return prepare(replace(load_recipe_source([half, half], options.hub), name=str(source)), options), True
-
-
-def sweep(
-    source: Any,
-    examples: Mapping[str, str | Path | Sequence[Mapping[str, Any]]],
-    *,
-    over: str | None = None,
-    points: int = 11,
-    choose: Sequence[str] = (),
-    maximize: str | None = None,
-    revision: str | None = None,
-    options: MixOptions | None = None,
-    **hub: Any,
-) -> Sweep:
-    """Find out how good a mix is along one of its numbers: predicted everywhere, measured where it matters.
-
-    Args:
-        source: a recipe, as `mix` takes it; one without weights starts with equal ones.
-        examples: name -> a list, a path or a Hub dataset id.
-        over: what goes from 0 to 1: `anchor` (its share), `lambda`, or an ingredient (its weight, of which the others
-            divide the rest) by its model or its number from 1; `None`: what there is only one of.
-        points: number of points on the curve, at least 3.
-        choose: conditions such as `general >= start - 0.5`; `start` and `end` are the ends of the curve.
-        maximize: name of the examples on which the chosen point is best among those that meet the conditions; `None`:
-            the first without a condition, and without conditions the knee of the curve is chosen.
-        revision: of the recipe's repo, when `source` is a Hub id.
-        options: how to make the mix; `scoring_device` says where models are run.
-        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
-
-    Raises:
-        ScoringError: the examples do not fit the models, or no point meets the conditions.
-        CocktailError: the recipe is wrong, or its models do not fit together.
-    """
-    from cocktail_hub.search.evaluate import reading_of
-    from cocktail_hub.search.sweep import SweepPlan, sweep_mix
-    from cocktail_hub.search.sweep_axis import axis_of, read_goal
-
-    if not examples or points < 3:  # noqa: PLR2004 - both ends, and something between
-        what = "no `examples`" if not examples else f"{points} `points`"
-        raise RecipeError(
-            f"A sweep got {what}.\nIt shows figures on examples, at both ends of a curve and between.\n"
-            "Give a file of examples under a name, and at least 3 points."
-        )
-    goal, options = read_goal(list(examples), maximize, choose), with_hub(options, hub)
-    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
-    found = {name: examples_given(given, options.hub) for name, given in examples.items()}
-    report, resolved = check_and_weigh(prepare(loaded, options))
-    plan = SweepPlan(
-        axis=axis_of(resolved, over),
-        positions=tuple(index / (points - 1) for index in range(points)),
-        goal=goal,
-        reading=reading_of(loaded.recipe.weighting, {}),
-    )
-    return sweep_mix(plan, report, found, options)
-
-
-def compare(
-    source: Any,
-    *,
-    base: str | Mapping[str, Any] | None = None,
-    revision: str | None = None,
-    options: MixOptions | None = None,
-    **hub: Any,
-) -> Comparison:
-    """Measure how far the models of a recipe went from their base, and how much they have in common (docs/compare.md).
-
-    One pass over all weights; what was measured once is kept in the cache.
-
-    Args:
-        source: a recipe, as `mix` takes it, or a list of models. Its method and weights do not matter.
-        base: the model that they were fine-tuned from; `None`: the recipe's, or the one that its adapters adapt.
-        revision: of the recipe's repo, when `source` is a Hub id.
-        options: how to read the models: `threads`, `max_memory`, `device`, `low_disk`.
-        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
-
-    Raises:
-        RecipeError: no base is known, or there is no other model.
-        CocktailError: the models do not fit together, or cannot be read.
-    """
-    from cocktail_hub.search.compare import measure_task_vectors, recipe_of_task_vectors
-
-    options = with_hub(options, hub)
-    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
-    pinned = prepare(loaded, options, recall=False).recipe
-    given = None if base is None else ModelReference.from_value(base, "base")
-    prepared = prepare(replace(loaded, recipe=recipe_of_task_vectors(pinned, given)), options)
-    prepared = replace(prepared, recipe=recipe_of_task_vectors(prepared.recipe, None))
-    return measure_task_vectors(as_resolved(prepared.recipe), prepared.check(), options)
 
 
 def extract_lora(
@@ -686,7 +412,7 @@ def extract_lora(
     if output is not None:
         require_empty(Path(output))
     options = with_hub(options, hub)
-    prepared, is_model = _recipe_or_model(source, options, revision, merged=False)
+    prepared, is_model = recipe_or_model(source, options, revision, merged=False)
     adapted = {each.base for each in prepared.recipe.ingredients if each.base is not None}
     known = base or prepared.recipe.base or (next(iter(adapted)) if len(adapted) == 1 else None)
     if known is None:
@@ -873,75 +599,3 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
             raise
         shutil.rmtree(stage, ignore_errors=True)
     return info
-
-
-def verify(
-    source: Any,
-    *,
-    evidence: bool = False,
-    examples: str | Path | Sequence[Mapping[str, Any]] | None = None,
-    revision: str | None = None,
-    options: MixOptions | None = None,
-    **hub: Any,
-) -> Verification:
-    """Make a published mix again from its ingredients, and compare the weights byte for byte.
-
-    Published weights are not downloaded: the Hub records their hashes.
-
-    Args:
-        source: a merged repo on the Hub, or a folder with a `recipe.json`.
-        evidence: whether to compute the evidence again, too: losses, weights and gain, from nothing that is cached.
-        examples: those behind the weights, where they are not published; with them, `evidence` is checked.
-        revision: of the repo.
-        options: how to make the mix.
-        **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
-
-    Raises:
-        SourceError: an ingredient, or the examples behind the evidence, cannot be found or accessed.
-        RecipeError: there are no merged weights, or the recipe is not resolved.
-    """
-    options = with_hub(options, hub)
-    loaded = load_recipe_source(source, options.hub, revision=revision)
-    files = require_merged(loaded)
-    differences = None
-    if evidence or examples is not None:
-        differences = _check_evidence(loaded, examples, options)
-    found, mixed = weight_hashes(files), manifest_of(files, loaded.folder)
-    cut = DEFAULT_SHARD_SIZE if mixed is None else cut_size(mixed)
-    again = replace(options, max_shard_size=cut, force=True)  # ignore the cache
-    with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
-        made = mix(prepare(replace(loaded, merged=False), again), output=Path(scratch) / "mix")
-        expected = weight_hashes(made.path)
-    changed = changed_weights(files, loaded.folder)
-    return Verification(
-        name=loaded.name,
-        digest=made.recipe.digest,
-        expected=expected,
-        found=found,
-        changed=changed,
-        evidence=differences,
-    )
-
-
-def _check_evidence(
-    loaded: RecipeSource, examples: str | Path | Sequence[Mapping[str, Any]] | None, options: MixOptions
-) -> tuple[str, ...]:
-    """Compute the weights of a recipe again from their examples, and say what differs from its evidence."""
-    from cocktail_hub.search.score import scored_again
-    from cocktail_hub.search.weigh import check_scoring
-
-    old, name = loaded.recipe.evidence or {}, loaded.name
-    found = examples_of(old, name, options.hub) if examples is None else examples_given(examples, options.hub)
-    opened = scored_again(loaded.recipe, name, found.rows())
-    prepared = prepare(replace(loaded, recipe=opened, merged=False, files=None, folder=""), options, recall=False)
-    report, weighting = prepared.check(), opened.weighting
-    if weighting is not None and weighting.rule != "uniform":
-        given = check_scoring(prepared.recipe, weighting, report, prepared.examples, options)[1]
-        if given.digest != old["examples"]["digest"]:
-            raise SourceError(
-                f"The examples are not those behind the weights of '{name}': their digest is {given.digest[:12]}, "
-                f"not {old['examples']['digest'][:12]}.\nOther examples give other weights.\n"
-                "Give the examples that the evidence was computed from."
-            )
-    weights, new = weigh_prepared(prepared, report, fresh=True)
-    return evidence_differences(loaded.recipe, with_weights(prepared.recipe, weights.values, new))

@@ -203,7 +203,7 @@ class CompatibilityReport:
     config: Mapping[str, Any]
     """config.json of the ingredient that gives it."""
     code: Mapping[str, HubFiles] = field(default_factory=dict)
-    """Repo of none of the models, whose trusted Python code the mix takes along -> its files at a commit."""
+    """Repo of none of the models, whose trusted Python code they name -> its files at a commit."""
     notes: tuple[str, ...]
     """Differences that do not spoil the mix but are worth knowing, a sentence each."""
     tokens: AlignedTokens | None = field(default=None, repr=False)
@@ -303,7 +303,7 @@ def check_models(
         ),
         *_class_notes(models, trusted=models[first] if trust_remote_code else None),
         *(
-            f"The mix comes with Python code of '{repo}' at commit {files.commit}, and may run it."
+            f"The mix, or a model that is scored, may run Python code of '{repo}' at commit {files.commit}."
             if files
             else f"The mix runs Python code from '{repo}', which could not be found here, in its newest version."
             for repo, files in named.items()
@@ -379,8 +379,8 @@ def _align(
 def _code_elsewhere(
     recipe: Recipe, models: Sequence[Model], hub: Hub, *, trusted: bool
 ) -> Mapping[str, HubFiles | None]:
-    """Return the repos of none of the models whose code the mix runs, if it is trusted; refuse code that is not."""
-    naming = [models[_donor(recipe.config, recipe, models)].config]
+    """Return the repos of none of the models whose code the mix or its parts run, if trusted, and refuse other code."""
+    naming = [model.config for model in models]
     givers = (_small_file_giver(group, recipe, models) for group in ("tokenizer", "processor"))
     for giver_of in filter(None, givers):
         for path in code_configs(giver_of):

@@ -338,6 +338,11 @@ def check_models(
     )
     notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabularies), *_left_out(report)]
     notes += _template_notes(report)
+    if report.kind.task == "sentence-similarity" and not chains[first]:
+        notes.append(
+            f"'{names[first]}' has no '{MODULES}', so sentence-transformers takes the mean over all tokens of the mix. "
+            "If the ingredients were trained otherwise, such as with the first token, save that one with its modules."
+        )
     if statistics := [name for name in components[0].specs[first] if name.endswith("running_var")]:
         notes.append(
             f"Statistics of batch normalisation (such as '{statistics[0]}') are averaged like weights, which is "
@@ -554,7 +559,10 @@ def _tokens_without_rows(report: CompatibilityReport, known: Sequence[Vocabulary
         return []
     own = find_vocabulary(giver.files, giver.model_files.main)
     own = next((one for one in known if one.name == own.name and one.same(own)), own)  # parsed already
-    return require_rows(own, known, mapping.rows.size if mapping.rows else rows)
+    others = (replace(one, name=model.name) for one, model in zip(known, report.models, strict=True))
+    bodies = (model.body for model in report.models if model.adapted and giver is model.located)
+    base = next((find_vocabulary(body.files, body.model_files.main) for body in bodies), None)
+    return require_rows(own, others, mapping.rows.size if mapping.rows else rows, base=base)
 
 
 def _read_component(

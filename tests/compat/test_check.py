@@ -335,6 +335,18 @@ def test_a_transformer_behind_a_router_is_checked_and_its_config_is_left_alone(
         check(halves(folders[0], other))
 
 
+def test_an_embedder_without_modules_is_told_to_be_pooled_by_the_mean(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        models.bert().save_pretrained(tmp_path / name)
+    recipe = halves(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert check(recipe).notes == ()
+    (note,) = check(recipe | {"task": "sentence-similarity"}).notes
+    assert note.startswith(
+        f"'{tmp_path / 'a'}' has no 'modules.json', so sentence-transformers takes the mean over all"
+    )
+
+
 def test_statistics_of_batch_normalisation_are_noted(tmp_path: Path) -> None:
     for seed in range(2):
         torch.manual_seed(seed)

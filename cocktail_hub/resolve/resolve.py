@@ -134,8 +134,12 @@ def resolve(recipe: Recipe, hub: Hub, *, digests: bool = True) -> Recipe:
 
 
 def with_weights(recipe: Recipe, weights: Sequence[float], evidence: dict[str, object]) -> Recipe:
-    """Return the recipe with computed weights in place of its `weighting`, and the evidence for them."""
+    """Return the recipe with computed weights in place of its `weighting`, and the evidence for them.
+
+    The commits of trusted code stay.
+    """
     ingredients = tuple(replace(i, weight=w) for i, w in zip(recipe.ingredients, weights, strict=True))
+    evidence = {**evidence, **({"code": recipe.code} if recipe.code else {})}
     return _add_anchor(replace(recipe, ingredients=ingredients, weighting=None, evidence=evidence))
 
 

@@ -18,7 +18,16 @@ PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 HEAD = """\
 # The command line
 
-`cocktail`, or `hf-cocktail`. A recipe is a YAML or JSON file, a folder, or a repo on the Hub.
+`cocktail`, or `hf-cocktail`. A recipe is a YAML or JSON file, a folder, or a repo on the Hub. Where a command takes a
+RECIPE, two or more models do as well, with `--weights` (equal ones without), `--method` and `--base`; `--set` changes
+any key of [docs/recipe.md](recipe.md), of a recipe as well:
+
+```text
+cocktail check org/base ./fine-tuned
+cocktail mix org/base ./fine-tuned --weights 0.3 0.7
+cocktail mix org/a org/b --method ties --base org/base --set parameters.density=0.4 --set dtype=bfloat16
+cocktail push org/base ./fine-tuned --weights 1 1 --normalize --to me/mix
+```
 
 Results go to stdout: a path, a table, or JSON with `--json`. Messages and progress bars go to stderr;
 `HF_HUB_DISABLE_PROGRESS_BARS=1` turns the bars off. Exit codes: 0, done; 1, failed, and the message says why and how to

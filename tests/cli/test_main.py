@@ -70,8 +70,14 @@ def test_the_second_name_of_the_command_is_the_same() -> None:
     ("arguments", "words"),
     [
         (["mxi"], "No such command 'mxi'"),
-        (["mix"], "Missing argument 'RECIPE'"),
+        (["mix"], "Missing argument 'RECIPE | MODEL MODEL...'"),
         (["push", "r.yaml", "me/x", "--as", "weights"], "'weights' is not one of"),
+        (["mix", "a/b", "c/d", "--weights", "half"], "'half' is not a number. Write one for each model"),
+        (["mix", "a/b", "c/d", "--set", "dtype"], "'dtype' has no value. Write KEY=VALUE, as in --set dtype=bfloat16."),
+        (["mix", "a/b", "c/d", "--set", "keep=[a"], "The value of 'keep' is not valid YAML: "),
+        (["mix", "a/b", "c/d", "--revision", "v1"], "Write a model's as org/name@revision."),
+        (["push", "a/b", "c/d", "e/f"], "Say where to publish: `cocktail push RECIPE REPO_ID`, or `--to REPO_ID`."),
+        (["push", "a/b", "c/d", "--weights", "1", "0"], "Say where to publish"),
         (["score", "r.yaml", "--temperature", "hot"], "'hot' is neither a number nor 'auto'"),
     ],
 )

@@ -29,6 +29,9 @@ cocktail mix org/a org/b --method ties --base org/base --set parameters.density=
 cocktail push org/base ./fine-tuned --weights 1 1 --normalize --to me/mix
 ```
 
+`cocktail init` writes such a mix as a recipe to go on from, pinned and with comments; `cocktail show` tells what a
+recipe, a repo or a folder is made of.
+
 Results go to stdout: a path, a table, or JSON with `--json`. Messages and progress bars go to stderr;
 `HF_HUB_DISABLE_PROGRESS_BARS=1` turns the bars off. Exit codes: 0, done; 1, failed, and the message says why and how to
 fix it; 2, wrong usage; 130, interrupted. `verify` also has 3: it could not check.

@@ -20,6 +20,8 @@ from cocktail_hub.version import VERSION
 pytestmark = pytest.mark.whole
 
 COMMANDS = (
+    "init",
+    "show",
     "mix",
     "check",
     "score",

@@ -25,6 +25,7 @@ from cocktail_hub.cli.init import init
 from cocktail_hub.cli.mergekit import export_recipe, import_recipe
 from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
+from cocktail_hub.cli.pin import outdated, pin, update
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
 from cocktail_hub.cli.show import show_source
 from cocktail_hub.cli.sweep import sweep
@@ -46,10 +47,13 @@ COMMANDS = (
     init,
     methods,
     mix,
+    outdated,
+    pin,
     push,
     score,
     show_source,
     sweep,
+    update,
     verify,
 )
 EXIT_INTERRUPTED = 130

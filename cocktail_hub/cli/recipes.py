@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from cocktail_hub.cli.options import (
     recipe_arguments,
 )
 from cocktail_hub.cli.output import error_message, say, show, show_json, size, table
-from cocktail_hub.errors import CocktailError
+from cocktail_hub.errors import CocktailError, RecipeError
 
-EXIT_DIFFERENT = 1
+EXIT_DIFFERENT = 4
 EXIT_NOT_CHECKED = 3
 _RULES = ("softmax", "ensemble", "greedy", "top_k", "cma", "uniform")
 """Those of `weighting.rule`, whose room takes long to import."""
@@ -223,7 +222,7 @@ Examples:
   cocktail verify ./my-mix --examples examples.jsonl
 
 \b
-Exit code: 0 same, 1 different, 3 could not be checked."""
+Exit code: 0 same, 4 different, 3 could not be checked, 1 nothing to check."""
 )
 @click.argument("source")
 @click.option("--evidence", is_flag=True, help="Compute the weights again from their examples, too.")
@@ -240,11 +239,10 @@ def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> N
     try:
         options = read_options(given)
         found = verify(source, evidence=evidence, examples=examples, revision=given["revision"], options=options)
+    except RecipeError:
+        raise
     except (CocktailError, OSError) as error:
         say(f"Error: could not check '{source}'.\n{error_message(error)}")
-        sys.exit(EXIT_NOT_CHECKED)
-    except Exception:  # noqa: BLE001 - a bug must not exit with 1, which says that the weights differ
-        traceback.print_exc()
         sys.exit(EXIT_NOT_CHECKED)
     if given["as_json"]:
         show_json(

@@ -15,6 +15,8 @@ from cocktail_hub.recipe.validation import plain
 from cocktail_hub.resolve.resolve import open_model
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from cocktail_hub.hub import Hub
     from cocktail_hub.recipe import ModelReference, Recipe
 
@@ -40,34 +42,35 @@ class ModelFacts:
     problem: str = ""
     """Why it cannot be read; empty if it can."""
 
+    @classmethod
+    def of(cls, reference: ModelReference, hub: Hub) -> Self:
+        """Read the config and the card of a model."""
+        known: dict[str, Any] = {"revision": reference.digest or reference.revision, "license": None, "dtype": None}
+        try:
+            commit = None if reference.local else hub.resolve(reference.model, reference.revision)
+            known["revision"] = commit or reference.digest
+            pinned = replace(reference, revision=commit, digest=None)
+            config = read_config(open_model(pinned, hub).files)
+            license_info = license_of(card_metadata(pinned, hub) or {})
+            known["license"] = license_info.label if license_info else None
+            known["dtype"] = config.get("dtype") or config.get("torch_dtype")
+        except CocktailError as error:
+            known["problem"] = str(error).partition("\n")[0]
+        return cls(
+            model=reference.model,
+            role="anchor"
+            if isinstance(reference, Anchor)
+            else "ingredient"
+            if isinstance(reference, Ingredient)
+            else "base",
+            weight=plain(reference.weight) if isinstance(reference, Ingredient) else None,
+            requested=reference.requested or reference.revision,
+            **known,
+        )
+
 
 def describe_models(recipe: Recipe, hub: Hub) -> tuple[ModelFacts, ...]:
     """Look at every model of a recipe, adapted ones included. What cannot be read has a `problem`."""
     references = recipe.all_references
     with ThreadPoolExecutor(max(1, len(references))) as pool:
-        return tuple(pool.map(partial(_facts, hub=hub), references))
-
-
-def _facts(reference: ModelReference, hub: Hub) -> ModelFacts:
-    known: dict[str, Any] = {"revision": reference.digest or reference.revision, "license": None, "dtype": None}
-    try:
-        commit = None if reference.local else hub.resolve(reference.model, reference.revision)
-        known["revision"] = commit or reference.digest
-        pinned = replace(reference, revision=commit, digest=None)
-        config = read_config(open_model(pinned, hub).files)
-        license_info = license_of(card_metadata(pinned, hub) or {})
-        known["license"] = license_info.label if license_info else None
-        known["dtype"] = config.get("dtype") or config.get("torch_dtype")
-    except CocktailError as error:
-        known["problem"] = str(error).partition("\n")[0]
-    return ModelFacts(
-        model=reference.model,
-        role="anchor"
-        if isinstance(reference, Anchor)
-        else "ingredient"
-        if isinstance(reference, Ingredient)
-        else "base",
-        weight=plain(reference.weight) if isinstance(reference, Ingredient) else None,
-        requested=reference.requested or reference.revision,
-        **known,
-    )
+        return tuple(pool.map(partial(ModelFacts.of, hub=hub), references))

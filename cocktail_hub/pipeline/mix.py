@@ -193,8 +193,7 @@ def prepare(
         RecipeError: the recipe is wrong, or the weights beside it were trained since they were mixed from it.
     """
     options = options or MixOptions()
-    if not isinstance(source, RecipeSource):
-        source = load_recipe_source(source, options.hub, revision=revision, subfolder=subfolder)
+    source = load_recipe_source(source, options.hub, revision=revision, subfolder=subfolder)
     if source.commit:  # a merged repo on the Hub may name folders, but cannot be mixed from them
         refuse_local(source.recipe, source.name)
     if source.merged:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cocktail_hub.checkpoint.reader import NestedFiles
 from cocktail_hub.compat.check import Model, Roots
 from cocktail_hub.errors import MergeError
 from cocktail_hub.hub.client import HubFiles, download_all
@@ -87,10 +88,13 @@ def opened_models(
     plan: MergePlan, report: CompatibilityReport, folder: Path, options: MixOptions
 ) -> Iterator[OpenModels | ShardInputs]:
     """Open the models whole, or shard by shard: on little disk, and on Ray, whose workers open them for themselves."""
-    roots = None if options.low_disk else fetch(report.models)
+    roots = None if options.low_disk else fetch(report.models, whole=False)
     with ExitStack() as stack:
         if roots is not None and options.engine != "ray":
             readers = []
+            for index, model in enumerate(report.models):
+                if isinstance(model.body.files, NestedFiles) and model.body.files.opened is not None:
+                    roots[index] = replace(roots[index], nested=stack.enter_context(model.body.files.opened()))
             for component in report.components:
                 readers.append(component.open(roots))
                 for reader in readers[-1]:
@@ -227,15 +231,17 @@ CARD = "README.md"
 def bytes_to_fetch(models: Sequence[Model]) -> int:
     """Return the bytes that the models need and that are not on this machine yet; what they share counts once."""
     places = {place.files: place for model in models for place in (model.located, model.body)}
-    return sum(f.missing(place.model_files.needed) for f, place in places.items() if isinstance(f, HubFiles))
+    own = sum(f.missing(place.model_files.needed) for f, place in places.items() if isinstance(f, HubFiles))
+    return own + sum(bytes_to_fetch(files.models) for files in places if isinstance(files, NestedFiles))
 
 
-def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
+def fetch(models: Sequence[Model], *, code: bool = False, whole: bool = True) -> list[Roots]:
     """Download the files that a mix needs, several at a time, unless they are on this machine already.
 
     Args:
         models: whose files.
         code: whether to download the models' own Python files, too.
+        whole: whether recipes inside the recipe are mixed into folders.
 
     Returns:
         The folders of each model's files, in the same order.
@@ -250,6 +256,8 @@ def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
     folders = dict(zip(wanted, download_all(list(wanted.items())), strict=True)) if wanted else {}
 
     def root(place: ResolvedModel) -> Path:
+        if whole and isinstance(place.files, NestedFiles):
+            return place.files.whole()
         return folders[place.files] if isinstance(place.files, HubFiles) else place.root
 
     return [

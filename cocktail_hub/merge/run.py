@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cocktail_hub.compat.check import Model, Roots
-from cocktail_hub.errors import MergeError
+from cocktail_hub.errors import MergeError, SourceError
 from cocktail_hub.hub.client import HubFiles, download_all
 from cocktail_hub.hub.progress import bar
 from cocktail_hub.merge.engine.execute import OpenModels, execute
@@ -55,6 +55,7 @@ def write_weights(
     Raises:
         DiskSpaceError: the disk has too little room; raised before anything is downloaded.
         MergeError: the merge could not be finished; finished files are kept for the next run.
+        SourceError: a file from the Hub is not the one that it states.
         CocktailError: as `execute`.
     """
     shutil.rmtree(folder / PARTIAL_INPUTS, ignore_errors=True)  # of a run that was killed
@@ -66,8 +67,17 @@ def write_weights(
     with (
         opened_models(plan, report, folder, options) as inputs,
         bar("publish" if upload else "merge", plan.output_bytes, delay=SHORT if local else 0.0) as advance,
+        ExitStack() as stack,
     ):
-        return execute(
+        check = None
+        if any(isinstance(place.files, HubFiles) for place in places(report.models)):
+            from cocktail_hub.merge.materials import MaterialsCheck
+
+            check = MaterialsCheck(report.models, report.recipe.materials, anew=options.force)
+            stack.callback(check.close)
+        if isinstance(inputs, ShardInputs) and not Journal(folder, plan).finished:  # else parts of files passed before
+            inputs.check = check
+        made = execute(
             plan,
             inputs,
             folder,
@@ -79,7 +89,13 @@ def write_weights(
             on_progress=advance,
             meanwhile=meanwhile,
             keep_journal=True,
+            made_from=check.state if check and not options.low_disk else "",
         )
+        try:
+            return replace(made, materials=check.wait() if check else {})
+        except SourceError:
+            (folder / JOURNAL).unlink(missing_ok=True)  # what it lists is made of damaged files
+            raise
 
 
 @contextmanager
@@ -226,8 +242,13 @@ CARD = "README.md"
 
 def bytes_to_fetch(models: Sequence[Model]) -> int:
     """Return the bytes that the models need and that are not on this machine yet; what they share counts once."""
-    places = {place.files: place for model in models for place in (model.located, model.body)}
-    return sum(f.missing(place.model_files.needed) for f, place in places.items() if isinstance(f, HubFiles))
+    wanted = {place.files: place.model_files.needed for place in places(models)}
+    return sum(files.missing(paths) for files, paths in wanted.items() if isinstance(files, HubFiles))
+
+
+def places(models: Sequence[Model]) -> list[ResolvedModel]:
+    """Return where the files of models are: an adapter has a place of its own beside that of its base."""
+    return [place for model in models for place in (model.located, model.body)]
 
 
 def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
@@ -241,7 +262,7 @@ def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
         The folders of each model's files, in the same order.
     """
     wanted: dict[HubFiles, list[str]] = {}
-    for place in (place for model in models for place in (model.located, model.body)):
+    for place in places(models):
         if isinstance(files := place.files, HubFiles):
             paths = [*place.model_files.needed, *(place.model_files.code if code else ())]
             if not files.hub.offline or files.cached(CARD) is not None:  # offline, a mix can do without a card

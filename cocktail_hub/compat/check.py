@@ -128,6 +128,16 @@ class Model:
         return adapt(weights, self.config, read_adapter(self.located.files)) if in_main and self.adapted else weights
 
 
+def places(models: Sequence[Model]) -> list[ResolvedModel]:
+    """Return where the files of models are, those of adapters and of the models in a recipe inside the recipe, too."""
+    found = []
+    for place in (place for model in models for place in (model.located, model.body)):
+        found.append(place)
+        if isinstance(place.files, NestedFiles):
+            found += places(place.files.models)
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roots:
     """The folders with the files of one model on this machine."""

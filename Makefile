@@ -45,7 +45,7 @@ test: $(VENV)/.test lint types
 	COCKTAIL_TEST_XET=1 $(PYTEST) $(XET_TESTS)
 
 check: $(VENV)/.test lint types
-	$(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz" tests
+	$(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz and not browser" tests
 
 coverage: $(VENV)/.test
 	@$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=0

@@ -26,6 +26,7 @@ from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
 from cocktail_hub.cli.sweep import sweep
+from cocktail_hub.cli.ui import ui
 from cocktail_hub.errors import CocktailError, printable
 from cocktail_hub.version import VERSION
 
@@ -46,6 +47,7 @@ COMMANDS = (
     push,
     score,
     sweep,
+    ui,
     verify,
 )
 EXIT_INTERRUPTED = 130

@@ -76,7 +76,7 @@ class Page:
         self.models = gr.Dropdown([], multiselect=True, label="Models", elem_id="models", **chosen)
         self.method = gr.Dropdown(list(METHODS), value="linear", label="Method", info=METHODS["linear"].summary)
         self.base = gr.Dropdown([], value=None, label="Base", visible=False, elem_id="base", **chosen)
-        drawn = [self.models.change, self.method.change, self.redrawn.change]
+        drawn = [self.models.change, self.method.change, self.tab.change, self.redrawn.change]
         gr.render([self.tab, self.models, self.method], triggers=drawn, show_progress="hidden")(self.numbers)
         self.checked = gr.HTML(elem_id="checked")
 
@@ -125,7 +125,7 @@ class Page:
         self.blocks.load(self.restore, [self.given], [*choices, *shown], js=_SAME_TAB, **_QUIET)
         for one in (self.models, self.base):
             one.key_up(self.suggest, [self.tab, one], one, trigger_mode="always_last", **_QUIET)
-        changed = [self.models.change, self.method.change, self.base.change]
+        changed = [self.models.change, self.method.change, self.base.change, self.tab.change]
         gr.on(changed, self.check, choices, told, trigger_mode="always_last", **_QUIET).then(
             self.look, self.tab, shown, **_QUIET
         )
@@ -309,8 +309,10 @@ class Page:
             yield markup.error(error_message(error))
 
     def restore(self, name: str) -> tuple[Any, ...]:
-        """Fill in what the tab had before a reload."""
+        """Fill in what the tab had before a reload; a new tab may have been typed into already."""
         form = self.sessions.of(name).form
+        if not form.models:
+            return (name, *[gr.skip()] * 3, *self.look(name))
         models = gr.update(choices=list(form.models), value=list(form.models))
         base = gr.update(choices=[form.base] if form.base else [], value=form.base or None)
         return (name, models, form.method, base, *self.look(name))

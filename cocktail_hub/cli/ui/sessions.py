@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -204,7 +205,8 @@ class Sessions:
         self._lock = threading.Lock()
 
     def of(self, name: str) -> Session:
-        """The session of a tab, a new one for a new name."""
+        """The session of a tab: a new one for a new name, and for a page that is still loading and has none."""
+        name = name or secrets.token_hex()
         with self._lock:
             if name not in self._known:
                 folder = Path(tempfile.mkdtemp(dir=self._folder.name))

@@ -94,6 +94,7 @@ def test_a_result_is_about_its_recipe_and_a_curve_about_its_models(tmp_path: Pat
 def test_a_tab_is_found_again_and_another_one_is_new(local: Sessions) -> None:
     assert local.of("one") is local.of("one")
     assert local.of("one").folder != local.of("two").folder
+    assert local.of("") is not local.of(""), "a page that is still loading shares nothing"
 
 
 def test_closing_leaves_nothing(tmp_path: Path) -> None:

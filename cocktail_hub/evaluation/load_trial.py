@@ -272,9 +272,9 @@ def serve(*, light: bool) -> None:
 
 
 def _leave_out() -> None:
-    """Save a third of the imports: our own hooks, and what no model needs to be built."""
+    """Save half of the time: our own hooks, and what no model needs to be built, first values among it."""
 
-    class Compiler(ModuleType):
+    class Unneeded(ModuleType):
         __path__: list[str] = []  # noqa: RUF012 - a package
 
         def __getattr__(self, name: str) -> Any:
@@ -285,9 +285,14 @@ def _leave_out() -> None:
     sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("cocktail_hub")]
     for name in _OPTIONAL:
         sys.modules[name] = None  # type: ignore[assignment] # as if it were not installed
+    for name in ("torch._meta_registrations", "torch.distributed._meta_registrations", "torch.export", "torch.nested"):
+        sys.modules[name] = Unneeded(name)
     import torch
 
     for name in ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op"):
-        sys.modules[name] = Compiler(name)
+        sys.modules[name] = Unneeded(name)
+    for name in dir(torch.nn.init):
+        if name.endswith("_"):
+            setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
     torch.distributed.is_available = lambda: False
     torch._dynamo = sys.modules["torch._dynamo"]  # noqa: SLF001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,33 @@ if TYPE_CHECKING:
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """Keys of a config with the number of layers."""
+_INDICES = frozenset(
+    {
+        *("attn_layer_indices", "attn_layers", "cross_attention_layers", "full_attention_idxs", "full_attn_idxs"),
+        *("hybrid_layer_ids", "local_layer_ids", "mlp_only_layers", "moe_layers", "ple_layer_ids"),
+    }
+)
+"""Keys of a config with a list of layers, by their index."""
+_PERIODS = {
+    "attn_layer_period": "layer_types",
+    "expert_layer_period": "",
+    "decoder_sparse_step": "mlp_layer_types",
+    "global_attn_every_n_layers": "layer_types",
+    "interleave_moe_layer_step": "moe_layers",
+    "moe_layer_interval": "mlp_layer_types",
+    "no_rope_layer_interval": "no_rope_layers",
+    "sliding_window_pattern": "layer_types",
+}
+"""Keys of a config with a period: each so manieth layer is of another kind. With the list that tells the kinds, where
+there is one, instead."""
+_BORDERS = {"first_k_dense_replace": "mlp_layer_types", "max_window_layers": "layer_types"}
+"""Keys of a config with the number of a layer from which on they are of another kind, and that list again."""
 _TEXT = ("text_config", "llm_config", "language_config")
 """Keys of a config with that of the language model."""
+_PER_LAYER = re.compile(r"^(?!.*token).*s$|_per_layer|^layers?_")
+"""Names of lists with an entry for each layer, if they have as many."""
+_MAYBE_INDICES = re.compile(r"^(?!.*(vis|image|audio|speech|token|label)).*(layer|_idx|_ind(ic|ex))")
+"""Names of lists that may be of layers, if they hold integers."""
 _OTHER = ("vis", "image", "audio", "speech")
 """Parts of the names of towers that no language model is in."""
 
@@ -31,6 +57,8 @@ _OTHER = ("vis", "image", "audio", "speech")
 class Layers:
     """Which layers are taken of each model."""
 
+    names: tuple[str, ...]
+    """The models, for messages."""
     counts: tuple[int, ...]
     """How many layers they have."""
     spans: tuple[tuple[int, int], ...]
@@ -62,10 +90,19 @@ class Layers:
                     f"Choose a range within [0, {count}].",
                     model=name,
                 )
-        return cls(counts=counts, spans=spans, stack=stack)
+        return cls(names=tuple(names), counts=counts, spans=spans, stack=stack)
+
+    @property
+    def starts(self) -> list[int]:
+        """The number in the mix of the first layer that is taken of each model."""
+        return [0, *accumulate(b - a for a, b in self.spans)][:-1] if self.stack else [0] * len(self.spans)
 
     def configs(self, configs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Return configs with the number of layers that are taken, and their entries of lists with one for each."""
+        """Return configs with the number of layers that are taken, and lists of those layers.
+
+        Raises:
+            IncompatibleError: a layer would be taken for one of another kind, or a list may be one of layers or not.
+        """
         return [
             {
                 key: self._in_config(index, configs, key) if key in _TEXT and isinstance(config[key], dict) else value
@@ -82,9 +119,42 @@ class Layers:
         for key, value in found.items():
             if key in _COUNTS and value == count:
                 found[key] = sum(stop - start for start, stop in (self.spans[i] for i in taken))
-            elif isinstance(value, list) and len(value) == count and key.endswith("s") and "token" not in key:
+            elif key in _INDICES and isinstance(value, list):
+                places = [(i, layer) for i in taken for layer in parts[i].get(key) or ()]
+                inside_span = [(i, layer) for i, layer in places if self.spans[i][0] <= layer < self.spans[i][1]]
+                found[key] = [self.starts[i] + layer - self.spans[i][0] for i, layer in inside_span]
+            elif isinstance(value, list) and len(value) == count and _PER_LAYER.search(key):
                 found[key] = [entry for i in taken for entry in parts[i].get(key, value)[slice(*self.spans[i])]]
+            elif isinstance(value, list) and _MAYBE_INDICES.search(key) and all(type(entry) is int for entry in value):
+                raise IncompatibleError(
+                    f"`{key}` of '{self.names[index]}' may number its layers, of which `layer_range` takes some.\n"
+                    "It is not known whether the numbers would have to change with them.\n"
+                    f"Remove `layer_range`, or `{key}` from a copy of config.json if the mix can do without it.",
+                    model=self.names[index],
+                )
+        for i in taken:
+            self.require_kinds(i, parts[i])
         return found
+
+    def require_kinds(self, index: int, config: Mapping[str, Any]) -> None:
+        """Raise IncompatibleError if a rule of the config gives a layer another kind at its place in the mix."""
+        (start, stop), moved = self.spans[index], self.starts[index] - self.spans[index][0]
+        for key, told_by in {**_PERIODS, **_BORDERS}.items():
+            value = config.get(key)
+            value = len(value) if isinstance(value, str) else value
+            idle = key == "max_window_layers" and not config.get("use_sliding_window")
+            if not isinstance(value, int) or not value or config.get(told_by) or idle:
+                continue
+            for layer in range(start, stop):
+                kept = moved % value == 0 if key in _PERIODS else (layer < value) == (layer + moved < value)
+                if not kept:
+                    raise IncompatibleError(
+                        f"Layer {layer} of '{self.names[index]}' would be layer {layer + moved} of the mix, where "
+                        f"`{key}: {value}` of its config makes it one of another kind.\n"
+                        "It would be run otherwise than it was trained, or not be loaded at all.\n"
+                        "Choose a `layer_range` that leaves each layer its kind.",
+                        model=self.names[index],
+                    )
 
     def taken(self, weights: Sequence[WeightFiles | AdaptedWeights]) -> list[dict[str, str]]:
         """Return name in the mix -> name in the files, for the tensors that are taken of each model.
@@ -94,8 +164,7 @@ class Layers:
         Raises:
             IncompatibleError: the layers of a model cannot be told from their names.
         """
-        starts = [0, *accumulate(stop - start for start, stop in self.spans)] if self.stack else [0] * len(self.spans)
-        last, found = len(weights) - 1, []
+        starts, last, found = self.starts, len(weights) - 1, []
         for index, (files, count, (start, stop)) in enumerate(zip(weights, self.counts, self.spans, strict=True)):
             names = unwrapped(files.specs)
             tower, depth = tower_of(files.name, names, count), depths(names)
@@ -112,8 +181,8 @@ class Layers:
 
     def reordered(self, order: Sequence[int]) -> Layers:
         """Return the same for the models in another order, which a stack must not have."""
-        counts, spans = tuple(self.counts[i] for i in order), tuple(self.spans[i] for i in order)
-        return replace(self, counts=counts, spans=spans)
+        names, counts = tuple(self.names[i] for i in order), tuple(self.counts[i] for i in order)
+        return replace(self, names=names, counts=counts, spans=tuple(self.spans[i] for i in order))
 
     def aligned(
         self,

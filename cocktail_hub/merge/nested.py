@@ -42,7 +42,7 @@ def opened_mix(
     with opened_models(plan, report, Path(), options) as inputs:
         assert isinstance(inputs, OpenModels)  # noqa: S101 - `can_stream` has seen to it
         if any(step.scope != "tensor" for step in METHODS[plan.method].measure):
-            plan = with_model_rounds(plan, inputs.opened, options.memory_bytes, options.device)
+            plan = with_model_rounds(plan, inputs.opened, options.threads, options.memory_bytes, options.device)
         yield {
             component.folder: MixReader(name, plan, index, inputs.readers[index], options)
             for index, component in enumerate(plan.components)

@@ -78,9 +78,10 @@ class Round:
     ingredient: its elements, or its task vector's where there is a base.
     """
 
-    statistic: Literal["gram", "sum", "kth_largest"]
+    statistic: Literal["gram", "sum", "kth_largest", "rows"]
     """`gram`: dot products of all pairs of vectors. `sum` of each of the values. `kth_largest` of each of the values,
-    which must not be negative. Sums are float64, in an order that depends on nothing but the tensor's size."""
+    which must not be negative. `rows`: the values, of which each row has one; for a method on rows, which gets them for
+    the rows of its vectors. Sums are float64, in an order that depends on nothing but the tensor's size."""
     values: Callable[..., Iterable[Any]] | None = None
     """`values(xp, vectors, parameters, *measured)`: arrays as long as a vector. It may overwrite `vectors`. Not for
     `gram`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from copy import copy
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,16 @@ import numpy as np
 from cocktail_hub.methods.numpy_arrays import split_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 PERIOD = 1 << 31
 """Elements of a tensor after which its numbers repeat."""
 _STEP, *_MULTIPLIERS = (0x9E3779B1 - (1 << 32), 0x7FEB352D, 0x846CA68B - (1 << 32))
 """The golden ratio, and the multipliers of the hash `lowbias32` (Chris Wellons,
 https://github.com/skeeto/hash-prospector), as signed integers, which wrap around alike in numpy and torch."""
-_BLOCK = 1 << 13
+_SPARE = 8
+"""Bits of 32 that a number does not have."""
+_BLOCK = 1 << 15
 """Numbers made at a time on a processor, so that what is made on the way stays in its cache."""
 
 
@@ -62,9 +65,27 @@ class Draws:
 
     def uniform(self, vector: int) -> Any:
         """Return numbers in [0, 1), multiples of 2**-24, one for each element of a vector."""
-        first, second = struct.unpack("<ii", hashlib.blake2b(self._keys[vector].encode(), digest_size=8).digest())
         numbers = self._xp.empty_like(self.like)
-        flat = numbers.reshape(-1)
+        for place, bits in self._bits(vector, numbers):
+            bits >>= _SPARE  # noqa: PLW2901
+            place[:] = bits
+        numbers *= 2.0**-24
+        numbers += 0.5
+        return numbers
+
+    def below(self, vector: int, chance: float) -> Any:
+        """Return `uniform(vector) < chance`, without the numbers."""
+        found = self._xp.empty_like(self.like, dtype=self._xp.bool if self._xp is not np else bool)
+        (rounded,) = self._xp.asarray([chance], dtype=self.like.dtype).tolist()
+        least = math.ceil((rounded - 0.5) * 2.0**24)  # the first of the multiples that is not below
+        for place, bits in self._bits(vector, found):
+            place[:] = bits < (least << _SPARE) if least < 1 << 23 else True
+        return found
+
+    def _bits(self, vector: int, out: Any) -> Iterator[tuple[Any, Any]]:
+        """Yield parts of `out`, flattened, and 32 random bits for each of their elements, as signed integers."""
+        first, second = struct.unpack("<ii", hashlib.blake2b(self._keys[vector].encode(), digest_size=8).digest())
+        flat = out.reshape(-1)
         for start in range(0, len(flat), max(self._block, 1)):
             bits = self.indices[start : start + self._block] + first
             bits ^= _shifted(bits, 16)
@@ -72,11 +93,7 @@ class Draws:
             bits ^= second
             bits ^= _shifted(bits, 15)
             bits *= _MULTIPLIERS[1]
-            bits >>= 8
-            flat[start : start + self._block] = bits
-        numbers *= 2.0**-24
-        numbers += 0.5
-        return numbers
+            yield flat[start : start + self._block], bits
 
 
 def _shifted(bits: Any, count: int) -> Any:

@@ -112,6 +112,11 @@ class KthLargest:
         self._tallied = False
         self._seen_bits = 0  # set in any offset from `low`
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the magnitudes."""
+        return np.dtype(f"f{self._itemsize}")
+
     def feed(self, magnitudes: Magnitudes) -> None:
         """Count one chunk; the order of the chunks does not matter."""
         low, high = (self._held.dtype.type(bound) for bound in (self._low, self._high))

@@ -204,7 +204,10 @@ METHODS: dict[str, Method] = {
     "arcee_fusion": Method(
         summary="base, with the elements of one model that matter most in it",
         combine=fusion.arcee_fusion,
-        measure=(Round(statistic="kth_largest", values=fusion.importances, rank=fusion.quartile_ranks),),
+        measure=(
+            Round(statistic="rows", values=fusion.divergences),
+            Round(statistic="kth_largest", values=fusion.importances, rank=fusion.quartile_ranks),
+        ),
         rows=True,
         whole_models=True,
         base="needed",

@@ -94,6 +94,49 @@ def test_lists_of_the_config_have_an_entry_for_each_layer() -> None:
     assert layers.configs(configs)[0] == {"text_config": text | changed, "architectures": ["X"]}
 
 
+def test_layers_in_lists_of_the_config_are_numbered_anew() -> None:
+    config = {"num_hidden_layers": 6, "mlp_only_layers": [0, 3, 5], "no_rope_layers": [1, 1, 1, 0, 1, 1]}
+    other = config | {"mlp_only_layers": None, "no_rope_layers": [0, 1, 0, 1, 0, 1]}
+    layers = Layers.of(["a", "b", "a"], [config, other, config], [(1, 4), (2, 4), (3, 6)], stack=True)
+    assert layers.configs([config, other, config])[0] == {
+        "num_hidden_layers": 8,
+        "mlp_only_layers": [2, 5, 7],
+        "no_rope_layers": [1, 1, 0, 0, 1, 0, 1, 1],
+    }
+    alone = Layers.of(["a"], [config], [(3, 6)], stack=False).configs([config])[0]
+    assert alone["mlp_only_layers"] == [0, 2]
+
+
+def test_a_list_that_may_number_layers_is_refused() -> None:
+    config = {"num_hidden_layers": 6, "odd_layer_ids": [0, 3]}
+    with pytest.raises(IncompatibleError, match=r"`odd_layer_ids` of 'a' may number its layers"):
+        Layers.of(["a"], [config], [(0, 3)], stack=False).configs([config])
+
+
+@pytest.mark.parametrize(
+    ("rule", "span", "kept"),
+    [
+        ({"sliding_window_pattern": 3}, (3, 6), True),
+        ({"sliding_window_pattern": 3}, (1, 6), False),
+        ({"sliding_window_pattern": "LLG"}, (1, 6), False),
+        ({"sliding_window_pattern": 3, "layer_types": list("LLGLLG")}, (1, 6), True),
+        ({"decoder_sparse_step": 1}, (1, 6), True),
+        ({"first_k_dense_replace": 2}, (0, 4), True),
+        ({"first_k_dense_replace": 2}, (1, 4), False),
+        ({"max_window_layers": 2, "use_sliding_window": False}, (1, 4), True),
+        ({"max_window_layers": 2, "use_sliding_window": True}, (2, 6), False),
+    ],
+)
+def test_a_layer_keeps_its_kind_or_is_refused(rule: dict, span: tuple[int, int], kept: bool) -> None:
+    config = {"num_hidden_layers": 6, **rule}
+    layers = Layers.of(["a"], [config], [span], stack=False)
+    if kept:
+        assert layers.configs([config])[0]["num_hidden_layers"] == span[1] - span[0]
+    else:
+        with pytest.raises(IncompatibleError, match=r"Layer \d of 'a' would be layer \d of the mix, where `"):
+            layers.configs([config])
+
+
 def test_layers_that_a_model_lacks_are_refused(two: list[str]) -> None:
     recipe = {"method": "passthrough", "ingredients": [{"model": two[0], "layer_range": [1, 3]}]}
     with pytest.raises(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -51,3 +53,13 @@ def test_they_are_uniform_and_independent_of_neighbours(key: str) -> None:
 @pytest.mark.parametrize("other", ["0 2 x", "1 1 x", "0 1 y"])
 def test_another_seed_model_or_tensor_gives_independent_numbers(other: str) -> None:
     assert abs(np.corrcoef(drawn(), drawn(other))[0, 1]) < 4 / COUNT**0.5
+
+
+@pytest.mark.parametrize("library", [np, torch])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("chance", [0.0, 2.0**-24, 0.1, 0.3, 0.5, 0.9, 1 - 2.0**-24, 1 - 2.0**-30, 1.0])
+def test_what_is_below_a_chance_is_told_without_the_numbers(library: Any, dtype: str, chance: float) -> None:
+    draws = Draws(
+        library.zeros((400, 100), dtype=getattr(library, dtype)), ["7 1 x"], [(3, 40_003)], library, split=False
+    )
+    assert bool((draws.below(0, chance) == (draws.uniform(0) < chance)).all())

@@ -181,7 +181,7 @@ def execute(
     if missing and any(step.scope != "tensor" for step in METHODS[plan.method].measure):
         from cocktail_hub.merge.engine.over_model import with_model_rounds
 
-        plan = with_model_rounds(plan, models.opened, max_memory, device)
+        plan = with_model_rounds(plan, models.opened, threads, max_memory, device)
         made = {shard.path: shard for shard in plan.shards}
         todo = [made[shard.path] for shard in todo]
     task = MergeTask(

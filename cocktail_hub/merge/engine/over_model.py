@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cocktail_hub.merge.engine.workers import make_workers
+from cocktail_hub.merge.engine.workers import WorkerPool, make_workers
 from cocktail_hub.merge.kernels.buffers import Buffers, ShardJob
 from cocktail_hub.merge.kernels.sweep import Sweep
 from cocktail_hub.methods.dtypes import HALVES
@@ -15,10 +17,11 @@ from cocktail_hub.methods.order_statistics import KthLargest
 from cocktail_hub.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from cocktail_hub.checkpoint.reader import TensorReader
+    from cocktail_hub.merge.engine.workers import Worker
     from cocktail_hub.merge.plan import MergePlan, ShardPlan, TensorPlan
     from cocktail_hub.methods.contract import Round
 
@@ -26,14 +29,18 @@ if TYPE_CHECKING:
     """Opens the models of a shard (see `execute.Inputs`)."""
 
 
-def with_model_rounds(plan: MergePlan, opened: Opened, max_memory: int | None = None, device: str = "cpu") -> MergePlan:
+def with_model_rounds(
+    plan: MergePlan,
+    opened: Opened,
+    threads: int | None = None,
+    max_memory: int | None = None,
+    device: str = "cpu",
+) -> MergePlan:
     """Return the plan whose tensors know what was measured over the model: two to four passes over all weights.
 
     Raises:
         CheckpointError: a model cannot be read.
     """
-    (buffers,) = make_workers(plan, 1, max_memory, device)
-    assert isinstance(buffers, Buffers)  # noqa: S101 - one worker is never a process
     for number, step in enumerate(METHODS[plan.method].measure):
         if wanted := ranks_in(plan, step):
             dtypes = {dtype for _, tensor in tensors_of(plan, step) for dtype in (*tensor.dtypes, tensor.dtype)}
@@ -41,14 +48,11 @@ def with_model_rounds(plan: MergePlan, opened: Opened, max_memory: int | None = 
             searches = {model: KthLargest() for model, k in wanted.items() if k}
             for model, search in searches.items():
                 search.begin(wanted[model], dtype=wide)
-            with buffers.at_work():
-                while any(search.value is None for search in searches.values()):
-                    for model, values in values_in(plan, opened, buffers, step):
-                        if model in searches and searches[model].value is None:
-                            searches[model].feed(values.astype(wide, copy=False))
-                    for search in searches.values():
-                        if search.value is None:
-                            search.finish_pass()
+            with closing(WorkerPool(make_workers(plan, threads, max_memory, device))) as pool:
+                while left := {model: search for model, search in searches.items() if search.value is None}:
+                    feed_all(plan, opened, pool, step, left)
+                    for search in left.values():
+                        search.finish_pass()
             found = {model: searches[model].value if k else 0.0 for model, k in wanted.items()}
             plan = told(plan, step, number, found)
     return plan
@@ -82,18 +86,29 @@ def ranks_in(plan: MergePlan, step: Round) -> dict[int, int]:
     return found
 
 
-def values_in(plan: MergePlan, opened: Opened, buffers: Buffers, step: Round) -> Iterator[tuple[int, Any]]:
-    """Yield models, by their index, and values of chunks of them."""
+def feed_all(
+    plan: MergePlan, opened: Opened, pool: WorkerPool, step: Round, searches: Mapping[int, KthLargest]
+) -> None:
+    """Feed each search the values of its model, tensor by tensor, several at a time."""
     wanted = list(tensors_of(plan, step))
+    locks = {model: threading.Lock() for model in searches}
     for index in dict.fromkeys(index for index, _ in wanted):
         shard = plan.shards[index]
         with opened(shard) as readers:
             models = plan.components[shard.component].models
             job = ShardJob(method=plan.method, models=models, sources=readers, output=None)
-            for tensor in (tensor for of, tensor in wanted if of == index and tensor.numel):
+
+            def feed(buffers: Worker, tensor: TensorPlan, job: ShardJob = job) -> None:
+                assert isinstance(buffers, Buffers)  # noqa: S101 - none of these workers is a process
                 sweep = Sweep(buffers, job, tensor, [(tensor.name, 0, tensor.numel)])
                 for start, stop in sweep.chunks():
-                    yield from zip(vectors_of(tensor), sweep.values(step, (), sweep.pieces(start, stop)), strict=True)
+                    found = sweep.values(step, (), sweep.pieces(start, stop))
+                    for model, values in zip(vectors_of(tensor), found, strict=True):
+                        if model in searches:
+                            with locks[model]:
+                                searches[model].feed(values.astype(searches[model].dtype, copy=False))
+
+            pool.run((tensor for of, tensor in wanted if of == index and tensor.numel), feed)
 
 
 def told(plan: MergePlan, step: Round, number: int, found: dict[int, Any]) -> MergePlan:

@@ -176,11 +176,12 @@ def _combine(
     for start, stop in sweep.chunks(measured, span):
         pieces = sweep.pieces(start, stop)
         vectors = sweep.vectors(pieces)
-        known, draws = sweep.at(start, measured), sweep.draws(vectors, pieces)
+        draws = sweep.draws(vectors, pieces)
         total = (vectors[0] if sweep.base is None else sweep.base).reshape(vectors[0].shape)
         length = max(1, BLOCK // total[0].nbytes) if steps.xp is np else len(total)
         for first in range(0, len(total), length):
             part, *some = (array[first : first + length] for array in (total, *vectors))
+            known = sweep.at(start, measured, (first, first + len(part)))
             drawn = {key: numbers.part(first, first + length) for key, numbers in draws.items()}
             made = combine(steps.xp, some, tensor.weights, tensor.parameters, *known, **drawn)
             if sweep.base is None:

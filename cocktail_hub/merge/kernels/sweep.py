@@ -116,6 +116,9 @@ class Sweep:
                 found.append([])
             elif step.over_model(self._tensor.parameters):
                 found.append(self._tensor.parameters[f"round {number}"])
+            elif step.statistic == "rows":
+                parts = [self.values(step, found, self.pieces(start, stop)) for start, stop in self.chunks()]
+                found.append([np.concatenate(values) for values in zip(*parts, strict=True)])
             elif step.statistic == "kth_largest":
                 found.append(self._cuts(step, found))
             elif step.statistic == "gram":
@@ -124,11 +127,13 @@ class Sweep:
                 found.append(self.sums(step, found))
         return found
 
-    @staticmethod
-    def at(start: int, measured: Sequence[Measured]) -> list[Measured]:
-        """Return what was measured, as it holds for a chunk that begins at an element."""
+    def at(self, start: int, measured: Sequence[Measured], rows: tuple[int, int] = (0, 0)) -> list[Measured]:
+        """Return what was measured, as it holds for a chunk that begins at an element, or for rows of that chunk."""
 
         def resolved(value: Any) -> Any:
+            if isinstance(value, np.ndarray):
+                before = start // self._columns
+                return value[before + rows[0] : before + rows[1]]
             return (value.value if start < value.end else value.above) if isinstance(value, Cut) else value
 
         return [[resolved(value) for value in found] for found in measured]
@@ -168,9 +173,9 @@ class Sweep:
         self, step: Round, measured: Sequence[Measured], pieces: Sequence[ElementRange]
     ) -> list[np.ndarray[Any, Any]]:
         """Return the values of a round for some pieces, on this machine."""
-        steps, known = self._buffers.steps, self.at(0, measured)
+        steps, vectors = self._buffers.steps, self.vectors(pieces)
+        known = self.at(pieces[0][1], measured, (0, len(vectors[0])))
         compute = step.values or (lambda _xp, vectors, *_: vectors)
-        vectors = self.vectors(pieces)
         found = compute(steps.xp, vectors, self._tensor.parameters, *known, **self.draws(vectors, pieces))
         return [steps.on_host(value.reshape(-1)) for value in found]
 

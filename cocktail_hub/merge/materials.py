@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.files import FileState
+from cocktail_hub.compat.check import places
 from cocktail_hub.hub.client import HubFiles
 from cocktail_hub.resolve.resolve import file_digest
 
@@ -43,8 +44,8 @@ class MaterialsCheck:
             recorded: what the recipe says of the files, as `wait` returns it.
             anew: read also what was compared before.
         """
-        places = {place.files: place.model_files.needed for model in models for place in (model.located, model.body)}
-        wanted = [(files, sorted(paths)) for files, paths in places.items() if isinstance(files, HubFiles)]
+        needed = {place.files: place.model_files.needed for place in places(models)}
+        wanted = [(files, sorted(paths)) for files, paths in needed.items() if isinstance(files, HubFiles)]
         self._recorded, self._anew = recorded, anew
         self._pool = ThreadPoolExecutor(READERS, "check")
         self._checks = {(files, path): self._begin(files, path) for files, paths in wanted for path in paths}

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocktail_hub.compat.check import Model, Roots
+from cocktail_hub.checkpoint.reader import NestedFiles
+from cocktail_hub.compat.check import Model, Roots, places
 from cocktail_hub.errors import MergeError, SourceError
 from cocktail_hub.hub.client import HubFiles, download_all
 from cocktail_hub.hub.progress import bar
@@ -103,10 +104,13 @@ def opened_models(
     plan: MergePlan, report: CompatibilityReport, folder: Path, options: MixOptions
 ) -> Iterator[OpenModels | ShardInputs]:
     """Open the models whole, or shard by shard: on little disk, and on Ray, whose workers open them for themselves."""
-    roots = None if options.low_disk else fetch(report.models)
+    roots = None if options.low_disk else fetch(report.models, whole=False)
     with ExitStack() as stack:
         if roots is not None and options.engine != "ray":
             readers = []
+            for index, model in enumerate(report.models):
+                if isinstance(model.body.files, NestedFiles) and model.body.files.opened is not None:
+                    roots[index] = replace(roots[index], nested=stack.enter_context(model.body.files.opened()))
             for component in report.components:
                 readers.append(component.open(roots))
                 for reader in readers[-1]:
@@ -246,23 +250,19 @@ def bytes_to_fetch(models: Sequence[Model]) -> int:
     return sum(files.missing(paths) for files, paths in wanted.items() if isinstance(files, HubFiles))
 
 
-def places(models: Sequence[Model]) -> list[ResolvedModel]:
-    """Return where the files of models are: an adapter has a place of its own beside that of its base."""
-    return [place for model in models for place in (model.located, model.body)]
-
-
-def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
+def fetch(models: Sequence[Model], *, code: bool = False, whole: bool = True) -> list[Roots]:
     """Download the files that a mix needs, several at a time, unless they are on this machine already.
 
     Args:
         models: whose files.
         code: whether to download the models' own Python files, too.
+        whole: whether recipes inside the recipe are mixed into folders.
 
     Returns:
         The folders of each model's files, in the same order.
     """
     wanted: dict[HubFiles, list[str]] = {}
-    for place in places(models):
+    for place in (place for model in models for place in (model.located, model.body)):
         if isinstance(files := place.files, HubFiles):
             paths = [*place.model_files.needed, *(place.model_files.code if code else ())]
             if not files.hub.offline or files.cached(CARD) is not None:  # offline, a mix can do without a card
@@ -271,6 +271,8 @@ def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
     folders = dict(zip(wanted, download_all(list(wanted.items())), strict=True)) if wanted else {}
 
     def root(place: ResolvedModel) -> Path:
+        if whole and isinstance(place.files, NestedFiles):
+            return place.files.whole()
         return folders[place.files] if isinstance(place.files, HubFiles) else place.root
 
     return [

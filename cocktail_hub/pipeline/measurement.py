@@ -75,8 +75,10 @@ def score(
     if examples is not None:  # the caller may name files of this machine, which a recipe from the Hub may not
         loaded = replace(loaded, files=None, folder="")
     prepared = prepare(loaded, options, recall=False)
-    weights, evidence = weigh_prepared(prepared, prepared.check())
-    return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
+    report = prepared.check()
+    weights, evidence = weigh_prepared(prepared, report)
+    pinned = replace(prepared.recipe, evidence=report.recipe.evidence)  # which has the commits of trusted code
+    return Score(recipe=as_resolved(with_weights(pinned, weights.values, evidence)), weights=weights)
 
 
 def search_weights(

@@ -8,10 +8,11 @@ import tempfile
 import weakref
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cocktail_hub.checkpoint.reader import NestedFiles
 from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import CacheError, PublishError, RecipeError, SourceError, did_you_mean
 from cocktail_hub.evaluation.example_files import ExamplesFound, locate_examples
@@ -23,6 +24,7 @@ from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.output_folder import OutputFolder, copy_out
 from cocktail_hub.merge.run import bytes_to_fetch, plan_mix, require_device, write_planned, write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_json, write_recipe
+from cocktail_hub.methods.dtypes import HALVES, MIXABLE
 from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.preview import preview_mix
@@ -140,30 +142,49 @@ class Prepared:
         return check_models(self.recipe, self.hub, trust_remote_code=trust, stages=self.stages if nested else None)
 
     @cached_property
-    def stages(self) -> dict[str, Path]:
-        """Name of each model that is a recipe -> the folder of its mix, made now; of a preview, with headers only.
+    def stages(self) -> dict[str, NestedFiles]:
+        """Name of each model that is a recipe -> the folder of its mix, not rounded.
 
-        They are not rounded to 16 bits, unless the recipe leaves the type of the result open.
+        Its tensors are made as they are read, where that can be. Else it is mixed now; a preview has headers only.
         """
-        found: dict[str, Path] = {}
+        from cocktail_hub.merge.nested import can_stream, opened_mix
+
+        found: dict[str, NestedFiles] = {}
         for reference in self.recipe.references:
             if reference.recipe is None:
                 continue
             inner = Recipe.from_dict(reference.recipe)
-            if inner.dtype == "auto" and self.recipe.dtype != "auto":
-                inner = replace(inner, dtype="float32")
             source = RecipeSource(recipe=inner, name=reference.model, config={})
             prepared = replace(self, source=source, recipe=inner)
-            if not self.preview:
-                found[reference.model] = mix(prepared).path
-                continue
-            folder = found[reference.model] = Path(tempfile.mkdtemp(prefix="cocktail-"))
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             report = prepared.check()
-            copy_small_files(report, folder, code=self.options.trust_remote_code)
-            write_recipe(report.recipe, report, folder)
-            write_planned(plan_mix(report), folder)
+            planned = [tensor for shard in plan_mix(report).shards for tensor in shard.tensors]
+            read = {dtype for tensor in planned for dtype in tensor.dtypes} & MIXABLE
+            recipe = replace(report.recipe, dtype="float32" if HALVES.issuperset(read) else "float64")
+            prepared, report = replace(prepared, recipe=recipe), replace(report, recipe=recipe)
+            plan = plan_mix(report)
+            streamed = self.preview or can_stream(plan, self.options)
+            if streamed:
+                folder = Path(tempfile.mkdtemp(prefix="cocktail-"))
+                copy_small_files(report, folder, code=self.options.trust_remote_code)
+                write_recipe(recipe, report, folder)
+                write_planned(plan, folder)
+            else:
+                folder = prepared.mixed()
+            files = found[reference.model] = NestedFiles(
+                folder,
+                name=reference.model,
+                stored={tensor.name: tensor.dtype for tensor in planned},
+                models=report.models,
+                opened=partial(opened_mix, reference.model, plan, report, self.options) if streamed else None,
+                whole=prepared.mixed if streamed else partial(Path, folder),
+            )
+            if streamed:
+                weakref.finalize(files, shutil.rmtree, folder, ignore_errors=True)
         return found
+
+    def mixed(self) -> Path:
+        """Make the mix, and return its folder."""
+        return mix(self).path
 
     def finished(self, path: Path, resolved: ResolvedRecipe, **report: Any) -> Mix:
         """Describe a finished folder; one that was found tells what it was made of."""
@@ -198,8 +219,7 @@ def prepare(
         RecipeError: the recipe is wrong, or the weights beside it were trained since they were mixed from it.
     """
     options = options or MixOptions()
-    if not isinstance(source, RecipeSource):
-        source = load_recipe_source(source, options.hub, revision=revision, subfolder=subfolder)
+    source = load_recipe_source(source, options.hub, revision=revision, subfolder=subfolder)
     if source.commit:  # a merged repo on the Hub may name folders, but cannot be mixed from them
         refuse_local(source.recipe, source.name)
     if source.merged:

@@ -570,7 +570,8 @@ def _identity(reference: ModelReference) -> dict[str, Any]:
     if reference.recipe is None:
         return reference.identity()
     cut = {"layer_range": list(reference.layer_range)} if reference.layer_range else {}
-    return {"recipe": as_resolved(Recipe.from_dict(reference.recipe)).identity} | cut
+    inner = as_resolved(Recipe.from_dict(reference.recipe)).identity
+    return {"recipe": inner, "rounded": False} | cut  # once the mix of `inner` was, and other bytes had the same digest
 
 
 def canonical_json(value: Any) -> str:

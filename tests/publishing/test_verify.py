@@ -153,7 +153,7 @@ def test_exit_codes_say_same_different_and_not_checked(token: str, tmp_path: Pat
     assert (same.exit_code, same.stdout) == (0, "same\n")
     damage(made.path)
     different = run.invoke(main, ["verify", str(made.path), "--token", token])
-    assert different.exit_code == 1
+    assert different.exit_code == 4
     assert different.stdout.startswith(
         "different: trained, or changed in another way, since it was mixed\nmodel.safetensors has sha256 "
     )

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from cocktail_hub.errors import PublishError, SourceError, nearest
 from cocktail_hub.hub.commit import Publication, Publisher, Uploaded
-from cocktail_hub.hub.errors import FIRST_WAIT, hub_errors
+from cocktail_hub.hub.errors import FIRST_WAIT, ask, hub_errors
 from cocktail_hub.storage.disk import LARGEST_SMALL_FILE, require_small
 from cocktail_hub.version import USER_AGENT, VERSION
 
@@ -29,6 +29,8 @@ CONCURRENT_MODELS = 4
 """Models downloaded at the same time; the client downloads several files of each at once."""
 ROOT_CONFIGS = ("config.json", "adapter_config.json", "modules.json")
 """Small files that identify a model; every model has at least one of them."""
+PARTIAL_CONTENT = 206
+"""HTTP status of an answer with a byte range."""
 _STATED = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _AGENT: dict[str, Any] = {"library_name": "cocktail_hub", "library_version": VERSION, "user_agent": USER_AGENT}
 
@@ -63,14 +65,9 @@ class Hub:
 
     def resolve(self, repo_id: str, revision: str | None, *, repo_type: str | None = None) -> str:
         """Return the 40-hex commit of a revision; offline, the one it last pointed to. Raises SourceError."""
-        with hub_errors(repo_id, revision):
-            return self.api.resolve_revision(
-                repo_id,
-                revision=revision,
-                repo_type=repo_type,
-                cache_dir=self.cache_dir,
-                local_files_only=self.local_files_only,
-            ).resolved
+        cache = {"cache_dir": self.cache_dir, "local_files_only": self.local_files_only}
+        options: dict[str, Any] = {"revision": revision, "repo_type": repo_type, **cache}
+        return ask(lambda: self.api.resolve_revision(repo_id, **options).resolved, repo_id, revision)
 
     def files(self, repo_id: str, commit: str, *, repo_type: str | None = None) -> HubFiles:
         """Return the files of a repo at a commit. Makes no request."""
@@ -147,8 +144,7 @@ class HubFiles:
     @cached_property
     def listing(self) -> Mapping[str, Listed]:
         """Every file -> what the Hub states of it. Raises SourceError."""
-        with hub_errors(self.name, self.commit):
-            found = self._listing()
+        found = ask(self._listing, self.name, self.commit)
         for path in found:
             if "\\" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise SourceError(f"'{self.name}' lists the file '{path}', which would be outside its folder.")
@@ -222,8 +218,8 @@ class HubFiles:
     def path(self, path: str) -> Path:
         """Download one small file to the Hub cache and return where it is."""
         self._require(path)
-        with hub_errors(self.name, self.commit):
-            return Path(huggingface_hub.hf_hub_download(self.name, path, **self._at, **self._download_options))
+        options = self._at | self._download_options
+        return Path(ask(lambda: huggingface_hub.hf_hub_download(self.name, path, **options), self.name, self.commit))
 
     @property
     def _download_options(self) -> dict[str, Any]:
@@ -248,19 +244,16 @@ class HubFiles:
         self._require(path)
         if start >= stop:
             return b""
-        with hub_errors(self.name, self.commit):
-            if cached := self.cached(path):
-                with cached.open("rb") as file:
-                    file.seek(start)
-                    data = file.read(stop - start)
-            else:
-                data = self._fetch(path, start, stop)
-        if len(data) != stop - start:
+        if stop > self.sizes[path]:
             raise SourceError(
-                f"'{path}' of '{self.name}' gave {len(data)} bytes instead of {stop - start}.\n"
-                "Its header cannot be read.\nTry again; if the error persists, the file on the Hub is truncated."
+                f"'{path}' of '{self.name}' has {self.sizes[path]} bytes, so it has no byte {stop - 1}.\n"
+                "Its header cannot be read.\nThe file on the Hub is truncated: choose another model."
             )
-        return data
+        if cached := self.cached(path):
+            with hub_errors(self.name, self.commit), cached.open("rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        return ask(lambda: self._fetch(path, start, stop), self.name, self.commit)
 
     def cached(self, path: str) -> Path | None:
         """Where a file is in the Hub cache; `None` if it was not downloaded yet."""
@@ -273,6 +266,7 @@ class HubFiles:
 
         self._require_online(path)
         headers: dict[str, str] = build_hf_headers(token=self.hub.token, **_AGENT)
+        headers["Accept-Encoding"] = "identity"
         headers["Range"] = f"bytes={start}-{stop - 1}"
         return huggingface_hub.hf_hub_url(self.name, path, **self._at), headers
 
@@ -284,13 +278,24 @@ class HubFiles:
         response = http_backoff("GET", url, headers=headers, follow_redirects=True, **options)
         huggingface_hub.hf_raise_for_status(response)
         content: bytes = response.content
-        return content[start:stop] if response.status_code == 200 else content  # noqa: PLR2004 - the range was ignored
+        self.require_range(path, start, response)
+        content = content if response.status_code == PARTIAL_CONTENT else content[start:stop]
+        if len(content) != stop - start:
+            raise ConnectionError(f"'{path}': {len(content)} bytes came instead of {stop - start}")
+        return content
+
+    def require_range(self, path: str, start: int, response: Any) -> None:
+        """Raise ConnectionError where an answer is neither the file nor its bytes from `start` on: a proxy's page."""
+        size = self.sizes[path]
+        partial = response.status_code == PARTIAL_CONTENT
+        told = response.headers.get("Content-Range" if partial else "Content-Length", "")
+        if told and (not told.startswith(f"bytes {start}-") if partial else told != str(size)):
+            raise ConnectionError(f"'{path}': the answer has other bytes than were asked for ({told})")
 
     def hashes(self, paths: Sequence[str]) -> dict[str, str]:
         """Path -> sha256 of large files, as the Hub records them; nothing is downloaded."""
         self._require_online(", ".join(paths))
-        with hub_errors(self.name, self.commit):
-            found = self.hub.api.get_paths_info(self.name, list(paths), **self._at)
+        found = ask(lambda: self.hub.api.get_paths_info(self.name, list(paths), **self._at), self.name, self.commit)
         return {
             entry.path: entry.lfs.sha256 for entry in found if isinstance(entry, huggingface_hub.RepoFile) and entry.lfs
         }
@@ -308,8 +313,8 @@ class HubFiles:
         """
         for path in paths:
             self._require(path)
-        with hub_errors(self.name, self.commit):
-            folder = self._snapshot(paths, force_download=self.hub.force_download)
+        forced = self.hub.force_download
+        folder = ask(lambda: self._snapshot(paths, force_download=forced), self.name, self.commit)
         for path in paths:
             if not (folder / path).is_file():
                 raise self._absent(path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import huggingface_hub
 
 from cocktail_hub.errors import CocktailError, PublishError
-from cocktail_hub.hub.errors import LOGIN, first_line, may_pass, retry_wait, status_of
+from cocktail_hub.hub.errors import LOGIN, first_line, may_pass, retry_wait, status_of, url_expired
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -281,7 +281,7 @@ class Publisher:
                 raise
             except (HTTPError, ConnectionError, RuntimeError, ValueError) as error:
                 # ValueError is metadata that the client refuses, RuntimeError an upload that broke off.
-                if may_pass(error) and attempt < ATTEMPTS:
+                if (may_pass(error) or (attempt == 1 and url_expired(error))) and attempt < ATTEMPTS:
                     wait = retry_wait(attempt, error)
                     logger.info(
                         "Attempt %d to publish '%s' failed (%s); retrying in %g s.", attempt, repo_id, error, wait

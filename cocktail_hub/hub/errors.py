@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cocktail_hub.errors import CocktailError, DiskSpaceError, SourceError
 from cocktail_hub.storage.disk import FORBIDDEN, FULL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 LOGIN = "log in with `hf auth login`, or pass `token=`"
 RETRIED = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
 """HTTP statuses worth a retry: the Hub is busy or down, or somebody else committed in between."""
 FIRST_WAIT = 1.0
 """Seconds before the first retry; doubled before each further one."""
+ATTEMPTS = 3
+"""Attempts to read. The client itself repeats some requests, but not all, and not after every failure."""
+PATIENCE = 5.0
+"""Seconds."""
 LONGEST_WAIT = 60.0
 """Maximum seconds before a retry, even if the Hub asks for more."""
+
+
+def ask(step: Callable[[], T], repo_id: str, revision: str | None = None) -> T:
+    """Return what reading a repo gives, with its errors translated. What may pass is tried `ATTEMPTS` times.
+
+    An attempt of more than `PATIENCE` is the last one: the client has repeated its requests by itself.
+    """
+    with hub_errors(repo_id, revision):
+        for attempt in range(1, ATTEMPTS + 1):
+            began = time.monotonic()
+            try:
+                return step()
+            except Exception as error:
+                last = attempt == ATTEMPTS or time.monotonic() - began > PATIENCE
+                garbage = isinstance(error, (KeyError, TypeError, AttributeError))  # what the client makes of it
+                if last and garbage:
+                    raise ConnectionError(f"an answer is not what the Hub sends ({error!r})") from error
+                if last or not (garbage or may_pass(error)):
+                    raise
+                wait = retry_wait(attempt, error)
+                logger.info("Attempt %d to read '%s' failed (%s); retrying in %g s.", attempt, repo_id, error, wait)
+                time.sleep(wait)
+    raise AssertionError  # the last attempt has returned or raised
 
 
 @contextmanager
@@ -40,6 +71,7 @@ def _translated(error: BaseException, repo_id: str, revision: str | None) -> Coc
     reason, status = first_line(error), status_of(error)
     number = error.errno if isinstance(error, OSError) else None
     not_cached = isinstance(error, (hf.LocalEntryNotFoundError, hf.RevisionResolutionError, hf.OfflineModeIsEnabled))
+    down = first_line(error.__cause__) if not_cached and error.__cause__ and may_pass(error) else ""
     if not_cached and error.__cause__ and status_of(error.__cause__) not in (None, *RETRIED):
         return _translated(error.__cause__, repo_id, revision)  # the client looked into the cache after a refusal
     folder, revision = repo_id.rsplit("/", maxsplit=1)[-1], revision or "main"
@@ -57,10 +89,16 @@ def _translated(error: BaseException, repo_id: str, revision: str | None) -> Coc
             "Set HF_HOME, or pass `cache_dir` (`--cache-dir`), to a writable folder.",
         ),
         (
+            bool(down),
+            f"The Hub did not answer, and '{repo_id}' at revision '{revision}' is not in the local cache: {down}",
+            "Nothing was changed or lost.",
+            "Check the connection, and try again; if the error persists, look at https://status.huggingface.co.",
+        ),
+        (
             not_cached,
-            f"'{repo_id}' at revision '{revision}' is not in the local cache, and the Hub could not be asked.",
-            "Working offline (`HF_HUB_OFFLINE`, `local_files_only=True`, or no connection) needs everything cached.",
-            f"Go online once, or check the connection. ({reason})",
+            f"'{repo_id}' at revision '{revision}' is not in the local cache, and no requests may be made.",
+            "Working offline (`HF_HUB_OFFLINE`, `local_files_only=True`) needs everything cached.",
+            f"Go online once. ({reason})",
         ),
         (
             isinstance(error, hf.GatedRepoError),
@@ -139,15 +177,26 @@ def status_of(error: BaseException | None) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def may_pass(error: Exception) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether a retry may succeed."""
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub import errors as hf
 
-    cause = error.__cause__ if isinstance(error, RuntimeError) else error  # RuntimeError: an upload that broke off
+    # The first two: the client looked into its cache, in vain, after the Hub did not answer. RuntimeError: an upload.
+    wrapped = isinstance(error, (hf.LocalEntryNotFoundError, hf.RevisionResolutionError, RuntimeError))
+    cause = error.__cause__ if wrapped else error
+    if isinstance(cause, hf.OfflineModeIsEnabled):
+        return False
     if (status := status_of(cause)) is not None:
         return status in RETRIED
-    broken = isinstance(cause, (HTTPError, ConnectionError))
-    return broken or isinstance(error, (RuntimeError, json.JSONDecodeError))  # the latter: the HTML page of a proxy
+    # JSONDecodeError, FileMetadataError: a proxy's page. OSError without a number: the client counted too few bytes.
+    broken = isinstance(cause, (hf.HTTPError, ConnectionError, json.JSONDecodeError, hf.FileMetadataError))
+    return broken or isinstance(error, RuntimeError) or (type(cause) is OSError and cause.errno is None)
+
+
+def url_expired(error: Exception) -> bool:
+    """Whether the storage refused a file that was sent to the address that the Hub gave: a fresh one may do."""
+    response: Any = getattr(error.__cause__ or error, "response", None)
+    return status_of(error.__cause__ or error) == 403 and response.request.method == "PUT"  # noqa: PLR2004
 
 
 def retry_wait(attempt: int, error: Exception | None) -> float:

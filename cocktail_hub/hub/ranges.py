@@ -82,7 +82,7 @@ def fetch_ranges(
                             report(len(data))
                         if done == length or stopped.is_set():
                             return
-            except HTTPError as failure:
+            except (HTTPError, ConnectionError) as failure:
                 error = failure
             failures = 1 if done > before else failures + 1
             if error is not None and (failures == ATTEMPTS or not may_pass(error)):
@@ -92,7 +92,7 @@ def fetch_ranges(
                 raise SourceError(
                     f"'{request.path}' of '{request.files.name}' ended {length - done:,} bytes early, {ATTEMPTS} times."
                     "\nIts weights cannot be read.\n"
-                    "Try again later; if the error persists, the file on the Hub is truncated."
+                    "Try again later, or mix without `low_disk`: a proxy in between may cut answers short."
                 )
             stopped.wait(retry_wait(failures, error))
 
@@ -109,10 +109,10 @@ def fetch_ranges(
 def _blocks(part: ByteRange) -> Generator[bytes, None, None]:
     """Request a byte range; yields the answer block by block."""
     url, headers = part.files.range_request(part.path, part.start, part.stop)
-    headers["Accept-Encoding"] = "identity"
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with get_session().stream("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as response:
         hf_raise_for_status(response)
+        part.files.require_range(part.path, part.start, response)
         if response.status_code != _PARTIAL_CONTENT and part.start > 0:
             raise SourceError(
                 f"The Hub sent all of '{part.path}' of '{part.files.name}' instead of the requested range.\n"

@@ -147,7 +147,7 @@ def _load(
                 root.mkdir(parents=True, exist_ok=True)
                 folder = stack.enter_context(tempfile.TemporaryDirectory(dir=root, ignore_cleanup_errors=True))
                 found = mix(prepared, output=Path(folder) / "mix")
-            made = found
+            made = stack.enter_context(found.kept(options))
         model, info = load(made, {**keywords_for(made.labels, keywords), "output_loading_info": True})
         if not cache and "disk" in (getattr(model, "hf_device_map", None) or {}).values():
             raise RecipeError(

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -36,11 +36,11 @@ from cocktail_hub.recipe import SUFFIXES, ModelReference, Recipe, ResolvedRecipe
 from cocktail_hub.recipe.redact import public_notes
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RECIPE_FILE, RecipeSource, load_recipe_source, refuse_local, with_weights_given
-from cocktail_hub.storage.cache import CachedMix
+from cocktail_hub.storage.cache import Cache, CachedMix
 from cocktail_hub.storage.disk import disk_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from huggingface_hub import CommitInfo
 
@@ -69,6 +69,17 @@ class Mix:
     labels: Mapping[str, Any] = field(default_factory=dict)
     """`id2label` and `label2id` set by the recipe's repo; empty to use those of the ingredients."""
 
+    @contextmanager
+    def kept(self, options: MixOptions | None = None) -> Iterator[Mix]:
+        """Keep the mix in the cache while the block runs; it is made again if it left the cache before."""
+        made = self
+        with ExitStack() as stack:
+            stack.enter_context(Cache().in_use(made.path))
+            if not made.path.is_dir():
+                made = replace(mix(self.recipe, options=options), name=self.name, labels=self.labels)
+                stack.enter_context(Cache().in_use(made.path))
+            yield made
+
     def load(self, *, task: str | None = None, **kwargs: Any) -> Any:
         """Load the mix as an ordinary transformers model; `kwargs` go to `from_pretrained`.
 
@@ -78,17 +89,20 @@ class Mix:
         from cocktail_hub.publishing.model_hooks import attach
 
         wanted = {**keywords_for(self.labels, kwargs), "output_loading_info": True}
-        model, info = load_model(self.path, task, **wanted)
-        attach(model, self, info)
+        with self.kept() as kept:
+            model, info = load_model(kept.path, task, **wanted)
+            attach(model, kept, info)
         return (model, info) if kwargs.get("output_loading_info") else model
 
     def load_sentence_transformer(self, **kwargs: Any) -> Any:
         """Load the mix with the sentence-transformers class it was saved with, by default `SentenceTransformer`."""
-        return load_sentence_transformer(self.path, **kwargs)
+        with self.kept() as kept:
+            return load_sentence_transformer(kept.path, **kwargs)
 
     def load_cross_encoder(self, **kwargs: Any) -> Any:
         """Load the mix as a `CrossEncoder`."""
-        return load_cross_encoder(self.path, **kwargs)
+        with self.kept() as kept:
+            return load_cross_encoder(kept.path, **kwargs)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Copy the mix to `folder`, which must be new or empty.
@@ -96,7 +110,8 @@ class Mix:
         Raises:
             CacheError: the folder is not empty.
         """
-        return copy_out(self.path, Path(folder))
+        with self.kept() as kept:
+            return copy_out(kept.path, Path(folder))
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> CommitInfo:
         """Publish the mix, with the keywords of `publish` (`as_`, `private`, `revision`, `create_pr`, `token`, ...)."""
@@ -577,7 +592,8 @@ def publish(
         made = mix(prepared)
     elif max_shard_size is not None:
         made = replace(mix(made.recipe, options=options), labels=made.labels)
-    return publish_weights(made.path, made.recipe, publication, options.hub, labels=made.labels, as_=as_)
+    with made.kept(options) as kept:
+        return publish_weights(kept.path, kept.recipe, publication, options.hub, labels=kept.labels, as_=as_)
 
 
 def _results_given(results: Evaluation | str | Path | None) -> dict[str, Any] | None:

@@ -43,6 +43,9 @@ RECIPE = "recipe.json"
 """In a finished folder: the resolved recipe that it was made from."""
 LEFTOVER_AGE = 86_400.0
 """Seconds after the last write when a staging folder that no process has locked counts as abandoned."""
+LONGEST_REMOVAL = 2.0
+"""Seconds to wait for a mix that is being removed."""
+_USE = ".use.lock"
 _DIGEST_DIGITS = 64
 
 
@@ -201,6 +204,37 @@ class Cache:
         finally:
             lock.release()
 
+    @contextmanager
+    def in_use(self, folder: Path) -> Iterator[None]:
+        """Keep `prune` from removing a finished mix while the block runs; does nothing for another folder."""
+        if folder.parent != self.root / "mixes":
+            yield
+            return
+        prefix = self.root / "locks" / folder.name
+        pruning, reading = FileLock(f"{prefix}.lock"), FileLock(f"{prefix}.{secrets.token_hex(8)}{_USE}")
+        with suppress(OSError, NotImplementedError):  # a cache that is read-only, or without locks
+            prefix.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(Timeout):
+                pruning.acquire(timeout=LONGEST_REMOVAL)
+            reading.acquire()
+        pruning.release()
+        try:
+            yield
+        finally:
+            reading.release()
+            with suppress(OSError):
+                Path(reading.lock_file).unlink()
+
+    def _is_used(self, digest: str) -> bool:
+        """Whether a process uses a mix; what killed ones have left is removed."""
+        for path in (self.root / "locks").glob(f"{digest}.*{_USE}"):
+            try:
+                with FileLock(path, timeout=0):
+                    path.unlink(missing_ok=True)
+            except Timeout:
+                return True
+        return False
+
     def staging(self, digest: str) -> Path:
         """The folder of a mix in progress; kept after an interruption, for the next run. Raises CacheError."""
         stage = self.root / "staging" / digest
@@ -245,13 +279,14 @@ class Cache:
 
     def leftovers(self) -> list[Path]:
         """Staging folders of interrupted merges, and mixes whose removal was interrupted."""
-        return sorted([*(self.root / "staging").glob("*"), *(self.root / "mixes").glob(".*")])
+        return sorted([*(self.root / "staging").glob("*"), *(self.root / "mixes").glob(".*.removed-*")])
 
     def prune(self, *, older_than: float | None = None, max_bytes: int | None = None) -> list[CachedMix]:
         """Remove mixes unused for `older_than` seconds, and the least recently used ones beyond `max_bytes`.
 
-        Mixes that a process has locked are kept. Leftovers of interrupted merges are removed, too, if nothing was
-        written to them for `older_than` seconds, by default for a day. Returns the removed mixes. Raises CacheError.
+        Mixes that a process has locked or uses are kept, and so are links and folders without the manifest of a mix.
+        Leftovers of interrupted merges are removed, too, if nothing was written to them for `older_than` seconds, by
+        default for a day. Returns the removed mixes. Raises CacheError.
         """
         self.prune_leftovers(older_than=LEFTOVER_AGE if older_than is None else older_than)
         removed, kept = [], 0
@@ -262,7 +297,8 @@ class Cache:
                 kept += nbytes
                 continue
             with self.locked(mix.digest, wait=False) as held:
-                if held and remove(mix.path):
+                ours = (mix.path / MANIFEST).is_file() and not mix.path.is_symlink()
+                if held and ours and not self._is_used(mix.digest) and remove(mix.path):
                     removed.append(mix)
         return removed
 

@@ -23,7 +23,7 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Sent with `status`, such as Retry-After."""
     cut_after: int | None = None
-    """If given, the right answer is begun, and the connection dropped after this many bytes of its body."""
+    """If given, the connection is dropped after this many bytes of the right answer's body; below 0: before any."""
 
     flip: int | None = None
     """If given, the right answer is sent with one bit of this byte of its body changed."""

@@ -196,7 +196,8 @@ class LoopbackHub:
             status: to answer instead.
             times: how many requests to spoil.
             headers: to send with `status`, such as Retry-After.
-            cut_after: give the right answer instead, but drop the connection after so many bytes of its body.
+            cut_after: give the right answer instead, but drop the connection after so many bytes of its body; below 0,
+                before anything is sent.
             flip: give the right answer instead, with one bit of this byte of its body changed.
             body: to send with `status`, as a proxy or a portal would.
 

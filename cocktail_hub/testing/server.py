@@ -103,13 +103,14 @@ class _Handler(BaseHTTPRequestHandler):
         body.drain()
         sent = 0 if self.command == "HEAD" else reply.size
         if fault and fault.cut_after is not None:
-            sent = min(sent, fault.cut_after)
+            sent = min(sent, max(0, fault.cut_after))
             self.close_connection = True
         if not internal:  # noted before the answer goes out: a client that has it finds it in the log
             site.log.append(
                 Request(method=self.command, path=self.path, status=reply.status, headers=headers, sent=sent)
             )
-        self._send(reply, sent)
+        if not fault or (fault.cut_after or 0) >= 0:
+            self._send(reply, sent)
 
     def _send(self, reply: Reply, sent: int) -> None:
         self.send_response(reply.status)

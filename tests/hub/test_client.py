@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cocktail_hub.errors import SourceError
-from cocktail_hub.hub import Hub, HubFiles, download_all
+from cocktail_hub.hub import Hub, HubFiles, download_all, errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +108,10 @@ def test_while_the_hub_is_down_a_branch_resolves_to_its_last_commit(
 
 def test_while_the_hub_is_down_an_unknown_repo_says_so(hub: LoopbackHub, options: Hub) -> None:
     hub.fail("GET /api/models/alice/never", status=503, times=100)
-    with pytest.raises(SourceError, match="is not in the local cache, and the Hub could not be asked"):
+    with pytest.raises(
+        SourceError,
+        match=r"The Hub did not answer, and 'alice/never' at revision 'main' is not in the local cache: .*503",
+    ):
         options.resolve("alice/never", None)
 
 
@@ -199,7 +202,7 @@ def test_a_range_of_a_cached_file_is_read_from_the_cache(
 
 
 def test_a_range_beyond_the_end_is_an_error_with_both_sizes(model: tuple[str, str], options: Hub) -> None:
-    with pytest.raises(SourceError, match=r"'model.safetensors' of '.*' gave 40 bytes instead of 100"):
+    with pytest.raises(SourceError, match=r"'model.safetensors' of '.*' has 10240 bytes, so it has no byte 10299"):
         HubFiles(*model, options).read_range("model.safetensors", 10_200, 10_300)
 
 
@@ -286,6 +289,63 @@ def test_a_download_that_breaks_off_is_resumed(model: tuple[str, str], hub: Loop
     _ = files.sizes
     hub.fail("GET /_cdn/", cut_after=5000)
     assert (files.download(["model.safetensors"]) / "model.safetensors").read_bytes() == WEIGHTS
+
+
+# -- the wire ----------------------------------------------------------------------------------------------------------
+
+HTML = b"<html><title>Please log in</title></html>"
+FAULTS: dict[str, dict[str, Any]] = {
+    "409": {"status": 409},
+    "412": {"status": 412},
+    "reset": {"cut_after": -1},
+    "cut": {"cut_after": 3},
+    "portal": {"status": 200, "body": HTML},
+    "portal's range": {"status": 206, "body": HTML},
+    "other JSON": {"status": 200, "body": b"[null]"},
+}
+REQUESTS = (
+    "GET /api/models/[^?]*$",
+    "GET /api/.*/tree/",
+    "HEAD /.*resolve",
+    "GET /.*/resolve",
+    "GET /_cdn/",
+    "paths-info",
+)
+
+
+@pytest.mark.parametrize("asked", REQUESTS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failure_on_the_wire_is_got_over(
+    model: tuple[str, str], hub: LoopbackHub, tmp_path: Path, asked: str, fault: str
+) -> None:
+    options, (repo, commit) = Hub(token="hf_alice", cache_dir=tmp_path), model
+    hub.fail(asked, times=2, **FAULTS[fault])
+    assert options.resolve(repo, None) == commit
+    files = options.files(repo, commit)
+    assert files.sizes["model.safetensors"] == 10240
+    assert files.read("config.json") == b'{"model_type": "bert"}'
+    assert files.read_range("model.safetensors", 100, 164) == WEIGHTS[100:164]
+    assert files.hashes(["model.safetensors"]) == {"model.safetensors": hashlib.sha256(WEIGHTS).hexdigest()}
+    assert (files.download(["model.safetensors"]) / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_an_answer_that_is_none_of_the_hubs_is_said_in_words(hub: LoopbackHub, options: Hub) -> None:
+    hub.fail("GET /api/models/alice/odd", times=9, status=200, body=b"[null]")
+    with pytest.raises(SourceError, match=r"(?s)broke while reading 'alice/odd': an answer is not what the Hub sends"):
+        options.resolve("alice/odd", None)
+
+
+def test_what_the_client_has_repeated_is_not_repeated_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cocktail_hub.hub.errors.PATIENCE", -1.0)
+    asked: list[int] = []
+
+    def step() -> None:
+        asked.append(1)
+        raise ConnectionError("reset")
+
+    with pytest.raises(SourceError, match="broke while reading 'org/a': reset"):
+        errors.ask(step, "org/a")
+    assert asked == [1]
 
 
 # -- offline -------------------------------------------------------------------------------------------------------

@@ -363,6 +363,23 @@ def test_an_upload_that_breaks_off_is_retried(
     assert commits(hub) == [200]
 
 
+def test_an_upload_to_an_expired_address_is_tried_once_with_a_fresh_one(
+    name: str, options: Hub, hub: LoopbackHub
+) -> None:
+    if hub.xet:
+        pytest.skip("weights are put to the Hub over plain LFS only")
+    for times, statuses in ((1, [403, 200]), (99, [403, 403])):
+        hub.clear_requests()
+        hub.fail("PUT /_lfs/", status=403, times=times)
+        wanted = publication(name, files={"model.safetensors": weights(f"{name}-{times}")})
+        if times == 1:
+            options.commit(wanted)
+        else:
+            with pytest.raises(PublishError, match=f"The Hub refused '{name}' 2 times"):
+                options.commit(wanted)
+        assert [seen.status for seen in hub.requests if seen.method == "PUT"] == statuses
+
+
 def test_a_hub_that_stays_down_is_reported_and_nothing_is_half_done(
     model: tuple[str, str], options: Hub, hub: LoopbackHub, api: HfApi
 ) -> None:

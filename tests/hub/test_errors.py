@@ -76,17 +76,17 @@ def told(error: Exception, kind: type[CocktailError] = SourceError) -> str:
         ),
         (
             errors.LocalEntryNotFoundError("not cached"),
-            "'org/a' at revision 'v1' is not in the local cache, and the Hub could not be asked.\nWorking offline",
-            "Go online once, or check the connection. (not cached)",
+            "'org/a' at revision 'v1' is not in the local cache, and no requests may be made.\nWorking offline",
+            "Go online once. (not cached)",
         ),
         (
             errors.OfflineModeIsEnabled("offline"),
-            "'org/a' at revision 'v1' is not in the local cache, and the Hub could not be asked.",
+            "'org/a' at revision 'v1' is not in the local cache, and no requests may be made.",
             "(offline)",
         ),
         (
             errors.RevisionResolutionError("no ref"),
-            "'org/a' at revision 'v1' is not in the local cache, and the Hub could not be asked.",
+            "'org/a' at revision 'v1' is not in the local cache, and no requests may be made.",
             "(no ref)",
         ),
         (
@@ -128,7 +128,9 @@ def test_a_refusal_behind_a_missing_cache_entry_is_reported() -> None:
     assert told(hidden).startswith("'org/a' is gated")
     down = errors.LocalEntryNotFoundError("not cached")
     down.__cause__ = errors.HfHubHTTPError("503", response=answer(503))
-    assert told(down).startswith("'org/a' at revision 'v1' is not in the local cache")
+    message = told(down)
+    assert message.startswith("The Hub did not answer, and 'org/a' at revision 'v1' is not in the local cache: 503\n")
+    assert "offline" not in message
 
 
 def test_our_own_errors_are_not_translated() -> None:
@@ -163,6 +165,10 @@ def test_only_an_answer_has_a_status() -> None:
         (RuntimeError("an upload that broke off"), True),
         (json.JSONDecodeError("a proxy's page of HTML", "", 0), True),
         (ValueError("metadata"), False),
+        (OSError("Consistency check failed: file should be of size 3"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (errors.OfflineModeIsEnabled("offline"), False),
+        (errors.LocalEntryNotFoundError("not cached"), False),
     ],
 )
 def test_what_may_pass_is_worth_a_retry(error: Exception, expected: bool) -> None:

@@ -474,3 +474,17 @@ def test_the_name_of_a_finished_folder_is_brought_to_the_disk(tmp_path: Path, mo
     monkeypatch.setattr("cocktail_hub.merge.output_folder.sync_folder", synced.append)
     mix(recipe_of(models.pair("bert").folders), output=tmp_path / "out", options=MixOptions(force=True))
     assert synced == [tmp_path]
+
+
+def test_a_mix_that_left_the_cache_is_made_again_when_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
+    made = mix(recipe_of(list(models.pair("bert").folders)))
+    with made.kept() as kept:
+        assert kept is made
+        assert Cache().prune(max_bytes=0) == []
+    assert len(Cache().prune(max_bytes=0)) == 1
+    assert not made.path.exists()
+    made.load()
+    assert made.path.is_dir()

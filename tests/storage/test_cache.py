@@ -374,9 +374,48 @@ def test_a_large_mix_does_not_push_out_older_ones_that_fit(cache: Cache) -> None
 
 def test_prune_to_nothing_removes_all_mixes_including_damaged_ones(cache: Cache) -> None:
     finished(cache, ONE)
-    (finished(cache, TWO).path / MANIFEST).unlink()
+    (finished(cache, TWO).path / MANIFEST).write_text("damaged")
     assert {mix.digest for mix in cache.prune(max_bytes=0)} == {ONE, TWO}
     assert list((cache.root / "mixes").iterdir()) == []
+
+
+def test_what_no_mix_wrote_is_not_pruned_and_links_are_not_followed(cache: Cache, tmp_path: Path) -> None:
+    elsewhere = finished(Cache(tmp_path / "other"), ONE).path
+    foreign = cache.root / "mixes" / TWO
+    hidden = cache.root / "mixes" / ".hidden"
+    for folder in (foreign, hidden):
+        folder.mkdir(parents=True)
+        (folder / "thesis.tex").write_text("mine")
+    (cache.root / "mixes" / ONE).symlink_to(elsewhere)
+    (cache.root / "mixes" / f".{THREE}.removed-0123").symlink_to(elsewhere)
+    assert cache.prune(max_bytes=0, older_than=-1.0) == []
+    assert (foreign / "thesis.tex").is_file()
+    assert (hidden / "thesis.tex").is_file()
+    assert (elsewhere / "model.safetensors").is_file()
+
+
+def test_a_mix_in_use_is_not_pruned_until_its_process_ends(cache: Cache) -> None:
+    mix = finished(cache, ONE)
+    code = """
+        import sys
+        from pathlib import Path
+        from cocktail_hub.storage.cache import Cache
+
+        with Cache(Path(sys.argv[1])).in_use(Path(sys.argv[2])):
+            print("using", flush=True)
+            sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(cache.root), str(mix.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "using\n"
+        with cache.in_use(mix.path):  # several may
+            assert cache.prune(max_bytes=0) == []
+        assert cache.prune(max_bytes=0) == []
+        process.kill()
+        process.wait()
+    assert [found.digest for found in cache.prune(max_bytes=0)] == [ONE]
+    assert not list((cache.root / "locks").glob("*.use.lock"))
 
 
 def test_pruning_continues_where_another_process_was_faster(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

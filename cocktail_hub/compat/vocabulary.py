@@ -37,7 +37,7 @@ _EMBEDDINGS = re.compile(
 """Names of a matrix with a row for each token."""
 MOST_VALUES = 4_000_000
 """Values in a vocabulary: twice those of 260,000 tokens and 580,000 pairs, and read in 500 MB."""
-_ADDED_ID = re.compile(rb'"id":\s*(\d+)')
+_ADDED_ID = re.compile(rb'"id":\s*(\d{1,18})')
 """In a tokenizer.json, of an added token."""
 SHOWN = 3
 """Tokens in a sentence."""

@@ -6,6 +6,7 @@
 # make bench  time and memory against mergekit, LM_Cocktail, sentence-transformers and a plain copy (BENCH_ARGS)
 # make docs   write docs/cli.md anew from the commands' own help
 # make lowest the tests on the lowest versions that pyproject.toml accepts
+# make fuzz   a random search for files that the parsers do not bear, for FUZZ_SECONDS
 # make coverage  lines that the last `make test` did not run, file by file
 #
 # demo and test install what they need into $(VENV). Variables: PYTHON, VENV, JOBS, PYTEST_ARGS.
@@ -18,6 +19,7 @@ WHEEL_VENV ?= .venv-wheel
 LOWEST_TORCH ?= 2.13.0
 JOBS ?= 2
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 300
 COVERAGE ?= --cov --cov-report=
 BENCH_WORK ?= build/bench
 BENCH_ARGS ?= --sizes 0.1B embedder --ingredients 2 4 10 --dtypes bfloat16 float32
@@ -34,7 +36,7 @@ QUICK = $(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not 
 export OMP_NUM_THREADS ?= $(if $(filter 0,$(JOBS)),,1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage lint types docs format bench lowest wheel sdist clean
+.PHONY: help demo test check fuzz coverage lint types docs format bench lowest wheel sdist clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -48,6 +50,9 @@ test: $(VENV)/.test lint types
 
 check: $(VENV)/.test lint types
 	$(QUICK)
+
+fuzz: $(VENV)/.test
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/test_fuzz.py
 
 coverage: $(VENV)/.test
 	@$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=0

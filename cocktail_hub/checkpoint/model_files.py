@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.weight_files import find_weights
 from cocktail_hub.errors import CheckpointError, SourceError
+from cocktail_hub.recipe.validation import require_shallow
 from cocktail_hub.storage.disk import LARGEST_SETTINGS, require_small
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def read_json(files: RepoFiles, path: str) -> Any:
     require_small(path, files.name, files.sizes.get(path, 0), LARGEST_SETTINGS)
     try:
         value = json.loads(files.read(path))
+        require_shallow(value)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise CheckpointError(

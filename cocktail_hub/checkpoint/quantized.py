@@ -71,7 +71,7 @@ def refuse_quantized(
         if path in files.sizes:
             try:
                 named = json.loads(files.read(path)).get("quant_method")
-            except (ValueError, AttributeError):  # not JSON, or not a mapping
+            except (ValueError, AttributeError, RecursionError):  # not JSON, or not a mapping
                 named = None
             found = str(named or known), f"it has a '{path}'"
             break

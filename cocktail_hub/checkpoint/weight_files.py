@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cocktail_hub.checkpoint.header import read_header
 from cocktail_hub.errors import CheckpointError, SourceError
+from cocktail_hub.storage.disk import LARGEST_SETTINGS, require_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -99,6 +100,7 @@ def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> 
 def _named_by_config(files: RepoFiles, folder: str) -> WeightPaths | None:
     """The weights that config.json names, if it does."""
     path = str(PurePosixPath(folder, "config.json"))
+    require_small(path, files.name, files.sizes.get(path, 0), LARGEST_SETTINGS)
     try:
         config = json.loads(files.read(path)) if path in files.sizes else None
     except (ValueError, RecursionError):
@@ -206,6 +208,7 @@ def _disagree(model: str, what: str) -> CheckpointError:
 
 def _read_index(files: RepoFiles, folder: str, path: str) -> tuple[str, ...]:
     """Return the shards that an index lists, sorted, as paths from the root; they exist inside `folder`."""
+    require_small(path, files.name, files.sizes[path], LARGEST_SETTINGS)
     try:
         weight_map = json.loads(files.read(path))["weight_map"]
         shards = {name: PurePosixPath(name) for name in set(weight_map.values())}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -61,6 +62,8 @@ COMMANDS = (
 EXIT_INTERRUPTED = 130
 EXIT_BUG = 70
 """`EX_SOFTWARE` of sysexits.h."""
+USED_UP = re.compile(r"can't start new thread|can't allocate memory|not enough memory|Cannot allocate memory")
+"""What Python and torch say where the system gives no more."""
 GRACE_PERIOD = 3.0
 """Seconds that threads get to end after Ctrl-C: one may wait for a connection that never answers."""
 
@@ -88,9 +91,15 @@ class Group(click.Group):
             sys.exit(EXIT_INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as error:  # noqa: BLE001 - anything left is a bug
+        except Exception as error:
             if follows_interrupt(error):
                 sys.exit(EXIT_INTERRUPTED)
+            if isinstance(error, MemoryError) or USED_UP.search(str(error)):
+                raise click.ClickException(
+                    f"The memory or the threads that this process may have are used up ({error!r}).\n"
+                    "What you asked for was not done; finished work is kept.\n"
+                    "End other programs or raise the limits (`ulimit -v`, `ulimit -u`), and run the same command again."
+                ) from error
             report = Path(tempfile.mkdtemp(prefix="cocktail-bug-"), "traceback.txt")
             versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "huggingface_hub"))
             told = f"cocktail_hub {VERSION}, Python {sys.version}, {versions}\n{traceback.format_exc()}"

@@ -21,6 +21,10 @@ _FIRST_TEXT, _FIRST_FLOAT = 0x0A, 0x15
 """Tags of field 1 as text or message, and of field 2 as float32."""
 _MORE = 128
 """The bit of a byte that says that the integer goes on."""
+_LONGEST = 63
+"""Bits of an integer before its last byte."""
+MOST_PIECES = 1 << 20
+"""Four times those of the largest vocabularies."""
 _NORMAL, _BYTE = 1, 6
 """Kinds of pieces that text is split into. Others are unknown, control symbols, and the user's own."""
 
@@ -40,11 +44,14 @@ class Pieces:
 
 
 def read_pieces(data: bytes) -> Pieces | None:
-    """Parse a `.model` file; `None` if it is none of sentencepiece, such as one of tiktoken."""
-    texts, scores, kinds, normalizer = [], [], [], b""
+    """Parse a `.model` file; `None` if it is none of sentencepiece, such as one of tiktoken, or far too long."""
+    texts: list[bytes] = []
+    scores, kinds, normalizer = [], [], b""
     at, end = 0, len(data)
     try:
         while at < end:
+            if len(texts) > MOST_PIECES:
+                return None
             # Nearly all pieces have fewer than 128 bytes: tag, size, tag, size, text, tag, score, and a kind but for 1.
             stop, score = (at + 2 + data[at + 1], at + 5 + data[at + 3]) if at + 4 < end else (0, 0)
             quick = data[at] == _FIRST_TEXT and score + 4 <= stop < at + 2 + _MORE and data[at + 2] == _FIRST_TEXT
@@ -95,5 +102,7 @@ def _integer(data: bytes, at: int) -> tuple[int, int]:
     """An integer of seven bits a byte, the lowest first, and the position after it."""
     value = shift = 0
     while data[at] >= _MORE:
+        if shift > _LONGEST:
+            raise ValueError("an integer of more than 64 bits")
         value, shift, at = value | (data[at] - _MORE) << shift, shift + 7, at + 1
     return value | data[at] << shift, at + 1

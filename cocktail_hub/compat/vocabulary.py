@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
 from cocktail_hub.checkpoint.conversion.align import vocabulary_size
 from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.storage.disk import LARGEST_SETTINGS, require_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +35,9 @@ _EMBEDDINGS = re.compile(
     r"(^|[._])(word_embeddings|embed_tokens|wte|embed_in|tok_embeddings|shared|embeddings?)\.weight$"
 )
 """Names of a matrix with a row for each token."""
-_ADDED_ID = re.compile(rb'"id":\s*(\d+)')
+MOST_VALUES = 4_000_000
+"""Values in a vocabulary: twice those of 260,000 tokens and 580,000 pairs, and read in 500 MB."""
+_ADDED_ID = re.compile(rb'"id":\s*(\d{1,18})')
 """In a tokenizer.json, of an added token."""
 SHOWN = 3
 """Tokens in a sentence."""
@@ -84,6 +87,10 @@ class Vocabulary:
         file = PurePosixPath(self.path)
         if self.pieces:
             return self.pieces.learnt, self.pieces.special
+        values = sum(map(self.text.count, (b"\n",) if file.suffix == ".txt" else (b",", b"[", b"{")))
+        if values > MOST_VALUES:
+            problem = ValueError(f"it has about {values:,} values, and no real one more than {MOST_VALUES:,}")
+            raise _damaged(self.name, self.path, problem)
         if file.suffix == ".txt":  # only a newline ends a token, which may contain any other line break
             lines = self.text.decode("utf-8", errors="replace").replace("\r\n", "\n").removesuffix("\n").split("\n")
             return dict(enumerate(lines)), {}
@@ -141,15 +148,18 @@ class Vocabulary:
             return {**self.settings, "scores": self.pieces.scores, "normalizer": self.pieces.normalizer}
         if PurePosixPath(self.path).name != _FAST_FILE or self.tokens is None:
             return self.settings
-        merges = self._data["model"].get("merges")
-        if merges and isinstance(merges[0], str):  # older files write a pair as a text
-            merges = [merge.split(" ", 1) for merge in merges]
-        found = {} if merges is None else {"merges": merges}
-        added = self._data.get("post_processor") or {}
-        if added.get("type") == "Sequence":
-            added = next((part for part in added["processors"] if part["type"] != "ByteLevel"), {})
-        if added.get("type") != "ByteLevel":  # which trims offsets only
-            found["post_processor"] = added or None
+        try:
+            merges = self._data["model"].get("merges")
+            if merges and isinstance(merges[0], str):  # older files write a pair as a text
+                merges = [merge.split(" ", 1) for merge in merges]
+            found = {} if merges is None else {"merges": merges}
+            added = self._data.get("post_processor") or {}
+            if added.get("type") == "Sequence":
+                added = next((part for part in added["processors"] if part["type"] != "ByteLevel"), {})
+            if added.get("type") != "ByteLevel":  # which trims offsets only
+                found["post_processor"] = added or None
+        except (TypeError, LookupError, AttributeError) as error:
+            raise _damaged(self.name, self.path, error) from error
         return {**found, **{key: self._data.get(key) for key in ("normalizer", "pre_tokenizer")}}
 
     def same(self, other: Vocabulary) -> bool:
@@ -202,7 +212,7 @@ def inner_template(model: ResolvedModel) -> dict[str, str]:
     found = _read_object(model.files, str(PurePosixPath(model.model_files.main, SETTINGS))).get("chat_template")
     if isinstance(found, str):
         return {"default": found}
-    entries = [entry for entry in found or () if isinstance(entry, dict)]
+    entries = [entry for entry in (found if isinstance(found, list) else ()) if isinstance(entry, dict)]
     named = {str(entry.get("name")): str(entry.get("template")) for entry in entries}
     return {name: text for name, text in named.items() if name.replace("-", "_").isidentifier()}  # names become files
 
@@ -234,12 +244,13 @@ def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
     settings: dict[str, Any] = {}
     merges = str(PurePosixPath(folder, "merges.txt"))
     if name == "vocab.json" and merges in files.sizes:
+        require_small(merges, files.name, files.sizes[merges], LARGEST_SETTINGS)
         lines = files.read(merges).decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
         settings["merges"] = [line.split(" ", 1) for line in lines if line and not line.startswith("#version")]
     try:
         declared = {int(number): token for token, number in added.items()}
         declared |= {int(n): str(t["content"] if isinstance(t, dict) else t) for n, t in decoder.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise _damaged(files.name, "added_tokens.json' or 'tokenizer_config.json", error) from error
     return Vocabulary(name=files.name, path=path, text=files.read(path), declared=declared, settings=settings)
 
@@ -421,6 +432,7 @@ def _read_object(files: RepoFiles, path: str) -> dict[str, Any]:
     """A small JSON mapping; empty where the file is missing."""
     if path not in files.sizes:
         return {}
+    require_small(path, files.name, files.sizes[path], LARGEST_SETTINGS)
     try:
         return dict(json.loads(files.read(path)))
     except (ValueError, TypeError, RecursionError) as error:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from bisect import bisect_left
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import ScoringError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _DATE = "{%- macro strftime_now(format) -%}2024-07-26{%- endmacro -%}"
 """Replaces today's date in chat templates: losses must not depend on the day."""
 _MARK = "\ue000answer\ue001"
 """Replaces the output in a chat template; its private-use characters occur in no other text."""
+PATIENCE = 2.0
+"""Seconds that a chat template may take for one example; ordinary ones take milliseconds."""
 _PARTIAL = "\ufffd"
 """What decoding writes for a character of which some bytes are missing."""
 
@@ -82,8 +87,11 @@ def templated(tokenizer: Any, source: str, target: str) -> Text:
     def render(answer: str) -> str:
         chat = [{"role": "user", "content": source}, {"role": "assistant", "content": answer}]
         try:
-            return str(tokenizer.apply_chat_template(chat, tokenize=False, chat_template=template))
-        except TemplateError as error:
+            with stopped_after(PATIENCE):
+                return str(tokenizer.apply_chat_template(chat, tokenize=False, chat_template=template))
+        except TimeoutError as error:
+            raise ValueError(f"the chat template takes over {PATIENCE} s; set `chat_template: false`") from error
+        except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
             raise ValueError(f"the chat template refuses it: {error}; set `chat_template: false`") from error
 
     before, mark, after = render(_MARK).rpartition(_MARK)
@@ -93,6 +101,20 @@ def templated(tokenizer: Any, source: str, target: str) -> Text:
             end = after.rstrip()
             return Text(before + answer + end, len(before), special=False, closed=bool(end))
     raise ValueError("the chat template changes the output; set `chat_template: false`")
+
+
+@contextmanager
+def stopped_after(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in this thread once the Python code below has run so long, e.g. the loops of a template."""
+    thread = ctypes.c_ulong(threading.get_ident())
+    stop = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    timer = threading.Timer(seconds, stop, (thread, ctypes.py_object(TimeoutError)))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def tokenized(tokenizer: Any, text: Text) -> Prompt:

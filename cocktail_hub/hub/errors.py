@@ -155,7 +155,8 @@ def _translated(error: BaseException, repo_id: str, revision: str | None) -> Coc
             "Write 'org/name' for a repo on the Hub, './name' for a folder.",
         ),
         (
-            isinstance(error, (hf.HTTPError, OSError, RuntimeError)),  # the latter two also come from the Xet client
+            # OSError and RuntimeError also come from the Xet client; a proxy's page of HTML is no JSON
+            isinstance(error, (hf.HTTPError, OSError, RuntimeError, json.JSONDecodeError)),
             f"The connection to the Hub broke while reading '{repo_id}': {reason}",
             "Files that were downloaded completely are kept.",
             "Try again.",

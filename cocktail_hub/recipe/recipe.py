@@ -26,6 +26,7 @@ from cocktail_hub.recipe.validation import (
     as_whole,
     plain,
     reject_unknown,
+    require_shallow,
 )
 from cocktail_hub.recipe.weighting import Weighting
 from cocktail_hub.version import install_command
@@ -620,6 +621,10 @@ def recipe_from_mapping(data: Mapping[str, Any], *, open_weights: bool = False) 
             "The config has the `model_type` 'cocktail', but no mapping under `recipe`.\n"
             "It does not say what to mix.\nPublish it again with `CocktailConfig.push_to_hub` or `cocktail push`."
         )
+    try:
+        require_shallow(inner)
+    except RecursionError as error:
+        raise RecipeError("The recipe is nested too deeply.\nNo recipe needs that.\nWrite it anew.") from error
     return Recipe.from_dict(_opened(inner) if open_weights else inner)
 
 

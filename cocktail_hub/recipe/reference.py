@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.errors import RecipeError
+from cocktail_hub.errors import RecipeError, SourceError
 from cocktail_hub.recipe.tensor_rules import as_parameters, as_tensor_number
 from cocktail_hub.recipe.validation import (
+    LONGEST_SHOWN,
     as_json,
     as_list,
     as_mapping,
@@ -43,9 +45,29 @@ def is_path(model: str) -> bool:
     return model.startswith((".", "~", "/")) or PureWindowsPath(model).drive != "" or "\\" in model
 
 
+def as_path(name: str) -> Path:
+    """A path of this machine, which need not exist, with the home folder in place of `~`.
+
+    Raises:
+        SourceError: no file can have it.
+    """
+    try:
+        path = Path(name).expanduser()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, not allowed, or the home of nobody
+        shown = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SourceError(
+            f"'{shown}' cannot be looked for on this machine: {reason}.\n"
+            "So it is not known whether it is a folder or a repo on the Hub.\nCorrect the name, or move the folder."
+        ) from error
+    return path
+
+
 def is_local(model: str) -> bool:
     """Whether `model` names a folder rather than a Hub repo: it is written as a path, or such a folder exists."""
-    return is_path(model) or Path(model).is_dir()
+    return is_path(model) or as_path(model).is_dir()
 
 
 def refuse_address(name: str, key: str) -> None:
@@ -104,6 +126,7 @@ class ModelReference:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", as_text(self.model, "model"))
+        path = as_path(self.model)
         if self.layer_range is not None:
             object.__setattr__(self, "layer_range", as_layer_range(self.layer_range, f"layer_range of '{self.model}'"))
         for key in filter(lambda key: getattr(self, key) is not None, ("revision", "requested", "digest")):
@@ -124,7 +147,7 @@ class ModelReference:
                 )
             return
         refuse_address(self.model, "`model`")
-        if self.revision is None and is_weight_file(path := Path(self.model).expanduser()):
+        if self.revision is None and is_weight_file(path):
             raise RecipeError(
                 f"'{self.model}' is a file of weights, not a model.\n"
                 "A model is a folder: weights can be mixed only together with their config.json.\n"

@@ -14,6 +14,8 @@ from cocktail_hub.errors import RecipeError, nearest
 
 LONGEST_SHOWN = 80
 """Characters of a wrong value that are shown in a message."""
+MOST_LEVELS = 200
+"""Of lists and mappings in each other. Recipes in recipes have half of it, and Python recurses five times as far."""
 LARGEST_WHOLE = 2**63 - 1
 """Largest seed that PyTorch takes."""
 
@@ -107,6 +109,17 @@ def as_choice(value: Any, key: str, choices: Iterable[str]) -> str:
         hint = f" Did you mean '{close}'?" if close else ""
         raise RecipeError(f"`{key}` must be one of {', '.join(names)}, got {_shown(value)}.{hint}")
     return value
+
+
+def require_shallow(value: Any) -> None:
+    """Raise RecursionError if lists and mappings are nested more deeply than all that reads them can follow."""
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        mappings = [inner for one in level if isinstance(one, Mapping) for inner in one.values()]
+        level = mappings + [inner for one in level if isinstance(one, (list, tuple)) for inner in one]
+        if not level:
+            return
+    raise RecursionError(f"it is nested more than {MOST_LEVELS} levels deep")
 
 
 def as_json(value: Any, key: str) -> Any:

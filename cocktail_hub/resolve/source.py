@@ -15,6 +15,7 @@ from cocktail_hub.recipe import (
     SUFFIXES,
     ModelReference,
     Recipe,
+    as_path,
     is_local,
     is_path,
     is_weight_file,
@@ -116,7 +117,7 @@ def load_recipe_source(
             "Give a `Recipe`, a `CocktailConfig`, a mapping, a list of models, a YAML or JSON file, a folder, or a Hub "
             "id."
         )
-    name, path = str(source), Path(source).expanduser()
+    name, path = str(source), as_path(str(source))
     refuse_address(name, "A recipe's repo")
     if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
         recipe = read_recipe(path, open_weights=open_weights)
@@ -283,12 +284,12 @@ def refuse_local(recipe: Recipe, name: str) -> None:
 def absolutize_paths(recipe: Recipe, folder: Path) -> Recipe:
     """Resolve relative paths of models and examples against the folder of the recipe."""
     if recipe.weighting and isinstance(recipe.weighting.examples, str):
-        examples = folder / Path(recipe.weighting.examples).expanduser()
+        examples = folder / as_path(recipe.weighting.examples)
         if examples.is_file():
             recipe = replace(recipe, weighting=replace(recipe.weighting, examples=str(examples.resolve())))
 
     def absolutize(found: ReferenceT) -> ReferenceT:
-        path = Path(found.model).expanduser()
+        path = as_path(found.model)
         here = folder / path
         named = found.digest or is_path(found.model) or here.is_dir() or is_weight_file(here)
         if found.revision is None and named:

@@ -113,6 +113,19 @@ def test_a_bug_is_no_answer_of_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "RuntimeError: a bug" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("can't start new thread"), RuntimeError("can't allocate memory: 5 bytes")]
+)
+def test_memory_that_is_used_up_is_no_bug(recipe: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cocktail_hub.pipeline.mix, "mix", fail)
+    done = run("mix", str(recipe))
+    assert done.exit_code == 1
+    assert "The memory or the threads that this process may have are used up" in done.stderr
+
+
 def test_a_bug_says_where_to_report_it_and_leaves_its_traceback_in_a_file(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

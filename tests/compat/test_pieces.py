@@ -62,3 +62,11 @@ def test_the_protocol_buffers_of_transformers_say_the_same() -> None:
     assert set(found.learnt) == {n for n, entry in enumerate(written.pieces) if entry.type in (NORMAL, BYTE)}
     assert list(struct.unpack("<100f", found.scores)) == [written.pieces[n].score for n in found.learnt]
     assert found.normalizer == written.normalizer_spec.SerializeToString()
+
+
+def test_integers_and_vocabularies_without_end_are_no_pieces(monkeypatch):
+    assert read_pieces(b"\xff" * 1_000_000) is None
+    monkeypatch.setattr("cocktail_hub.compat.pieces.MOST_PIECES", 2)
+    piece = b"\n\x08\n\x01a\x15\0\0\0\0"
+    assert len(read_pieces(piece * 2).learnt) == 2
+    assert read_pieces(piece * 4) is None

@@ -40,6 +40,21 @@ def test_lm_cocktail_always_adds_a_space(source):
     assert joined(source, "4", lm_cocktail=True) == Text(f"{source} 4", len(source))
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "takes over 0.1 s"),
+        ("{{ 1 / 0 }}", "refuses it: division by zero"),
+        ("{{ messages[5].content.x }}", "refuses it"),
+        ("{{ messages + 1 }}", "refuses it"),
+    ],
+)
+def test_a_chat_template_that_never_ends_or_fails_is_refused(monkeypatch, template, words):
+    monkeypatch.setattr("cocktail_hub.evaluation.prompts.PATIENCE", 0.1)
+    with pytest.raises(ValueError, match=words):
+        templated(scoring_models.byte_bpe(template=template), "a", "b")
+
+
 def test_the_output_begins_where_the_offsets_say():
     prompt = tokenized(BPE, joined("The capital of France is", "Paris"))
     assert BPE.decode(prompt.ids[: prompt.start]) == "The capital of France is"

@@ -100,6 +100,7 @@ def told(error: Exception, kind: type[CocktailError] = SourceError) -> str:
             "Try again.",
         ),
         (ConnectionError("Network error: 404"), "The connection to the Hub broke while reading 'org/a'", "Try again."),
+        (json.JSONDecodeError("HTML", "", 0), "The connection to the Hub broke while reading 'org/a'", "Try again."),
         (RuntimeError("xet"), "The connection to the Hub broke while reading 'org/a': xet", "Try again."),
         (
             OSError("Consistency check failed: file should be of size 3"),

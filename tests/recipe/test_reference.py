@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cocktail_hub.errors import RecipeError
+from cocktail_hub.errors import RecipeError, SourceError
 from cocktail_hub.recipe import Anchor, Ingredient, ModelReference, is_local, is_path
 
 if TYPE_CHECKING:
@@ -20,6 +21,20 @@ def test_a_path_is_local_whether_it_exists_or_not(model: str) -> None:
     assert is_path(model)
     assert is_local(model)
     assert ModelReference(model=model).local
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("a" * 3000, r"'a{80}\.\.\.' cannot be looked for"),
+        ("~nobody-has-this-name/m", "Could not determine home directory"),
+        ("a\0b", "embedded null"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="other names there")
+def test_a_name_that_no_file_can_have_is_refused(model: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        ModelReference(model=model)
 
 
 @pytest.mark.parametrize("model", ["org/name", "gpt2", "org/name.v1", "Org-1/name_2"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cocktail_hub.checkpoint.model_files import ADAPTER_CONFIG
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.recipe.tensor_rules import Expression
+from cocktail_hub.storage.disk import LARGEST_SETTINGS, require_small
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,6 +84,7 @@ def read_adapter_config(files: RepoFiles) -> AdapterConfig:
         CheckpointError: it is damaged, or of a kind that is not a matrix product added to the base.
         SourceError: there is none.
     """
+    require_small(ADAPTER_CONFIG, files.name, files.sizes.get(ADAPTER_CONFIG, 0), LARGEST_SETTINGS)
     try:
         data = json.loads(files.read(ADAPTER_CONFIG))
         if not isinstance(data, dict):
@@ -106,7 +108,7 @@ def read_adapter_config(files: RepoFiles) -> AdapterConfig:
         )
     except CheckpointError:
         raise
-    except (ValueError, TypeError, OverflowError, AttributeError) as error:
+    except (ValueError, TypeError, OverflowError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"'{ADAPTER_CONFIG}' of '{files.name}' cannot be parsed: {error}.\n"
             "Without it, how the adapter changes its base is unknown.\n"

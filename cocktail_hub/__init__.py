@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cocktail_hub.compat.preview import Preview
     from cocktail_hub.errors import CocktailError
     from cocktail_hub.integrations.auto import AutoCocktailModel
+    from cocktail_hub.integrations.callback import MixBack
     from cocktail_hub.integrations.config import CocktailConfig
     from cocktail_hub.integrations.lm_cocktail import mix_models, mix_models_by_layers, mix_models_with_data
     from cocktail_hub.merge.options import MixOptions
@@ -29,6 +30,7 @@ _HOMES = {
     "CocktailError": "errors",
     "Ingredient": "recipe",
     "Mix": "pipeline.mix",
+    "MixBack": "integrations.callback",
     "MixOptions": "merge.options",
     "Preview": "compat.preview",
     "Recipe": "recipe",
@@ -53,6 +55,7 @@ __all__ = [
     "CocktailError",
     "Ingredient",
     "Mix",
+    "MixBack",
     "MixOptions",
     "Preview",
     "Recipe",

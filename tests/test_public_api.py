@@ -16,6 +16,7 @@ NAMES = {
     "CocktailError",
     "Ingredient",
     "Mix",
+    "MixBack",
     "MixOptions",
     "Preview",
     "Recipe",

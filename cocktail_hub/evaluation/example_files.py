@@ -7,12 +7,12 @@ import hashlib
 import io
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from cocktail_hub.errors import MissingExtraError, RecipeError, ScoringError, SourceError
+from cocktail_hub.errors import MissingExtraError, RecipeError, ScoringError, SourceError, did_you_mean
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.recipe import Weighting, as_path, canonical_json, is_path
 from cocktail_hub.recipe.validation import plain
@@ -43,6 +43,8 @@ class ExamplesFound:
     """`inline`, the name of a file, or a repo or dataset on the Hub and its file."""
     revision: str | None = None
     """Commit, if they come from the Hub."""
+    name: str | None = None
+    """Which task, if the file has several."""
 
     @cached_property
     def digest(self) -> str:
@@ -58,11 +60,12 @@ class ExamplesFound:
 
     def rows(self) -> list[Any]:
         """The examples as they are written; see `read_rows`."""
-        return read_rows(self.content) if isinstance(self.content, Path) else list(self.content)
+        return read_rows(self.content, self.name) if isinstance(self.content, Path) else list(self.content)
 
     def to_dict(self) -> dict[str, str]:
         """Where they come from, for a recipe's evidence."""
-        return {"source": self.source} | ({"revision": self.revision} if self.revision else {})
+        known = {"source": self.source, "revision": self.revision, "name": self.name}
+        return {key: value for key, value in known.items() if value}
 
 
 def locate_examples(weighting: Weighting, origin: RecipeSource, hub: Hub) -> ExamplesFound:
@@ -78,16 +81,23 @@ def locate_examples(weighting: Weighting, origin: RecipeSource, hub: Hub) -> Exa
     if not isinstance(examples, str):
         return ExamplesFound(content=tuple(examples or ()), source="inline")
     if isinstance(origin.files, HubFiles):
-        return _in_repo(examples, origin.files, weighting, origin, hub)
-    return _on_machine(examples, weighting, hub)
+        found = _in_repo(examples, origin.files, weighting, origin, hub)
+    else:
+        found = _on_machine(examples, weighting, hub)
+    return replace(found, name=weighting.name)
 
 
-def examples_given(examples: str | Path | Sequence[Mapping[str, Any]], hub: Hub) -> ExamplesFound:
-    """Find examples that the user names: a list, a file, or a dataset on the Hub. Raises as `locate_examples`."""
+def examples_given(
+    examples: str | Path | Sequence[Mapping[str, Any]], hub: Hub, *, name: str | None = None
+) -> ExamplesFound:
+    """Find examples that the user names: a list, a file, or a dataset on the Hub. Raises as `locate_examples`.
+
+    `name`: which task is meant, if the file has several.
+    """
     weighting = Weighting.from_value({"examples": str(examples) if isinstance(examples, Path) else examples})
     if not isinstance(weighting.examples, str):
         return ExamplesFound(content=tuple(weighting.examples or ()), source="inline")
-    return _on_machine(weighting.examples, weighting, hub)
+    return replace(_on_machine(weighting.examples, weighting, hub), name=name)
 
 
 def examples_of(evidence: Mapping[str, Any], name: str, hub: Hub) -> ExamplesFound:
@@ -109,7 +119,8 @@ def examples_of(evidence: Mapping[str, Any], name: str, hub: Hub) -> ExamplesFou
     kind, path = ("dataset", source.removeprefix("datasets/")) if source.startswith("datasets/") else ("model", source)
     owner, repo, inside = path.split("/", 2)
     files = hub.files(f"{owner}/{repo}", commit, repo_type=kind)
-    return ExamplesFound(content=_small_file(files, inside), source=source, revision=commit)
+    content = _small_file(files, inside)
+    return ExamplesFound(content=content, source=source, revision=commit, name=known.get("name"))
 
 
 def _on_machine(examples: str, weighting: Weighting, hub: Hub) -> ExamplesFound:
@@ -176,12 +187,13 @@ def _small_file(files: HubFiles, path: str) -> Path:
     return files.path(path)
 
 
-def read_rows(path: Path) -> list[Any]:
+def read_rows(path: Path, name: str | None = None) -> list[Any]:
     """Read every row of a file, whose suffix decides the format.
 
     Args:
-        path: `.jsonl`/`.ndjson` (one object per line), `.json` (a list of objects, or one object per line),
-            `.csv`/`.tsv` (with a header line) or `.parquet`. Text is UTF-8.
+        path: `.jsonl`/`.ndjson` (one object per line), `.json` (a list of objects, one object per line, or lists of
+            several tasks under their names), `.csv`/`.tsv` (with a header line) or `.parquet`. Text is UTF-8.
+        name: of the task, if there are several.
 
     Returns:
         One mapping per row, column name -> value, not yet checked.
@@ -208,11 +220,19 @@ def read_rows(path: Path) -> list[Any]:
     except UnicodeDecodeError as error:
         raise SourceError(f"The examples '{path}' are not UTF-8 text: {error.reason} at byte {error.start}.") from error
     _require_few(path, size, LARGEST_FILE, "bytes")
-    if suffix == ".parquet":
-        return _read_parquet(path)
     marks = _MARKS[suffix]
     _require_few(path, sum(map(text.count, marks)), MOST_VALUES, "values")
-    return _read_json(path, text) if "{" in marks else _read_separated(path, text, marks[0])
+    if not marks:
+        return _read_parquet(path)
+    found: Any = _read_json(path, text) if "{" in marks else _read_separated(path, text, marks[0])
+    if isinstance(found, dict) and name not in found:
+        raise ScoringError(
+            f"The examples '{path}' are those of {len(found)} tasks"
+            f"{f', and none of them is {name!r}' if name else ''}.\n"
+            "Weights and figures are those of one task.\nChoose one with `weighting.name`, or "
+            f"`cocktail eval --examples NAME={path.name}`. {did_you_mean(name or '', found)}"
+        )
+    return list(found[name] if isinstance(found, dict) else found)
 
 
 def _require_few(path: Path, held: int, most: int, unit: str) -> None:
@@ -233,7 +253,7 @@ def _parsed(text: str, what: str) -> Any:
         raise ScoringError(f"{what} is not valid JSON: {reason}.") from error
 
 
-def _read_json(path: Path, text: str) -> list[Any]:
+def _read_json(path: Path, text: str) -> Any:
     if path.suffix.lower() == ".json":
         try:
             value = _parsed(text, f"'{path}'")
@@ -241,6 +261,9 @@ def _read_json(path: Path, text: str) -> list[Any]:
             if not text.lstrip().startswith("{") or "\n" not in text.strip():
                 raise
         else:
+            tasks = list(value.values()) if isinstance(value, dict) else []
+            if tasks and all(isinstance(one, list) and one and isinstance(one[0], dict) for one in tasks):
+                return value
             if isinstance(value, list):
                 return value
             keys = f" with the keys {', '.join(map(repr, list(value)[:8]))}" if isinstance(value, dict) else ""

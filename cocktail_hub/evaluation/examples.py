@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cocktail_hub.errors import ScoringError, did_you_mean
+from cocktail_hub.evaluation.example_shapes import recognize
 
 if TYPE_CHECKING:
     from cocktail_hub.evaluation.settings import ScoredKind
@@ -38,6 +39,8 @@ class Examples:
 
     rows: tuple[Example, ...]
     """In the given order, with the keys of `FIELDS` only."""
+    shape: str = ""
+    """Which keys were read from which columns, in words; empty where the columns are called like the keys."""
 
     @cached_property
     def digest(self) -> str:
@@ -55,14 +58,15 @@ def check_examples(rows: Sequence[Any], kind: ScoredKind, *, columns: Mapping[st
     Args:
         rows: mappings of column to value.
         kind: decides which keys an example must have (`FIELDS`).
-        columns: our key -> the column that holds it, e.g. `{"input": "question"}`.
+        columns: our key -> the column that holds it, e.g. `{"input": "question"}`. Without it, known shapes are
+            recognised (`example_shapes.py`).
 
     Returns:
         The examples: a text per key, or a tuple of texts under `pos` and `neg`, where a single text counts as one.
 
     Raises:
-        ScoringError: an example lacks a key, has something other than text, or, for a reranker, no negatives; names the
-            example and the key.
+        ScoringError: an example lacks a key, has something other than text, or no negatives: for an encoder, there is
+            no other passage in all examples; names the example and the key.
     """
     for key in columns or {}:
         if key not in FIELDS[kind]:
@@ -70,21 +74,26 @@ def check_examples(rows: Sequence[Any], kind: ScoredKind, *, columns: Mapping[st
             raise ScoringError(f"`columns` maps '{key}', which is not a key of an example for a {kind}. {hint}")
     if not rows:
         raise ScoringError("There are no examples.\nWeights are computed from losses on examples.\nGive at least one.")
+    shape = ""
+    if not columns:
+        rows, shape = recognize(rows, FIELDS[kind], borrow=kind == "reranker")
     names = {key: (columns or {}).get(key, key) for key in FIELDS[kind]}
     checked = tuple(_check(row, index, names) for index, row in enumerate(rows))
-    if kind == "reranker":
+    if kind in ("encoder", "reranker"):
+        passages = [*dict.fromkeys(text for row in checked for key in _LISTS for text in row[key])]
         for index, row in enumerate(checked):
-            require_negatives(index, tuple(row["pos"]), tuple(row["neg"]))
-    return Examples(checked)
+            others = row["neg"] if kind == "reranker" else passages[: len(row["pos"]) + 1]  # enough to see one
+            require_negatives(index, tuple(row["pos"]), others)
+    return Examples(checked, shape)
 
 
 def require_negatives(index: int, positives: Sequence[str], negatives: Sequence[str]) -> None:
-    """Raise ScoringError if an example for a reranker has no negatives but its positives."""
+    """Raise ScoringError if an example has no negatives but its positives."""
     if not set(negatives) - set(positives):
         raise ScoringError(
             f"Example {index} has no negatives.\n"
-            "A reranker's loss is the cross-entropy of the positive among them; without any it is always 0.\n"
-            "Give it a `neg`, or remove the example.",
+            "The loss is the cross-entropy of the positive among them; without any it is always 0.\n"
+            "Give it a `neg`, or more examples.",
             example=index,
         )
 

@@ -148,7 +148,7 @@ def check_measured(rows: Sequence[Any], kind: MeasuredKind, *, columns: Mapping[
     output = given.get("output", "output")
     whole = [{**row, output: next(iter(own.values()))[0]} if own else row for row, own in zip(rows, extra, strict=True)]
     checked = check_examples(whole, kind, columns=columns)
-    return Examples(tuple({**row, **own} for row, own in zip(checked.rows, extra, strict=True)))
+    return Examples(tuple({**row, **own} for row, own in zip(checked.rows, extra, strict=True)), checked.shape)
 
 
 def _extra(row: Any, index: int) -> dict[str, tuple[str, ...]]:

@@ -178,7 +178,7 @@ def evaluate(
             "There is nothing to evaluate.\nA figure needs a model and examples.\n"
             "Give a recipe or models, and `examples={'target': 'file.jsonl'}` or `tasks=['flan30']`."
         )
-    found = {name: examples_given(one, options.hub) for name, one in (examples or {}).items()}
+    found = {name: examples_given(one, options.hub, name=name) for name, one in (examples or {}).items()}
     suites = open_suites(tasks, data, shots, options.hub)
     several = len(sources) > 1
     opened = [recipe_or_model(source, options, revision, merged=several) for source in sources]
@@ -256,7 +256,7 @@ def sweep(
         )
     goal, options = read_goal(list(examples), maximize, choose), with_hub(options, hub)
     loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
-    found = {name: examples_given(given, options.hub) for name, given in examples.items()}
+    found = {name: examples_given(given, options.hub, name=name) for name, given in examples.items()}
     report, resolved = check_and_weigh(prepare(loaded, options))
     plan = SweepPlan(
         axis=axis_of(resolved, over),

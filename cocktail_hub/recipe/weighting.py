@@ -34,6 +34,8 @@ OF_RULES = {
     "evaluations": ("cma",),
 }
 """Key -> the only rules that have it."""
+LOCATING = ("examples", "revision", "split", "name")
+"""Keys that say where the examples are."""
 POOLINGS = ("cls", "mean", "max", "lasttoken")
 DTYPES = ("float32", "bfloat16", "float16")
 Examples = str | tuple[Mapping[str, Any], ...]
@@ -57,6 +59,8 @@ class Weighting:
     """Branch, tag or commit, when `examples` is a Hub dataset."""
     split: str | None = None
     """File or split of a Hub dataset, e.g. `train`. `None`: the only one there is."""
+    name: str | None = None
+    """Which task, where a JSON file has several: a mapping of name to list, such as LM-Cocktail's."""
     columns: Mapping[str, str] | None = None
     """Our field name -> the column of the examples that holds it, e.g. `{input: question}`."""
     temperature: float | str = 5.0
@@ -169,7 +173,7 @@ def _read_floor(value: Any, key: str) -> float:
 
 
 _READERS: Mapping[str, Callable[[Any, str], Any]] = {
-    **dict.fromkeys(("revision", "split", "metric"), as_text),
+    **dict.fromkeys(("revision", "split", "name", "metric"), as_text),
     **dict.fromkeys(("chat_template", "normalize"), as_flag),
     **dict.fromkeys(("max_length", "negatives", "batch_size", "k", "evaluations"), partial(as_whole, low=1)),
     "rule": partial(as_choice, choices=RULES),

@@ -305,9 +305,12 @@ def evaluate_entrants(
                 measured[name].append(columns_found)
                 advance(1)
     names, pairs = lined_up(entrants, reference=reference)
+    sources = {
+        name: one.source + (f" ({checked[name].shape})" * bool(checked[name].shape)) for name, one in examples.items()
+    }
     return Evaluation(
         results=tuple(
-            compared(name, examples[name].source, names, found, pairs=pairs, metrics=metrics_of(found[0]), seed=seed)
+            compared(name, sources[name], names, found, pairs=pairs, metrics=metrics_of(found[0]), seed=seed)
             for name, found in measured.items()
         )
     )

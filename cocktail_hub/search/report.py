@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.evaluation.outputs import digest_of
+from cocktail_hub.recipe.weighting import LOCATING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,7 @@ def evidence_of(weights: Weights, found: ExamplesFound, digest: str, settings: S
 
 def how_weighed(weighting: Weighting) -> dict[str, Any]:
     """The keys of a recipe's `weighting` but those that say where the examples are."""
-    return {key: value for key, value in weighting.to_dict().items() if key not in ("examples", "revision", "split")}
+    return {key: value for key, value in weighting.to_dict().items() if key not in LOCATING}
 
 
 def _known(values: dict[str, Any]) -> dict[str, Any]:

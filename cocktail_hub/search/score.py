@@ -41,6 +41,8 @@ class Score:
         table = table_of(self.weights, [row["model"] for row in (self.recipe.evidence or {}).get("ingredients", ())])
         if anchor := (self.recipe.evidence or {}).get("anchor"):
             table += f"\nthe anchor {anchor['model']} keeps {anchor['share']:g} of the mix; these divide the rest"
+        if isinstance(examples := (self.recipe.evidence or {}).get("examples"), Mapping) and examples.get("shape"):
+            table += f"\nof the examples: {examples['shape']}"
         return table
 
 

@@ -91,7 +91,10 @@ def weigh_ingredients(
         weights = weigh_outputs(mixed_outputs(losses, examples, settings, share=share), own, units, weighting)
     else:
         weights = weigh(own, weighting.temperature) if weighting.rule == "softmax" else fall_back(own, weighting)
-    return weights, evidence_of(weights, found, examples.digest, settings)
+    evidence = evidence_of(weights, found, examples.digest, settings)
+    if examples.shape:
+        evidence["examples"]["shape"] = examples.shape
+    return weights, evidence
 
 
 def check_scoring(

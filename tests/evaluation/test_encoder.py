@@ -68,7 +68,7 @@ def test_a_positive_of_the_same_query_in_another_example_is_no_negative(bert):
 
 def test_an_example_with_nothing_to_compare_with_is_refused(bert):
     with pytest.raises(ScoringError, match="Example 0 has nothing to compare its positives with") as caught:
-        score(bert, [{"query": "q", "pos": ["a"], "neg": []}])
+        score(bert, [{"query": "q", "pos": [right], "neg": []} for right in "ab"])
     assert caught.value.example == 0
 
 

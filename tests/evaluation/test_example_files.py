@@ -7,7 +7,7 @@ import pytest
 
 from cocktail_hub.errors import MissingExtraError, ScoringError, SourceError
 from cocktail_hub.evaluation import example_files
-from cocktail_hub.evaluation.example_files import locate_examples, read_rows
+from cocktail_hub.evaluation.example_files import examples_given, locate_examples, read_rows
 from cocktail_hub.hub import Hub
 from cocktail_hub.recipe import Recipe
 from cocktail_hub.resolve.source import load_recipe_source
@@ -79,6 +79,21 @@ def test_parquet_is_read(tmp_path):
     assert read_rows(tmp_path / "a.parquet") == RANKED
     with pytest.raises(SourceError, match="cannot be read as Parquet"):
         read_rows(write(tmp_path / "b.parquet", "no parquet"))
+
+
+def test_a_file_of_several_tasks_gives_the_one_that_is_named(tmp_path):
+    path = write(tmp_path / "llm_examples.json", json.dumps({"ag_news": PAIRS, "squad": PAIRS[:1]}))
+    assert read_rows(path, "squad") == PAIRS[:1]
+    found = examples_given(path, Hub(), name="ag_news")
+    assert (found.rows(), found.to_dict()) == (PAIRS, {"source": "llm_examples.json", "name": "ag_news"})
+    recipe = {"ingredients": ["acme/a", "acme/b"], "weighting": {"examples": str(path), "name": "squad"}}
+    source = load_recipe_source(recipe, Hub())
+    assert locate_examples(source.recipe.weighting, source, Hub()).rows() == PAIRS[:1]
+    with pytest.raises(ScoringError, match=r"those of 2 tasks.\n.*\n.*`weighting.name`.* Accepted: ag_news, squad"):
+        read_rows(path)
+    with pytest.raises(ScoringError, match=r"none of them is 'ag_new'.\n.*\n.*Did you mean 'ag_news'"):
+        read_rows(path, "ag_new")
+    assert read_rows(write(tmp_path / "list.json", json.dumps(PAIRS)), "squad") == PAIRS
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):

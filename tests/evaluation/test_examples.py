@@ -59,7 +59,7 @@ def test_the_digest_is_that_of_the_used_texts_in_their_order():
         ([{"query": "q", "pos": ["p"], "neg": [1]}], "encoder", "'neg[0]' of example 0 is of type int", 0),
         ([{"query": "q", "pos": {"p": 1}, "neg": []}], "encoder", "of type dict, not a text or a list of texts", 0),
         ([{"query": " ", "pos": ["p"], "neg": []}], "encoder", "'query' of example 0 is empty", 0),
-        ([{"query": "q", "pos": ["p"]}], "reranker", "Example 0 has no key 'neg'", 0),
+        ([{"query": "q", "pos": ["p"]}], "reranker", "Example 0 has no negatives", 0),
         ([{"query": "q", "pos": ["p"], "neg": []}], "reranker", "Example 0 has no negatives.", 0),
         ([RANKED[0], {"query": "q", "pos": ["p"], "neg": ["p"]}], "reranker", "Example 1 has no negatives.", 1),
     ],
@@ -72,4 +72,5 @@ def test_bad_examples_name_the_example_and_the_key(rows, kind, message, index):
 
 def test_an_empty_input_and_no_negatives_are_fine():
     assert check_examples([{"input": "", "output": "b"}], "decoder").rows[0]["input"] == ""
-    assert check_examples([{"query": "q", "pos": ["p"], "neg": []}], "encoder").rows[0]["neg"] == ()
+    others = [{"query": text, "pos": [text], "neg": []} for text in "qr"]
+    assert check_examples(others, "encoder").rows[0]["neg"] == ()

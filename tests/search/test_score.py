@@ -159,11 +159,19 @@ def test_a_folder_that_is_taken_is_said_before_anything_is_scored(tmp_path, scor
     assert scored == []
 
 
+def test_what_was_read_from_which_columns_is_said():
+    pairs = [{"anchor": row["query"], "positive": row["pos"][0]} for row in PASSAGES]
+    found = score(local_recipe("bert", examples=pairs))
+    shape = "query from `anchor`, pos from `positive`, neg from the other examples"
+    assert found.recipe.evidence["examples"]["shape"] == shape
+    assert str(found).endswith(f"\nof the examples: {shape}")
+
+
 @pytest.mark.parametrize(
     ("weighting", "words"),
     [
         ({"examples": PASSAGES[:1], "temperature": "auto"}, "needs at least 2 examples, got 1"),
-        ({"examples": [{"query": "who ran", "pos": ["a dog"]}]}, "Example 0 has no key 'neg'"),
+        ({"examples": [{"query": "who ran", "pos": ["a dog"]}]}, "Example 0 has no negatives"),
         ({"examples": "nowhere.jsonl"}, "nowhere.jsonl"),
     ],
 )

@@ -25,6 +25,7 @@ COMMANDS = (
     "score",
     "eval",
     "sweep",
+    "ui",
     "push",
     "verify",
     "methods",

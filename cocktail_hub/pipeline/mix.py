@@ -413,8 +413,7 @@ def extract_lora(
         require_empty(Path(output))
     options = with_hub(options, hub)
     prepared, is_model = recipe_or_model(source, options, revision, merged=False)
-    adapted = {each.base for each in prepared.recipe.ingredients if each.base is not None}
-    known = base or prepared.recipe.base or (next(iter(adapted)) if len(adapted) == 1 else None)
+    known = base or prepared.recipe.common_base
     if known is None:
         raise RecipeError(
             f"'{prepared.source.name}' has no `base`, so there is no difference to make an adapter of.\n"

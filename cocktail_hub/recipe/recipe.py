@@ -207,6 +207,12 @@ class Recipe:
         """The same, each adapter followed by the model that it adapts, and the models of a recipe in its place."""
         return tuple(inner for reference in self.references for inner in _with_base(reference))
 
+    @property
+    def common_base(self) -> ModelReference | None:
+        """The base, or the one model that all adapters adapt; `None` if there is no such model."""
+        adapted = dict.fromkeys(ingredient.base for ingredient in self.ingredients if ingredient.base is not None)
+        return self.base or (next(iter(adapted)) if len(adapted) == 1 else None)
+
     def _check_nested(self) -> None:
         inner = [reference for reference in self.references if reference.recipe is not None]
         if inner and _stages(self.references) > MOST_STAGES:

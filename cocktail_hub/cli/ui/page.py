@@ -62,7 +62,7 @@ class Page:
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
-        with gr.Blocks(title="Cocktail", analytics_enabled=False) as self.blocks:
+        with gr.Blocks(title="Cocktail", analytics_enabled=False, delete_cache=(600, 3600)) as self.blocks:
             self.lay_out()
             self.connect()
 

@@ -4,6 +4,8 @@
 # make wheel  build the sdist and the wheel, and run the command from the wheel in an empty virtual environment
 # make bench  time and memory against mergekit, LM_Cocktail, sentence-transformers and a plain copy (BENCH_ARGS)
 # make docs   write docs/cli.md anew from the commands' own help
+# make site   the docs as a site in build/site; warnings and dead links are errors
+# make page   drive the page of `cocktail ui` in Chromium (apt install chromium), and take the pictures of the docs
 # make lowest the tests on the lowest versions that pyproject.toml accepts
 # make coverage  lines that the last `make test` did not run, file by file
 #
@@ -32,7 +34,7 @@ PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 export OMP_NUM_THREADS ?= $(if $(filter 0,$(JOBS)),,1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage lint types docs format bench lowest wheel clean
+.PHONY: help demo test check coverage lint types docs format bench site page lowest wheel clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -45,7 +47,7 @@ test: $(VENV)/.test lint types
 	COCKTAIL_TEST_XET=1 $(PYTEST) $(XET_TESTS)
 
 check: $(VENV)/.test lint types
-	$(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz and not browser" tests
+	$(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz and not browser and not site" tests
 
 coverage: $(VENV)/.test
 	@$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=0
@@ -67,6 +69,15 @@ format: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@$(BIN)/python benchmarks/run.py --work "$(BENCH_WORK)" --docs "$(BENCH_WORK)" $(BENCH_ARGS)
+
+site: $(VENV)/.test
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[site]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@$(BIN)/python tests/site_links.py build/site
+
+page: $(VENV)/.test
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[browser]"
+	COCKTAIL_SCREENSHOTS=docs/ui $(BIN)/python -m pytest -q tests/cli/ui $(PYTEST_ARGS)
 
 lowest: $(LOWEST_VENV)/.test
 	$(LOWEST_VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -W default -m "not slow and not real" $(PYTEST_ARGS) tests

@@ -92,7 +92,7 @@ def gather_facts(
     """
     references = recipe.all_references
     with ThreadPoolExecutor(max(1, len(references))) as pool:
-        found = pool.map(lambda reference: _card_metadata(reference, hub), references)
+        found = pool.map(lambda reference: card_metadata(reference, hub), references)
         cards = {reference.model: metadata for reference, metadata in zip(references, found, strict=True)}
     counts = Counter[str]()
     for spec in specs or ():
@@ -123,7 +123,7 @@ def gather_facts(
     )
 
 
-def _card_metadata(reference: ModelReference, hub: Hub) -> Mapping[str, Any] | None:
+def card_metadata(reference: ModelReference, hub: Hub) -> Mapping[str, Any] | None:
     """Return the metadata of a model's card; empty if it has no card, `None` if that cannot be known offline."""
     if reference.digest is not None and not Path(reference.model).expanduser().is_dir():
         return {}  # the folder was removed after it was mixed

@@ -30,7 +30,7 @@ XET_TESTS = tests/hub tests/integrations/test_auto.py tests/pipeline tests/publi
 BIN = $(VENV)/bin
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 PYTEST = $(abspath $(BIN))/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
-QUICK = $(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz and not browser" tests
+QUICK = $(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz and not browser and not site" tests
 
 # Several workers with several threads each only get in each other's way.
 export OMP_NUM_THREADS ?= $(if $(filter 0,$(JOBS)),,1)

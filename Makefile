@@ -5,6 +5,8 @@
 # make sdist  the same, and then the quick tests from the unpacked sdist
 # make bench  time and memory against mergekit, LM_Cocktail, sentence-transformers and a plain copy (BENCH_ARGS)
 # make docs   write docs/cli.md anew from the commands' own help
+# make site   the docs as a site in build/site; warnings and dead links are errors
+# make page   drive the page of `cocktail ui` in Chromium (apt install chromium), and take the pictures of the docs
 # make lowest the tests on the lowest versions that pyproject.toml accepts
 # make fuzz   a random search for files that the parsers do not bear, for FUZZ_SECONDS
 # make coverage  lines that the last `make test` did not run, file by file
@@ -30,13 +32,13 @@ XET_TESTS = tests/hub tests/integrations/test_auto.py tests/pipeline tests/publi
 BIN = $(VENV)/bin
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 PYTEST = $(abspath $(BIN))/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
-QUICK = $(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz and not browser" tests
+QUICK = $(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz and not browser and not site" tests
 
 # Several workers with several threads each only get in each other's way.
 export OMP_NUM_THREADS ?= $(if $(filter 0,$(JOBS)),,1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz coverage lint types docs format bench lowest wheel sdist clean
+.PHONY: help demo test check fuzz coverage lint types docs format bench site page lowest wheel sdist clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -74,6 +76,15 @@ format: $(VENV)/.test
 
 bench: $(VENV)/.test
 	@$(BIN)/python benchmarks/run.py --work "$(BENCH_WORK)" --docs "$(BENCH_WORK)" $(BENCH_ARGS)
+
+site: $(VENV)/.test
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[site]"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@$(BIN)/python tests/site_links.py build/site
+
+page: $(VENV)/.test
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e ".[browser]"
+	COCKTAIL_SCREENSHOTS=docs/ui $(BIN)/python -m pytest -q tests/cli/ui $(PYTEST_ARGS)
 
 lowest: $(LOWEST_VENV)/.test
 	$(LOWEST_VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -W default -m "not slow and not real" $(PYTEST_ARGS) tests

@@ -30,6 +30,7 @@ COMMANDS = (
     "score",
     "eval",
     "sweep",
+    "ui",
     "push",
     "verify",
     "methods",

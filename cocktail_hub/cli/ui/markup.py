@@ -68,7 +68,7 @@ def side_by_side(found: Sequence[Answer]) -> str:
     for answer in found:
         items = "".join(f"<li><span>{escape(text)}</span> <b>{score:.3f}</b></li>" for text, score in answer.ranked)
         body = f"<ol>{items}</ol>" if items else f"<p>{escape(answer.text) or '<i>nothing</i>'}</p>"
-        cards.append(f"<article><h4>{escape(answer.model)}</h4>{body}</article>")
+        cards.append(f"<article><h3>{escape(answer.model)}</h3>{body}</article>")
     return f'<div class="cards" role="status">{"".join(cards)}</div>'
 
 

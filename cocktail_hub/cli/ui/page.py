@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from cocktail_hub.cli.output import error_message
+from cocktail_hub.cli.output import error_message, say
 from cocktail_hub.cli.ui import markup
 from cocktail_hub.cli.ui.answers import answers
 from cocktail_hub.cli.ui.form import PARTS
@@ -18,7 +18,7 @@ from cocktail_hub.merge.options import parse_size
 from cocktail_hub.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from cocktail_hub.hub import Hub
 
@@ -41,8 +41,9 @@ def serve(*, port: int | None = None, open_browser: bool = False, public: bool =
         largest: most bytes that a mix may download and write on a public page.
     """
     sessions = Sessions(public=public, largest=parse_size(largest, "largest"))
+    blocks = Page(sessions).blocks
     try:
-        Page(sessions).blocks.launch(
+        _, address, _ = blocks.launch(
             server_name="0.0.0.0" if public else "127.0.0.1",  # noqa: S104 - a Space is reached from outside
             server_port=port,
             inbrowser=open_browser,
@@ -52,7 +53,11 @@ def serve(*, port: int | None = None, open_browser: bool = False, public: bool =
             max_file_size="20mb",
             ssr_mode=False,
             share=False,
+            quiet=True,
+            prevent_thread_lock=True,
         )
+        say(f"The page is at {address}. Ctrl-C ends it.")
+        blocks.block_thread()
     finally:
         sessions.close()
 
@@ -62,7 +67,7 @@ class Page:
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
-        with gr.Blocks(title="Cocktail", analytics_enabled=False) as self.blocks:
+        with gr.Blocks(title="Cocktail", analytics_enabled=False, delete_cache=(600, 3600)) as self.blocks:
             self.lay_out()
             self.connect()
 
@@ -198,7 +203,7 @@ class Page:
         elif form.models and spec.base == "needed" and not form.base:
             told = f"{method} needs a base: the model that these were fine-tuned from."
         elif form.models:
-            told = self.told(lambda: markup.preview(session.check()))
+            told = self.or_error(lambda: markup.preview(session.check()))
         last = form.models[-1] if form.models else None
         return (
             told,
@@ -223,7 +228,8 @@ class Page:
                 'Give a file with one example a line, such as {"query": "...", "pos": ["..."], "neg": ["..."]}.'
             )
             return self.failed("sweep", markup.error(message))
-        place = self.sessions.of(name).form.models.index(over) + 1 if over else 2
+        models = self.sessions.of(name).form.models
+        place = models.index(over) + 1 if over in models else 2
         return self.start(name, "sweep", [*given, "--over", str(place)])
 
     def start_push(self, name: str, repo: str, form: str, private: bool, token: str) -> tuple[Any, ...]:
@@ -245,7 +251,7 @@ class Page:
             session.start(verb, arguments, token=token)
             return ""
 
-        error = self.told(begin)
+        error = self.or_error(begin)
         return self.failed(verb, error) if error else self.look(name)
 
     def interrupt(self, name: str) -> None:
@@ -318,9 +324,9 @@ class Page:
         return (name, models, form.method, base, *self.look(name))
 
     @staticmethod
-    def told(make: Any) -> str:
+    def or_error(make: Callable[[], str]) -> str:
         """What a function returns, or the error that it raises."""
         try:
-            return str(make())
+            return make()
         except (CocktailError, OSError) as error:
             return markup.error(error_message(error))

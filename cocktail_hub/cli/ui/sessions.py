@@ -34,7 +34,7 @@ MOST_COMMANDS = 2
 """Commands that run at once on a public page."""
 UNSEEN = 900.0
 """Seconds after which a public page forgets a tab that no longer asks."""
-_BAR = re.compile(r"([^\r\n|]*?):?\s*(\d+)%\|[^|]*\|\s*([^\r\n]*)")
+_BAR = re.compile(r"([^\r\n|]*?):?\s*(\d+)%\|[^|]*\|\s*([^\r\n\x1b]*)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ from cocktail_hub.cli.ui.answers import answers, writes
 from cocktail_hub.errors import ScoringError
 from cocktail_hub.merge.options import MixOptions
 
+pytestmark = pytest.mark.whole
+
 TEXTS = ["the cat sat on the mat", "a dog ran in the park"]
 
 
@@ -24,7 +26,6 @@ def test_language_models_write_and_others_rank() -> None:
     assert not writes("image-classification")
 
 
-@pytest.mark.whole
 @pytest.mark.parametrize("kind", ["mean", "cross"])
 def test_embedders_and_rerankers_rank_the_texts(kind: str) -> None:
     found = ask(pair(kind))
@@ -35,7 +36,6 @@ def test_embedders_and_rerankers_rank_the_texts(kind: str) -> None:
         assert answer.ranked[0][1] >= answer.ranked[1][1]
 
 
-@pytest.mark.whole
 @pytest.mark.parametrize("family", ["llama", "t5"])
 def test_language_models_answer_a_prompt(family: str) -> None:
     found = ask(models.pair(family).folders, "the cat sat", [])
@@ -43,7 +43,6 @@ def test_language_models_answer_a_prompt(family: str) -> None:
     assert all(set(answer.text.split()) <= set(models.WORDS) for answer in found)
 
 
-@pytest.mark.whole
 def test_what_is_missing_is_said_before_a_model_is_loaded() -> None:
     with pytest.raises(ScoringError, match="There is no question"):
         ask(pair("mean"), " ")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 from cli_helpers import loaded_by, run
 
 
@@ -22,3 +25,12 @@ def test_help_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize("port", ["0", "70000", "x"])
 def test_a_port_out_of_range_is_wrong_usage(port: str) -> None:
     assert run("ui", "--port", port).exit_code == 2
+
+
+def test_a_space_finds_its_app_and_the_gradio_that_the_page_needs() -> None:
+    folder = Path(__file__).parents[3] / "spaces"
+    header = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    assert header["sdk"] == "gradio"
+    assert int(header["sdk_version"].partition(".")[0]) >= 6
+    assert (folder / header["app_file"]).is_file()
+    assert len(header["short_description"]) <= 60, "what the Hub accepts"

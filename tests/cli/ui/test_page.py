@@ -46,7 +46,8 @@ def serve(*arguments: str, **environment: str) -> tuple[subprocess.Popen[bytes],
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, *arguments, str(port)], env=os.environ | environment)
+    environment = os.environ | {"GRADIO_SERVER_PORT": str(port)} | environment
+    process = subprocess.Popen([sys.executable, *arguments], env=environment)
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
         try:
@@ -62,7 +63,7 @@ def serve(*arguments: str, **environment: str) -> tuple[subprocess.Popen[bytes],
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """`cocktail ui` for the tests of this file."""
-    process, address = serve("-m", "cocktail_hub.cli", "ui", "--no-browser", "--port", HF_TOKEN="")
+    process, address = serve("-m", "cocktail_hub.cli", "ui", "--no-browser", HF_TOKEN="")
     yield address
     process.send_signal(signal.SIGINT)
     assert process.wait(20) in (0, 130)
@@ -162,6 +163,11 @@ def test_models_are_found_checked_mixed_compared_and_published(page: Any, tmp_pa
     page.locator("#swept svg").wait_for()
     assert unreadable(page) == []
     picture(page, "page")
+    page.evaluate("document.body.classList.add('dark')")
+    assert unreadable(page) == []
+    page.evaluate("document.querySelector('#checked dd').style.color = '#555'")
+    assert unreadable(page), "the check notices"
+    page.evaluate("document.body.classList.remove('dark')")
     page.get_by_label("Repo", exact=True).fill("alice/from-a-page")
     page.get_by_label("Access token").fill("hf_alice")
     page.get_by_role("button", name="Publish").click()
@@ -267,9 +273,8 @@ def test_it_is_readable_on_a_telephone_in_both_themes(chromium: Any, address: st
     context.close()
 
 
-def test_strangers_get_no_file_of_the_machine(chromium: Any) -> None:
-    code = "import sys; from cocktail_hub.cli.ui.page import serve; serve(public=True, port=int(sys.argv[1]))"
-    process, address = serve("-c", code)
+def test_a_space_shows_strangers_no_file_of_its_machine(chromium: Any) -> None:
+    process, address = serve(str(Path(__file__).parents[3] / "spaces" / "app.py"))
     tab = chromium.new_page()
     tab.set_default_timeout(WAIT)
     tab.goto(address)

@@ -63,7 +63,7 @@ def finish(session: Session) -> Command:
 
 def test_progress_is_the_last_bar(tmp_path: Path) -> None:
     bars = "Fetching: 100%|####| 2/2 [00:01]\r\n"
-    bars += "Merging:   0%|  | 0.00/31.0k [00:00<?]\rMerging:  40%|## | 12.4k/31.0k [00:00]"
+    bars += "Merging:   0%|  | 0.00/31.0k [00:00<?]\rMerging:  40%|## | 12.4k/31.0k [00:00]\x1b[A"
     assert command(tmp_path, None, bars).progress == ("Merging", 40, "12.4k/31.0k [00:00]")
     assert command(tmp_path, None, "note: something\n").progress == ("Reading the models", None, "")
 

@@ -29,6 +29,7 @@ from cocktail_hub.cli.pin import outdated, pin, update
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
 from cocktail_hub.cli.show import show_source
 from cocktail_hub.cli.sweep import sweep
+from cocktail_hub.cli.ui import ui
 from cocktail_hub.errors import CocktailError, printable
 from cocktail_hub.version import VERSION
 
@@ -54,6 +55,7 @@ COMMANDS = (
     show_source,
     sweep,
     update,
+    ui,
     verify,
 )
 EXIT_INTERRUPTED = 130

@@ -252,12 +252,15 @@ def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> N
                 "files": found.found,
                 "differences": found.differences,
                 "evidence": found.evidence,
+                "local_copies": found.local_copies,
             }
         )
     else:
         different = f"different: {CHANGED}" if found.changed else "different"
         show("same" if found.same else "\n".join([different, *found.differences, *(found.evidence or ())]))
     say(f"Made again from recipe {found.digest[:12]}: compared {len(found.expected)} weight file(s).")
+    if found.local_copies:
+        say(f"On this machine already, and hashed anew: {', '.join(found.local_copies)}.")
     if found.evidence is not None:
         say(f"Computed the evidence again: {len(found.evidence) or 'no'} number(s) differ.")
     if not found.same:

@@ -240,7 +240,13 @@ def module_setting_differences(
     Raises:
         IncompatibleError: it pools in another way, or has another activation function.
     """
-    notes = []
+    notes = [
+        f"'{name}' has no '{path}', without which sentence-transformers cannot load its {kind}."
+        for name, chain, opened in zip(names, modules, files, strict=True)
+        for kind, module in zip(_types(chain), chain, strict=True)
+        if kind in ("Pooling", "Dense")
+        and (path := str(PurePosixPath(str(module["path"]), "config.json"))) not in opened.sizes
+    ]
     for name, chain, opened in zip(names[1:], modules[1:], files[1:], strict=True):
         if _types(chain) != _types(modules[0]):
             continue

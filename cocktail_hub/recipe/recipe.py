@@ -141,6 +141,13 @@ class Recipe:
         return {str(name): str(commit) for name, commit in pairs if COMMIT.fullmatch(str(commit))}
 
     @property
+    def materials(self) -> dict[str, Mapping[str, str | None]]:
+        """`org/name@commit` -> file -> sha256 of what was mixed, according to the evidence; `None`: not compared."""
+        found = (self.evidence or {}).get("materials")
+        pairs = found.items() if isinstance(found, Mapping) else ()
+        return {str(name): files for name, files in pairs if isinstance(files, Mapping)}
+
+    @property
     def weights(self) -> tuple[Any, ...] | None:
         """The ingredients' weights in recipe order, or `None` when they are still to be computed."""
         given = [i.weight for i in self.ingredients if i.weight is not None]
@@ -563,7 +570,8 @@ def _identity(reference: ModelReference) -> dict[str, Any]:
     if reference.recipe is None:
         return reference.identity()
     cut = {"layer_range": list(reference.layer_range)} if reference.layer_range else {}
-    return {"recipe": as_resolved(Recipe.from_dict(reference.recipe)).identity} | cut
+    inner = as_resolved(Recipe.from_dict(reference.recipe)).identity
+    return {"recipe": inner, "rounded": False} | cut  # once the mix of `inner` was, and other bytes had the same digest
 
 
 def canonical_json(value: Any) -> str:

@@ -24,6 +24,7 @@ COMMANDS = (
     "outdated",
     "pin",
     "show",
+    "ui",
     "update",
     "mix",
     "check",
@@ -184,3 +185,29 @@ def test_threads_of_blas_do_not_spin_in_a_command(
     monkeypatch.setattr(cocktail_hub.pipeline.mix, "mix", looked_at)
     run("mix", recipe)
     assert seen == [own or "4"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("moment", ["cocktail_hub.cli.main", "click", "cocktail_hub.methods.registry"])
+def test_ctrl_c_during_the_imports_of_a_command_ends_it_with_130_and_no_traceback(moment: str) -> None:
+    begin = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {moment!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from cocktail_hub.cli import main
+main(["methods"])
+"""
+    done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "", "")
+
+
+def test_importing_the_command_leaves_ctrl_c_as_it_was() -> None:
+    begin = "import signal, cocktail_hub.cli; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

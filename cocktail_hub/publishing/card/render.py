@@ -262,7 +262,7 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     tokenizer = "all of them together" if recipe.tokenizer == "union" else _shown(models[recipe.tokenizer])
     rules = "One rule" if len(recipe.layers) == 1 else f"{len(recipe.layers)} rules"
     file = "config.json" if facts.form == "recipe" else "recipe.json"
-    weighed = (recipe.evidence or {}).keys() - {"inlined", "code", "imported"}
+    weighed = (recipe.evidence or {}).keys() - {"inlined", "code", "imported", "materials"}
     inlined = [link(escape(name), f"{_HUB}/{name}/tree/{commit}") for name, commit in inlined_in(recipe).items()]
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in facts.versions.items())
     return [

@@ -50,7 +50,7 @@ All three also take a repo with weights (`cocktail push --as merged`) by its id.
 words of sentence-transformers 6 and in those of before, which these programs read.
 
 In bash, `eval "$(_COCKTAIL_COMPLETE=bash_source cocktail)"` completes commands and options; in zsh it is `zsh_source`.
-Fish takes `_COCKTAIL_COMPLETE=fish_source cocktail | source`. In the file that the shell reads when it starts, it lasts.
+Fish takes `_COCKTAIL_COMPLETE=fish_source cocktail | source`. In the file that the shell reads at its start, it lasts.
 `-v` logs each step. Sizes are written like `500MB` or `5GB`, times like `12h`, `7d` or `2w`.
 """
 WIDTH = 110

@@ -57,6 +57,9 @@ class CocktailError(Exception):
 class RecipeError(CocktailError, ValueError):
     """The recipe is malformed. The message names the key and the accepted values."""
 
+    problems: tuple[RecipeError, ...] = ()
+    """Each of them, where there are several."""
+
 
 class SourceError(CocktailError, OSError):
     """A model, repo, revision or file cannot be found or read."""

@@ -33,7 +33,7 @@ cocktail push org/base ./fine-tuned --weights 1 1 --normalize --to me/mix
 recipe, a repo or a folder is made of.
 
 Results go to stdout: a path, a table, or JSON with `--json`. Messages and progress bars go to stderr;
-`HF_HUB_DISABLE_PROGRESS_BARS=1` turns the bars off. Exit codes: 0, done; 1, failed, and the message says why and how to
+`--quiet` turns both off. Exit codes: 0, done; 1, failed, and the message says why and how to
 fix it; 2, wrong usage; 130, interrupted. `verify` also has 4: different; and 3: it could not check.
 `outdated` and `update` have 4, too: a model moved.
 
@@ -48,6 +48,10 @@ text-embeddings-router --model-id $(cocktail mix me/my-mix)
 
 All three also take a repo with weights (`cocktail push --as merged`) by its id. How an embedder pools is written in the
 words of sentence-transformers 6 and in those of before, which these programs read.
+
+In bash, `eval "$(_COCKTAIL_COMPLETE=bash_source cocktail)"` completes commands and options; in zsh it is `zsh_source`.
+Fish takes `_COCKTAIL_COMPLETE=fish_source cocktail | source`. In the file that the shell reads at its start, it lasts.
+`-v` logs each step. Sizes are written like `500MB` or `5GB`, times like `12h`, `7d` or `2w`.
 """
 WIDTH = 110
 

@@ -98,8 +98,5 @@ def test_heavy_libraries_are_imported_where_they_are_needed(library: str) -> Non
     if library == "torch":
         at_top = {module for module in at_top if room_of(module) not in TORCH}
     if library == "transformers":
-        at_top -= {
-            "cocktail_hub.integrations.config",
-            "cocktail_hub.integrations.callback",
-        }  # subclasses of its classes
+        at_top -= {"cocktail_hub.integrations.config", "cocktail_hub.integrations.callback"}  # subclasses
     assert not [module for module in at_top if not module.startswith("cocktail_hub.cli.demo.")]

@@ -107,7 +107,8 @@ class Group(click.Group):
             say(
                 f"This is a bug in cocktail_hub: {type(error).__name__}: {error}\n"
                 "What you asked for was not done.\n"
-                f"Please report it with the file {report}, which has no tokens, but may name your folders."
+                f"Please report it with the file {report}, which has no tokens, but may name your folders.",
+                always=True,
             )
             sys.exit(EXIT_BUG)
 
@@ -134,7 +135,7 @@ def prompt_interrupts() -> Iterator[None]:
         return
 
     def interrupt(*_: object) -> NoReturn:
-        say("Interrupted. Finished work is kept; run the same command again to continue.")
+        say("Interrupted. Finished work is kept; run the same command again to continue.", always=True)
         timer = threading.Timer(GRACE_PERIOD, os._exit, (EXIT_INTERRUPTED,))
         timer.daemon = True
         timer.start()

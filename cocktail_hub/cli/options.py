@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cocktail_hub.cli.output import say
+from cocktail_hub.cli.output import QUIET, say
 from cocktail_hub.errors import CocktailError
 
 if TYPE_CHECKING:
@@ -105,6 +107,24 @@ class RecipeCommand(click.Command):
 
 MERGING = ("device", "threads", "max_memory", "max_shard_size", "low_disk")
 """Options that only matter to a merge."""
+
+
+def be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
+    """Print no messages and no progress bars, only results and errors."""
+    if quiet:
+        context.meta[QUIET] = True
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+
+def log_more(_: click.Context, __: click.Parameter, times: int) -> None:
+    """Write the package's log to stderr, and with `-vv` that of every library."""
+    if times:
+        logging.basicConfig(
+            format="%(asctime)s %(name)s: %(message)s", level=logging.DEBUG if times > 1 else logging.WARNING
+        )
+        logging.getLogger("cocktail_hub").setLevel(logging.DEBUG if times > 1 else logging.INFO)
+
+
 _OPTIONS = {
     "revision": click.option("--revision", help="Branch, tag or commit of the recipe's repo."),
     "token": click.option(
@@ -134,6 +154,12 @@ _OPTIONS = {
     "low_disk": click.option("--low-disk", is_flag=True, help="Download only what one output file needs at a time."),
     "trust_remote_code": click.option(
         "--trust-remote-code", is_flag=True, help="Allow custom code from the ingredients' repos."
+    ),
+    "quiet": click.option(
+        "-q", "--quiet", is_flag=True, expose_value=False, callback=be_quiet, help="No messages and progress bars."
+    ),
+    "verbose": click.option(
+        "-v", "--verbose", count=True, expose_value=False, callback=log_more, help="Log the steps; -vv: everything."
     ),
     "as_json": click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,16 @@ from cocktail_hub.errors import CocktailError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+QUIET = "cocktail_hub.quiet"
+"""Where a context keeps whether `--quiet` is given."""
+_KEYWORD = re.compile(
+    r"`(as_|cache_dir|create_pr|device|engine|force|local_files_only|low_disk|max_memory|max_shard_size|private|replace"
+    r"|scoring_device|threads|token|trust_remote_code)(?:=(?:True)?)?`"
+)
+"""A keyword of Python in a message, which is an option here."""
+_RENAMED = {"as_": "--as", "replace": "--force"}
 
 
 def size(nbytes: float) -> str:
@@ -40,15 +51,18 @@ def show(text: object) -> None:
     click.echo(printable(str(text)))
 
 
-def say(text: str) -> None:
-    """Print a message on stderr, which keeps stdout to results."""
-    click.echo(printable(text), err=True)
+def say(text: str, *, always: bool = False) -> None:
+    """Print a message on stderr, which keeps stdout to results. `always`: with `--quiet`, too."""
+    context = click.get_current_context(silent=True)
+    if always or context is None or not context.meta.get(QUIET):
+        click.echo(printable(text), err=True)
 
 
 def error_message(error: CocktailError | OSError) -> str:
     """Return what an expected error prints: the only place where the command formats one."""
     if isinstance(error, CocktailError):
-        return str(error)
+        said = _KEYWORD.sub(lambda found: f"`{_RENAMED.get(found[1], '--' + found[1].replace('_', '-'))}`", str(error))
+        return re.sub(r"`(--[\w-]+)` \(`\1`\)", r"`\1`", said)
     return (
         f"{error}\nThe system or the network reported this; the recipe is not the cause.\n"
         "Check the path, its permissions and the free disk space, or the connection, and try again."

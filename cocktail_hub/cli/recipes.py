@@ -242,7 +242,7 @@ def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> N
     except RecipeError:
         raise
     except (CocktailError, OSError) as error:
-        say(f"Error: could not check '{source}'.\n{error_message(error)}")
+        say(f"Error: could not check '{source}'.\n{error_message(error)}", always=True)
         sys.exit(EXIT_NOT_CHECKED)
     if given["as_json"]:
         show_json(

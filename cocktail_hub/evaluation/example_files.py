@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import MissingExtraError, RecipeError, ScoringError, SourceError, did_you_mean
 from cocktail_hub.hub import HubFiles
-from cocktail_hub.recipe import Weighting, as_path, canonical_json, is_path
+from cocktail_hub.recipe import Weighting, canonical_json, is_path
 from cocktail_hub.recipe.validation import plain
 from cocktail_hub.storage.disk import sha256_of
 
@@ -125,7 +125,7 @@ def examples_of(evidence: Mapping[str, Any], name: str, hub: Hub) -> ExamplesFou
 
 def _on_machine(examples: str, weighting: Weighting, hub: Hub) -> ExamplesFound:
     """Examples in a file, or, where there is none, in a dataset."""
-    path = as_path(examples)
+    path = Path(examples).expanduser()
     if path.is_file():
         return ExamplesFound(content=path, source=path.name)
     if path.suffix.lower() in SUFFIXES or is_path(examples):
@@ -220,19 +220,11 @@ def read_rows(path: Path, name: str | None = None) -> list[Any]:
     except UnicodeDecodeError as error:
         raise SourceError(f"The examples '{path}' are not UTF-8 text: {error.reason} at byte {error.start}.") from error
     _require_few(path, size, LARGEST_FILE, "bytes")
+    if suffix == ".parquet":
+        return _read_parquet(path)
     marks = _MARKS[suffix]
     _require_few(path, sum(map(text.count, marks)), MOST_VALUES, "values")
-    if not marks:
-        return _read_parquet(path)
-    found: Any = _read_json(path, text) if "{" in marks else _read_separated(path, text, marks[0])
-    if isinstance(found, dict) and name not in found:
-        raise ScoringError(
-            f"The examples '{path}' are those of {len(found)} tasks"
-            f"{f', and none of them is {name!r}' if name else ''}.\n"
-            "Weights and figures are those of one task.\nChoose one with `weighting.name`, or "
-            f"`cocktail eval --examples NAME={path.name}`. {did_you_mean(name or '', found)}"
-        )
-    return list(found[name] if isinstance(found, dict) else found)
+    return _read_json(path, text, name) if "{" in marks else _read_separated(path, text, marks[0])
 
 
 def _require_few(path: Path, held: int, most: int, unit: str) -> None:
@@ -253,7 +245,19 @@ def _parsed(text: str, what: str) -> Any:
         raise ScoringError(f"{what} is not valid JSON: {reason}.") from error
 
 
-def _read_json(path: Path, text: str) -> Any:
+def task_in(tasks: Mapping[str, list[Any]], name: str | None, path: Path) -> list[Any]:
+    """Return the examples of one task in a file of several. Raises ScoringError if none has that name."""
+    if name is None or name not in tasks:
+        raise ScoringError(
+            f"The examples '{path}' are those of {len(tasks)} tasks"
+            f"{f', and none of them is {name!r}' if name else ''}.\n"
+            "Weights and figures are those of one task.\nChoose one with `weighting.name`, or "
+            f"`cocktail eval --examples NAME={path.name}`. {did_you_mean(name or '', tasks)}"
+        )
+    return list(tasks[name])
+
+
+def _read_json(path: Path, text: str, name: str | None) -> list[Any]:
     if path.suffix.lower() == ".json":
         try:
             value = _parsed(text, f"'{path}'")
@@ -261,11 +265,11 @@ def _read_json(path: Path, text: str) -> Any:
             if not text.lstrip().startswith("{") or "\n" not in text.strip():
                 raise
         else:
-            tasks = list(value.values()) if isinstance(value, dict) else []
-            if tasks and all(isinstance(one, list) and one and isinstance(one[0], dict) for one in tasks):
-                return value
             if isinstance(value, list):
                 return value
+            tasks = list(value.values()) if isinstance(value, dict) else []
+            if tasks and all(isinstance(one, list) and one and isinstance(one[0], dict) for one in tasks):
+                return task_in(value, name, path)
             keys = f" with the keys {', '.join(map(repr, list(value)[:8]))}" if isinstance(value, dict) else ""
             raise ScoringError(
                 f"The examples '{path}' are a JSON {type(value).__name__}{keys}, not a list.\n"

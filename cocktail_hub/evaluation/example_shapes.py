@@ -60,7 +60,7 @@ def recognize(rows: Sequence[Any], keys: Sequence[str], *, borrow: bool = False)
         elif "neg" in keys and "neg" not in own:
             own["neg"] = [row[name] for name in numbered if row.get(name)]
             if borrow and not numbered:
-                own["neg"] = _others(rows, index, str(found["pos"]))
+                own["neg"] = positives_of_others(rows, index, str(found["pos"]))
         return {**row, **own}
 
     lender = ", ".join(f"`{name}`" for name in numbered) or "the other examples"
@@ -77,7 +77,7 @@ def _text(value: Any) -> Any:
     return value
 
 
-def _others(rows: Sequence[Any], index: int, column: str) -> list[str]:
+def positives_of_others(rows: Sequence[Any], index: int, column: str) -> list[str]:
     """Up to `BORROWED` positives of the examples that follow, the first after the last."""
     listed = [row.get(column, ()) if isinstance(row, Mapping) else () for row in (*rows[index:], *rows[:index])]
     own, *others = ([one] if isinstance(one, str) else list(one) for one in listed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 import weakref
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from cocktail_hub.publishing.adapter import LoraAdapter
     from cocktail_hub.search.evaluate import Evaluation
     from cocktail_hub.search.softmax import Weights
+_LOG = logging.getLogger(__name__)
 LONG_DOWNLOAD = 1 << 28
 """Bytes of weights that are not downloaded in vain: whether the mix would load is then known first."""
 
@@ -287,10 +289,13 @@ def mix(
     options = prepared.options
     folder = OutputFolder(options=options, output=None if output is None else Path(output))
     if found := cached_mix(prepared, folder):
+        _LOG.info("%s: found in %s", found.name, found.path)
         return found
+    _LOG.info("%s: %d models, pinned", prepared.source.name, len(prepared.recipe.all_references))
     folder.require()  # before the ingredients are scored, which takes long
     report, resolved = check_and_weigh(prepared)
     plan = plan_mix(report, options.max_shard_size)
+    _LOG.info("they fit: %s; %d bytes to read, %d to write", report.kind.task, plan.input_bytes, plan.output_bytes)
     with folder.locked(resolved):
         if path := folder.adopt_finished(resolved) or folder.find(resolved):
             return prepared.finished(path, resolved, cached=True)
@@ -309,6 +314,7 @@ def mix(
                 if bytes_to_fetch(report.models) > LONG_DOWNLOAD:
                     loading.wait()
                 merged = write_weights(plan, report, stage, options, meanwhile=write_card)
+                _LOG.info("merged in %.1f s; would it load?", merged.seconds)
                 report.require_unchanged()
                 notes = (*report.notes, *loading.wait())
             resolved = _made_of(resolved, merged.materials)

@@ -24,7 +24,9 @@ from cocktail_hub.recipe.validation import (
     as_mapping,
     as_text,
     as_whole,
+    collected,
     plain,
+    raise_all,
     reject_unknown,
     require_shallow,
 )
@@ -121,18 +123,21 @@ class Recipe:
     """What computed weights came from (losses, examples, temperature), and the recipes that were inlined."""
 
     def __post_init__(self) -> None:
+        problems: list[RecipeError] = []
         for key, read in _READERS.items():
             value = getattr(self, key)
             if value is not None or key not in _OPTIONAL:
-                object.__setattr__(self, key, read(value, key))
+                with collected(problems):
+                    object.__setattr__(self, key, read(value, key))
+        raise_all(problems)
         if self.method == "passthrough" and not self.weighting and all(i.weight is None for i in self.ingredients):
             object.__setattr__(self, "ingredients", tuple(replace(i, weight=1.0) for i in self.ingredients))
         self._check_nested()
         self._check_kinds()
-        self._check_method()
-        self._check_duplicates()
-        self._check_weights()
-        self._check_layers()
+        for check in (self._check_method, self._check_duplicates, self._check_weights, self._check_layers):
+            with collected(problems):
+                check()
+        raise_all(problems)
 
     @property
     def code(self) -> dict[str, str]:
@@ -400,16 +405,22 @@ class Recipe:
         Raises:
             RecipeError: a key is unknown or missing, or a value is of the wrong kind or out of range.
         """
-        reject_unknown(as_mapping(data, "recipe"), [f.name for f in fields(cls)], "the recipe", _ELSEWHERE)
-        given = {key: value for key, value in data.items() if value is not None}
+        problems: list[RecipeError] = []
+        known = [f.name for f in fields(cls)]
+        with collected(problems):
+            reject_unknown(as_mapping(data, "recipe"), known, "the recipe", _ELSEWHERE)
+        given = {key: value for key, value in data.items() if value is not None and key in known}
         if "ingredients" not in given:
-            raise RecipeError("The recipe has no `ingredients`. List the models to mix.")
+            raise_all(problems or [RecipeError("The recipe has no `ingredients`. List the models to mix.")])
         if isinstance(given["ingredients"], (list, tuple)) and len(given["ingredients"]) > MOST_INGREDIENTS:
             raise RecipeError(
                 f"The recipe has {len(given['ingredients']):,} `ingredients`; at most {MOST_INGREDIENTS:,} are mixed.\n"
                 "Each is checked, and kept open while the mix is made.\nMix them in groups, then mix the mixes."
             )
-        return cls(**given)
+        with collected(problems):
+            found = cls(**given)
+        raise_all(problems)
+        return found
 
 
 def _with_base(reference: ModelReference) -> Iterator[ModelReference]:
@@ -435,7 +446,17 @@ def _stages(references: Iterable[ModelReference], depth: int = 1) -> int:
 
 def _each(read: Callable[[Any, str], Any]) -> Callable[[Any, str], tuple[Any, ...]]:
     """Return what reads a list whose entries `read` reads."""
-    return lambda value, key: tuple(read(entry, f"{key}[{i}]") for i, entry in enumerate(as_list(value, key)))
+
+    def read_all(value: Any, key: str) -> tuple[Any, ...]:
+        problems: list[RecipeError] = []
+        found = []
+        for index, entry in enumerate(as_list(value, key)):
+            with collected(problems):
+                found.append(read(entry, f"{key}[{index}]"))
+        raise_all(problems)
+        return tuple(found)
+
+    return read_all
 
 
 def _read_mapping(value: Any, key: str) -> Any:

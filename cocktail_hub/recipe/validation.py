@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
@@ -16,8 +16,31 @@ LONGEST_SHOWN = 80
 """Characters of a wrong value that are shown in a message."""
 MOST_LEVELS = 200
 """Of lists and mappings in each other. Recipes in recipes have half of it, and Python recurses five times as far."""
+MOST_PROBLEMS = 10
+"""Problems that are listed of one recipe."""
 LARGEST_WHOLE = 2**63 - 1
 """Largest seed that PyTorch takes."""
+
+
+@contextmanager
+def collected(problems: list[RecipeError]) -> Iterator[None]:
+    """Note what is wrong in the block, and go on."""
+    try:
+        yield
+    except RecipeError as error:
+        problems += error.problems or (error,)
+
+
+def raise_all(problems: Sequence[RecipeError], what: str = "The recipe") -> None:
+    """Raise RecipeError with everything that was noted; do nothing if that is nothing."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        shown = [f"{number}. {problem}" for number, problem in enumerate(problems[:MOST_PROBLEMS], start=1)]
+        more = [f"... and {len(problems) - MOST_PROBLEMS} more."] if len(problems) > MOST_PROBLEMS else []
+        error = RecipeError("\n".join([f"{what} has {len(problems)} problems:", *shown, *more]))
+        error.problems = tuple(problems)
+        raise error
 
 
 def reject_unknown(
@@ -32,15 +55,18 @@ def reject_unknown(
         elsewhere: key of another place or tool -> a sentence that says where it belongs.
     """
     names = list(known)
-    for key in data:
-        if key not in names:
-            close = nearest(str(key), names)
-            hint = (elsewhere or {}).get(key) or (f"Did you mean '{close}'?" if close else "")
-            raise RecipeError(
+    problems: list[RecipeError] = []
+    for key in (key for key in data if key not in names):
+        close = nearest(str(key), names)
+        hint = (elsewhere or {}).get(key) or (f"Did you mean '{close}'?" if close else "")
+        problems.append(
+            RecipeError(
                 f"Unknown key '{key}' in {where}. {hint}".rstrip() + "\n"
                 "It would be silently ignored, so it is refused.\n"
                 f"Accepted keys: {', '.join(names)}."
             )
+        )
+    raise_all(problems)
 
 
 def as_mapping(value: Any, key: str) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ COMMANDS = (
     "outdated",
     "pin",
     "show",
+    "ui",
     "update",
     "mix",
     "check",
@@ -101,7 +102,7 @@ def test_what_cannot_be_checked_is_not_called_different() -> None:
     assert (done.exit_code, done.stdout) == (3, "")
     assert "could not check 'alice/not-there'.\n'alice/not-there' is not on the Hub" in done.stderr
     wrong = run("verify", "me/my-mix", "--device", "gpu")
-    assert (wrong.exit_code, wrong.stdout, "`device` is 'gpu'" in wrong.stderr) == (1, "", True)
+    assert (wrong.exit_code, wrong.stdout, "`--device` is 'gpu'" in wrong.stderr) == (1, "", True)
 
 
 def test_a_bug_is_no_answer_of_verify(monkeypatch: pytest.MonkeyPatch) -> None:

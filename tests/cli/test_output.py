@@ -34,3 +34,16 @@ def test_tokens_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_errors_of_the_system_are_told_apart_from_those_of_the_recipe() -> None:
     assert error_message(RecipeError("Unknown key.")) == "Unknown key."
     assert error_message(OSError("No space left")).startswith("No space left\nThe system or the network reported this")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Set HF_HOME, or pass `cache_dir` (`--cache-dir`).", "Set HF_HOME, or pass `--cache-dir`."),
+        ("pass `token=`; leave out `local_files_only=True`", "pass `--token`; leave out `--local-files-only`"),
+        ("`device` is 'gpu'; `replace=True`, `as_`", "`--device` is 'gpu'; `--force`, `--as`"),
+        ("`weights` and `tokenizer` are keys of a recipe", "`weights` and `tokenizer` are keys of a recipe"),
+    ],
+)
+def test_keywords_are_options_in_errors(said: str, shown: str) -> None:
+    assert error_message(RecipeError(said)) == shown

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +62,19 @@ def test_a_mix_of_models_is_pushed_without_a_file() -> None:
     done = run("push", *models, "--weights", "1", "1", "--normalize", "--to", "alice/cli-models", "--token", TOKEN)
     assert done.exit_code == 0, done.stderr
     assert run("verify", "alice/cli-models").stdout == "same\n"
+
+
+@pytest.mark.usefixtures("fresh_cache")
+def test_quiet_prints_the_result_and_verbose_the_steps(recipe: Path) -> None:
+    command = [sys.executable, "-m", "cocktail_hub.cli", "mix", str(recipe)]
+    verbose, quiet = (
+        subprocess.run([*command, *more], capture_output=True, text=True, check=True)
+        for more in (("-v", "--force"), ("-q",))
+    )
+    assert verbose.stdout == quiet.stdout
+    assert quiet.stderr == ""
+    assert "cocktail_hub.pipeline.mix: they fit: feature-extraction; " in verbose.stderr
+    assert "cannot be found" not in verbose.stderr
 
 
 def test_models_are_scored_without_a_file(tmp_path: Path) -> None:

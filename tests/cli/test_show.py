@@ -21,6 +21,7 @@ def test_a_recipe_is_shown_as_a_table(recipe: Path) -> None:
     assert facts[0] == "method   linear: sum of weight * model"
 
 
+@pytest.mark.usefixtures("fresh_cache")
 def test_a_mix_is_shown_with_the_evidence_of_its_weights(tmp_path: Path) -> None:
     evidence = {"rule": "softmax", "temperature": 5.0, "examples": {"count": 4, "digest": "ab" * 32}}
     path = write(tmp_path, published("bert").recipe | {"evidence": evidence})

@@ -352,6 +352,27 @@ def test_the_models_of_a_recipe_in_a_recipe_are_among_all_models() -> None:
     assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 
+def test_all_problems_are_said_at_once() -> None:
+    ingredients = [{"model": "org/a", "weight": "half"}, {"model": "a b", "weight": 0.5}]
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_dict({"ingredients": ingredients, "metod": "ties", "weigting": {}, "anchor": 3})
+    message = str(caught.value)
+    assert message.startswith(
+        "The recipe has 5 problems:\n1. Unknown key 'metod' in the recipe. Did you mean 'method'?"
+    )
+    numbered = [line.partition(". ")[2] for line in message.splitlines() if line[:1].isdigit()]
+    assert [line.partition(",")[0] for line in numbered[2:]] == [
+        "`weight of 'org/a'` must be a number",
+        "`model` must be a Hub id such as 'org/name' or a local folder",
+        "`anchor` must be a mapping of keys to values",
+    ]
+    assert [str(one).partition("\n")[0] for one in caught.value.problems] == numbered
+    with pytest.raises(RecipeError, match=r"2 problems:\n1\. Method 'ties' needs a `base`[^#]*\n2\. [^#]*twice"):
+        Recipe.from_dict(
+            {"method": "ties", "ingredients": [f"org/{name}" for name in "aba"], "weighting": {"rule": "uniform"}}
+        )
+
+
 def test_a_mistake_in_a_recipe_in_a_recipe_is_named_with_it() -> None:
     with pytest.raises(RecipeError, match="In the recipe of 'stage': Unknown key 'ingredient'"):
         Recipe.from_dict(nested({"ingredient": []}))

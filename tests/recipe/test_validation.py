@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from cocktail_hub.errors import RecipeError
-from cocktail_hub.recipe.validation import as_json, as_number, as_text, as_whole, plain, reject_unknown
+from cocktail_hub.recipe.validation import (
+    as_flag,
+    as_json,
+    as_number,
+    as_text,
+    as_whole,
+    collected,
+    plain,
+    raise_all,
+    reject_unknown,
+)
 
 
 def test_a_json_value_is_copied_read_only_and_back() -> None:
@@ -50,3 +60,14 @@ def test_an_unknown_key_is_refused_with_the_nearest_or_a_hint() -> None:
         reject_unknown({"seeed": 1}, ["seed"], "the recipe")
     with pytest.raises(RecipeError, match=r"Unknown key 'models' in the recipe\. List them\."):
         reject_unknown({"models": 1}, ["seed"], "the recipe", {"models": "List them."})
+
+
+def test_no_more_problems_than_people_read_are_listed() -> None:
+    problems: list[RecipeError] = []
+    for number in range(12):
+        with collected(problems):
+            as_flag(number, "normalize")
+    with pytest.raises(RecipeError, match=r"(?s)has 12 problems:\n1\. .*\n10\. .*\n\.\.\. and 2 more\.$") as caught:
+        raise_all(problems)
+    assert len(caught.value.problems) == 12
+    raise_all([])

@@ -20,6 +20,7 @@ def test_they_are_stored_without_what_they_printed() -> None:
 @pytest.mark.slow
 @pytest.mark.site
 @pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", [pytest.param("embedders", marks=pytest.mark.real), "language-models"])
 def test_a_notebook_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient", reason="needs cocktail-hub[site]")

@@ -261,14 +261,14 @@ class Page:
             command.stop()
 
     def look(self, name: str) -> tuple[Any, ...]:
-        """Show how far the command is, and what those before it found, as long as they are about the same mix."""
+        """Show how far the command is, or how it and those before it ended, as long as they are about this very mix."""
         session = self.sessions.of(name)
         command, results = session.command, session.results
         panels = {verb: self.outcome(verb, results[verb]) for verb in results}
         running = command is not None and command.running
         if command is not None and running:
             panels[command.verb] = markup.progress(*command.progress)
-        elif command is not None and command.result is None:
+        elif command is not None and command.result is None and command.concerns(session.form.recipe):
             panels[command.verb] = markup.error(command.error)
         made = results.get("mix") or results.get("sweep")
         return (

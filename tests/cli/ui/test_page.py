@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
     pytest.mark.filterwarnings("default"),
 ]
-WAIT = 40_000
+WAIT = 60_000
 PASSAGES = [
     {"query": "where is the cat", "pos": ["the cat sat on the mat"], "neg": ["a dog ran in", "where is it"]},
     {"query": "a dog", "pos": ["a dog ran in the park"], "neg": ["the cat sat", "on the mat is it"]},

@@ -178,6 +178,19 @@ def test_a_wrong_token_is_said_and_none_is_kept(local: Sessions) -> None:
 
 
 @pytest.mark.whole
+@pytest.mark.usefixtures("hub")
+def test_a_public_page_publishes_with_the_tokens_of_its_users_alone(
+    public: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    session = of(public, *published("bert").ids)
+    session.start("push", ["alice/of-the-host", "--as", "recipe"])
+    assert "alice/of-the-host" in finish(session).error
+    session.start("push", ["bob/of-a-user", "--as", "recipe"], token="hf_bob")
+    assert "/bob/of-a-user/commit/" in (finish(session).result or {})["url"]
+
+
+@pytest.mark.whole
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_what_runs_can_be_stopped(local: Sessions, hub: object) -> None:
     session = of(local, *published("bert").ids)

@@ -59,7 +59,7 @@ _LEFT_OUT: Mapping[str, Mapping[str, Any]] = {
     "tokenizer_config.json": {
         **dict.fromkeys(("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces")),
         **dict.fromkeys(("strip_accents", "model_max_length")),
-        **dict.fromkeys(("split_special_tokens", "keep_accents", "remove_space"), False),
+        **dict.fromkeys(("split_special_tokens", "keep_accents", "remove_space", "fix_mistral_regex"), False),
         **dict.fromkeys(("padding_side", "truncation_side"), "right"),
         **dict.fromkeys(("do_lower_case", "tokenize_chinese_chars"), True),
     },

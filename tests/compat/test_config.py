@@ -323,6 +323,9 @@ def test_small_files_that_say_otherwise_how_inputs_are_prepared_are_reported(tmp
     assert found("tokenizer_config.json", mine, theirs) == [
         "'tokenizer_config.json' says otherwise in 'a' than in 'b': eos_token 'e' / 'f'; strip_accents True / False."
     ]
+    assert found("tokenizer_config.json", {"a": 1}, {"fix_mistral_regex": True}) == [
+        "'tokenizer_config.json' says otherwise in 'a' than in 'b': fix_mistral_regex not set / True."
+    ]
     assert found("sentence_bert_config.json", {"max_seq_length": 512}, {"max_seq_length": 256}) == [
         "'sentence_bert_config.json' says otherwise in 'a' than in 'b': max_seq_length 512 / 256."
     ]

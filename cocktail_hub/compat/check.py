@@ -14,6 +14,7 @@ from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import MODULES, read_chain, read_config, read_json
 from cocktail_hub.checkpoint.quantized import refuse_quantized
+from cocktail_hub.checkpoint.reader import NestedFiles
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.compat.config import (
     ModelKind,
@@ -121,7 +122,20 @@ class Model:
         files, inner = (self.body.files, self.body.model_files.main) if in_main else (self.home.files, folder)
         weights = read_weight_files(files, inner)
         refuse_quantized(files, inner, self.config_in(folder), weights.specs)
+        if isinstance(files, NestedFiles):
+            told = {name: replace(spec, stored=files.stored[name]) for name, spec in weights.specs.items()}
+            weights = replace(weights, specs=told)
         return adapt(weights, self.config, read_adapter(self.located.files)) if in_main and self.adapted else weights
+
+
+def places(models: Sequence[Model]) -> list[ResolvedModel]:
+    """Return where the files of models are, those of adapters and of the models in a recipe inside the recipe, too."""
+    found = []
+    for place in (place for model in models for place in (model.located, model.body)):
+        found.append(place)
+        if isinstance(place.files, NestedFiles):
+            found += places(place.files.models)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +148,15 @@ class Roots:
     """Folder of the adapter on it."""
     home: Path | None = None
     """Folder with the weights of its other modules, where that is not the body's."""
+    nested: Mapping[str, TensorReader] | None = None
+    """Folder of a mix that goes into this one -> what makes its tensors as they are read."""
 
     def open(self, mapping: TensorMapping) -> TensorReader:
         """Open the weights behind a mapping."""
         if isinstance(mapping.weights, AdaptedWeights):
             return mapping.open(self.body, self.adapter)
+        if self.nested is not None:
+            return mapping.over(self.nested[mapping.weights.folder])
         return mapping.open(self.home or self.body)
 
 
@@ -238,7 +256,7 @@ class CompatibilityReport:
 
 
 def check_models(
-    recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False, stages: Mapping[str, Path] | None = None
+    recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False, stages: Mapping[str, LocalFiles] | None = None
 ) -> CompatibilityReport:
     """Compare the models of a pinned recipe by everything but their weights.
 
@@ -414,7 +432,7 @@ def _small_file_giver(group: str, recipe: Recipe, models: Sequence[Model]) -> Re
     return giver(group, [opened for model in named for opened in (model.located, model.body)])
 
 
-def _open(reference: ModelReference, hub: Hub, stages: Mapping[str, Path] | None) -> Model:
+def _open(reference: ModelReference, hub: Hub, stages: Mapping[str, LocalFiles] | None) -> Model:
     located = body = open_model(reference, hub, stages)
     if located.model_files.adapter:
         if reference.base is None:

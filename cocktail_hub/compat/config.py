@@ -459,6 +459,16 @@ def _first(labels: Mapping[str, str]) -> str:
     return ", ".join([*list(labels)[:_SHOWN], *["..."] * (len(labels) > _SHOWN)])
 
 
+def class_name(auto_class: str, architecture: str) -> str:
+    """Name of the class for an architecture that an auto class would load wrongly; else that of the auto class.
+
+    `AutoModel` would add a decoder of random weights to an encoder of T5; speech models may have a CTC head.
+    """
+    if auto_class == "AutoModelForSpeechSeq2Seq" and architecture.endswith("ForCTC"):
+        return "AutoModelForCTC"
+    return architecture if auto_class == "AutoModel" and architecture.endswith("EncoderModel") else auto_class
+
+
 def task_of(architecture: str, model_type: str) -> str:
     """Name of the task that a class of transformers is for.
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import NOTICES, read_chain, read_json
+from cocktail_hub.checkpoint.reader import NestedFiles
 from cocktail_hub.compat.vocabulary import FILE_GROUPS, code_configs, group_of, inner_template, template_files
 from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.methods.dtypes import TORCH_NAMES
 from cocktail_hub.resolve.source import RECIPE_FILE
 
 if TYPE_CHECKING:
@@ -174,11 +177,15 @@ def write_recipe(resolved: Recipe, report: CompatibilityReport, folder: Path) ->
         config.pop(key, None)
     if not any(path.parent.glob("*.py")):
         _drop_own_code(config)
-    if resolved.dtype != "auto" or donor is not first:
+    nested = isinstance(first.body.files, NestedFiles)
+    if resolved.dtype != "auto" or donor is not first or nested:
         config.pop("torch_dtype", None)
         dtype = first.config.get("dtype", first.config.get("torch_dtype"))
         if resolved.dtype != "auto":
             dtype = resolved.dtype
+        elif nested:
+            stored = (spec.stored for spec in report.components[0].specs[report.first].values())
+            dtype = TORCH_NAMES[Counter(stored).most_common(1)[0][0]]
         config |= {"dtype": dtype} if dtype else {}
     write_json(path, config)
 

@@ -16,6 +16,7 @@ from cocktail_hub.publishing.verify import (
     Verification,
     changed_weights,
     evidence_differences,
+    local_copies,
     manifest_of,
     require_merged,
     weight_hashes,
@@ -311,7 +312,8 @@ def verify(
 ) -> Verification:
     """Make a published mix again from its ingredients, and compare the weights byte for byte.
 
-    Published weights are not downloaded: the Hub records their hashes.
+    Published weights are not downloaded: the Hub records their hashes. Ingredients are hashed anew, those that this
+    machine has already, and compared with what the Hub states and the recipe records.
 
     Args:
         source: a merged repo on the Hub, or a folder with a `recipe.json`.
@@ -322,7 +324,7 @@ def verify(
         **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
 
     Raises:
-        SourceError: an ingredient, or the examples behind the evidence, cannot be found or accessed.
+        SourceError: an ingredient, or the examples behind the evidence, cannot be found or accessed, or is damaged.
         RecipeError: there are no merged weights, or the recipe is not resolved.
     """
     options = with_hub(options, hub)
@@ -334,8 +336,10 @@ def verify(
     found, mixed = weight_hashes(files), manifest_of(files, loaded.folder)
     cut = DEFAULT_SHARD_SIZE if mixed is None else cut_size(mixed)
     again = replace(options, max_shard_size=cut, force=True)  # ignore the cache
+    prepared = prepare(replace(loaded, merged=False), again)
+    copies = local_copies(prepared.recipe, options.hub)
     with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
-        made = mix(prepare(replace(loaded, merged=False), again), output=Path(scratch) / "mix")
+        made = mix(prepared, output=Path(scratch) / "mix")
         expected = weight_hashes(made.path)
     changed = changed_weights(files, loaded.folder)
     return Verification(
@@ -345,6 +349,7 @@ def verify(
         found=found,
         changed=changed,
         evidence=differences,
+        local_copies=copies,
     )
 
 

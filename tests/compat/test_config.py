@@ -136,6 +136,7 @@ def test_differences_that_may_matter_are_reported_and_others_are_not() -> None:
     other = BERT | {
         "transformers_version": "5",
         "hidden_dropout_prob": 0.5,
+        "output_attentions": True,
         "initializer_range": 1.0,
         "dtype": "float16",
     }
@@ -163,6 +164,9 @@ def test_differences_that_may_matter_are_reported_and_others_are_not() -> None:
         ("routed_scaling_factor", 1.0, 2.5),
         ("norm_topk_prob", True, False),
         ("use_parallel_residual", True, False),
+        ("token_dropout", True, False),
+        ("output_logit_soft_cap", 30.0, 20.0),
+        ("output_multiplier", 1.0, 0.5),
     ],
 )
 def test_what_changes_the_computation_is_refused_with_both_values(key: str, mine: Any, theirs: Any) -> None:

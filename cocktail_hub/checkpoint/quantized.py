@@ -50,6 +50,8 @@ _BESIDE = {
 }
 """Tensor beside integers that are named `weight` -> method."""
 _BITSANDBYTES = r"\.(absmax|quant_map|nested_absmax|SCB|quant_state\.bitsandbytes__\w+)$"
+_SCALE = re.compile(r"(.+\.weight)_scale(_inv|_2)?|(.+\.)(scale_weight|input_scale|scale_input)")
+"""What weights of 8 or 4 bits are multiplied by; beside others, these have been unpacked with or without it."""
 _QUANTIZED_NAME = re.compile(r"gptq|awq|int[48]|fp8|4bit|8bit|bnb|quant", re.IGNORECASE)
 
 
@@ -127,6 +129,8 @@ def _from_specs(specs: Mapping[str, TensorSpec]) -> tuple[str, str] | None:
             return ("FP8" if spec.dtype.startswith("F8") else f"{spec.dtype} floats"), sign
         if re.search(_BITSANDBYTES, name):
             return "bitsandbytes", f"it has a tensor '{name}'"
+        if (scale := _SCALE.fullmatch(name)) and (scale[1] or f"{scale[3]}weight") in specs:
+            return "scales beside its weights", f"it has a tensor '{name}'"
         if spec.dtype not in PACKING_INTEGERS:
             continue
         method = next((method for method, pattern in _METHODS if re.search(pattern, name)), None)

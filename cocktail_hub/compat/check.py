@@ -358,8 +358,8 @@ def check_models(
     notes += _template_notes(report)
     if report.kind.task == "sentence-similarity" and not chains[first]:
         notes.append(
-            f"'{names[first]}' has no '{MODULES}', so sentence-transformers takes the mean over all tokens of the mix. "
-            "If the ingredients were trained otherwise, such as with the first token, save that one with its modules."
+            f"'{names[first]}' has no '{MODULES}', without which sentence-transformers takes the mean over all tokens. "
+            "If the models were trained otherwise, such as with the first token, save that one with its modules."
         )
     if statistics := [name for name in components[0].specs[first] if name.endswith("running_var")]:
         notes.append(

@@ -22,7 +22,8 @@ _IGNORED = re.compile(
     r"architectures|auto_map|id2label|label2id|num_labels|_?name_or_path|transformers_version|version|tokenizer_class"
     r"|torch_dtype|dtype|torchscript|use_bfloat16|use_cache|return_dict|use_return_dict|_?attn_implementation.*"
     r"|.*gradient_checkpointing|finetuning_task|task_specific_params|quantization_config|chunk_size_feed_forward"
-    r"|.*(dropout|drop_path|pdrop|layerdrop).*|.*initializer_.*|init_std|output_.*|.*_loss_.*|apply_spec_augment"
+    r"|(?!.*token_dropout$).*(dropout|drop_path|pdrop|layerdrop).*|.*initializer_.*|init_std|.*_loss_.*"
+    r"|output_(.*attentions|.*logits|hidden_states|past|retrieved|scores|segmentation)|apply_spec_augment"
     r"|mask_(time|feature)_.*|min_length|max_length|max_new_tokens|do_sample|temperature|top_[kp]|typical_p"
     r"|num_beams|num_beam_groups|num_return_sequences|early_stopping|.*_penalty|.*no_repeat_ngram_size|bad_words_ids"
     r"|remove_invalid_values|exponential_decay_length_penalty|begin_suppress_tokens|suppress_tokens|reorder_and_upcast_attn"
@@ -34,7 +35,8 @@ _REFUSED = re.compile(
     r"(.*_)?(act|activation|act_fn|activation_fn|activation_function)|feed_forward_proj|.*norm_?(eps|epsilon)"
     r"|.*rope_theta|rotary_emb_base|rope_local_base_freq|rotary_pct|rotary_dim|partial_rotary_factor"
     r"|head_dim|qk_layernorm|position_embedding_type|alibi|model_type"
-    r"|.*logit_softcapping|query_pre_attn_scalar|logits?_scal(e|ing)|scale_embedding|scale_attn_.*"
+    r"|.*logit_soft_?cap(ping)?|(moe_)?token_dropout|output_(multiplier|gate_type)"
+    r"|query_pre_attn_scalar|logits?_scal(e|ing)|scale_embedding|scale_attn_.*"
     r"|(attention|embedding|residual)_multiplier|(use_)?sliding_window|layer_types|.*sliding_window_pattern"
     r"|attention_window"
     r"|is_causal|is_decoder|use_bidirectional_attention|use_parallel_residual|parallel_attn|do_layer_norm_before"
@@ -59,7 +61,7 @@ _LEFT_OUT: Mapping[str, Mapping[str, Any]] = {
     "tokenizer_config.json": {
         **dict.fromkeys(("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces")),
         **dict.fromkeys(("strip_accents", "model_max_length")),
-        **dict.fromkeys(("split_special_tokens", "keep_accents", "remove_space"), False),
+        **dict.fromkeys(("split_special_tokens", "keep_accents", "remove_space", "fix_mistral_regex"), False),
         **dict.fromkeys(("padding_side", "truncation_side"), "right"),
         **dict.fromkeys(("do_lower_case", "tokenize_chinese_chars"), True),
     },

@@ -100,6 +100,13 @@ def test_integer_weights_are_named_by_what_lies_beside_them(files, beside, metho
         refuse_quantized(files, "", {}, specs)
 
 
+@pytest.mark.parametrize("scale", ["weight_scale", "weight_scale_inv", "scale_weight", "input_scale"])
+def test_scales_beside_floats_tell_that_they_were_unpacked(files, scale):
+    specs = {f"q_proj.{scale}": TensorSpec((1,), "F32"), "q_proj.weight": TensorSpec((4, 4), "BF16")}
+    with pytest.raises(CheckpointError, match=f"with scales beside its weights: it has a tensor 'q_proj.{scale}'"):
+        refuse_quantized(files, "", {}, specs)
+
+
 def test_an_entry_without_packed_tensors_says_to_remove_it(files):
     config = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     with pytest.raises(CheckpointError, match="but its tensors are not packed"):

@@ -343,7 +343,7 @@ def test_an_embedder_without_modules_is_told_to_be_pooled_by_the_mean(tmp_path: 
     assert check(recipe).notes == ()
     (note,) = check(recipe | {"task": "sentence-similarity"}).notes
     assert note.startswith(
-        f"'{tmp_path / 'a'}' has no 'modules.json', so sentence-transformers takes the mean over all"
+        f"'{tmp_path / 'a'}' has no 'modules.json', without which sentence-transformers takes the mean over all"
     )
 
 

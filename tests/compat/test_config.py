@@ -136,6 +136,7 @@ def test_differences_that_may_matter_are_reported_and_others_are_not() -> None:
     other = BERT | {
         "transformers_version": "5",
         "hidden_dropout_prob": 0.5,
+        "output_attentions": True,
         "initializer_range": 1.0,
         "dtype": "float16",
     }
@@ -163,6 +164,9 @@ def test_differences_that_may_matter_are_reported_and_others_are_not() -> None:
         ("routed_scaling_factor", 1.0, 2.5),
         ("norm_topk_prob", True, False),
         ("use_parallel_residual", True, False),
+        ("token_dropout", True, False),
+        ("output_logit_soft_cap", 30.0, 20.0),
+        ("output_multiplier", 1.0, 0.5),
     ],
 )
 def test_what_changes_the_computation_is_refused_with_both_values(key: str, mine: Any, theirs: Any) -> None:
@@ -322,6 +326,9 @@ def test_small_files_that_say_otherwise_how_inputs_are_prepared_are_reported(tmp
     theirs = {"strip_accents": False, "pad_token": "x", "eos_token": {"content": "f"}}
     assert found("tokenizer_config.json", mine, theirs) == [
         "'tokenizer_config.json' says otherwise in 'a' than in 'b': eos_token 'e' / 'f'; strip_accents True / False."
+    ]
+    assert found("tokenizer_config.json", {"a": 1}, {"fix_mistral_regex": True}) == [
+        "'tokenizer_config.json' says otherwise in 'a' than in 'b': fix_mistral_regex not set / True."
     ]
     assert found("sentence_bert_config.json", {"max_seq_length": 512}, {"max_seq_length": 256}) == [
         "'sentence_bert_config.json' says otherwise in 'a' than in 'b': max_seq_length 512 / 256."

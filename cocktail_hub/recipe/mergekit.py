@@ -28,7 +28,6 @@ _UNUSED = ("int8_mask", "max_iter", "tol", "eps")
 """Parameters that change no number here: storage of masks, and how exact an iteration is."""
 _VOTE = "Where task vectors cancel exactly, mergekit takes the positive ones; here the base's element stays."
 _DRAWN = "Elements are drawn at random: here by the recipe's `seed`, so other ones than mergekit draws."
-_BAND = "In tensors of less than 1 / gamma elements, mergekit drops every change; here only the smallest ones."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +83,8 @@ _METHODS: Mapping[str, _Theirs] = {
     "dare_ties": _task_vectors(_DRAWN, _VOTE, rescale=True, density=1.0),
     "della": _task_vectors(_DRAWN, _VOTE, normalize=True, rescale=True, density=1.0, epsilon=0.15),
     "della_linear": _task_vectors(_DRAWN, rescale=True, density=1.0, epsilon=0.15),
-    "breadcrumbs": _task_vectors(_BAND, density=1.0, gamma=0.01),
-    "breadcrumbs_ties": _task_vectors(_BAND, _VOTE, density=1.0, gamma=0.01),
+    "breadcrumbs": _task_vectors(density=1.0, gamma=0.01),
+    "breadcrumbs_ties": _task_vectors(_VOTE, density=1.0, gamma=0.01),
 }
 """Method -> its parameters and defaults in mergekit."""
 _AGREEING = ("ties", "dare_ties", "della", "breadcrumbs_ties")

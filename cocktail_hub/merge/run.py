@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cocktail_hub.checkpoint.reader import NestedFiles
-from cocktail_hub.compat.check import Model, Roots
-from cocktail_hub.errors import MergeError
+from cocktail_hub.compat.check import Model, Roots, places
+from cocktail_hub.errors import MergeError, SourceError
 from cocktail_hub.hub.client import HubFiles, download_all
 from cocktail_hub.hub.progress import bar
 from cocktail_hub.merge.engine.execute import OpenModels, execute
@@ -56,6 +56,7 @@ def write_weights(
     Raises:
         DiskSpaceError: the disk has too little room; raised before anything is downloaded.
         MergeError: the merge could not be finished; finished files are kept for the next run.
+        SourceError: a file from the Hub is not the one that it states.
         CocktailError: as `execute`.
     """
     shutil.rmtree(folder / PARTIAL_INPUTS, ignore_errors=True)  # of a run that was killed
@@ -67,8 +68,17 @@ def write_weights(
     with (
         opened_models(plan, report, folder, options) as inputs,
         bar("publish" if upload else "merge", plan.output_bytes, delay=SHORT if local else 0.0) as advance,
+        ExitStack() as stack,
     ):
-        return execute(
+        check = None
+        if any(isinstance(place.files, HubFiles) for place in places(report.models)):
+            from cocktail_hub.merge.materials import MaterialsCheck
+
+            check = MaterialsCheck(report.models, report.recipe.materials, anew=options.force)
+            stack.callback(check.close)
+        if isinstance(inputs, ShardInputs) and not Journal(folder, plan).finished:  # else parts of files passed before
+            inputs.check = check
+        made = execute(
             plan,
             inputs,
             folder,
@@ -80,7 +90,13 @@ def write_weights(
             on_progress=advance,
             meanwhile=meanwhile,
             keep_journal=True,
+            made_from=check.state if check and not options.low_disk else "",
         )
+        try:
+            return replace(made, materials=check.wait() if check else {})
+        except SourceError:
+            (folder / JOURNAL).unlink(missing_ok=True)  # what it lists is made of damaged files
+            raise
 
 
 @contextmanager
@@ -230,9 +246,8 @@ CARD = "README.md"
 
 def bytes_to_fetch(models: Sequence[Model]) -> int:
     """Return the bytes that the models need and that are not on this machine yet; what they share counts once."""
-    places = {place.files: place for model in models for place in (model.located, model.body)}
-    own = sum(f.missing(place.model_files.needed) for f, place in places.items() if isinstance(f, HubFiles))
-    return own + sum(bytes_to_fetch(files.models) for files in places if isinstance(files, NestedFiles))
+    wanted = {place.files: place.model_files.needed for place in places(models)}
+    return sum(files.missing(paths) for files, paths in wanted.items() if isinstance(files, HubFiles))
 
 
 def fetch(models: Sequence[Model], *, code: bool = False, whole: bool = True) -> list[Roots]:

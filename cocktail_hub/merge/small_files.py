@@ -71,7 +71,7 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
                 if path in naming_code:
                     _name_code_elsewhere(target, giver, path)
     for files in report.code.values() if code else ():
-        _bring_code(files, folder / first.main)
+        bring_code(files, folder / first.main)
     _add_pooling_flags(first, folder)
     _write_own_tokens(report, folder / first.main)
     template = givers["template"]
@@ -81,13 +81,19 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
             write_file(folder / first.main / inside, text.encode())
 
 
-def _bring_code(code: HubFiles, folder: Path) -> None:
+def bring_code(code: HubFiles, folder: Path) -> None:
     """Copy the Python files of a repo at its commit, and let the configs that name its classes name the copies.
 
-    Loaded from a folder, such a name stands for the newest version, whatever that is.
+    Loaded from a folder, such a name stands for the newest version, whatever that is. Without such a name, nothing is
+    copied.
+
+    Raises:
+        IncompatibleError: code of two repos has the same file name.
     """
     configs = {path: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*config.json")}
     naming = {path: config for path, config in configs.items() if isinstance(config.get("auto_map"), dict)}
+    if not any(f'"{code.name}--' in json.dumps(config["auto_map"]) for config in naming.values()):
+        return
     beside = set(re.findall(r'"(\w+)\.\w+"', json.dumps([config["auto_map"] for config in naming.values()])))
     for name in (name for name in code.sizes if name.endswith(".py") and "/" not in name):
         target, content = folder / name, code.read(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cocktail_hub.errors import RecipeError
+from cocktail_hub.errors import RecipeError, did_you_mean
 from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe.recipe import IMPORTED, Recipe
 
@@ -145,7 +145,8 @@ def read_mergekit(text: str, name: str = "configuration") -> Recipe:
     except RecipeError as error:
         importer.problems.append(str(error))
     if recipe is None:
-        listed = "\n".join(f"- {problem}" for problem in importer.problems)
+        ignored = [note for note in importer.notes if "mergekit ignores it" in note]  # maybe misspelt
+        listed = "\n".join(f"- {problem}" for problem in (*importer.problems, *ignored))
         raise RecipeError(
             f"'{name}' is a configuration of mergekit that a recipe cannot express:\n{listed}\n"
             "Without that, the mix would be another one.\n"
@@ -194,7 +195,8 @@ class _Importer:
             self.problem(doc.line("experts"), "a mixture of experts made from dense models is not built here.")
             return {}
         if method not in _METHODS:
-            self.problem(doc.line("merge_method"), f"there is no method `{method}` here (`cocktail methods`).")
+            meant = did_you_mean(str(method), _METHODS)
+            self.problem(doc.line("merge_method"), f"there is no method `{method}` here. {meant}")
             return {}
         for key in doc.keys() - _KEYS:
             self.note(f"line {doc.line(key)}: `{key}` is no key of a configuration, and mergekit ignores it.")
@@ -252,6 +254,8 @@ class _Importer:
         """Read an entry of `models` or `sources`."""
         given = value if isinstance(value, Lines) else Lines({"model": value})
         own = given.get("parameters")
+        for key in given.keys() - {"model", "parameters", "layer_range"}:
+            self.note(f"line {given.line(key)}: `{key}` is no key of a model, and mergekit ignores it.")
         layers = given.get("layer_range")
         if layers is not None and (not isinstance(layers, list) or [type(end) for end in layers] != [int, int]):
             self.problem(given.line("layer_range"), "`layer_range` must be two whole numbers.")

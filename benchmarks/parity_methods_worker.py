@@ -17,6 +17,7 @@ def mergekit(job: dict) -> dict[str, torch.Tensor]:
     models = {name: load_file(Path(name) / "model.safetensors") for name in job["models"]}
     floats = {n: {k: v for k, v in each.items() if v.is_floating_point()} for n, each in models.items()}
     base = job["models"][0] if job["based"] else None
+    torch.manual_seed(0)  # of those that draw
     with torch.no_grad():
         return merge_state_dicts(floats, job["method"], parameters=job["parameters"], base=base)
 

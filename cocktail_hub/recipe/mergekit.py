@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cocktail_hub.errors import RecipeError
+from cocktail_hub.errors import RecipeError, did_you_mean
 from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.recipe.recipe import IMPORTED, Recipe
 
@@ -28,7 +28,6 @@ _UNUSED = ("int8_mask", "max_iter", "tol", "eps")
 """Parameters that change no number here: storage of masks, and how exact an iteration is."""
 _VOTE = "Where task vectors cancel exactly, mergekit takes the positive ones; here the base's element stays."
 _DRAWN = "Elements are drawn at random: here by the recipe's `seed`, so other ones than mergekit draws."
-_BAND = "In tensors of less than 1 / gamma elements, mergekit drops every change; here only the smallest ones."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +83,8 @@ _METHODS: Mapping[str, _Theirs] = {
     "dare_ties": _task_vectors(_DRAWN, _VOTE, rescale=True, density=1.0),
     "della": _task_vectors(_DRAWN, _VOTE, normalize=True, rescale=True, density=1.0, epsilon=0.15),
     "della_linear": _task_vectors(_DRAWN, rescale=True, density=1.0, epsilon=0.15),
-    "breadcrumbs": _task_vectors(_BAND, density=1.0, gamma=0.01),
-    "breadcrumbs_ties": _task_vectors(_BAND, _VOTE, density=1.0, gamma=0.01),
+    "breadcrumbs": _task_vectors(density=1.0, gamma=0.01),
+    "breadcrumbs_ties": _task_vectors(_VOTE, density=1.0, gamma=0.01),
 }
 """Method -> its parameters and defaults in mergekit."""
 _AGREEING = ("ties", "dare_ties", "della", "breadcrumbs_ties")
@@ -146,7 +145,8 @@ def read_mergekit(text: str, name: str = "configuration") -> Recipe:
     except RecipeError as error:
         importer.problems.append(str(error))
     if recipe is None:
-        listed = "\n".join(f"- {problem}" for problem in importer.problems)
+        ignored = [note for note in importer.notes if "mergekit ignores it" in note]  # maybe misspelt
+        listed = "\n".join(f"- {problem}" for problem in (*importer.problems, *ignored))
         raise RecipeError(
             f"'{name}' is a configuration of mergekit that a recipe cannot express:\n{listed}\n"
             "Without that, the mix would be another one.\n"
@@ -195,7 +195,8 @@ class _Importer:
             self.problem(doc.line("experts"), "a mixture of experts made from dense models is not built here.")
             return {}
         if method not in _METHODS:
-            self.problem(doc.line("merge_method"), f"there is no method `{method}` here (`cocktail methods`).")
+            meant = did_you_mean(str(method), _METHODS)
+            self.problem(doc.line("merge_method"), f"there is no method `{method}` here. {meant}")
             return {}
         for key in doc.keys() - _KEYS:
             self.note(f"line {doc.line(key)}: `{key}` is no key of a configuration, and mergekit ignores it.")
@@ -253,6 +254,8 @@ class _Importer:
         """Read an entry of `models` or `sources`."""
         given = value if isinstance(value, Lines) else Lines({"model": value})
         own = given.get("parameters")
+        for key in given.keys() - {"model", "parameters", "layer_range"}:
+            self.note(f"line {given.line(key)}: `{key}` is no key of a model, and mergekit ignores it.")
         layers = given.get("layer_range")
         if layers is not None and (not isinstance(layers, list) or [type(end) for end in layers] != [int, int]):
             self.problem(given.line("layer_range"), "`layer_range` must be two whole numbers.")

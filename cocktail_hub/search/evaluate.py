@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.compat.check import check_models
 from cocktail_hub.errors import ScoringError, did_you_mean
 from cocktail_hub.evaluation.intervals import Figure, figures
 from cocktail_hub.evaluation.measure import check_measured, measure
@@ -16,7 +17,7 @@ from cocktail_hub.evaluation.metrics import metrics_of
 from cocktail_hub.evaluation.scorer import ScoringJob
 from cocktail_hub.evaluation.settings import TASKS, ScoringSettings
 from cocktail_hub.hub.progress import bar
-from cocktail_hub.recipe import ResolvedRecipe, Weighting, canonical_json
+from cocktail_hub.recipe import Recipe, ResolvedRecipe, Weighting, canonical_json
 from cocktail_hub.search.model_folders import copy_tokenizer, mix_folder, model_folder
 from cocktail_hub.search.report import aligned
 from cocktail_hub.storage.cache import Cache
@@ -181,14 +182,18 @@ def entrants_of(
 
     found = {MIX: mixed(MIX, recipe)}
     for index, model in enumerate(report.models):
-        reference = model.located.reference
+        reference, place, own = model.located.reference, index, report
+        if recipe.stacked and reference.recipe is None:  # some layers of a model are none: the whole takes part
+            reference = replace(recipe.ingredients[index], layer_range=None, parameters={}, weight=0.5)
+            whole = Recipe(ingredients=(reference, reference))
+            place, own = 0, check_models(whole, options.hub, trust_remote_code=options.trust_remote_code)
         identity, name = canonical_json(reference.identity()), short_name(reference)
         found.setdefault(  # a model may be mixed with itself
             identity,
             Entrant(
                 name=f"base {name}" if index < report.first else name,
                 identity=identity,
-                folder=partial(model_folder, index, report, options),
+                folder=partial(model_folder, place, own, options),
                 tokenizer=copy_tokenizer(report, scratch, code=options.trust_remote_code, index=index)
                 if report.tokens
                 else tokenizer,

@@ -196,6 +196,17 @@ def test_what_mergekit_ignores_is_named_with_its_line() -> None:
     assert "mergekit takes the positive ones" in notes[3]
 
 
+def test_a_misspelt_key_is_named_where_something_is_missing() -> None:
+    said = refused("merge_method: linear\nmodels:\n- {model: m/a, paramters: {weight: 1}}\n- {model: m/b}\n")
+    assert "- line 3: `weight` is missing, for every tensor or for some.\n" in said
+    assert "- line 3: `paramters` is no key of a model, and mergekit ignores it.\n" in said
+
+
+def test_a_misspelt_method_is_told_with_the_nearest() -> None:
+    said = refused("merge_method: dare-ties\nmodels: [{model: m/a}]")
+    assert "line 1: there is no method `dare-ties` here. Did you mean 'dare_ties'?" in said
+
+
 def test_everything_that_cannot_be_expressed_is_listed_at_once() -> None:
     text = TIES.replace("weight: 1}", "density: 1}") + "parameters: {rescale: true, density: 0.5}\n"
     assert refused(text) == (

@@ -63,6 +63,18 @@ def short(family: str) -> list[str]:
 # -- who takes part --------------------------------------------------------------------------------------------------
 
 
+def test_a_stack_of_layers_is_evaluated_beside_what_it_is_made_of():
+    first, second = map(str, models.pair("bert").folders)
+    parts = [{"model": first, "layer_range": [0, 2]}, {"model": second, "layer_range": [1, 2]}]
+    stack = {"method": "passthrough", "ingredients": parts}
+    (found,) = evaluate(stack, examples={"test": PASSAGES}).results
+    (alone,) = evaluate(str(mix(stack).path), examples={"test": PASSAGES}).results
+    assert list(found.models) == ["The mix", *short("bert")]
+    assert values(found)["The mix"] == next(iter(values(alone).values()))
+    (whole,) = evaluate(first, examples={"test": PASSAGES}).results
+    assert values(found)[short("bert")[0]] == next(iter(values(whole).values()))
+
+
 def test_a_mix_stands_beside_its_ingredients_and_equal_weights():
     (found,) = evaluate(models.pair("bert").local_recipe, examples={"test": PASSAGES}).results
     names = ["The mix", *short("bert"), "equal weights"]

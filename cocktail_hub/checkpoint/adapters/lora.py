@@ -85,6 +85,8 @@ class AdaptedWeights:
     """Tensor -> what the adapter does to it."""
     config: Mapping[str, Any] = field(hash=False)
     """The base's config.json, with the architecture and number of labels that the adapter was trained with."""
+    equal: tuple[tuple[str, str], ...] = ()
+    """Pairs of the adapter's tensors that must hold the same values, since they are one in the base."""
 
     @property
     def name(self) -> str:
@@ -139,12 +141,19 @@ def adapt(base: WeightFiles, base_config: Mapping[str, Any], adapter: Adapter) -
     targets = AdapterTargets(base, base_config, adapter.config, name=adapter.name)
     specs = dict(base.specs)
     changes: dict[str, Change] = {}
-    for module, parts in _modules(adapter).items():
-        if adapter.config.tied and targets.is_second_name(f"{module}.weight"):
+    equal: list[tuple[str, str]] = []
+    modules = _modules(adapter)
+    whole = {f"{module}.weight": parts["=weight"] for module, parts in modules.items() if parts.keys() == {"=weight"}}
+    for module, parts in modules.items():
+        own = f"{module}.weight"
+        tied = targets.tied_to(own) if own in whole and len(whole) > 1 else set()
+        copied = bool(tied) and tied <= whole.keys()  # the adapter has the tensor under each of its names
+        if (copied or adapter.config.tied) and targets.is_second_name(own):
+            equal += [(whole[own], whole[other]) for other in sorted(tied) if copied]
             continue
         for leaf, change in _changes(adapter, module, parts).items():
             name = targets.find(module, leaf, new=bool(change.replaced_by))
-            if change.left or not adapter.config.tied or not targets.is_first_name(name):
+            if not copied and (change.left or not adapter.config.tied or not targets.is_first_name(name)):
                 targets.refuse_tied(name)
             changes[name], specs[name] = _fit(adapter, name, change, specs.get(name))
     # Neither its shape nor PEFT's one flag for all matrices says how a square matrix is stored: the model's class does.
@@ -159,7 +168,14 @@ def adapt(base: WeightFiles, base_config: Mapping[str, Any], adapter: Adapter) -
                 changes[name] = replace(change, transposed=targets.is_transposed(name))
     for name in targets.unused():
         del specs[name]
-    return AdaptedWeights(base=base, adapter=adapter, specs=specs, changes=changes, config=targets.config_for(specs))
+    return AdaptedWeights(
+        base=base,
+        adapter=adapter,
+        specs=specs,
+        changes=changes,
+        config=targets.config_for(specs),
+        equal=tuple(equal),
+    )
 
 
 def _modules(adapter: Adapter) -> dict[str, dict[str, str]]:

@@ -15,7 +15,7 @@ import torch
 
 from cocktail_hub.checkpoint.adapters.exact_matmul import Factor, RunningSum, exact_product, fixed_sum, root
 from cocktail_hub.checkpoint.reader import WatchedReader, open_weights
-from cocktail_hub.errors import CheckpointError
+from cocktail_hub.errors import CheckpointError, IncompatibleError
 from cocktail_hub.methods.dtypes import itemsize, torch_dtype
 
 if TYPE_CHECKING:
@@ -47,6 +47,15 @@ class AdaptedReader:
         self._factors: OrderedDict[str, Factor] = OrderedDict()
         self._norms: dict[str, torch.Tensor] = {}
         self._norm_locks: dict[str, threading.Lock] = {}
+        for one, other in weights.equal:
+            if not torch.equal(self._matrix(one), self._matrix(other)):
+                raise IncompatibleError(
+                    f"The adapter '{self.name}' has different values for '{one}' and '{other}', which are one tensor "
+                    "in its base.\nOne of them would be lost.\n"
+                    "Merge it with PEFT (`merge_and_unload`), save with `tie_word_embeddings=False`, and mix that.",
+                    model=self.name,
+                    tensor=one,
+                )
 
     def read(self, tensor: str, start: int, stop: int, out: torch.Tensor) -> None:
         """Copy elements `start:stop` of the flattened tensor into `out` (see `TensorReader.read`)."""

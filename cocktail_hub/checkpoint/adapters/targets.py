@@ -82,13 +82,15 @@ class AdapterTargets:
         """Whether the base saves this tensor under no other name."""
         return not self._model.tied(self._target_of.get(name, name)) & self._map.renamed.keys()
 
+    def tied_to(self, name: str) -> set[str]:
+        """Return the names of the tensors that the base ties to this one."""
+        if not _OFTEN_TIED.search(name) or self._config.get("tie_word_embeddings") is False:
+            return set()
+        return set(self._model.tied(self._target_of.get(name, name)))
+
     def refuse_tied(self, name: str) -> None:
         """Raise IncompatibleError if the base ties this tensor to another one, which the adapter would not change."""
-        if not _OFTEN_TIED.search(name) or self._config.get("tie_word_embeddings") is False:
-            return
-        target = self._target_of.get(name, name)
-        tied = sorted(self._model.tied(target))
-        if tied:
+        if tied := sorted(self.tied_to(name)):
             raise IncompatibleError(
                 f"The adapter '{self._name}' changes '{name}', which its base '{self._base.name}' shares with "
                 f"'{tied[0]}' (`tie_word_embeddings`).\n"

@@ -49,7 +49,7 @@ def error_message(error: CocktailError | OSError) -> str:
     """Return what an expected error prints: the only place where the command formats one."""
     if isinstance(error, CocktailError):
         return str(error)
-    return (
+    return printable(
         f"{error}\nThe system or the network reported this; the recipe is not the cause.\n"
         "Check the path, its permissions and the free disk space, or the connection, and try again."
     )

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-TOKEN = re.compile(r"\b(hf|api_org)_[A-Za-z0-9]{30,}")
-"""An access token."""
+TOKEN = re.compile(r"(hf|api_org)_(?:[A-Za-z0-9]{30,}|(?:oauth|jwt)_[\w.-]{20,})")
+"""An access token, wherever it begins: in an encoded address a letter may come before it."""
 LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 """A name and a password in an address."""
 UNPRINTABLE = {

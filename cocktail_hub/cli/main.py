@@ -89,7 +89,10 @@ class Group(click.Group):
             raise click.ClickException(error_message(error)) from error
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            vars(error)["message"] = printable(error.message)  # click's own quote what was typed
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if follows_interrupt(error):

@@ -63,7 +63,7 @@ def error_message(error: CocktailError | OSError) -> str:
     if isinstance(error, CocktailError):
         said = _KEYWORD.sub(lambda found: f"`{_RENAMED.get(found[1], '--' + found[1].replace('_', '-'))}`", str(error))
         return re.sub(r"`(--[\w-]+)` \(`\1`\)", r"`\1`", said)
-    return (
+    return printable(
         f"{error}\nThe system or the network reported this; the recipe is not the cause.\n"
         "Check the path, its permissions and the free disk space, or the connection, and try again."
     )

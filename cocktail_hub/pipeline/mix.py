@@ -34,7 +34,7 @@ from cocktail_hub.publishing.verify import (
     refuse_changed,
 )
 from cocktail_hub.recipe import SUFFIXES, ModelReference, Recipe, ResolvedRecipe, as_resolved, refuse_address
-from cocktail_hub.recipe.redact import public_notes
+from cocktail_hub.recipe.redact import public_notes, scrub
 from cocktail_hub.resolve.resolve import resolve, with_weights
 from cocktail_hub.resolve.source import RECIPE_FILE, RecipeSource, load_recipe_source, refuse_local, with_weights_given
 from cocktail_hub.storage.cache import Cache, CachedMix
@@ -564,9 +564,10 @@ def publish(
         repo_id=repo_id,
         files={},
         readme=lambda existing: existing or "",
-        message=commit_message
-        or f"Publish {as_ if as_ in ('recipe', 'adapter') else 'merged weights'} with cocktail_hub",
-        description=commit_description,
+        message=scrub(
+            commit_message or f"Publish {as_ if as_ in ('recipe', 'adapter') else 'merged weights'} with cocktail_hub"
+        ),
+        description=commit_description and scrub(commit_description),
         tags=(tags,) if isinstance(tags, str) else tuple(tags or ()),
         results=_results_given(results),
         private=private,

@@ -97,6 +97,22 @@ def test_wrong_usage_ends_with_2(arguments: list[str], words: str) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("token", ["hf_" + "a1B2" * 9, "hf_oauth_eyJhbGci.eyJzY29w-ZSI6_WyJ"])
+@pytest.mark.parametrize("arguments", [
+    ["TOKEN"],
+    ["mix", "--TOKEN"],
+    ["mix", "recipe.yaml", "--threads", "TOKEN"],
+    ["mix", "recipe.yaml", "--max-memory", "TOKEN"],
+    ["import", "TOKEN.yml"],
+    ["check", "https://huggingface.co/acme/a?token%3DTOKEN"],
+    ["check", "https://user:TOKEN@huggingface.co/acme/a"],
+])  # fmt: skip
+def test_a_token_in_an_odd_place_is_not_printed(arguments: list[str], token: str) -> None:
+    done = run(*(argument.replace("TOKEN", token) for argument in arguments))
+    assert done.exit_code in (1, 2)
+    assert token[12:] not in done.output
+
+
 def test_what_cannot_be_checked_is_not_called_different() -> None:
     done = run("verify", "alice/not-there")
     assert (done.exit_code, done.stdout) == (3, "")

@@ -344,6 +344,14 @@ def test_no_token_is_written_anywhere(
     assert not [path for path in (*mine, *sent) if TOKEN.encode() in path.read_bytes()]
 
 
+def test_a_token_in_a_commit_message_is_not_published() -> None:
+    repo, token = f"{ORG}/publish-said", "hf_" + "a1" * 17
+    words = {"commit_message": f"Try {token}", "commit_description": f"With {token}."}
+    publish(published("bert").recipe, repo, as_="recipe", token=TOKEN, **words)
+    (commit,) = [found for found in API.list_repo_commits(repo) if found.title.startswith("Try")]
+    assert (commit.title, commit.message) == ("Try hf_***", "With hf_***.")
+
+
 @pytest.mark.parametrize("form", ["merged", "recipe"])
 def test_the_evidence_is_drawn_beside_the_card(form: str) -> None:
     pytest.importorskip("matplotlib")

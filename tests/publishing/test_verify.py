@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 
 from cocktail_hub import MixOptions, check, mix, publish, verify
 from cocktail_hub.cli import main
-from cocktail_hub.errors import RecipeError, SourceError
+from cocktail_hub.errors import PublishError, RecipeError, SourceError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,3 +184,33 @@ def test_ingredients_are_hashed_anew_and_it_says_which_were_here_already(
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 3
     assert "'model.safetensors' of 'acme/bert-a' is damaged: its sha256 is" in result.stderr
+
+
+@pytest.mark.parametrize("finder", ["cache verify", "verify a folder", "push", "verify a repo"])
+def test_a_bit_that_flips_in_a_mix_is_found_by_what_promises_it(
+    finder: str, token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flips in downloads and in the Hub's cache are in tests/merge/test_materials.py."""
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
+    made = mix(recipe(), token=token)
+    before = (made.path / "model.safetensors").stat()
+    damage(made.path)
+    os.utime(made.path / "model.safetensors", ns=(before.st_atime_ns, before.st_mtime_ns))
+    if finder == "verify a repo":
+        repo = "alice/flipped"
+        HfApi(token=token).create_repo(repo)
+        HfApi(token=token).upload_folder(repo_id=repo, folder_path=made.path)
+        monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "another machine"))
+        result = CliRunner().invoke(main, ["verify", repo, "--token", token, "--cache-dir", str(tmp_path / "hub")])
+        assert "model.safetensors has sha256" in result.stdout
+    elif finder == "verify a folder":
+        result = CliRunner().invoke(main, ["verify", str(made.path), "--token", token])
+        assert "model.safetensors has sha256" in result.stdout
+    elif finder == "push":
+        with pytest.raises(PublishError, match=r"model.safetensors has other weights than were mixed"):
+            publish(made, "alice/flipped-push", token=token)
+        return
+    else:
+        result = CliRunner().invoke(main, ["cache", "verify"])
+        assert "model.safetensors has other content than was written" in result.stdout
+    assert result.exit_code != 0

@@ -26,6 +26,7 @@ from cocktail_hub.recipe.validation import (
     as_whole,
     plain,
     reject_unknown,
+    require_few,
     require_shallow,
 )
 from cocktail_hub.recipe.weighting import Weighting
@@ -435,7 +436,12 @@ def _stages(references: Iterable[ModelReference], depth: int = 1) -> int:
 
 def _each(read: Callable[[Any, str], Any]) -> Callable[[Any, str], tuple[Any, ...]]:
     """Return what reads a list whose entries `read` reads."""
-    return lambda value, key: tuple(read(entry, f"{key}[{i}]") for i, entry in enumerate(as_list(value, key)))
+
+    def each(value: Any, key: str) -> tuple[Any, ...]:
+        require_few(as_list(value, key), key)
+        return tuple(read(entry, f"{key}[{i}]") for i, entry in enumerate(value))
+
+    return each
 
 
 def _read_mapping(value: Any, key: str) -> Any:
@@ -445,6 +451,7 @@ def _read_mapping(value: Any, key: str) -> Any:
 def _read_missing(value: Any, key: str) -> Any:
     """Longest pattern first: JSON objects have no order that survives, so the order they are tried in is fixed."""
     missing = _read_mapping(value, key)
+    require_few(missing, key)
     if missing:
         MissingPolicy(missing)
     return MappingProxyType(dict(sorted(missing.items(), key=lambda item: (-len(item[0]), item[0]))))

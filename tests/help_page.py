@@ -33,9 +33,9 @@ cocktail push org/base ./fine-tuned --weights 1 1 --normalize --to me/mix
 recipe, a repo or a folder is made of.
 
 Results go to stdout: a path, a table, or JSON with `--json`. Messages and progress bars go to stderr;
-`--quiet` turns both off. Exit codes: 0, done; 1, failed, and the message says why and how to fix it; 2, wrong usage; 70, a
-bug; 130, interrupted. `verify` also has 4: different; and 3: it could not check.
-`outdated` and `update` have 4, too: a model moved.
+`--quiet` turns both off. Exit codes: 0, done; 1, failed, and the message says why and how to fix it; 2, wrong usage;
+70, a bug; 130, interrupted. `verify` also has 4: different; and 3: it could not check. `outdated` and `update` have 4,
+too: a model moved.
 
 `cocktail mix` prints nothing but the folder of the mix, which it makes if it is not in the cache. So a mix can be
 given to any program that takes the folder of a model:

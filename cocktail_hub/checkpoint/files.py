@@ -8,12 +8,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from cocktail_hub.errors import CheckpointError, SourceError, did_you_mean
-from cocktail_hub.storage.disk import require_small
+from cocktail_hub.storage.disk import LARGEST_SETTINGS, require_small
 from cocktail_hub.storage.positional_file import too_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+MOST_SETTINGS = 500_000
+"""Values in a config, an index or other settings: an index of 150,000 tensors has a third of them."""
 SKIPPED_FOLDERS = frozenset({".git", ".cache"})
 """Folders of version control and of the Hub client: never part of a model."""
 _REPO, _COMMIT = re.compile("(model|dataset|space)s--.+"), re.compile("[0-9a-f]{40}")
@@ -154,6 +156,19 @@ def _blobs_of_snapshot(root: Path) -> tuple[Path, ...]:
             found = (repo / "blobs", *((shared,) if (shared / _SHARED_BLOBS_MARK).is_file() else ()))
             return tuple(blobs.resolve() for blobs in found if blobs.is_dir() and not blobs.is_symlink())
     return ()
+
+
+def read_settings(files: RepoFiles, path: str) -> bytes:
+    """The content of a file of JSON that is soon parsed. Raises SourceError if there is none, or too much in it."""
+    require_small(path, files.name, files.sizes.get(path, 0), LARGEST_SETTINGS)
+    content = files.read(path)
+    values = sum(map(content.count, (b",", b"[", b"{")))
+    if values > MOST_SETTINGS:
+        raise SourceError(
+            f"'{path}' of '{files.name}' has about {values:,} values, more than the {MOST_SETTINGS:,} that are read.\n"
+            "No real one has half as many.\nLook whether something else was saved under this name."
+        )
+    return content
 
 
 def file_changed(file: str, model: str) -> CheckpointError:

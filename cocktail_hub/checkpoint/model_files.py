@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.files import read_settings
 from cocktail_hub.checkpoint.weight_files import find_weights
 from cocktail_hub.errors import CheckpointError, SourceError
 from cocktail_hub.recipe.validation import require_shallow
-from cocktail_hub.storage.disk import LARGEST_SETTINGS, require_small
 
 if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
@@ -185,9 +185,9 @@ def read_json(files: RepoFiles, path: str) -> Any:
         SourceError: there is no such file.
         CheckpointError: it is not JSON, or has half a surrogate pair, which cannot be written as text again.
     """
-    require_small(path, files.name, files.sizes.get(path, 0), LARGEST_SETTINGS)
+    content = read_settings(files, path)
     try:
-        value = json.loads(files.read(path))
+        value = json.loads(content)
         require_shallow(value)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
+from cocktail_hub.checkpoint.files import read_settings
 from cocktail_hub.checkpoint.header import read_header
 from cocktail_hub.errors import CheckpointError, SourceError
-from cocktail_hub.storage.disk import LARGEST_SETTINGS, require_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -100,9 +100,9 @@ def find_weights(files: RepoFiles, folder: str = "", *, stem: str = "model") -> 
 def _named_by_config(files: RepoFiles, folder: str) -> WeightPaths | None:
     """The weights that config.json names, if it does."""
     path = str(PurePosixPath(folder, "config.json"))
-    require_small(path, files.name, files.sizes.get(path, 0), LARGEST_SETTINGS)
+    content = read_settings(files, path) if path in files.sizes else b"null"
     try:
-        config = json.loads(files.read(path)) if path in files.sizes else None
+        config = json.loads(content)
     except (ValueError, RecursionError):
         return None  # `read_config` says so
     name = config.get("transformers_weights") if isinstance(config, dict) else None
@@ -208,9 +208,9 @@ def _disagree(model: str, what: str) -> CheckpointError:
 
 def _read_index(files: RepoFiles, folder: str, path: str) -> tuple[str, ...]:
     """Return the shards that an index lists, sorted, as paths from the root; they exist inside `folder`."""
-    require_small(path, files.name, files.sizes[path], LARGEST_SETTINGS)
+    content = read_settings(files, path)
     try:
-        weight_map = json.loads(files.read(path))["weight_map"]
+        weight_map = json.loads(content)["weight_map"]
         shards = {name: PurePosixPath(name) for name in set(weight_map.values())}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _disagree(files.name, f"'{path}' is not an index with a `weight_map` of tensors to files") from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.adapters.lora import AdaptedWeights
 from cocktail_hub.checkpoint.conversion.align import vocabulary_size
+from cocktail_hub.checkpoint.files import read_settings
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.storage.disk import LARGEST_SETTINGS, require_small
 
@@ -432,9 +433,9 @@ def _read_object(files: RepoFiles, path: str) -> dict[str, Any]:
     """A small JSON mapping; empty where the file is missing."""
     if path not in files.sizes:
         return {}
-    require_small(path, files.name, files.sizes[path], LARGEST_SETTINGS)
+    content = read_settings(files, path)
     try:
-        return dict(json.loads(files.read(path)))
+        return dict(json.loads(content))
     except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(files.name, path, error) from error
 

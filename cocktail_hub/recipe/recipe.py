@@ -28,6 +28,7 @@ from cocktail_hub.recipe.validation import (
     plain,
     raise_all,
     reject_unknown,
+    require_few,
     require_shallow,
 )
 from cocktail_hub.recipe.weighting import Weighting
@@ -448,9 +449,10 @@ def _each(read: Callable[[Any, str], Any]) -> Callable[[Any, str], tuple[Any, ..
     """Return what reads a list whose entries `read` reads."""
 
     def read_all(value: Any, key: str) -> tuple[Any, ...]:
+        require_few(as_list(value, key), key)
         problems: list[RecipeError] = []
         found = []
-        for index, entry in enumerate(as_list(value, key)):
+        for index, entry in enumerate(value):
             with collected(problems):
                 found.append(read(entry, f"{key}[{index}]"))
         raise_all(problems)
@@ -466,6 +468,7 @@ def _read_mapping(value: Any, key: str) -> Any:
 def _read_missing(value: Any, key: str) -> Any:
     """Longest pattern first: JSON objects have no order that survives, so the order they are tried in is fixed."""
     missing = _read_mapping(value, key)
+    require_few(missing, key)
     if missing:
         MissingPolicy(missing)
     return MappingProxyType(dict(sorted(missing.items(), key=lambda item: (-len(item[0]), item[0]))))

@@ -11,7 +11,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from cocktail_hub.errors import RecipeError, did_you_mean
-from cocktail_hub.recipe.validation import as_flag, as_json, as_list, as_mapping, as_number, as_text, reject_unknown
+from cocktail_hub.recipe.validation import (
+    as_flag,
+    as_json,
+    as_list,
+    as_mapping,
+    as_number,
+    as_text,
+    reject_unknown,
+    require_few,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -108,6 +117,7 @@ def as_tensor_number(value: Any, key: str) -> Number:
     if isinstance(value, (str, bytes)) or not hasattr(value, "__len__"):
         return _as_number(value, key)
     listed = as_list(value, key)
+    require_few(listed, key)
     if not listed:
         raise RecipeError(f"`{key}` is an empty list.\nThere is no number to use.\nGive a number, or a list of some.")
     if not any(hasattr(entry, "keys") for entry in listed):

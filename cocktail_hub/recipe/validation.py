@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -18,6 +18,8 @@ MOST_LEVELS = 200
 """Of lists and mappings in each other. Recipes in recipes have half of it, and Python recurses five times as far."""
 MOST_PROBLEMS = 10
 """Problems that are listed of one recipe."""
+MOST_RULES = 1000
+"""Entries of a list or mapping of rules. Each is compared with the name of every tensor."""
 LARGEST_WHOLE = 2**63 - 1
 """Largest seed that PyTorch takes."""
 
@@ -81,6 +83,15 @@ def as_list(value: Any, key: str) -> Sequence[Any]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise RecipeError(f"`{key}` must be a list, got {_shown(value)}.")
     return value
+
+
+def require_few(rules: Sized, key: str) -> None:
+    """Refuse more than `MOST_RULES`."""
+    if len(rules) > MOST_RULES:
+        raise RecipeError(
+            f"`{key}` has {len(rules):,} entries; at most {MOST_RULES:,} are read.\n"
+            "Each is compared with the name of every tensor.\nWrite patterns that match more names."
+        )
 
 
 def as_text(value: Any, key: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cocktail_hub.checkpoint.files import LocalFiles
+from cocktail_hub.checkpoint.files import LocalFiles, read_settings
 from cocktail_hub.errors import SourceError
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
@@ -173,3 +173,12 @@ def test_a_folder_reached_by_a_link_works(tmp_path: Path) -> None:
     (real / "a").write_bytes(b"a")
     (tmp_path / "link").symlink_to(real, target_is_directory=True)
     assert LocalFiles(tmp_path / "link").read("a") == b"a"
+
+
+def test_settings_of_millions_of_values_are_refused_before_they_are_parsed(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"a": [[],[],[]]}')
+    files = LocalFiles(tmp_path, name="m")
+    assert read_settings(files, "config.json") == b'{"a": [[],[],[]]}'
+    monkeypatch.setattr("cocktail_hub.checkpoint.files.MOST_SETTINGS", 6)
+    with pytest.raises(SourceError, match=r"'config\.json' of 'm' has about 7 values, more than the 6 that are read"):
+        read_settings(files, "config.json")

@@ -431,3 +431,11 @@ def test_the_base_that_all_adapters_adapt_is_the_common_one(bases: list[str | No
     named = Recipe.from_dict({"ingredients": ingredients, "base": "d", "method": "task_arithmetic"})
     assert named.common_base is not None
     assert named.common_base.model == "d"
+
+
+@pytest.mark.parametrize("key", ["keep", "layers", "missing"])
+def test_more_than_a_thousand_rules_are_refused_before_they_are_compiled(key: str) -> None:
+    rules = {"keep": ["*"] * 1001, "layers": [5] * 1001, "missing": {f"a{i}": "first" for i in range(1001)}}[key]
+    models = [{"model": "me/a", "weight": 1}, {"model": "me/b", "weight": 1}]
+    with pytest.raises(RecipeError, match=f"`{key}` has 1,001 entries; at most 1,000 are read"):
+        Recipe.from_dict({"ingredients": models, key: rules})

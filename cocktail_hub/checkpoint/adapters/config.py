@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from cocktail_hub.checkpoint.files import read_settings
 from cocktail_hub.checkpoint.model_files import ADAPTER_CONFIG
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.recipe.tensor_rules import Expression
-from cocktail_hub.storage.disk import LARGEST_SETTINGS, require_small
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cocktail_hub.checkpoint.files import RepoFiles
 
+_LARGEST_RANK = 1_000_000
+"""No matrix has more rows."""
 _DEFAULT = 8
 """PEFT's default of `r` and `lora_alpha`."""
 _REFUSED: Mapping[str, str] = {
@@ -84,9 +86,9 @@ def read_adapter_config(files: RepoFiles) -> AdapterConfig:
         CheckpointError: it is damaged, or of a kind that is not a matrix product added to the base.
         SourceError: there is none.
     """
-    require_small(ADAPTER_CONFIG, files.name, files.sizes.get(ADAPTER_CONFIG, 0), LARGEST_SETTINGS)
+    content = read_settings(files, ADAPTER_CONFIG)
     try:
-        data = json.loads(files.read(ADAPTER_CONFIG))
+        data = json.loads(content)
         if not isinstance(data, dict):
             raise TypeError("it is not a mapping")  # noqa: TRY301 - reported as damage below
         _refuse_other_kinds(data, files.name)
@@ -94,6 +96,8 @@ def read_adapter_config(files: RepoFiles) -> AdapterConfig:
         rank = int(data.get("r", _DEFAULT))
         if min(rank, *ranks.values(), rank) <= 0:
             raise ValueError("a rank is not positive")  # noqa: TRY301
+        if max(rank, *ranks.values(), rank) > _LARGEST_RANK:
+            raise ValueError(f"a rank is above {_LARGEST_RANK:,}")  # noqa: TRY301
         return AdapterConfig(
             task_type=data.get("task_type"),
             base_class=(data.get("auto_mapping") or {}).get("base_model_class"),

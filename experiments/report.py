@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import spearmanr
 from tasks import TASKS
-from train import BATCH, DRAWS, POOL, RATE, TEST
+from train import DRAWS, POOL, TEST
 
 from cocktail_hub.evaluation.intervals import middle_quantiles, resampled_means, tail_for
 
@@ -107,7 +107,7 @@ def new_task(found: dict[str, Results]) -> str:
     for task in TASKS:
         each = [results[task] for results in found.values() if "oracle" in results.get(task, {})]
         draws = [[[name for name in one if name.startswith(f"ensemble {size} ")] for size in (20, 50)] for one in each]
-        if not each or not all(map(all, draws)):
+        if not each:
             continue
         cells = [task]
         for names in (
@@ -117,8 +117,8 @@ def new_task(found: dict[str, Results]) -> str:
             [["oracle"]] * len(each),
         ):
             own = [one[name] for one, some in zip(each, names, strict=True) for name in some]
-            loss, ndcg = (np.mean([row[key] for row in own]) for key in ("loss", "ndcg"))
-            cells.append(f"{loss:.3f}, {100 * ndcg:.1f}")
+            loss, ndcg = (np.mean([row[key] for row in own] or np.nan) for key in ("loss", "ndcg"))
+            cells.append(f"{loss:.3f}, {100 * ndcg:.1f}" if own else "-")
         cells.append(difference([(one["equal"]["ndcg"], one["alone base"]["ndcg"]) for one in each]))
         rows.append(cells)
     head = ["task", "base alone", "equal weights", "20 examples", "50 examples", "oracle"]
@@ -209,19 +209,17 @@ def ranks(found: dict[str, Results]) -> str:
     return table(head, rows)
 
 
-def write(kept: Path, steps: int) -> None:
-    """Write the page and its data; the experts were trained for so many steps."""
+def write(kept: Path) -> None:
+    """Write the page and its data."""
     found = read(kept)
     shown = {
-        "steps": steps,
+        **json.loads((kept / "training.json").read_text(encoding="utf-8")),
         "seeds": ", ".join(found),
         "tasks": ", ".join(
             name
             for name in TASKS
             if any(f"alone {name}" in rows for results in found.values() for rows in results.values())
         ),
-        "batch": BATCH,
-        "rate": RATE,
         "test": TEST.stop - TEST.start,
         "draws": DRAWS.stop - DRAWS.start,
         "pool": POOL.stop - POOL.start,

@@ -79,10 +79,10 @@ def forgetting(found: dict[str, Results]) -> str:
     """A table of experts, alone and mixed, on their own task and on the others."""
     rows = []
     for task in TASKS:
-        each = [results[task] for results in found.values() if "anchored" in results.get(task, {})]
+        each = [results[task] for results in found.values() if "share 0.5" in results.get(task, {})]
         if not each:
             continue
-        named = {name: [one[name] for one in each] for name in ("share 0.5", "anchored")}
+        named = {name: [one[name] for one in each if name in one] for name in ("share 0.5", "anchored")}
         named |= {name: [one[f"predicted share {name}"] for one in each] for name in "01"}
         parts = {
             name: (
@@ -90,10 +90,11 @@ def forgetting(found: dict[str, Results]) -> str:
                 np.concatenate([one[other]["ndcg"] for one in own for other in one if other != task]),
             )
             for name, own in named.items()
+            if own
         }
         cells = [
-            f"{100 * own.mean():.1f} / {100 * others.mean():.1f}"
-            for own, others in (parts[name] for name in ("0", "1", "share 0.5", "anchored"))
+            " / ".join(f"{100 * part.mean():.1f}" for part in parts.get(name, ())) or "-"
+            for name in ("0", "1", "share 0.5", "anchored")
         ]
         gains = [difference([(parts["share 0.5"][side], parts["1"][side])]) for side in (0, 1)]
         rows.append([task, *cells, *gains])

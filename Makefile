@@ -2,6 +2,7 @@
 # make test   everything that is checked: style, types, all tests with their coverage, the Hub tests again over Xet
 # make check  the quick part of it, for every change
 # make wheel  build the sdist and the wheel, and run the command from the wheel in an empty virtual environment
+# make sdist  the same, and then the quick tests from the unpacked sdist
 # make bench  time and memory against mergekit, LM_Cocktail, sentence-transformers and a plain copy (BENCH_ARGS)
 # make docs   write docs/cli.md anew from the commands' own help
 # make lowest the tests on the lowest versions that pyproject.toml accepts
@@ -26,13 +27,14 @@ XET_TESTS = tests/hub tests/integrations/test_auto.py tests/pipeline tests/publi
 
 BIN = $(VENV)/bin
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
-PYTEST = $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+PYTEST = $(abspath $(BIN))/python -m pytest -q -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+QUICK = $(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz and not browser" tests
 
 # Several workers with several threads each only get in each other's way.
 export OMP_NUM_THREADS ?= $(if $(filter 0,$(JOBS)),,1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check coverage lint types docs format bench lowest wheel clean
+.PHONY: help demo test check coverage lint types docs format bench lowest wheel sdist clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -45,7 +47,7 @@ test: $(VENV)/.test lint types
 	COCKTAIL_TEST_XET=1 $(PYTEST) $(XET_TESTS)
 
 check: $(VENV)/.test lint types
-	$(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not real and not fuzz" tests
+	$(QUICK)
 
 coverage: $(VENV)/.test
 	@$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=0
@@ -82,6 +84,11 @@ wheel:
 	@$(WHEEL_VENV)/bin/python $(PIP_INSTALL) -c constraints.txt dist/*.whl
 	@cd $(WHEEL_VENV) && bin/cocktail --help > /dev/null && bin/cocktail --version && bin/python -c "import cocktail_hub"
 	@rm -rf $(WHEEL_VENV)
+
+sdist: wheel $(VENV)/.test
+	@rm -rf build/sdist && mkdir -p build/sdist
+	@tar -xzf dist/*.tar.gz -C build/sdist --strip-components 1
+	cd build/sdist && PYTHONPATH="$$PWD" $(QUICK)
 
 clean:
 	rm -rf $(VENV) $(LOWEST_VENV) $(WHEEL_VENV) demo-output build dist *.egg-info .coverage .coverage.* htmlcov

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,6 +82,30 @@ def test_links_to_files_work(page: str) -> None:
     targets = re.findall(r"\]\(([^)#:\s]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     assert targets
     assert not [target for target in targets if not (ROOT / target).exists()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sed of GNU")
+def test_a_release_has_links_that_work_outside_of_the_repository(tmp_path: Path) -> None:
+    release = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))
+    (script,) = [step["run"] for step in release["jobs"]["build"]["steps"] if "ADDRESS" in step.get("env", ())]
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    known = {**os.environ, "ADDRESS": "https://host/me/it", "GITHUB_REF_NAME": "v1"}
+    subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=known, check=True)
+    links = re.findall(r"\]\(([^)]*)\)", (tmp_path / "README.md").read_text(encoding="utf-8"))
+    assert {"https://host/me/it/raw/v1/docs/tradeoff.png", "https://host/me/it/blob/v1/docs/recipe.md"} < set(links)
+    assert all(link.startswith("https://") for link in links)
+    assert 'Source = "https://host/me/it"' in (tmp_path / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+
+
+def test_sdists_contain_every_file_of_the_repository() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("git does not know what belongs to it here")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    manifest = (ROOT / "MANIFEST.in").read_text(encoding="utf-8")
+    known = {word for line in manifest.splitlines() for word in line.split()}
+    by_itself = {"cocktail_hub", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"}
+    assert {name.partition("/")[0] for name in listed.splitlines()} <= known | by_itself
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ _COUNT_BYTES = 8
 
 
 def is_before_zip(begin: bytes) -> bool:
-    """Whether a file that begins so, with SIGNATURE_BYTES or more, is in the format of before torch 1.6."""
+    """Whether a file that begins with these bytes, at least SIGNATURE_BYTES, is in the format used before torch 1.6."""
     return begin[_AFTER_PROTOCOL:SIGNATURE_BYTES] == _MAGIC[_AFTER_PROTOCOL:]
 
 
 def storage_id(tensor: torch.Tensor) -> int:
-    """The same for tensors that share their storage, on the meta device, too."""
+    """An id that two tensors share if they share a storage; on the meta device, too."""
     return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - has no public name
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import CheckpointError, did_you_mean
@@ -39,7 +39,7 @@ class TensorSpec:
     """Sizes, each >= 0; `()` for a scalar."""
     dtype: str
     """safetensors name: a key of `BITS`."""
-    stored: str = ""
+    stored: str = field(default="", compare=False)
     """The dtype in the checkpoint, if its reader returns a wider one; otherwise empty."""
 
     def __post_init__(self) -> None:

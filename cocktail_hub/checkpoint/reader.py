@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from cocktail_hub.checkpoint.files import FileState, LocalFiles, file_changed, unreadable
 from cocktail_hub.checkpoint.header import TensorSlot, read_header
@@ -13,6 +13,7 @@ from cocktail_hub.storage.positional_file import PositionalFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import torch
@@ -208,6 +209,30 @@ class SafetensorsReader:
         for tensor, location in self._locations.items():
             files[location.file.path][tensor] = TensorSlot(self.specs[tensor], location.start, location.stop)
         return SafetensorsReader, (self.name, files, {file.path: state for file, state in self._files})
+
+
+class NestedFiles(LocalFiles):
+    """The folder of a mix that goes into another one: not rounded, and maybe with headers in place of its weights."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        name: str,
+        stored: Mapping[str, str],
+        models: Sequence[Any],
+        opened: Callable[[], AbstractContextManager[Mapping[str, TensorReader]]] | None,
+        whole: Callable[[], Path],
+    ) -> None:
+        super().__init__(root, name=name)
+        self.stored = stored
+        """Tensor -> the dtype that it would have in a mix for itself."""
+        self.models = models
+        """What it is mixed from: each a `compat.Model`."""
+        self.opened = opened
+        """Opens what makes the tensors as they are read, by folder; `None`: they are in this one."""
+        self.whole = whole
+        """Returns a folder that has the weights, made if need be."""
 
 
 def open_weights(weights: WeightFiles, root: Path | str) -> SafetensorsReader | PickledReader:

@@ -21,11 +21,15 @@ from cocktail_hub.cli.compare import compare
 from cocktail_hub.cli.demo import demo
 from cocktail_hub.cli.evaluate import evaluate
 from cocktail_hub.cli.extract_lora import extract_lora
+from cocktail_hub.cli.init import init
 from cocktail_hub.cli.mergekit import export_recipe, import_recipe
 from cocktail_hub.cli.methods import methods
 from cocktail_hub.cli.output import error_message, say
+from cocktail_hub.cli.pin import outdated, pin, update
 from cocktail_hub.cli.recipes import check, mix, push, score, verify
+from cocktail_hub.cli.show import show_source
 from cocktail_hub.cli.sweep import sweep
+from cocktail_hub.cli.ui import ui
 from cocktail_hub.errors import CocktailError, printable
 from cocktail_hub.version import VERSION
 
@@ -41,11 +45,17 @@ COMMANDS = (
     export_recipe,
     extract_lora,
     import_recipe,
+    init,
     methods,
     mix,
+    outdated,
+    pin,
     push,
     score,
+    show_source,
     sweep,
+    update,
+    ui,
     verify,
 )
 EXIT_INTERRUPTED = 130

@@ -1,4 +1,4 @@
-"""`cocktail import` and `export`: configurations of mergekit as recipes, and recipes as such."""
+"""`cocktail import` and `export`: configurations of mergekit as recipes, and back."""
 
 from __future__ import annotations
 

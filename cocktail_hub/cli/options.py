@@ -1,4 +1,4 @@
-"""The options that most commands share, and how they become `MixOptions`."""
+"""What most commands share: a recipe or models, options, and how they become a recipe and `MixOptions`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cocktail_hub.cli.output import say
 from cocktail_hub.errors import CocktailError
 
 if TYPE_CHECKING:
@@ -57,6 +58,51 @@ class Days(click.ParamType[float]):
         return float(found[1]) * unit
 
 
+class Weights(click.ParamType[tuple[float, ...]]):
+    """One number, or several between commas."""
+
+    name = "number..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Return the numbers."""
+        try:
+            return tuple(map(float, str(value).split(",")))
+        except ValueError:
+            self.fail(f"'{value}' is not a number. Write one for each model, as in --weights 0.5 0.5.", param, ctx)
+
+
+class Setting(click.ParamType[tuple[str, Any]]):
+    """A key of a recipe and its value as YAML, such as `dtype=bfloat16` or `parameters.density=0.5`."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Return key and value."""
+        from yaml import YAMLError
+
+        from cocktail_hub.recipe.files import load_yaml
+
+        key, sign, text = str(value).partition("=")
+        if not key or not sign:
+            self.fail(f"'{value}' has no value. Write KEY=VALUE, as in --set dtype=bfloat16.", param, ctx)
+        try:
+            return key.strip(), load_yaml(text)
+        except (YAMLError, ValueError, RecursionError) as error:
+            self.fail(f"The value of '{key}' is not valid YAML: {' '.join(str(error).split())}.", param, ctx)
+
+
+class RecipeCommand(click.Command):
+    """A command whose `--weights` takes as many numbers as follow it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Repeat `--weights` before each number that follows its first one."""
+        spread: list[str] = []
+        for arg in args:
+            follows = spread[-2:-1] == ["--weights"] and re.fullmatch(r"-?(\d+\.?\d*|\.\d+)(e-?\d+)?", arg)
+            spread += ["--weights", arg] if follows else [arg]
+        return super().parse_args(ctx, spread)
+
+
 MERGING = ("device", "threads", "max_memory", "max_shard_size", "low_disk")
 """Options that only matter to a merge."""
 _OPTIONS = {
@@ -103,6 +149,53 @@ def mix_options(*, without: Collection[str] = ()) -> Callable[[Callable[..., Any
         return command
 
     return add
+
+
+def recipe_arguments(
+    metavar: str = "RECIPE | MODEL MODEL...", *, weights: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add what says what to mix: a recipe, or models with their weights, and changes of any key."""
+    shares = (
+        click.option("--weights", type=Weights(), multiple=True, help="A number for each model. Default: equal ones."),
+        click.option("--normalize", is_flag=True, help="Divide the weights by their sum."),
+    )
+    parts = (
+        click.argument("sources", metavar=metavar, nargs=-1, required=True),
+        *(shares if weights else ()),
+        click.option("--method", help="How the models are merged: see `cocktail methods`. Default: linear."),
+        click.option("--base", help="The model that the others were fine-tuned from, for methods that need it."),
+        click.option(
+            "--set", "settings", type=Setting(), multiple=True, help="Any key of a recipe, its value as YAML."
+        ),
+    )
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for part in reversed(parts):
+            command = part(command)
+        return command
+
+    return add
+
+
+def read_source(given: Mapping[str, Any], options: MixOptions, *, open_weights: bool = False) -> Any:
+    """Return what the arguments of `recipe_arguments` name: a recipe source, or where there is nothing else, its name.
+
+    `open_weights`: weights are computed, so that a recipe needs none.
+    """
+    sources = given["sources"]
+    changes: dict[str, Any] = {key: given[key] for key in ("method", "base", "normalize") if given.get(key)}
+    if numbers := [number for some in given.get("weights", ()) for number in some]:
+        changes["weights"] = numbers
+    changes |= dict(given["settings"])
+    if len(sources) == 1 and not changes:
+        return sources[0]
+    if len(sources) > 1 and given["revision"]:
+        raise click.UsageError("--revision is that of a recipe's repo. Write a model's as org/name@revision.")
+    if len(sources) > 1 and not numbers and not open_weights and not any("weight" in key for key in changes):
+        say("note: the models get equal weights; --weights gives others.")
+    from cocktail_hub.resolve.source import load_changed
+
+    return load_changed(sources, changes, options.hub, revision=given["revision"], open_weights=open_weights)
 
 
 def read_options(given: Mapping[str, Any], **more: Any) -> MixOptions:

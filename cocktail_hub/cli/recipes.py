@@ -3,46 +3,54 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cocktail_hub.cli.options import MERGING, mix_options, read_options
+from cocktail_hub.cli.options import (
+    MERGING,
+    RecipeCommand,
+    mix_options,
+    read_options,
+    read_source,
+    recipe_arguments,
+)
 from cocktail_hub.cli.output import error_message, say, show, show_json, size, table
-from cocktail_hub.errors import CocktailError
+from cocktail_hub.errors import CocktailError, RecipeError
 
-EXIT_DIFFERENT = 1
+EXIT_DIFFERENT = 4
 EXIT_NOT_CHECKED = 3
 _RULES = ("softmax", "ensemble", "greedy", "top_k", "cma", "uniform")
 """Those of `weighting.rule`, whose room takes long to import."""
 
 
 @click.command(
+    cls=RecipeCommand,
     epilog="""\b
 Examples:
+  cocktail mix org/base ./fine-tuned --weights 0.5 0.5
   cocktail mix recipe.yaml
-  cocktail mix me/my-mix -o ./my-mix
-  cocktail mix recipe.yaml --dry-run"""
+  cocktail mix me/my-mix -o ./my-mix --set dtype=bfloat16
+  cocktail mix recipe.yaml --dry-run""",
 )
-@click.argument("recipe")
+@recipe_arguments()
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="New folder to write to. Default: the cache.")
 @click.option("--dry-run", is_flag=True, help="Only check and plan, without downloading weights.")
 @click.option(
     "--force", is_flag=True, help="Mix again even if cached, and replace an earlier mix in the output folder."
 )
 @mix_options()
-def mix(recipe: str, output: Path | None, dry_run: bool, force: bool, **given: Any) -> None:
-    """Mix the models of RECIPE, and print the folder of the result."""
+def mix(output: Path | None, dry_run: bool, force: bool, **given: Any) -> None:
+    """Mix the models of RECIPE, or two or more MODELs, and print the folder of the result."""
     from cocktail_hub.pipeline.mix import mix
 
     if dry_run:
-        _show_preview(recipe, given)
+        _show_preview(given)
         return
     options = read_options(given, force=force, replace=force)
-    made = mix(recipe, output=output, revision=given["revision"], options=options)
+    made = mix(read_source(given, options), output=output, revision=given["revision"], options=options)
     for note in (*made.report.get("notes", ()), (made.recipe.evidence or {}).get("sentence")):
         if note:
             say(f"note: {note}")
@@ -59,22 +67,25 @@ def mix(recipe: str, output: Path | None, dry_run: bool, force: bool, **given: A
 
 
 @click.command(
+    cls=RecipeCommand,
     epilog="""\b
 Examples:
+  cocktail check org/base ./fine-tuned
   cocktail check recipe.yaml
-  cocktail check me/my-mix --json"""
+  cocktail check me/my-mix --json""",
 )
-@click.argument("recipe")
+@recipe_arguments()
 @mix_options()
-def check(recipe: str, **given: Any) -> None:
-    """Check whether RECIPE can be mixed and what that takes, without downloading weights."""
-    _show_preview(recipe, given)
+def check(**given: Any) -> None:
+    """Check whether RECIPE or MODELs can be mixed and what that takes, without downloading weights."""
+    _show_preview(given)
 
 
-def _show_preview(recipe: str, given: dict[str, Any]) -> None:
+def _show_preview(given: dict[str, Any]) -> None:
     from cocktail_hub.pipeline.mix import check
 
-    found = check(recipe, revision=given["revision"], options=read_options(given))
+    options = read_options(given)
+    found = check(read_source(given, options), revision=given["revision"], options=options)
     if given["as_json"]:
         show_json(found.to_dict())
         return
@@ -102,10 +113,11 @@ def _show_preview(recipe: str, given: dict[str, Any]) -> None:
 @click.command(
     epilog="""\b
 Examples:
+  cocktail score org/base ./fine-tuned --examples examples.jsonl
   cocktail score recipe.yaml
   cocktail score recipe.yaml --examples examples.jsonl --rule ensemble -o scored.yaml"""
 )
-@click.argument("recipe")
+@recipe_arguments(weights=False)
 @click.option("--examples", help="File or Hub dataset of examples. Default: the recipe's.")
 @click.option("--rule", type=click.Choice(_RULES), help="How weights are found.")
 @click.option(
@@ -115,8 +127,8 @@ Examples:
 @click.option("--scoring-device", default="auto", show_default=True, help="Device to run models on: auto, cpu or cuda.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the recipe with its weights to this file.")
 @mix_options(without=MERGING)
-def score(recipe: str, examples: str | None, output: Path | None, temperature: str | None, **given: Any) -> None:
-    """Compute the weights of RECIPE from a few examples, and print them."""
+def score(examples: str | None, output: Path | None, temperature: str | None, **given: Any) -> None:
+    """Compute the weights of RECIPE, or of MODELs, from a few examples, and print them."""
     from cocktail_hub.pipeline.measurement import score
     from cocktail_hub.recipe import dump_yaml
 
@@ -128,14 +140,13 @@ def score(recipe: str, examples: str | None, output: Path | None, temperature: s
     options = read_options(given, scoring_device=given["scoring_device"])
     if output is not None and not output.absolute().parent.is_dir():
         raise click.BadParameter(f"There is no folder '{output.parent}'.", param_hint="--output")
-    revision = given["revision"]
     found = score(
-        recipe,
+        read_source(given, options, open_weights=examples is not None or given["rule"] is not None),
         examples,
         rule=given["rule"],
         metric=given["metric"],
         temperature=number,
-        revision=revision,
+        revision=given["revision"],
         options=options,
     )
     if output is not None:
@@ -147,14 +158,16 @@ def score(recipe: str, examples: str | None, output: Path | None, temperature: s
 
 
 @click.command(
+    cls=RecipeCommand,
     epilog="""\b
 Examples:
+  cocktail push org/base ./fine-tuned --weights 0.5 0.5 --to me/my-mix
   cocktail push recipe.yaml me/my-mix
   cocktail push recipe.yaml me/my-mix-recipe --as recipe --private
-  cocktail push recipe.yaml me/my-lora --as adapter --base org/base --rank 64"""
+  cocktail push recipe.yaml me/my-lora --as adapter --base org/base --rank 64""",
 )
-@click.argument("recipe")
-@click.argument("repo_id")
+@recipe_arguments("RECIPE REPO_ID | MODEL MODEL...")
+@click.option("--to", "repo_id", metavar="REPO_ID", help="Repo to publish to; needed with more than one model.")
 @click.option(
     "--as",
     "as_",
@@ -163,7 +176,6 @@ Examples:
     show_default=True,
     help="Weights; only the recipe, mixed where it is loaded; weights with a card that offers both; or a LoRA adapter.",
 )
-@click.option("--base", help="For an adapter: the model that it is for. Default: the recipe's base.")
 @click.option("--rank", type=click.IntRange(min=1), help="For an adapter: largest rank. Default: 32.")
 @click.option("--private", is_flag=True, default=None, help="Make a new repo private.")
 @click.option("--to-branch", help="Branch of REPO_ID to commit to.")
@@ -171,22 +183,31 @@ Examples:
 @click.option("-m", "--message", help="First line of the commit message.")
 @click.option("--results", type=click.Path(path_type=Path), help="Output of `cocktail eval --json`, for the card.")
 @mix_options()
-def push(recipe: str, repo_id: str, **given: Any) -> None:
-    """Publish RECIPE or its mix to REPO_ID in one commit, and print the commit's address."""
+def push(repo_id: str | None, base: str | None, **given: Any) -> None:
+    """Publish RECIPE, its mix, or that of MODELs to REPO_ID in one commit, and print the commit's address.
+
+    With `--as adapter`, the base is the model that the adapter is for; default: the recipe's.
+    """
     from cocktail_hub.pipeline.mix import publish
 
+    if repo_id is None:
+        if len(given["sources"]) != 2 or given["weights"]:  # noqa: PLR2004 - a recipe and a repo
+            raise click.UsageError("Say where to publish: `cocktail push RECIPE REPO_ID`, or `--to REPO_ID`.")
+        *given["sources"], repo_id = given["sources"]
+    options = read_options(given)
+    adapter = given["as_"] == "adapter"
     info = publish(
-        recipe,
+        read_source({**given, "base": None if adapter else base}, options),
         repo_id,
         as_=given["as_"],
-        lora={"base": given["base"], "rank": given["rank"]},
+        lora={"base": base, "rank": given["rank"]},
         source_revision=given["revision"],
         private=given["private"],
         revision=given["to_branch"],
         create_pr=given["create_pr"],
         commit_message=given["message"],
         results=given["results"],
-        options=read_options(given),
+        options=options,
     )
     if given["as_json"]:
         show_json({"commit": info.oid, "url": info.commit_url, "pull_request": info.pr_url})
@@ -201,7 +222,7 @@ Examples:
   cocktail verify ./my-mix --examples examples.jsonl
 
 \b
-Exit code: 0 same, 1 different, 3 could not be checked."""
+Exit code: 0 same, 4 different, 3 could not be checked, 1 nothing to check."""
 )
 @click.argument("source")
 @click.option("--evidence", is_flag=True, help="Compute the weights again from their examples, too.")
@@ -218,11 +239,10 @@ def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> N
     try:
         options = read_options(given)
         found = verify(source, evidence=evidence, examples=examples, revision=given["revision"], options=options)
+    except RecipeError:
+        raise
     except (CocktailError, OSError) as error:
         say(f"Error: could not check '{source}'.\n{error_message(error)}")
-        sys.exit(EXIT_NOT_CHECKED)
-    except Exception:  # noqa: BLE001 - a bug must not exit with 1, which says that the weights differ
-        traceback.print_exc()
         sys.exit(EXIT_NOT_CHECKED)
     if given["as_json"]:
         show_json(
@@ -232,12 +252,15 @@ def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> N
                 "files": found.found,
                 "differences": found.differences,
                 "evidence": found.evidence,
+                "local_copies": found.local_copies,
             }
         )
     else:
         different = f"different: {CHANGED}" if found.changed else "different"
         show("same" if found.same else "\n".join([different, *found.differences, *(found.evidence or ())]))
     say(f"Made again from recipe {found.digest[:12]}: compared {len(found.expected)} weight file(s).")
+    if found.local_copies:
+        say(f"On this machine already, and hashed anew: {', '.join(found.local_copies)}.")
     if found.evidence is not None:
         say(f"Computed the evidence again: {len(found.evidence) or 'no'} number(s) differ.")
     if not found.same:

@@ -14,6 +14,7 @@ from cocktail_hub.checkpoint.conversion.align import align, vocabulary_size
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import MODULES, read_chain, read_config, read_json
 from cocktail_hub.checkpoint.quantized import refuse_quantized
+from cocktail_hub.checkpoint.reader import NestedFiles
 from cocktail_hub.checkpoint.weight_files import read_weight_files
 from cocktail_hub.compat.config import (
     ModelKind,
@@ -121,7 +122,20 @@ class Model:
         files, inner = (self.body.files, self.body.model_files.main) if in_main else (self.home.files, folder)
         weights = read_weight_files(files, inner)
         refuse_quantized(files, inner, self.config_in(folder), weights.specs)
+        if isinstance(files, NestedFiles):
+            told = {name: replace(spec, stored=files.stored[name]) for name, spec in weights.specs.items()}
+            weights = replace(weights, specs=told)
         return adapt(weights, self.config, read_adapter(self.located.files)) if in_main and self.adapted else weights
+
+
+def places(models: Sequence[Model]) -> list[ResolvedModel]:
+    """Return where the files of models are, those of adapters and of the models in a recipe inside the recipe, too."""
+    found = []
+    for place in (place for model in models for place in (model.located, model.body)):
+        found.append(place)
+        if isinstance(place.files, NestedFiles):
+            found += places(place.files.models)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +148,15 @@ class Roots:
     """Folder of the adapter on it."""
     home: Path | None = None
     """Folder with the weights of its other modules, where that is not the body's."""
+    nested: Mapping[str, TensorReader] | None = None
+    """Folder of a mix that goes into this one -> what makes its tensors as they are read."""
 
     def open(self, mapping: TensorMapping) -> TensorReader:
         """Open the weights behind a mapping."""
         if isinstance(mapping.weights, AdaptedWeights):
             return mapping.open(self.body, self.adapter)
+        if self.nested is not None:
+            return mapping.over(self.nested[mapping.weights.folder])
         return mapping.open(self.home or self.body)
 
 
@@ -203,7 +221,7 @@ class CompatibilityReport:
     config: Mapping[str, Any]
     """config.json of the ingredient that gives it."""
     code: Mapping[str, HubFiles] = field(default_factory=dict)
-    """Repo of none of the models, whose trusted Python code the mix takes along -> its files at a commit."""
+    """Repo of none of the models, whose trusted Python code they name -> its files at a commit."""
     notes: tuple[str, ...]
     """Differences that do not spoil the mix but are worth knowing, a sentence each."""
     tokens: AlignedTokens | None = field(default=None, repr=False)
@@ -238,7 +256,7 @@ class CompatibilityReport:
 
 
 def check_models(
-    recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False, stages: Mapping[str, Path] | None = None
+    recipe: Recipe, hub: Hub, *, trust_remote_code: bool = False, stages: Mapping[str, LocalFiles] | None = None
 ) -> CompatibilityReport:
     """Compare the models of a pinned recipe by everything but their weights.
 
@@ -303,7 +321,7 @@ def check_models(
         ),
         *_class_notes(models, trusted=models[first] if trust_remote_code else None),
         *(
-            f"The mix comes with Python code of '{repo}' at commit {files.commit}, and may run it."
+            f"The mix, or a model that is scored, may run Python code of '{repo}' at commit {files.commit}."
             if files
             else f"The mix runs Python code from '{repo}', which could not be found here, in its newest version."
             for repo, files in named.items()
@@ -312,6 +330,7 @@ def check_models(
     ]
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
     notes += [note for model_files in opened for note in model_files.notes]
+    notes += [found.note for found in weights if isinstance(found, AdaptedWeights) and found.note]
     folders = models[first].home.model_files.weight_folders
     components = tuple(
         _read_component(folder, models, first, missing=recipe.missing, main=weights, aligned=aligned, cut=cut)
@@ -337,6 +356,11 @@ def check_models(
     )
     notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabularies), *_left_out(report)]
     notes += _template_notes(report)
+    if report.kind.task == "sentence-similarity" and not chains[first]:
+        notes.append(
+            f"'{names[first]}' has no '{MODULES}', so sentence-transformers takes the mean over all tokens of the mix. "
+            "If the ingredients were trained otherwise, such as with the first token, save that one with its modules."
+        )
     if statistics := [name for name in components[0].specs[first] if name.endswith("running_var")]:
         notes.append(
             f"Statistics of batch normalisation (such as '{statistics[0]}') are averaged like weights, which is "
@@ -378,8 +402,8 @@ def _align(
 def _code_elsewhere(
     recipe: Recipe, models: Sequence[Model], hub: Hub, *, trusted: bool
 ) -> Mapping[str, HubFiles | None]:
-    """Return the repos of none of the models whose code the mix runs, if it is trusted; refuse code that is not."""
-    naming = [models[_donor(recipe.config, recipe, models)].config]
+    """Return the repos of none of the models whose code the mix or its parts run, if trusted, and refuse other code."""
+    naming = [model.config for model in models]
     givers = (_small_file_giver(group, recipe, models) for group in ("tokenizer", "processor"))
     for giver_of in filter(None, givers):
         for path in code_configs(giver_of):
@@ -408,7 +432,7 @@ def _small_file_giver(group: str, recipe: Recipe, models: Sequence[Model]) -> Re
     return giver(group, [opened for model in named for opened in (model.located, model.body)])
 
 
-def _open(reference: ModelReference, hub: Hub, stages: Mapping[str, Path] | None) -> Model:
+def _open(reference: ModelReference, hub: Hub, stages: Mapping[str, LocalFiles] | None) -> Model:
     located = body = open_model(reference, hub, stages)
     if located.model_files.adapter:
         if reference.base is None:
@@ -553,7 +577,10 @@ def _tokens_without_rows(report: CompatibilityReport, known: Sequence[Vocabulary
         return []
     own = find_vocabulary(giver.files, giver.model_files.main)
     own = next((one for one in known if one.name == own.name and one.same(own)), own)  # parsed already
-    return require_rows(own, known, mapping.rows.size if mapping.rows else rows)
+    others = (replace(one, name=model.name) for one, model in zip(known, report.models, strict=True))
+    bodies = (model.body for model in report.models if model.adapted and giver is model.located)
+    base = next((find_vocabulary(body.files, body.model_files.main) for body in bodies), None)
+    return require_rows(own, others, mapping.rows.size if mapping.rows else rows, base=base)
 
 
 def _read_component(

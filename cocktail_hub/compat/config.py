@@ -240,7 +240,13 @@ def module_setting_differences(
     Raises:
         IncompatibleError: it pools in another way, or has another activation function.
     """
-    notes = []
+    notes = [
+        f"'{name}' has no '{path}', without which sentence-transformers cannot load its {kind}."
+        for name, chain, opened in zip(names, modules, files, strict=True)
+        for kind, module in zip(_types(chain), chain, strict=True)
+        if kind in ("Pooling", "Dense")
+        and (path := str(PurePosixPath(str(module["path"]), "config.json"))) not in opened.sizes
+    ]
     for name, chain, opened in zip(names[1:], modules[1:], files[1:], strict=True):
         if _types(chain) != _types(modules[0]):
             continue
@@ -451,6 +457,16 @@ def _labels(config: Mapping[str, Any]) -> dict[str, str]:
 def _first(labels: Mapping[str, str]) -> str:
     """The first labels, for a sentence."""
     return ", ".join([*list(labels)[:_SHOWN], *["..."] * (len(labels) > _SHOWN)])
+
+
+def class_name(auto_class: str, architecture: str) -> str:
+    """Name of the class for an architecture that an auto class would load wrongly; else that of the auto class.
+
+    `AutoModel` would add a decoder of random weights to an encoder of T5; speech models may have a CTC head.
+    """
+    if auto_class == "AutoModelForSpeechSeq2Seq" and architecture.endswith("ForCTC"):
+        return "AutoModelForCTC"
+    return architecture if auto_class == "AutoModel" and architecture.endswith("EncoderModel") else auto_class
 
 
 def task_of(architecture: str, model_type: str) -> str:

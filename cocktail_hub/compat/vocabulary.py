@@ -34,6 +34,8 @@ _EMBEDDINGS = re.compile(
     r"(^|[._])(word_embeddings|embed_tokens|wte|embed_in|tok_embeddings|shared|embeddings?)\.weight$"
 )
 """Names of a matrix with a row for each token."""
+_ADDED_ID = re.compile(rb'"id":\s*(\d+)')
+"""In a tokenizer.json, of an added token."""
 SHOWN = 3
 """Tokens in a sentence."""
 # fmt: off
@@ -329,29 +331,41 @@ def embedding_rows(weights: WeightFiles | AdaptedWeights, config: Mapping[str, A
     return weights.specs[names[0]].shape[0] if names else None
 
 
-def require_rows(own: Vocabulary, others: Iterable[Vocabulary], rows: int) -> list[str]:
+def require_rows(
+    own: Vocabulary, others: Iterable[Vocabulary], rows: int, *, base: Vocabulary | None = None
+) -> list[str]:
     """Refuse a tokenizer with ids beyond the embeddings, unless all ingredients have them (as Gemma 3's has one).
-
-    Where all have the same files, there is nothing that the mix could change.
 
     Args:
         own: the vocabulary of the mix.
-        others: those of all models, its own included.
+        others: those of all models, its own included, under the names that a recipe has for them.
         rows: rows of the embeddings.
+        base: where `own` comes with an adapter, that of the model that it adapts.
 
     Raises:
-        IncompatibleError: another model's tokenizer lacks such an id.
+        IncompatibleError: another model's tokenizer, or the base's, lacks such an id.
     """
     others = [other for other in others if other.path and not other.same(own)]
-    beyond = [n for n in own.known if n >= rows] if others else []
+    added = max((*own.declared, *map(int, _ADDED_ID.findall(own.text))), default=-1)
+    if added < rows and not others:  # the one file of all, which takes long to parse, has hardly any id beyond these
+        return []
+    beyond = [n for n in own.known if n >= rows]
     if not beyond:
         return []
     what = f"{len(beyond)} tokens (such as {beyond[0]}: {own.known[beyond[0]]!r}), but the embeddings have {rows} rows"
-    if lacking := [other.name for other in others if other.tokens and not set(beyond) <= other.known.keys()]:
+    lacking = [other.name for other in others if other.tokens and not set(beyond) <= other.known.keys()]
+    if lacking or (base and base.tokens and not set(beyond) <= base.known.keys()):
+        fix = (
+            "Save the adapter again with its embeddings (PEFT's `save_embedding_layers=True`), or without a tokenizer."
+        )
         raise IncompatibleError(
             f"Cannot give the mix the tokenizer of '{own.name}': it has ids for {what}.\n"
             "The mix would fail at the first text with such a token, because it has no vector for it.\n"
-            f"Name a model with a tokenizer that fits under `tokenizer`, such as '{lacking[0]}'.",
+            + (
+                f"Name a model with a tokenizer that fits under `tokenizer`, such as '{lacking[0]}'."
+                if lacking
+                else fix
+            ),
             model=own.name,
         )
     return [f"The tokenizer of the mix has ids for {what}, as in its ingredients."]

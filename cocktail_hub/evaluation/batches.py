@@ -55,8 +55,17 @@ def run_in_batches(
         # Each text is padded to the first of its batch, the longest one.
         count = rows if batch_size else min(rows, max(1, budget // max(costs[waiting[0]], 1)))
         batch = waiting[:count]
-        found = _attempt(forward, batch)
-        if found is None and len(batch) == 1:
+        try:
+            found = forward(batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            found = None
+        if found is None and len(batch) > 1:
+            release_memory()  # after the except block: the error's traceback keeps the failed batch's tensors alive
+            rows = len(batch) // 2
+            continue
+        if found is None:
             example = batch[0] if owners is None else owners[batch[0]]
             raise ScoringError(
                 f"A text of example {example} alone does not fit into the memory of device '{run.device}' beside "
@@ -65,24 +74,10 @@ def run_in_batches(
                 model=run.name,
                 example=example,
             )
-        if found is None:
-            rows = len(batch) // 2
-            continue
         results.update(zip(batch, found, strict=True))
         if run.on_texts is not None:
             run.on_texts(len(results), len(order))
     return [results[index] for index in range(len(costs))]
-
-
-def _attempt(forward: Callable[[Sequence[int]], Sequence[T]], batch: Sequence[int]) -> Sequence[T] | None:
-    """The results of one batch, or `None` if it does not fit into memory."""
-    try:
-        return forward(batch)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-    release_memory()  # after the except block: the error's traceback keeps the tensors of the failed batch alive
-    return None
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

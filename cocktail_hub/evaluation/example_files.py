@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,15 @@ from cocktail_hub.recipe.validation import plain
 from cocktail_hub.storage.disk import sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from cocktail_hub.hub import Hub
     from cocktail_hub.resolve.source import RecipeSource
 
-LARGEST_FILE = 256 << 20
-"""Largest file in bytes that is downloaded as examples; a few examples are far smaller."""
+LARGEST_FILE = 32 << 20
+"""Largest file in bytes that is read as examples; a few examples are far smaller."""
+MOST_VALUES = 1 << 20
+"""Most values in a file of examples: each takes some hundred bytes of memory, however short it is."""
 _NO_EXAMPLES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """JSON files that describe a dataset."""
 _MAX_SHOWN = 80
@@ -167,7 +171,7 @@ def _small_file(files: HubFiles, path: str) -> Path:
     if files.sizes[path] > LARGEST_FILE:
         raise SourceError(
             f"'{path}' of '{files.name}' has {files.sizes[path]:,} bytes.\nWeights are computed from a few examples; "
-            f"no more than {LARGEST_FILE:,} bytes are downloaded for them.\nChoose a smaller file or dataset."
+            f"no more than {LARGEST_FILE:,} bytes are read for them.\nChoose a smaller file or dataset."
         )
     return files.path(path)
 
@@ -184,107 +188,127 @@ def read_rows(path: Path) -> list[Any]:
 
     Raises:
         ScoringError: an unknown suffix, or a line that is not an object.
-        SourceError: the file cannot be read or is not UTF-8.
+        SourceError: the file cannot be read, is not UTF-8, or is too large.
         MissingExtraError: Parquet without pyarrow.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ScoringError(
             f"The examples '{path}' have the suffix '{path.suffix}'.\n"
             "The suffix decides how they are read.\n"
-            f"Use one of: {', '.join(_READERS)}."
+            f"Use one of: {', '.join(SUFFIXES)}."
         )
+    if path.exists() and not path.is_file():
+        raise SourceError(f"The examples '{path}' are no ordinary file.\nGive a file: its suffix says how to read it.")
     try:
-        return reader(path)
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8-sig") if size <= LARGEST_FILE and suffix != ".parquet" else ""
     except OSError as error:
         raise SourceError(f"The examples '{path}' cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise SourceError(f"The examples '{path}' are not UTF-8 text: {error.reason} at byte {error.start}.") from error
+    _require_few(path, size, LARGEST_FILE, "bytes")
+    if suffix == ".parquet":
+        return _read_parquet(path)
+    marks = _MARKS[suffix]
+    _require_few(path, sum(map(text.count, marks)), MOST_VALUES, "values")
+    return _read_json(path, text) if "{" in marks else _read_separated(path, text, marks[0])
 
 
-def _read_jsonl(path: Path) -> list[Any]:
-    rows = []
-    lines = path.read_text(encoding="utf-8-sig").split("\n")  # not splitlines: a string may contain U+2028
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+def _require_few(path: Path, held: int, most: int, unit: str) -> None:
+    if held > most:
+        raise SourceError(
+            f"The examples '{path}' have {held:,} {unit}; no more than {most:,} are read.\n"
+            "Weights are computed from a few examples, each by a run of every model.\nChoose some of them."
+        )
+
+
+def _parsed(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ScoringError(f"{what} is nested too deeply.") from error
+    except ValueError as error:
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        raise ScoringError(f"{what} is not valid JSON: {reason}.") from error
+
+
+def _read_json(path: Path, text: str) -> list[Any]:
+    if path.suffix.lower() == ".json":
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            value = _parsed(text, f"'{path}'")
+        except ScoringError:
+            if not text.lstrip().startswith("{") or "\n" not in text.strip():
+                raise
+        else:
+            if isinstance(value, list):
+                return value
+            keys = f" with the keys {', '.join(map(repr, list(value)[:8]))}" if isinstance(value, dict) else ""
             raise ScoringError(
-                f"Line {number} of '{path}' is not valid JSON: {error.msg} at column {error.colno}."
-            ) from error
-        if not isinstance(rows[-1], dict):
-            raise ScoringError(f"Line {number} of '{path}' is not a JSON object: {line.strip()[:_MAX_SHOWN]}")
+                f"The examples '{path}' are a JSON {type(value).__name__}{keys}, not a list.\n"
+                "One file has the examples of one task.\n"
+                "Write a list of objects, one per example."
+            )
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: a string may contain U+2028
+        if line.strip():
+            rows.append(_parsed(line, f"Line {number} of '{path}'"))
+            if not isinstance(rows[-1], dict):
+                raise ScoringError(f"Line {number} of '{path}' is not a JSON object: {line.strip()[:_MAX_SHOWN]}")
     return rows
 
 
-def _read_json(path: Path) -> list[Any]:
-    text = path.read_text(encoding="utf-8-sig")
+def _read_separated(path: Path, text: str, delimiter: str) -> list[Any]:
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    found = []
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        if text.lstrip().startswith("{") and "\n" in text.strip():
-            return _read_jsonl(path)
-        raise ScoringError(f"The examples '{path}' are not valid JSON: {error}.") from error
-    if not isinstance(value, list):
-        keys = f" with the keys {', '.join(map(repr, list(value)[:8]))}" if isinstance(value, dict) else ""
-        raise ScoringError(
-            f"The examples '{path}' are a JSON {type(value).__name__}{keys}, not a list.\n"
-            "One file has the examples of one task.\n"
-            "Write a list of objects, one per example."
-        )
-    return value
-
-
-def _read_separated(path: Path, *, delimiter: str) -> list[Any]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file, delimiter=delimiter, strict=True)
-        found = []
-        try:
-            for row in rows:
-                if None in row or None in row.values():
-                    raise ScoringError(
-                        f"Line {rows.line_num} of '{path}' has another number of cells than the header.\n"
-                        "It is not clear which cell belongs to which column.\n"
-                        'Put texts that contain the separator, a quote or a line break in double quotes ("").'
-                    )
-                found.append({column: _cell(text) for column, text in row.items()})
-        except csv.Error as error:
-            raise ScoringError(f"Line {rows.line_num} of '{path}' cannot be read: {error}.") from error
+        for row in rows:
+            if None in row or None in row.values():
+                raise ScoringError(
+                    f"Line {rows.line_num} of '{path}' has another number of cells than the header.\n"
+                    "It is not clear which cell belongs to which column.\n"
+                    'Put texts that contain the separator, a quote or a line break in double quotes ("").'
+                )
+            cells: dict[str, Any] = dict(row)
+            for column, cell in row.items():
+                if cell.startswith("[") and cell.endswith("]"):
+                    with suppress(ScoringError):  # a text that only looks like a list
+                        value = _parsed(cell, column)
+                        cells[column] = value if all(isinstance(item, str) for item in value) else cell
+            found.append(cells)
+    except csv.Error as error:
+        raise ScoringError(f"Line {rows.line_num} of '{path}' cannot be read: {error}.") from error
     return found
 
 
-def _cell(text: str) -> Any:
-    """The text of a cell, or the list if it is a JSON list of texts."""
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            return text
-        return value if all(isinstance(item, str) for item in value) else text
-    return text
-
-
 def _read_parquet(path: Path) -> list[Any]:
+    """Few rows at a time: a column has a value that it repeats only once, and can expand to any size."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise MissingExtraError.of("pyarrow", extra="parquet", purpose="read examples from a Parquet file") from error
+    rows: list[Any] = []
+    read = 0
     try:
-        rows: list[Any] = parquet.read_table(path).to_pylist()
-    except ArrowException as error:
+        with parquet.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+            columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+            _require_few(path, sum(column.num_values for column in columns), MOST_VALUES, "values")
+            size = sum(column.total_uncompressed_size for column in columns)
+            _require_few(path, size, LARGEST_FILE, "bytes once unpacked")
+            for batch in file.iter_batches(batch_size=max(1, min(1000, LARGEST_FILE // max(1, size)))):
+                some = batch.to_pylist()
+                read += len(str(some))
+                _require_few(path, read, LARGEST_FILE, "characters and more once unpacked")
+                rows += some
+    except SourceError:
+        raise
+    except (ArrowException, OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise SourceError(f"The examples '{path}' cannot be read as Parquet: {error}") from error
     return rows
 
 
-_READERS: Mapping[str, Callable[[Path], list[Any]]] = {
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".json": _read_json,
-    ".csv": partial(_read_separated, delimiter=","),
-    ".tsv": partial(_read_separated, delimiter="\t"),
-    ".parquet": _read_parquet,
-}
-SUFFIXES = tuple(_READERS)
+_MARKS = {".jsonl": "\n,[{", ".ndjson": "\n,[{", ".json": "\n,[{", ".csv": ",\n", ".tsv": "\t\n", ".parquet": ""}
+"""Suffix of a file of examples -> what begins or ends a value in its text."""
+SUFFIXES = tuple(_MARKS)
 """Suffixes of the files that examples are read from."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.model_files import read_config, read_modules
-from cocktail_hub.compat.config import ModelKind, model_kind
+from cocktail_hub.compat.config import ModelKind, class_name, model_kind
 from cocktail_hub.errors import RecipeError, SourceError, did_you_mean
-from cocktail_hub.recipe.task import SPEECH_CLASS, TASKS
+from cocktail_hub.recipe.task import TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,17 +52,10 @@ def auto_class_name(task: str) -> str:
 
 
 def narrowed(auto_class: Any, architecture: str) -> Any:
-    """The class for an architecture that the auto class would load wrongly; else the auto class itself.
-
-    `AutoModel` would add a decoder of random weights to an encoder of T5; speech models may have a CTC head.
-    """
+    """The class of `class_name`, if transformers has it; else the auto class."""
     import transformers
 
-    if auto_class.__name__ == SPEECH_CLASS and architecture.endswith("ForCTC"):
-        return transformers.AutoModelForCTC
-    if auto_class.__name__ == "AutoModel" and architecture.endswith("EncoderModel"):
-        return getattr(transformers, architecture, auto_class)
-    return auto_class
+    return getattr(transformers, class_name(auto_class.__name__, architecture), auto_class)
 
 
 def load_model(folder: Path, task: str | None = None, *model_args: Any, **kwargs: Any) -> Any:

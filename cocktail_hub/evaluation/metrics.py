@@ -115,7 +115,7 @@ def metrics_of(columns: Columns) -> tuple[Metric, ...]:
 
 
 def ranking(scores: Values, right: Sequence[int]) -> dict[str, float]:
-    """How high right answers stand among candidates.
+    """How high the right answers rank among the candidates.
 
     A wrong candidate with the score of a right one stands before it: a model that cannot tell them apart gets nothing
     for that.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -15,7 +17,7 @@ from huggingface_hub import constants
 from cocktail_hub.errors import PublishError, SourceError, nearest
 from cocktail_hub.hub.commit import Publication, Publisher, Uploaded
 from cocktail_hub.hub.errors import FIRST_WAIT, hub_errors
-from cocktail_hub.storage.disk import require_small
+from cocktail_hub.storage.disk import LARGEST_SMALL_FILE, require_small
 from cocktail_hub.version import USER_AGENT, VERSION
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ CONCURRENT_MODELS = 4
 """Models downloaded at the same time; the client downloads several files of each at once."""
 ROOT_CONFIGS = ("config.json", "adapter_config.json", "modules.json")
 """Small files that identify a model; every model has at least one of them."""
+_STATED = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _AGENT: dict[str, Any] = {"library_name": "cocktail_hub", "library_version": VERSION, "user_agent": USER_AGENT}
 
 
@@ -110,6 +113,15 @@ class Hub:
         return Publisher(publication, self.api, self.cache_dir)
 
 
+class Listed(NamedTuple):
+    """What the Hub states of a file."""
+
+    size: int
+    """Bytes."""
+    oid: str
+    """sha256 where it is known, else git's id of the file or of the pointer to it; empty where the cache has none."""
+
+
 @dataclass(frozen=True)
 class HubFiles:
     """A Hub repo at a commit, as `RepoFiles`. Equal to another one of the same repo and commit."""
@@ -130,6 +142,11 @@ class HubFiles:
     @cached_property
     def sizes(self) -> Mapping[str, int]:
         """Every file -> its size in bytes. Raises SourceError."""
+        return {path: listed.size for path, listed in self.listing.items()}
+
+    @cached_property
+    def listing(self) -> Mapping[str, Listed]:
+        """Every file -> what the Hub states of it. Raises SourceError."""
         with hub_errors(self.name, self.commit):
             found = self._listing()
         for path in found:
@@ -137,11 +154,12 @@ class HubFiles:
                 raise SourceError(f"'{self.name}' lists the file '{path}', which would be outside its folder.")
         return dict(sorted(found.items()))
 
-    def _listing(self) -> dict[str, int]:
+    def _listing(self) -> dict[str, Listed]:
         tree = self._cached_tree()
         if tree is None and self.hub.offline:  # an earlier download that left no listing
             folder = self._snapshot(None)
-            return {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+            paths = (path for path in folder.rglob("*") if path.is_file())
+            return {p.relative_to(folder).as_posix(): Listed(p.stat().st_size, "") for p in paths}
         if tree is None and self.repo_type is None:
             from huggingface_hub.utils import tqdm
 
@@ -151,19 +169,55 @@ class HubFiles:
 
             self._snapshot(ROOT_CONFIGS, tqdm_class=NoBar)  # the client caches the listing with what it downloads
             tree = self._cached_tree()
-        if tree is not None:
-            return tree
-        found = self.hub.api.list_repo_tree(self.name, recursive=True, **self._at)
-        return {entry.path: entry.size for entry in found if isinstance(entry, huggingface_hub.RepoFile)}
+        if tree is None:
+            found = self.hub.api.list_repo_tree(self.name, recursive=True, **self._at)
+            tree = [entry for entry in found if isinstance(entry, huggingface_hub.RepoFile)]
+        return {entry.path: Listed(entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id) for entry in tree}
 
-    def _cached_tree(self) -> dict[str, int] | None:
+    def _cached_tree(self) -> list[huggingface_hub.RepoFile] | None:
         from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
         try:
-            tree = huggingface_hub.get_cached_repo_tree(self.name, cache_dir=self.hub.cache_dir, **self._at)
+            return huggingface_hub.get_cached_repo_tree(self.name, cache_dir=self.hub.cache_dir, **self._at)
         except CachedRepoTreeNotFoundError:
             return None
-        return {entry.path: entry.size for entry in tree}
+
+    def require_stated(self, path: str, sha256: str, content: bytes | None = None, *, recorded: str = "") -> None:
+        """Refuse a file that is not the one that the Hub states.
+
+        Args:
+            path: the file.
+            sha256: of what was read.
+            content: all of it, of a small file; `None`: that of the cache.
+            recorded: the sha256 that a recipe has of it.
+
+        Raises:
+            SourceError: it was damaged on the way or on the disk, or somebody has changed it.
+        """
+        (size, stated), local = self.listing[path], self.cached(path)
+        if local and local.is_symlink() and _STATED.fullmatch(blob := local.readlink().name):
+            stated = blob  # the client names blobs after their hash
+        known, kind, found = [sha256], "sha256", sha256
+        if len(stated) < len(sha256):  # git has small files and, of large ones, a pointer
+            pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+            if content is None and local and size <= LARGEST_SMALL_FILE:
+                content = local.read_bytes()
+            bodies = [pointer] if content is None else [pointer, content]
+            known = [hashlib.sha1(b"blob %d\0%b" % (len(b), b), usedforsecurity=False).hexdigest() for b in bodies]
+            kind, found = "git blob id", known[-1]
+        if stated not in ("", *known):
+            raise SourceError(
+                f"'{path}' of '{self.name}' is damaged: its {kind} is {found}, but the Hub states {stated}.\n"
+                "It came with other bytes, or they changed on the disk, so that nothing was made of it.\n"
+                f"{f'Delete {str(local.resolve())!r}, and run' if local else 'Run'} the same command again: "
+                "the file is downloaded anew."
+            )
+        if recorded not in ("", sha256):
+            raise SourceError(
+                f"'{path}' of '{self.name}' has the sha256 {sha256}, but the recipe was made of a file with {recorded}."
+                "\nThe mix would not be the one that the recipe describes.\n"
+                "Remove `materials` from the recipe's `evidence` to mix what the Hub has."
+            )
 
     def path(self, path: str) -> Path:
         """Download one small file to the Hub cache and return where it is."""
@@ -181,7 +235,9 @@ class HubFiles:
         require_small(path, self.name, self.sizes.get(path, 0))
         local = self.path(path)
         with hub_errors(self.name, self.commit):
-            return local.read_bytes()
+            content = local.read_bytes()
+        self.require_stated(path, hashlib.sha256(content).hexdigest(), content)
+        return content
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
         """Bytes `start:stop` of a file, from the cache or by an HTTP range request.

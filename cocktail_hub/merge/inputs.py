@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.weight_files import WeightFiles
     from cocktail_hub.compat import Component, Model
     from cocktail_hub.hub.ranges import ByteRange
+    from cocktail_hub.merge.materials import MaterialsCheck
     from cocktail_hub.merge.plan import ShardPlan
     from cocktail_hub.resolve.resolve import ResolvedModel
 
@@ -82,16 +83,18 @@ class ShardInputs:
     """Whether `TMPDIR`, where that is set, takes the place of `scratch`, which all nodes of a cluster share."""
     on_fetch: Callable[[int], object] | None = None
     """Called with the bytes that have arrived. Not pickled."""
+    check: MaterialsCheck | None = None
+    """Gets the parts of files that are fetched for shards. Not pickled."""
     _headers: dict[tuple[str, str], Header] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"on_fetch": None, "_headers": {}}
+        return self.__dict__ | {"on_fetch": None, "check": None, "_headers": {}}
 
     @contextmanager
     def opened(self, shard: ShardPlan) -> Iterator[list[TensorReader]]:
         """Open what one shard needs of each model, in the plan's order. Raises SourceError and CheckpointError."""
         component = self.components[shard.component]
-        with self._opened(component, _needed(component, shard)) as readers:
+        with self._opened(component, _needed(component, shard), self.check) as readers:
             pairs = zip(component.mappings, readers, strict=True)
             yield [reader if mapping.plain else MappedReader(mapping, reader) for mapping, reader in pairs]
 
@@ -144,10 +147,12 @@ class ShardInputs:
         return bodies
 
     @contextmanager
-    def _opened(self, component: Component, needed: Iterable[set[str]]) -> Iterator[list[TensorReader]]:
+    def _opened(
+        self, component: Component, needed: Iterable[set[str]], check: MaterialsCheck | None = None
+    ) -> Iterator[list[TensorReader]]:
         """Open every model of a component under its own names, with the tensors that are needed."""
         with ExitStack() as stack:
-            slots = self._fetch(self._bodies(component, needed), stack)
+            slots = self._fetch(self._bodies(component, needed), stack, check)
             readers: list[TensorReader] = []
             for model, mapping in zip(self.models, component.mappings, strict=True):
                 readers.append(_open(model, mapping, slots[_key(model.holder(mapping))]))
@@ -157,7 +162,7 @@ class ShardInputs:
                     place.files.require_unchanged(place.model_files.weight_files)
             yield readers
 
-    def _fetch(self, bodies: dict[str, _Body], stack: ExitStack) -> dict[str, LocalSlots]:
+    def _fetch(self, bodies: dict[str, _Body], stack: ExitStack, check: MaterialsCheck | None) -> dict[str, LocalSlots]:
         """Fetch what is not on this machine into one file, deleted with `stack`; return where all tensors are."""
         from cocktail_hub.hub.ranges import fetch_ranges
 
@@ -184,6 +189,8 @@ class ShardInputs:
             stack.callback(partial.unlink, missing_ok=True)
             with PositionalFile(partial, write=True) as target:
                 fetch_ranges(ranges, target, on_progress=self.on_fetch)
+                if check is not None:
+                    check.pass_on(ranges, target)
         return found
 
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cocktail_hub.compat.check import Model, Roots
-from cocktail_hub.errors import MergeError
+from cocktail_hub.checkpoint.reader import NestedFiles
+from cocktail_hub.compat.check import Model, Roots, places
+from cocktail_hub.errors import MergeError, SourceError
 from cocktail_hub.hub.client import HubFiles, download_all
 from cocktail_hub.hub.progress import bar
 from cocktail_hub.merge.engine.execute import OpenModels, execute
@@ -55,6 +56,7 @@ def write_weights(
     Raises:
         DiskSpaceError: the disk has too little room; raised before anything is downloaded.
         MergeError: the merge could not be finished; finished files are kept for the next run.
+        SourceError: a file from the Hub is not the one that it states.
         CocktailError: as `execute`.
     """
     shutil.rmtree(folder / PARTIAL_INPUTS, ignore_errors=True)  # of a run that was killed
@@ -66,8 +68,17 @@ def write_weights(
     with (
         opened_models(plan, report, folder, options) as inputs,
         bar("publish" if upload else "merge", plan.output_bytes, delay=SHORT if local else 0.0) as advance,
+        ExitStack() as stack,
     ):
-        return execute(
+        check = None
+        if any(isinstance(place.files, HubFiles) for place in places(report.models)):
+            from cocktail_hub.merge.materials import MaterialsCheck
+
+            check = MaterialsCheck(report.models, report.recipe.materials, anew=options.force)
+            stack.callback(check.close)
+        if isinstance(inputs, ShardInputs) and not Journal(folder, plan).finished:  # else parts of files passed before
+            inputs.check = check
+        made = execute(
             plan,
             inputs,
             folder,
@@ -79,7 +90,13 @@ def write_weights(
             on_progress=advance,
             meanwhile=meanwhile,
             keep_journal=True,
+            made_from=check.state if check and not options.low_disk else "",
         )
+        try:
+            return replace(made, materials=check.wait() if check else {})
+        except SourceError:
+            (folder / JOURNAL).unlink(missing_ok=True)  # what it lists is made of damaged files
+            raise
 
 
 @contextmanager
@@ -87,10 +104,13 @@ def opened_models(
     plan: MergePlan, report: CompatibilityReport, folder: Path, options: MixOptions
 ) -> Iterator[OpenModels | ShardInputs]:
     """Open the models whole, or shard by shard: on little disk, and on Ray, whose workers open them for themselves."""
-    roots = None if options.low_disk else fetch(report.models)
+    roots = None if options.low_disk else fetch(report.models, whole=False)
     with ExitStack() as stack:
         if roots is not None and options.engine != "ray":
             readers = []
+            for index, model in enumerate(report.models):
+                if isinstance(model.body.files, NestedFiles) and model.body.files.opened is not None:
+                    roots[index] = replace(roots[index], nested=stack.enter_context(model.body.files.opened()))
             for component in report.components:
                 readers.append(component.open(roots))
                 for reader in readers[-1]:
@@ -226,16 +246,17 @@ CARD = "README.md"
 
 def bytes_to_fetch(models: Sequence[Model]) -> int:
     """Return the bytes that the models need and that are not on this machine yet; what they share counts once."""
-    places = {place.files: place for model in models for place in (model.located, model.body)}
-    return sum(f.missing(place.model_files.needed) for f, place in places.items() if isinstance(f, HubFiles))
+    wanted = {place.files: place.model_files.needed for place in places(models)}
+    return sum(files.missing(paths) for files, paths in wanted.items() if isinstance(files, HubFiles))
 
 
-def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
+def fetch(models: Sequence[Model], *, code: bool = False, whole: bool = True) -> list[Roots]:
     """Download the files that a mix needs, several at a time, unless they are on this machine already.
 
     Args:
         models: whose files.
         code: whether to download the models' own Python files, too.
+        whole: whether recipes inside the recipe are mixed into folders.
 
     Returns:
         The folders of each model's files, in the same order.
@@ -250,6 +271,8 @@ def fetch(models: Sequence[Model], *, code: bool = False) -> list[Roots]:
     folders = dict(zip(wanted, download_all(list(wanted.items())), strict=True)) if wanted else {}
 
     def root(place: ResolvedModel) -> Path:
+        if whole and isinstance(place.files, NestedFiles):
+            return place.files.whole()
         return folders[place.files] if isinstance(place.files, HubFiles) else place.root
 
     return [

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.checkpoint.model_files import NOTICES, read_chain, read_json
+from cocktail_hub.checkpoint.reader import NestedFiles
 from cocktail_hub.compat.vocabulary import FILE_GROUPS, code_configs, group_of, inner_template, template_files
 from cocktail_hub.errors import IncompatibleError
+from cocktail_hub.methods.dtypes import TORCH_NAMES
 from cocktail_hub.resolve.source import RECIPE_FILE
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
                 if path in naming_code:
                     _name_code_elsewhere(target, giver, path)
     for files in report.code.values() if code else ():
-        _bring_code(files, folder / first.main)
+        bring_code(files, folder / first.main)
     _add_pooling_flags(first, folder)
     _write_own_tokens(report, folder / first.main)
     template = givers["template"]
@@ -78,13 +81,19 @@ def copy_small_files(report: CompatibilityReport, folder: Path, *, code: bool) -
             write_file(folder / first.main / inside, text.encode())
 
 
-def _bring_code(code: HubFiles, folder: Path) -> None:
+def bring_code(code: HubFiles, folder: Path) -> None:
     """Copy the Python files of a repo at its commit, and let the configs that name its classes name the copies.
 
-    Loaded from a folder, such a name stands for the newest version, whatever that is.
+    Loaded from a folder, such a name stands for the newest version, whatever that is. Without such a name, nothing is
+    copied.
+
+    Raises:
+        IncompatibleError: code of two repos has the same file name.
     """
     configs = {path: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*config.json")}
     naming = {path: config for path, config in configs.items() if isinstance(config.get("auto_map"), dict)}
+    if not any(f'"{code.name}--' in json.dumps(config["auto_map"]) for config in naming.values()):
+        return
     beside = set(re.findall(r'"(\w+)\.\w+"', json.dumps([config["auto_map"] for config in naming.values()])))
     for name in (name for name in code.sizes if name.endswith(".py") and "/" not in name):
         target, content = folder / name, code.read(name)
@@ -168,11 +177,15 @@ def write_recipe(resolved: Recipe, report: CompatibilityReport, folder: Path) ->
         config.pop(key, None)
     if not any(path.parent.glob("*.py")):
         _drop_own_code(config)
-    if resolved.dtype != "auto" or donor is not first:
+    nested = isinstance(first.body.files, NestedFiles)
+    if resolved.dtype != "auto" or donor is not first or nested:
         config.pop("torch_dtype", None)
         dtype = first.config.get("dtype", first.config.get("torch_dtype"))
         if resolved.dtype != "auto":
             dtype = resolved.dtype
+        elif nested:
+            stored = (spec.stored for spec in report.components[0].specs[report.first].values())
+            dtype = TORCH_NAMES[Counter(stored).most_common(1)[0][0]]
         config |= {"dtype": dtype} if dtype else {}
     write_json(path, config)
 

@@ -16,6 +16,7 @@ from cocktail_hub.publishing.verify import (
     Verification,
     changed_weights,
     evidence_differences,
+    local_copies,
     manifest_of,
     require_merged,
     weight_hashes,
@@ -74,8 +75,10 @@ def score(
     if examples is not None:  # the caller may name files of this machine, which a recipe from the Hub may not
         loaded = replace(loaded, files=None, folder="")
     prepared = prepare(loaded, options, recall=False)
-    weights, evidence = weigh_prepared(prepared, prepared.check())
-    return Score(recipe=as_resolved(with_weights(prepared.recipe, weights.values, evidence)), weights=weights)
+    report = prepared.check()
+    weights, evidence = weigh_prepared(prepared, report)
+    pinned = replace(prepared.recipe, evidence=report.recipe.evidence)  # which has the commits of trusted code
+    return Score(recipe=as_resolved(with_weights(pinned, weights.values, evidence)), weights=weights)
 
 
 def search_weights(
@@ -309,7 +312,8 @@ def verify(
 ) -> Verification:
     """Make a published mix again from its ingredients, and compare the weights byte for byte.
 
-    Published weights are not downloaded: the Hub records their hashes.
+    Published weights are not downloaded: the Hub records their hashes. Ingredients are hashed anew, those that this
+    machine has already, and compared with what the Hub states and the recipe records.
 
     Args:
         source: a merged repo on the Hub, or a folder with a `recipe.json`.
@@ -320,7 +324,7 @@ def verify(
         **hub: fields of `Hub`: `token`, `local_files_only`, `cache_dir`.
 
     Raises:
-        SourceError: an ingredient, or the examples behind the evidence, cannot be found or accessed.
+        SourceError: an ingredient, or the examples behind the evidence, cannot be found or accessed, or is damaged.
         RecipeError: there are no merged weights, or the recipe is not resolved.
     """
     options = with_hub(options, hub)
@@ -332,8 +336,10 @@ def verify(
     found, mixed = weight_hashes(files), manifest_of(files, loaded.folder)
     cut = DEFAULT_SHARD_SIZE if mixed is None else cut_size(mixed)
     again = replace(options, max_shard_size=cut, force=True)  # ignore the cache
+    prepared = prepare(replace(loaded, merged=False), again)
+    copies = local_copies(prepared.recipe, options.hub)
     with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
-        made = mix(prepare(replace(loaded, merged=False), again), output=Path(scratch) / "mix")
+        made = mix(prepared, output=Path(scratch) / "mix")
         expected = weight_hashes(made.path)
     changed = changed_weights(files, loaded.folder)
     return Verification(
@@ -343,6 +349,7 @@ def verify(
         found=found,
         changed=changed,
         evidence=differences,
+        local_copies=copies,
     )
 
 

@@ -6,14 +6,15 @@ import json
 import shutil
 import tempfile
 import weakref
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cocktail_hub.checkpoint.reader import NestedFiles
 from cocktail_hub.compat.check import check_models
-from cocktail_hub.errors import PublishError, RecipeError, SourceError, did_you_mean
+from cocktail_hub.errors import CacheError, PublishError, RecipeError, SourceError, did_you_mean
 from cocktail_hub.evaluation.example_files import ExamplesFound, locate_examples
 from cocktail_hub.evaluation.load_check import LoadCheck
 from cocktail_hub.evaluation.loading import keywords_for, load_cross_encoder, load_model, load_sentence_transformer
@@ -22,7 +23,8 @@ from cocktail_hub.merge.engine.journal import working_files
 from cocktail_hub.merge.options import MixOptions
 from cocktail_hub.merge.output_folder import OutputFolder, copy_out
 from cocktail_hub.merge.run import bytes_to_fetch, plan_mix, require_device, write_planned, write_weights
-from cocktail_hub.merge.small_files import copy_small_files, write_recipe
+from cocktail_hub.merge.small_files import copy_small_files, write_json, write_recipe
+from cocktail_hub.methods.dtypes import HALVES, MIXABLE
 from cocktail_hub.publishing.card.facts import Form, gather_facts, planned_specs
 from cocktail_hub.publishing.card.render import render_card
 from cocktail_hub.publishing.preview import preview_mix
@@ -33,7 +35,8 @@ from cocktail_hub.publishing.verify import (
 from cocktail_hub.recipe import SUFFIXES, ModelReference, Recipe, ResolvedRecipe, as_resolved, refuse_address
 from cocktail_hub.recipe.redact import public_notes
 from cocktail_hub.resolve.resolve import resolve, with_weights
-from cocktail_hub.resolve.source import RecipeSource, load_recipe_source, refuse_local, with_weights_given
+from cocktail_hub.resolve.source import RECIPE_FILE, RecipeSource, load_recipe_source, refuse_local, with_weights_given
+from cocktail_hub.storage.cache import CachedMix
 from cocktail_hub.storage.disk import disk_errors
 
 if TYPE_CHECKING:
@@ -139,33 +142,56 @@ class Prepared:
         return check_models(self.recipe, self.hub, trust_remote_code=trust, stages=self.stages if nested else None)
 
     @cached_property
-    def stages(self) -> dict[str, Path]:
-        """Name of each model that is a recipe -> the folder of its mix, made now; of a preview, with headers only.
+    def stages(self) -> dict[str, NestedFiles]:
+        """Name of each model that is a recipe -> the folder of its mix, not rounded.
 
-        They are not rounded to 16 bits, unless the recipe leaves the type of the result open.
+        Its tensors are made as they are read, where that can be. Else it is mixed now; a preview has headers only.
         """
-        found: dict[str, Path] = {}
+        from cocktail_hub.merge.nested import can_stream, opened_mix
+
+        found: dict[str, NestedFiles] = {}
         for reference in self.recipe.references:
             if reference.recipe is None:
                 continue
             inner = Recipe.from_dict(reference.recipe)
-            if inner.dtype == "auto" and self.recipe.dtype != "auto":
-                inner = replace(inner, dtype="float32")
             source = RecipeSource(recipe=inner, name=reference.model, config={})
             prepared = replace(self, source=source, recipe=inner)
-            if not self.preview:
-                found[reference.model] = mix(prepared).path
-                continue
-            folder = found[reference.model] = Path(tempfile.mkdtemp(prefix="cocktail-"))
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             report = prepared.check()
-            copy_small_files(report, folder, code=self.options.trust_remote_code)
-            write_recipe(report.recipe, report, folder)
-            write_planned(plan_mix(report), folder)
+            planned = [tensor for shard in plan_mix(report).shards for tensor in shard.tensors]
+            read = {dtype for tensor in planned for dtype in tensor.dtypes} & MIXABLE
+            recipe = replace(report.recipe, dtype="float32" if HALVES.issuperset(read) else "float64")
+            prepared, report = replace(prepared, recipe=recipe), replace(report, recipe=recipe)
+            plan = plan_mix(report)
+            streamed = self.preview or can_stream(plan, self.options)
+            if streamed:
+                folder = Path(tempfile.mkdtemp(prefix="cocktail-"))
+                copy_small_files(report, folder, code=self.options.trust_remote_code)
+                write_recipe(recipe, report, folder)
+                write_planned(plan, folder)
+            else:
+                folder = prepared.mixed()
+            files = found[reference.model] = NestedFiles(
+                folder,
+                name=reference.model,
+                stored={tensor.name: tensor.dtype for tensor in planned},
+                models=report.models,
+                opened=partial(opened_mix, reference.model, plan, report, self.options) if streamed else None,
+                whole=prepared.mixed if streamed else partial(Path, folder),
+            )
+            if streamed:
+                weakref.finalize(files, shutil.rmtree, folder, ignore_errors=True)
         return found
 
+    def mixed(self) -> Path:
+        """Make the mix, and return its folder."""
+        return mix(self).path
+
     def finished(self, path: Path, resolved: ResolvedRecipe, **report: Any) -> Mix:
-        """Describe a finished folder."""
+        """Describe a finished folder; one that was found tells what it was made of."""
+        if report.get("cached"):
+            with suppress(CacheError, RecipeError):
+                made = Recipe.from_dict(CachedMix(digest="", path=path).recipe)
+                resolved = _made_of(resolved, made.materials)
         return Mix(path=path, recipe=resolved, report=report, name=self.source.name, labels=self.source.labels)
 
 
@@ -193,8 +219,7 @@ def prepare(
         RecipeError: the recipe is wrong, or the weights beside it were trained since they were mixed from it.
     """
     options = options or MixOptions()
-    if not isinstance(source, RecipeSource):
-        source = load_recipe_source(source, options.hub, revision=revision, subfolder=subfolder)
+    source = load_recipe_source(source, options.hub, revision=revision, subfolder=subfolder)
     if source.commit:  # a merged repo on the Hub may name folders, but cannot be mixed from them
         refuse_local(source.recipe, source.name)
     if source.merged:
@@ -271,8 +296,17 @@ def mix(
                 merged = write_weights(plan, report, stage, options, meanwhile=write_card)
                 report.require_unchanged()
                 notes = (*report.notes, *loading.wait())
+            resolved = _made_of(resolved, merged.materials)
+            with disk_errors(stage):
+                write_json(stage / RECIPE_FILE, resolved.to_dict())
         path = folder.finish(resolved, merged.digests, public_notes(resolved, notes))
     return prepared.finished(path, resolved, cached=False, notes=notes, merged=merged)
+
+
+def _made_of(resolved: ResolvedRecipe, materials: Mapping[str, Mapping[str, str | None]]) -> ResolvedRecipe:
+    """Add the hashes of the files from the Hub to the evidence, which does not change the digest."""
+    evidence = {**(resolved.evidence or {}), "materials": {**materials}}
+    return replace(resolved, evidence=evidence) if materials else resolved
 
 
 def cached_mix(prepared: Prepared, folder: OutputFolder | None = None) -> Mix | None:
@@ -413,8 +447,7 @@ def extract_lora(
         require_empty(Path(output))
     options = with_hub(options, hub)
     prepared, is_model = recipe_or_model(source, options, revision, merged=False)
-    adapted = {each.base for each in prepared.recipe.ingredients if each.base is not None}
-    known = base or prepared.recipe.base or (next(iter(adapted)) if len(adapted) == 1 else None)
+    known = base or prepared.recipe.common_base
     if known is None:
         raise RecipeError(
             f"'{prepared.source.name}' has no `base`, so there is no difference to make an adapter of.\n"
@@ -588,9 +621,9 @@ def _publish_by_shard(prepared: Prepared, publication: Publication, as_: Form) -
         small = write_small_files(report, resolved, plan, stage / "files", options)
         with closing(LoadCheck(small, plan, report, trust_remote_code=options.trust_remote_code)) as loading:
             write_manifest(small, {}, options.max_shard_size, public_notes(resolved, (*report.notes, *loading.wait())))
-        files = upload_weights(plan, report, stage / "weights", publication, options)
+        files, materials = upload_weights(plan, report, stage / "weights", publication, options)
         report.require_unchanged()
-        uploaded = replace(publication, files=files)
+        uploaded, resolved = replace(publication, files=files), _made_of(resolved, materials)
         try:
             info = publish_weights(small, resolved, uploaded, options.hub, labels=source.labels, as_=as_, plan=plan)
         except PublishError as error:

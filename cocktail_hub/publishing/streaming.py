@@ -14,6 +14,7 @@ from cocktail_hub.merge.run import write_weights
 from cocktail_hub.merge.small_files import copy_small_files, write_recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cocktail_hub.compat import CompatibilityReport
@@ -48,13 +49,13 @@ class ShardUploader:
 
 def upload_weights(
     plan: MergePlan, report: CompatibilityReport, stage: Path, publication: Publication, options: MixOptions
-) -> dict[str, Uploaded]:
+) -> tuple[dict[str, Uploaded], Mapping[str, Mapping[str, str | None]]]:
     """Make every weight file of a plan and upload it; none is kept here.
 
     What an earlier run with the same staging folder uploaded is not uploaded again.
 
     Returns:
-        Path of every weight file -> what the Hub has of it.
+        Path of every weight file -> what the Hub has of it; and the materials, as `MergeReport` has them.
 
     Raises:
         DiskSpaceError: there is too little room for one weight file and what it is made from.
@@ -63,7 +64,8 @@ def upload_weights(
     """
     options.hub.make_repo(publication)
     merged = write_weights(plan, report, stage, options, upload=ShardUploader(options.hub, publication))
-    return {shard.path: Uploaded(size=shard.nbytes, sha256=merged.digests[shard.path]) for shard in plan.shards}
+    files = {shard.path: Uploaded(size=shard.nbytes, sha256=merged.digests[shard.path]) for shard in plan.shards}
+    return files, merged.materials
 
 
 def write_small_files(

@@ -19,9 +19,11 @@ from cocktail_hub.storage.disk import QUICK, sha256_of
 
 if TYPE_CHECKING:
     from cocktail_hub.checkpoint.files import RepoFiles
+    from cocktail_hub.hub import Hub
     from cocktail_hub.recipe import Recipe
     from cocktail_hub.resolve.source import RecipeSource
 
+WEIGHT_ENDS = (".safetensors", ".bin")
 TOLERANCE = 1e-3
 """Numbers of the evidence are equal if they differ by no more, above 1 relative to them."""
 _NOT_COMPUTED = frozenset(("anchor", "inlined", "weighting", "settings"))
@@ -46,6 +48,8 @@ class Verification:
     """How the weights differ from those that were mixed, a line for each file: they were trained since, as a rule."""
     evidence: tuple[str, ...] | None = None
     """How the evidence differs from what was computed again, a line for each number; `None`: it was not computed."""
+    local_copies: tuple[str, ...] = ()
+    """Models on the Hub of which this machine had weights already. They were hashed anew, not downloaded anew."""
 
     @property
     def same(self) -> bool:
@@ -94,6 +98,13 @@ def evidence_differences(old: Recipe, new: Recipe) -> tuple[str, ...]:
 
 def _close(one: float, other: Any) -> bool:
     return isinstance(other, float) and abs(one - other) <= TOLERANCE * max(1.0, abs(one))
+
+
+def local_copies(recipe: Recipe, hub: Hub) -> tuple[str, ...]:
+    """Return the models on the Hub, of a recipe with exact models, of which the Hub's cache has weights."""
+    named = {(each.model, each.revision) for each in recipe.all_references if each.revision and not each.local}
+    repos = [hub.files(model, commit) for model, commit in sorted(named)]
+    return tuple(f.name for f in repos if any(f.cached(path) for path in f.sizes if path.endswith(WEIGHT_ENDS)))
 
 
 def require_merged(source: RecipeSource) -> HubFiles | LocalFiles:

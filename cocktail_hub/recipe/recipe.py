@@ -141,6 +141,13 @@ class Recipe:
         return {str(name): str(commit) for name, commit in pairs if COMMIT.fullmatch(str(commit))}
 
     @property
+    def materials(self) -> dict[str, Mapping[str, str | None]]:
+        """`org/name@commit` -> file -> sha256 of what was mixed, according to the evidence; `None`: not compared."""
+        found = (self.evidence or {}).get("materials")
+        pairs = found.items() if isinstance(found, Mapping) else ()
+        return {str(name): files for name, files in pairs if isinstance(files, Mapping)}
+
+    @property
     def weights(self) -> tuple[Any, ...] | None:
         """The ingredients' weights in recipe order, or `None` when they are still to be computed."""
         given = [i.weight for i in self.ingredients if i.weight is not None]
@@ -206,6 +213,12 @@ class Recipe:
     def all_references(self) -> tuple[ModelReference, ...]:
         """The same, each adapter followed by the model that it adapts, and the models of a recipe in its place."""
         return tuple(inner for reference in self.references for inner in _with_base(reference))
+
+    @property
+    def common_base(self) -> ModelReference | None:
+        """The base, or the one model that all adapters adapt; `None` if there is no such model."""
+        adapted = dict.fromkeys(ingredient.base for ingredient in self.ingredients if ingredient.base is not None)
+        return self.base or (next(iter(adapted)) if len(adapted) == 1 else None)
 
     def _check_nested(self) -> None:
         inner = [reference for reference in self.references if reference.recipe is not None]
@@ -557,7 +570,8 @@ def _identity(reference: ModelReference) -> dict[str, Any]:
     if reference.recipe is None:
         return reference.identity()
     cut = {"layer_range": list(reference.layer_range)} if reference.layer_range else {}
-    return {"recipe": as_resolved(Recipe.from_dict(reference.recipe)).identity} | cut
+    inner = as_resolved(Recipe.from_dict(reference.recipe)).identity
+    return {"recipe": inner, "rounded": False} | cut  # once the mix of `inner` was, and other bytes had the same digest
 
 
 def canonical_json(value: Any) -> str:

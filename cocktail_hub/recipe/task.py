@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
 ScoredAs = Literal["decoder", "encoder", "reranker", "encoder-decoder"]
 """How a model is scored on examples, by LM-Cocktail's names."""
-SPEECH_CLASS: Final = "AutoModelForSpeechSeq2Seq"
 _SEQ2SEQ = ("ForConditionalGeneration", "MTModel", "EncoderDecoderModel")
 
 
@@ -64,8 +63,8 @@ _TASKS = (
     Task("image-classification", "AutoModelForImageClassification", "AutoImageProcessor", ("ForImageClassification",)),
     Task("image-feature-extraction", "AutoModel", "AutoImageProcessor", model_types=_VISION),
     Task("image-text-to-text", "AutoModelForImageTextToText", "AutoProcessor", _SEQ2SEQ),
-    Task("automatic-speech-recognition", SPEECH_CLASS, "AutoProcessor", ("ForSpeechSeq2Seq", "ForCTC", *_SEQ2SEQ),
-         _SPEECH),
+    Task("automatic-speech-recognition", "AutoModelForSpeechSeq2Seq", "AutoProcessor",
+         ("ForSpeechSeq2Seq", "ForCTC", *_SEQ2SEQ), _SPEECH),
     Task("audio-classification", "AutoModelForAudioClassification", "AutoFeatureExtractor",
          ("ForAudioClassification",)),
     Task("zero-shot-image-classification", "AutoModel", "AutoProcessor",

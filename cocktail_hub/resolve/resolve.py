@@ -89,7 +89,7 @@ class _Adapted(NamedTuple):
     """The recipe that it is, if it is one."""
 
 
-def open_model(pinned: ModelReference, hub: Hub, stages: Mapping[str, Path] | None = None) -> ResolvedModel:
+def open_model(pinned: ModelReference, hub: Hub, stages: Mapping[str, LocalFiles] | None = None) -> ResolvedModel:
     """Find the files of a pinned model. Nothing is requested for a Hub repo yet.
 
     `stages`: name of a model that is a recipe -> the folder of its mix.
@@ -99,7 +99,7 @@ def open_model(pinned: ModelReference, hub: Hub, stages: Mapping[str, Path] | No
         IncompatibleError: a local folder has changed since the recipe was resolved.
     """
     if stages and pinned.recipe is not None:
-        return ResolvedModel(reference=pinned, files=LocalFiles(stages[pinned.model], name=pinned.model))
+        return ResolvedModel(reference=pinned, files=stages[pinned.model])
     if not pinned.local:
         return ResolvedModel(reference=pinned, files=hub.files(pinned.model, pinned.revision or ""))
     files = LocalFiles(Path(pinned.model).expanduser(), name=pinned.model)
@@ -134,8 +134,12 @@ def resolve(recipe: Recipe, hub: Hub, *, digests: bool = True) -> Recipe:
 
 
 def with_weights(recipe: Recipe, weights: Sequence[float], evidence: dict[str, object]) -> Recipe:
-    """Return the recipe with computed weights in place of its `weighting`, and the evidence for them."""
+    """Return the recipe with computed weights in place of its `weighting`, and the evidence for them.
+
+    The commits of trusted code stay.
+    """
     ingredients = tuple(replace(i, weight=w) for i, w in zip(recipe.ingredients, weights, strict=True))
+    evidence = {**evidence, **({"code": recipe.code} if recipe.code else {})}
     return _add_anchor(replace(recipe, ingredients=ingredients, weighting=None, evidence=evidence))
 
 
@@ -485,18 +489,28 @@ def folder_digest(opened: ResolvedModel, kind: str = QUICK) -> str:
     return f"{kind}:{listing.hexdigest()}"
 
 
-def file_digest(path: Path, kind: str) -> str:
-    """Hash a file, or return the digest that was noted when the file was in the same state. Raises OSError."""
+def file_digest(path: Path, kind: str, *, anew: bool = False, blob: bool = False) -> str:
+    """Hash a file, or return the digest that was noted when the file was in the same state.
+
+    Args:
+        path: the file.
+        kind: a key of `HASHES`.
+        anew: hash it in any case.
+        blob: the Hub's client has finished it, so that nobody writes to it any more.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     began, before = time.time(), path.stat()
     if before.st_size < WORTH_NOTING or not TIMES_TELL:
         return hash_of(path, kind)
     note = _note_of(path, before, kind)
     with suppress(OSError, UnicodeDecodeError):
-        known = note.read_text(encoding="ascii")
+        known = "" if anew else note.read_text(encoding="ascii")
         if re.fullmatch("[0-9a-f]+", known) and len(known) == len(HASHES[kind]().hexdigest()):
             return known  # a crash can leave zeros instead
     digest = hash_of(path, kind)
-    settled = began - max(before.st_mtime, before.st_ctime) > SETTLED_AGE
+    settled = blob or began - max(before.st_mtime, before.st_ctime) > SETTLED_AGE
     if settled and _note_of(path, path.stat(), kind) == note:
         with suppress(OSError):  # without the note, the next call takes longer
             write_atomically(note, digest, sync=False)

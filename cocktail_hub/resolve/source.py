@@ -26,7 +26,7 @@ from cocktail_hub.recipe import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.hub import Hub
@@ -89,8 +89,8 @@ def load_recipe_source(
     """Load a recipe.
 
     Args:
-        source: a `Recipe`, a `CocktailConfig`, a mapping, a list of ingredients, a YAML or JSON file, a folder, or a
-            Hub id.
+        source: a `Recipe`, a `CocktailConfig`, a mapping, a list of ingredients, a YAML or JSON file, a folder, a Hub
+            id, or what this returned.
         hub: the Hub to read from.
         revision: of the recipe's repo, when `source` is a Hub id.
         subfolder: of the recipe's repo or folder.
@@ -100,8 +100,8 @@ def load_recipe_source(
         SourceError: there is nothing, or it is a model and no recipe.
         RecipeError: the recipe is wrong.
     """
-    if isinstance(source, Recipe):
-        return RecipeSource(recipe=source, name="recipe", config={})
+    if isinstance(source, (RecipeSource, Recipe)):
+        return RecipeSource(recipe=source, name="recipe", config={}) if isinstance(source, Recipe) else source
     if getattr(source, "model_type", None) == "cocktail":
         return _from_config(source, hub, revision)
     if isinstance(source, (list, tuple)):
@@ -134,6 +134,58 @@ def load_recipe_source(
     found = replace(_from_files(hub.files(name, commit), subfolder, open_weights=open_weights), commit=commit)
     # with merged weights, the names of its author's folders are only history
     return found if found.merged else replace(found, recipe=on_hub(found.recipe, name))
+
+
+def load_changed(
+    sources: Sequence[str],
+    changes: Mapping[str, Any],
+    hub: Hub,
+    *,
+    revision: str | None = None,
+    open_weights: bool = False,
+) -> RecipeSource:
+    """Load the recipe that several models, or one recipe, and changes make.
+
+    Args:
+        sources: a recipe, or two or more models, of equal weights unless the changes say otherwise.
+        changes: key of a recipe -> value, with dots for inner keys (`parameters.density`, `ingredients.0.weight`);
+            `weights`: a number for each ingredient. Paths in them are relative to the working directory.
+        hub: the Hub to read from.
+        revision: of the recipe's repo.
+        open_weights: as for `recipe_from_mapping`.
+
+    Raises:
+        SourceError: a recipe cannot be found.
+        RecipeError: a key or value is wrong.
+    """
+    if len(sources) == 1:
+        opened = open_weights or "weights" in changes
+        found = load_recipe_source(sources[0], hub, revision=revision, open_weights=opened)
+    else:
+        found = load_recipe_source(with_given_weights(sources, [1 / len(sources)] * len(sources)), hub)
+    data = found.recipe.to_dict()
+    data.pop("evidence", None)  # it tells how the weights of the unchanged recipe were found
+    if any(key.split(".")[0] == "weighting" for key in changes):
+        data["ingredients"] = [{k: v for k, v in one.items() if k != "weight"} for one in data["ingredients"]]
+        found = replace(found, files=None, folder="")  # the caller may name a file of this machine
+    for key, value in changes.items():
+        if key == "weights":
+            data.pop("weighting", None)
+            data["ingredients"] = with_given_weights(data["ingredients"], value)
+            continue
+        *parents, last = (int(part) if part.isdigit() else part for part in key.split("."))
+        place: Any = data
+        try:
+            for name in parents:
+                place = place.setdefault(name, {}) if isinstance(place, dict) else place[name]
+            place[last] = value
+        except (AttributeError, IndexError, TypeError) as error:
+            raise RecipeError(
+                f"`{key}` is not in the recipe: what is before its last dot has no '{last}'.\n"
+                "So it cannot be set.\n"
+                "Write keys as in docs/recipe.md, e.g. parameters.density or ingredients.0.weight."
+            ) from error
+    return replace(found, recipe=Recipe.from_dict(data), merged=False, commit=None)
 
 
 def source_of_config(

@@ -209,8 +209,7 @@ def recipe_of_task_vectors(recipe: Recipe, base: ModelReference | None) -> Recip
     Raises:
         RecipeError: there is no base, or nothing beside it.
     """
-    adapted = dict.fromkeys(ingredient.base for ingredient in recipe.ingredients if ingredient.base is not None)
-    base = base or recipe.base or (next(iter(adapted)) if len(adapted) == 1 else None)
+    base = base or recipe.common_base
     if base is None:
         raise RecipeError(
             "The recipe has no `base`, so there are no task vectors to compare.\n"

@@ -40,7 +40,15 @@ def mixed_outputs(
         ScoringError: the ingredients have vocabularies of different sizes.
     """
     if settings.kind in ("decoder", "encoder-decoder"):
-        _require_one_vocabulary(losses)
+        sizes = [int(one.outputs["vocabulary"][0]) for one in losses]
+        for other, size in zip(losses[1:], sizes[1:], strict=True):
+            if size != sizes[0]:
+                raise ScoringError(
+                    f"'{losses[0].name}' predicts among {sizes[0]} tokens, '{other.name}' among {size}.\n"
+                    "`rule: ensemble` averages the ingredients' predictions, so they must be of the same tokens.\n"
+                    "Use `rule: softmax`, or leave one of them out.",
+                    model=other.name,
+                )
         counts = losses[0].outputs["counts"]
         return MixedLogits(
             logits=_anchored(_candidates(losses), share), owners=np.repeat(np.arange(len(counts)), counts)
@@ -112,15 +120,3 @@ def _candidates(losses: Sequence[Losses]) -> np.ndarray:
     for index, lines in enumerate(terms):
         logits[:, index, : lines.shape[1]] = lines
     return logits
-
-
-def _require_one_vocabulary(losses: Sequence[Losses]) -> None:
-    sizes = [int(one.outputs["vocabulary"][0]) for one in losses]
-    for other, size in zip(losses[1:], sizes[1:], strict=True):
-        if size != sizes[0]:
-            raise ScoringError(
-                f"'{losses[0].name}' predicts among {sizes[0]} tokens, '{other.name}' among {size}.\n"
-                "`rule: ensemble` averages the predictions of the ingredients, so they must be of the same tokens.\n"
-                "Use `rule: softmax`, or leave one of them out.",
-                model=other.name,
-            )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cocktail_hub.merge.in_memory import mixed_in_memory
 from cocktail_hub.merge.materialize import materialize
 from cocktail_hub.merge.run import bytes_to_fetch
-from cocktail_hub.merge.small_files import TOKENIZER_FILES, copy_small_files, relocated, write_file
+from cocktail_hub.merge.small_files import TOKENIZER_FILES, bring_code, copy_small_files, relocated, write_file
 from cocktail_hub.recipe import canonical_json
 from cocktail_hub.storage.cache import Cache
 from cocktail_hub.storage.disk import require_free_space, sha256_of
@@ -30,7 +30,8 @@ def model_folder(index: int, report: CompatibilityReport, options: MixOptions) -
     """Download a model of a recipe, and write it out if its own library would not load it as it is."""
     require_free_space([(options.hub.cache_folder, bytes_to_fetch(report.models), "the downloads")])
     with staging_folder() as folder:
-        yield materialize(report.models[index], index, report.components, folder, code=options.trust_remote_code)
+        code = report.code if options.trust_remote_code else None
+        yield materialize(report.models[index], index, report.components, folder, code=code)
 
 
 @contextmanager
@@ -68,6 +69,8 @@ def copy_tokenizer(
         for opened in (model.body, model.located):
             for path in (*opened.model_files.carried, *(opened.model_files.code if code else ())):
                 write_file(folder / relocated(path, opened.model_files.main, main), opened.files.read(path))
+        for files in report.code.values() if code else ():
+            bring_code(files, folder / main)
     tokenizer = {
         path.relative_to(folder).as_posix(): sha256_of(path)
         for path in sorted(folder.rglob("*"))

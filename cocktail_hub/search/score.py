@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import SourceError
-from cocktail_hub.recipe import Anchor, Weighting
+from cocktail_hub.recipe import Anchor, Recipe, Weighting
 from cocktail_hub.recipe.weighting import OF_RULES
 from cocktail_hub.search.report import table_of
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cocktail_hub.evaluation.losses import Losses
-    from cocktail_hub.recipe import Recipe, ResolvedRecipe
+    from cocktail_hub.recipe import ResolvedRecipe
     from cocktail_hub.search.softmax import Weights
 
 
@@ -67,7 +67,7 @@ def scored_again(recipe: Recipe, name: str, rows: Sequence[Any]) -> Recipe:
         ingredients=tuple(replace(one, weight=None) for one in ingredients[bool(anchor) :]),
         anchor=stays,
         weighting=Weighting.from_value(dict(weighting) | {"examples": list(rows) or None}),
-        evidence=None,
+        evidence={"code": recipe.code} if recipe.code else None,
     )
 
 
@@ -90,4 +90,7 @@ def open_recipe(recipe: Recipe, examples: Any = None, **changes: Any) -> Recipe:
     rule = given.get("rule") or weighting.get("rule", "softmax")
     weighting = {key: value for key, value in weighting.items() if rule in OF_RULES.get(key, (rule,))} | given
     ingredients = tuple(replace(ingredient, weight=None) for ingredient in recipe.ingredients)
-    return replace(recipe, ingredients=ingredients, weighting=Weighting.from_value(weighting), evidence=None)
+    code = {"code": recipe.code} if recipe.code else None
+    known = {one.name: getattr(recipe, one.name) for one in fields(Recipe)}  # a resolved one has all weights
+    opened = {"ingredients": ingredients, "weighting": Weighting.from_value(weighting), "evidence": code}
+    return Recipe(**known | opened)

@@ -25,6 +25,11 @@ class Fault:
     cut_after: int | None = None
     """If given, the right answer is begun, and the connection dropped after this many bytes of its body."""
 
+    flip: int | None = None
+    """If given, the right answer is sent with one bit of this byte of its body changed."""
+    body: bytes | None = None
+    """If given, sent with `status` in place of an error of the Hub: what a proxy or a portal would say."""
+
     def strikes(self, request: str) -> bool:
         """Whether it is this request's turn; if so, that is one time less."""
         if self.times <= 0 or not self.match.search(request):

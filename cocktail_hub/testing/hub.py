@@ -186,6 +186,8 @@ class LoopbackHub:
         times: int = 1,
         headers: Mapping[str, str] | None = None,
         cut_after: int | None = None,
+        flip: int | None = None,
+        body: bytes | None = None,
     ) -> None:
         """Spoil the next requests that match.
 
@@ -195,6 +197,8 @@ class LoopbackHub:
             times: how many requests to spoil.
             headers: to send with `status`, such as Retry-After.
             cut_after: give the right answer instead, but drop the connection after so many bytes of its body.
+            flip: give the right answer instead, with one bit of this byte of its body changed.
+            body: to send with `status`, as a proxy or a portal would.
 
         Example:
             >>> hub = LoopbackHub()
@@ -202,7 +206,15 @@ class LoopbackHub:
             >>> hub.fail("GET /_cdn/", cut_after=1000)
             >>> hub.close()
         """
-        fault = Fault(match=re.compile(match), status=status, times=times, headers=headers or {}, cut_after=cut_after)
+        fault = Fault(
+            match=re.compile(match),
+            status=status,
+            times=times,
+            headers=headers or {},
+            cut_after=cut_after,
+            flip=flip,
+            body=body,
+        )
         with self._site.lock:
             self._site.faults.append(fault)
 

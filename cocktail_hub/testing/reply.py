@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -80,6 +80,14 @@ def file_reply(path: Path, wanted: str, headers: Mapping[str, str]) -> Reply:
         return Reply(status=416, headers={**headers, "Content-Range": f"bytes */{size}"})
     headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     return Reply(status=206, headers=headers, body=FilePart(path=path, start=start, stop=stop))
+
+
+def flipped(reply: Reply, place: int) -> Reply:
+    """The same answer with one bit of a byte of its body changed."""
+    body = reply.body
+    if isinstance(body, FilePart):
+        body = body.path.read_bytes()[body.start : body.stop]
+    return replace(reply, body=b"%b%c%b" % (body[:place], body[place] ^ 1, body[place + 1 :]))
 
 
 def _span(wanted: str, size: int) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from cocktail_hub.testing.body import RequestBody
 from cocktail_hub.testing.call import Call
 from cocktail_hub.testing.http_error import HttpError
-from cocktail_hub.testing.reply import FilePart, Reply, error_reply
+from cocktail_hub.testing.reply import FilePart, Reply, error_reply, flipped
 from cocktail_hub.testing.routes.table import ROUTES
 from cocktail_hub.testing.site import Request
 
@@ -92,10 +92,14 @@ class _Handler(BaseHTTPRequestHandler):
         body = RequestBody(cast("BinaryIO", self.rfile), headers)
         internal = self.path.startswith("/_self/")  # the Hub reads its own store: not a client's request
         fault = None if internal else _fault(site, f"{self.command} {self.path}")
-        if fault and fault.cut_after is None:
+        if fault and fault.body is not None:
+            reply = Reply(status=fault.status, headers=fault.headers, body=fault.body)
+        elif fault and fault.cut_after is None and fault.flip is None:
             reply = error_reply(HttpError(fault.status, "Injected fault", headers=fault.headers))
         else:
             reply = _answer(site, self.command, self.path, headers, body)
+        if fault and fault.flip is not None and reply.size > fault.flip:
+            reply = flipped(reply, fault.flip)
         body.drain()
         sent = 0 if self.command == "HEAD" else reply.size
         if fault and fault.cut_after is not None:

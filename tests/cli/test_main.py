@@ -20,6 +20,11 @@ from cocktail_hub.version import VERSION
 pytestmark = pytest.mark.whole
 
 COMMANDS = (
+    "init",
+    "outdated",
+    "pin",
+    "show",
+    "update",
     "mix",
     "check",
     "score",
@@ -70,8 +75,16 @@ def test_the_second_name_of_the_command_is_the_same() -> None:
     ("arguments", "words"),
     [
         (["mxi"], "No such command 'mxi'"),
-        (["mix"], "Missing argument 'RECIPE'"),
+        (["mix"], "Missing argument 'RECIPE | MODEL MODEL...'"),
         (["push", "r.yaml", "me/x", "--as", "weights"], "'weights' is not one of"),
+        (["mix", "a/b", "c/d", "--weights", "half"], "'half' is not a number. Write one for each model"),
+        (["mix", "a/b", "c/d", "--set", "dtype"], "'dtype' has no value. Write KEY=VALUE, as in --set dtype=bfloat16."),
+        (["mix", "a/b", "c/d", "--set", "keep=[a"], "The value of 'keep' is not valid YAML: "),
+        (["mix", "a/b", "c/d", "--revision", "v1"], "Write a model's as org/name@revision."),
+        (["push", "a/b", "c/d", "e/f"], "Say where to publish: `cocktail push RECIPE REPO_ID`, or `--to REPO_ID`."),
+        (["push", "a/b", "c/d", "--weights", "1", "0"], "Say where to publish"),
+        (["update", "r.yaml"], "Name the models to update, or give --all."),
+        (["update", "r.yaml", "a/b", "--all"], "Name the models to update, or give --all."),
         (["score", "r.yaml", "--temperature", "hot"], "'hot' is neither a number nor 'auto'"),
     ],
 )
@@ -83,9 +96,11 @@ def test_wrong_usage_ends_with_2(arguments: list[str], words: str) -> None:
 
 
 def test_what_cannot_be_checked_is_not_called_different() -> None:
-    done = run("verify", "me/my-mix", "--device", "gpu")
+    done = run("verify", "alice/not-there")
     assert (done.exit_code, done.stdout) == (3, "")
-    assert "could not check 'me/my-mix'.\n`device` is 'gpu'" in done.stderr
+    assert "could not check 'alice/not-there'.\n'alice/not-there' is not on the Hub" in done.stderr
+    wrong = run("verify", "me/my-mix", "--device", "gpu")
+    assert (wrong.exit_code, wrong.stdout, "`device` is 'gpu'" in wrong.stderr) == (1, "", True)
 
 
 def test_a_bug_is_no_answer_of_verify(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +109,7 @@ def test_a_bug_is_no_answer_of_verify(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("cocktail_hub.pipeline.measurement.verify", fail)
     done = run("verify", "me/my-mix")
-    assert (done.exit_code, done.stdout) == (3, "")
+    assert (done.exit_code, done.stdout) == (70, "")
     assert "RuntimeError: a bug" in done.stderr
 
 
@@ -169,3 +184,29 @@ def test_threads_of_blas_do_not_spin_in_a_command(
     monkeypatch.setattr(cocktail_hub.pipeline.mix, "mix", looked_at)
     run("mix", recipe)
     assert seen == [own or "4"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("moment", ["cocktail_hub.cli.main", "click", "cocktail_hub.methods.registry"])
+def test_ctrl_c_during_the_imports_of_a_command_ends_it_with_130_and_no_traceback(moment: str) -> None:
+    begin = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {moment!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from cocktail_hub.cli import main
+main(["methods"])
+"""
+    done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (130, "", "")
+
+
+def test_importing_the_command_leaves_ctrl_c_as_it_was() -> None:
+    begin = "import signal, cocktail_hub.cli; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    done = subprocess.run([sys.executable, "-c", begin], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

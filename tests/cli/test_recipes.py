@@ -41,6 +41,37 @@ def test_mix_prints_the_folder_and_nothing_else(recipe: Path, fresh_cache: Path)
     assert_holds(AutoModel.from_pretrained(folder), expected("bert"))
 
 
+@pytest.mark.usefixtures("fresh_cache")
+def test_models_are_mixed_without_a_file(tmp_path: Path) -> None:
+    first, second = pair("bert").folders
+    done = run("mix", first, second, "--weights", "0.75", "0.25", "-o", tmp_path / "mix")
+    assert done.exit_code == 0, done.stderr
+    again = run("mix", "--weights=3,1", "--normalize", first, second, "--set", "dtype=float64", "--json")
+    recipe = json.loads(again.stdout)["recipe"]
+    assert ([i["weight"] for i in recipe["ingredients"]], recipe["dtype"]) == ([3.0, 1.0], "float64")
+    checked = run("check", first, second, "--method", "task_arithmetic", "--base", first, "--json")
+    assert json.loads(checked.stdout)["method"] == "task_arithmetic"
+    assert checked.stderr.splitlines()[0] == "note: the models get equal weights; --weights gives others."
+    assert [m["weight"] for m in json.loads(checked.stdout)["models"]] == [None, 0.5, 0.5]
+
+
+def test_a_mix_of_models_is_pushed_without_a_file() -> None:
+    models = ("acme/bert-a", "acme/bert-b") if published("bert") else ()
+    done = run("push", *models, "--weights", "1", "1", "--normalize", "--to", "alice/cli-models", "--token", TOKEN)
+    assert done.exit_code == 0, done.stderr
+    assert run("verify", "alice/cli-models").stdout == "same\n"
+
+
+def test_models_are_scored_without_a_file(tmp_path: Path) -> None:
+    models, examples = pair("llama").folders, tmp_path / "e.jsonl"
+    examples.write_text('{"input": "a b c", "output": "d"}\n{"input": "b", "output": "c d"}\n')
+    done = run("score", *models, "--examples", examples, "--scoring-device", "cpu", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert sum(i["weight"] for i in found["ingredients"]) == pytest.approx(1)
+    assert found["evidence"]["examples"]["source"] == "e.jsonl"
+
+
 def test_mix_says_what_to_know_about_computed_weights(tmp_path: Path) -> None:
     found = {"rule": "softmax", "sentence": "temperature 0.1 leaves one ingredient alone in the mix: 0.000 / 1.000"}
     done = run("mix", write(tmp_path, published("bert").recipe | {"evidence": found}))

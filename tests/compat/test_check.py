@@ -225,6 +225,22 @@ def test_a_look_ahead_counts_what_adapters_adapt_once(hub: LoopbackHub, tmp_path
     assert all(model.nbytes > whole for model in found.models)
 
 
+def test_layers_that_one_adapter_alone_changes_are_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models.bert().save_pretrained(tmp_path / "base")
+    for name, only in (("all", None), ("first", [0])):
+        config = peft.LoraConfig(r=2, target_modules=["query"], layers_to_transform=only)
+        adapted = peft.get_peft_model(models.bert(), config)
+        adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+        adapted.save_pretrained(tmp_path / name)
+    notes = check(halves(str(tmp_path / "all"), str(tmp_path / "first"))).notes
+    (note,) = (note for note in notes if "of other layers" in note)
+    assert note == (
+        f"'{tmp_path / 'first'}' leaves 1 tensor(s) of layer(s) 1 as in its base, and changes the same ones of other "
+        "layers (e.g. 'encoder.layer.1.attention.self.query.weight')."
+    )
+
+
 def test_an_adapter_mixes_with_the_whole_model(hub: LoopbackHub, tmp_path: Path) -> None:
     torch.manual_seed(0)
     models.bert().save_pretrained(tmp_path / "base")
@@ -317,6 +333,18 @@ def test_a_transformer_behind_a_router_is_checked_and_its_config_is_left_alone(
     other = edited(Path(folders[1]), tmp_path / "b", "document_0_Transformer/config.json", num_attention_heads=4)
     with pytest.raises(IncompatibleError, match="`num_attention_heads` is 4, but 2 in"):
         check(halves(folders[0], other))
+
+
+def test_an_embedder_without_modules_is_told_to_be_pooled_by_the_mean(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        models.bert().save_pretrained(tmp_path / name)
+    recipe = halves(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert check(recipe).notes == ()
+    (note,) = check(recipe | {"task": "sentence-similarity"}).notes
+    assert note.startswith(
+        f"'{tmp_path / 'a'}' has no 'modules.json', so sentence-transformers takes the mean over all"
+    )
 
 
 def test_statistics_of_batch_normalisation_are_noted(tmp_path: Path) -> None:

@@ -289,6 +289,14 @@ def test_other_settings_of_a_module_are_reported(tmp_path: Path) -> None:
     assert module_setting_differences(["a", "b"], [POOLED, []], found) == []
 
 
+def test_a_module_without_its_config_is_reported(tmp_path: Path) -> None:
+    files = embedders(tmp_path, {}, {})
+    (tmp_path / "b" / "1_Pooling" / "config.json").unlink()
+    words = "'b' has no '1_Pooling/config.json', without which sentence-transformers cannot load its Pooling."
+    found = [files[0], LocalFiles(tmp_path / "b")]
+    assert module_setting_differences(["a", "b"], [POOLED, POOLED], found) == [words]
+
+
 def test_other_keywords_of_a_module_are_reported(tmp_path: Path) -> None:
     files = embedders(tmp_path, {}, {})
     tasks = [POOLED[0] | {"kwargs": ["task"]}, POOLED[1]]

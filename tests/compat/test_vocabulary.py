@@ -9,7 +9,7 @@ import pytest
 from piece_helpers import model
 
 from cocktail_hub.checkpoint.files import LocalFiles
-from cocktail_hub.compat.vocabulary import Vocabulary, compare, find_vocabulary
+from cocktail_hub.compat.vocabulary import Vocabulary, compare, find_vocabulary, require_rows
 from cocktail_hub.errors import IncompatibleError
 
 WORDS = {"[PAD]": 0, "the": 1, "fox": 2}
@@ -256,6 +256,27 @@ def test_a_vocabulary_for_each_of_several_languages_is_compared_as_a_whole(tmp_p
 def test_only_a_newline_ends_a_token(tmp_path: Path) -> None:
     listed = parse_slow(tmp_path / "one", "vocab.txt", "[PAD]\n\u2028\r\nfox\n")
     assert listed.tokens == ({0: "[PAD]", 1: "\u2028", 2: "fox"}, {})
+
+
+def test_ids_beyond_the_embeddings_are_told_where_all_have_the_same_file(tmp_path: Path) -> None:
+    own = find_vocabulary(write(tmp_path / "own", WORDS, [(3, "<x>"), (4, "<y>")]))
+    assert require_rows(own, [own, own], 5) == []
+    (note,) = require_rows(own, [own, own], 3)
+    what = "2 tokens (such as 3: '<x>'), but the embeddings have 3 rows"
+    assert note == f"The tokenizer of the mix has ids for {what}, as in its ingredients."
+
+
+def test_an_adapter_with_tokens_that_neither_it_nor_its_base_has_rows_for_is_refused(tmp_path: Path) -> None:
+    own = find_vocabulary(write(tmp_path / "own", WORDS, [(3, "<x>")]))
+    base = find_vocabulary(write(tmp_path / "base", WORDS))
+    assert require_rows(own, [own], 4, base=base) == []
+    assert require_rows(base, [base], 3, base=base) == []
+    with pytest.raises(
+        IncompatibleError, match=r"rows\.\n.+\n.+`save_embedding_layers=True`\), or without a tokenizer"
+    ):
+        require_rows(own, [own], 3, base=base)
+    with pytest.raises(IncompatibleError, match="that fits under `tokenizer`, such as 'base'"):
+        require_rows(own, [own, base], 3, base=base)
 
 
 def parse_slow(folder: Path, name: str, content: object) -> Vocabulary:

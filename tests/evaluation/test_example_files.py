@@ -1,16 +1,19 @@
 import json
+import os
 import re
 import sys
 
 import pytest
 
 from cocktail_hub.errors import MissingExtraError, ScoringError, SourceError
+from cocktail_hub.evaluation import example_files
 from cocktail_hub.evaluation.example_files import locate_examples, read_rows
 from cocktail_hub.hub import Hub
 from cocktail_hub.recipe import Recipe
 from cocktail_hub.resolve.source import load_recipe_source
 
 PAIRS = [{"input": "a", "output": "b", "id": 7}, {"input": "ç\u2028\n", "output": 'd, "e"', "id": 8}]
+DEEP = "[" * 100_000 + "]" * 100_000
 RANKED = [{"query": "q", "pos": ["p"], "neg": ["n", "m"]}, {"query": "r", "pos": ["s"], "neg": ["t"]}]
 
 
@@ -89,17 +92,68 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     [
         ("a.txt", "x", "have the suffix '.txt'"),
         ("a.json", '{"mnli": [1]}', "a JSON dict with the keys 'mnli', not a list"),
-        ("a.json", "[1,", "are not valid JSON"),
+        ("a.json", "[1,", "is not valid JSON"),
         ("a.jsonl", '{"input": 1}\n{"in', "Line 2 of"),
         ("a.jsonl", "[1]", "is not a JSON object: [1]"),
         ("a.csv", "input,output\na\n", "Line 2 of"),
         ("a.csv", "input,output\na,b,c\n", "another number of cells than the header"),
         ("a.csv", 'input,output\n"a,b', "cannot be read"),
+        ("a.json", DEEP, "is nested too deeply"),
+        ("a.jsonl", f'{{"input": {DEEP}}}', "Line 1 of"),
+        ("a.jsonl", f'{{"input": {"9" * 5000}}}', "not valid JSON: Exceeds the limit"),
     ],
 )
 def test_bad_files_say_where(tmp_path, name, text, message):
     with pytest.raises(ScoringError, match=re.escape(message)):
         read_rows(write(tmp_path / name, text))
+
+
+def test_a_cell_of_brackets_is_text(tmp_path):
+    assert read_rows(write(tmp_path / "a.csv", f"input\n{DEEP[:1000]}]\n")) == [{"input": f"{DEEP[:1000]}]"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.jsonl", "x" * 1001, "have 1,001 bytes; no more than 1,000 are read"),
+        ("a.jsonl", '{"input": [[],[],[],[],[]]}', "have 11 values; no more than 10 are read"),
+        ("a.jsonl", "\n" * 11, "have 11 values"),
+        ("a.csv", "a,b,c\n" * 4, "have 12 values"),
+        ("a.tsv", "a\tb\tc\n" * 4, "have 12 values"),
+    ],
+)
+def test_more_than_a_few_examples_are_refused_before_they_are_parsed(tmp_path, monkeypatch, name, text, words):
+    monkeypatch.setattr(example_files, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(example_files, "MOST_VALUES", 10)
+    with pytest.raises(SourceError, match=words):
+        read_rows(write(tmp_path / name, text))
+
+
+def test_parquet_that_expands_is_refused(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr(example_files, "LARGEST_FILE", 10_000)
+    monkeypatch.setattr(example_files, "MOST_VALUES", 1000)
+    repeated = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 900), pyarrow.array(["x" * 1000]))
+    for column, words in (
+        (pyarrow.array(["x"] * 1001), "have 1,001 values; no more than 1,000"),
+        (pyarrow.array(["\0" * 20_000]), "bytes once unpacked; no more than 10,000"),
+        (repeated, "characters and more once unpacked; no more than 10,000"),
+        (pyarrow.array([1], pyarrow.timestamp("ns")), "cannot be read as Parquet"),
+    ):
+        parquet.write_table(pyarrow.table({"input": column}), tmp_path / "a.parquet", compression="zstd")
+        with pytest.raises(SourceError, match=words):
+            read_rows(tmp_path / "a.parquet")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
+def test_what_is_no_ordinary_file_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl").symlink_to("/dev/zero")
+    for name in ("a.jsonl", "b.jsonl"):
+        with pytest.raises(SourceError, match="no ordinary file"):
+            read_rows(tmp_path / name)
 
 
 def test_a_file_that_is_not_utf8_is_a_source_error(tmp_path):

@@ -20,6 +20,7 @@ from cocktail_hub import (
     check,
     mix,
     publish,
+    score,
 )
 from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.hub import Hub
@@ -337,7 +338,7 @@ def test_code_elsewhere_goes_along_at_its_commit(
     recipe, options = code_elsewhere
     made = mix(recipe, options=options)
     first = (made.recipe.evidence or {})["code"]["acme/own-code"]
-    note = f"The mix comes with Python code of 'acme/own-code' at commit {first}, and may run it."
+    note = f"The mix, or a model that is scored, may run Python code of 'acme/own-code' at commit {first}."
     assert note in made.report["notes"]
     assert read(made.path / "config.json")["auto_map"]["AutoModel"] == "modeling_own.OwnModel"
     (tmp_path / "code" / "modeling_own.py").write_text("raise RuntimeError")
@@ -346,6 +347,20 @@ def test_code_elsewhere_goes_along_at_its_commit(
     again = mix(made.path / "recipe.json", output=tmp_path / "again", options=options)  # the recipe has the commit
     assert (again.path / "modeling_own.py").read_text() == OWN_CODE
     assert note.replace(first, newest) in check(recipe, options=options).notes
+
+
+def test_a_model_that_is_scored_alone_runs_code_at_the_commit_of_its_recipe(
+    code_elsewhere: tuple[dict[str, Any], MixOptions], tmp_path: Path
+) -> None:
+    recipe, options = code_elsewhere
+    examples = [{"query": "the cat", "pos": ["the mat"], "neg": ["a dog"]}, {"query": "a", "pos": ["b"], "neg": ["c"]}]
+    found = score(recipe | {"task": "feature-extraction"}, examples, options=options)
+    commit = (found.recipe.evidence or {})["code"]["acme/own-code"]
+    (tmp_path / "code" / "modeling_own.py").write_text("raise RuntimeError")
+    push(tmp_path / "code", "acme/own-code")
+    again = score(found.recipe, examples + examples, options=options)
+    assert (again.recipe.evidence or {})["code"] == {"acme/own-code": commit}
+    assert [own.mean for own in again.losses] == pytest.approx([own.mean for own in found.losses])
 
 
 def test_two_files_of_code_with_one_name_are_refused(

@@ -120,5 +120,5 @@ def test_the_command_says_which_numbers_differ(token: str, tmp_path: Path) -> No
     path = folder / "recipe.json"
     path.write_text(path.read_text().replace('"temperature": 0.1', '"temperature": 0.2', 1))
     result = CliRunner().invoke(main, [*arguments, "--json"])
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     assert json.loads(result.stdout)["evidence"]

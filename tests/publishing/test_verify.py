@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -152,10 +153,34 @@ def test_exit_codes_say_same_different_and_not_checked(token: str, tmp_path: Pat
     assert (same.exit_code, same.stdout) == (0, "same\n")
     damage(made.path)
     different = run.invoke(main, ["verify", str(made.path), "--token", token])
-    assert different.exit_code == 1
+    assert different.exit_code == 4
     assert different.stdout.startswith(
         "different: trained, or changed in another way, since it was mixed\nmodel.safetensors has sha256 "
     )
     unknown = run.invoke(main, ["verify", str(tmp_path / "nothing"), "--token", token])
     assert unknown.exit_code == 3
     assert "could not check" in unknown.stderr
+
+
+def test_ingredients_are_hashed_anew_and_it_says_which_were_here_already(
+    token: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = mix(recipe(), output=tmp_path / "made", token=token).path
+    cache = tmp_path / "hub"
+    first = verify(folder, token=token, cache_dir=cache)
+    assert (first.same, first.local_copies) == (True, ())
+    arguments = ["verify", str(folder), "--token", token, "--cache-dir", str(cache)]
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, result.stdout) == (0, "same\n")
+    assert "On this machine already, and hashed anew: acme/bert-a, acme/bert-b." in result.stderr
+    monkeypatch.setattr("cocktail_hub.resolve.resolve.WORTH_NOTING", 1)
+    verify(folder, token=token, cache_dir=cache)
+    (blob,) = {path.resolve() for path in cache.glob("models--acme--bert-a/snapshots/*/model.safetensors")}
+    before = blob.stat()
+    damage_blob = bytearray(blob.read_bytes())
+    damage_blob[-1] ^= 1
+    blob.write_bytes(damage_blob)
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 3
+    assert "'model.safetensors' of 'acme/bert-a' is damaged: its sha256 is" in result.stderr

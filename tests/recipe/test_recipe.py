@@ -400,3 +400,13 @@ def test_tokenizer_keys_survive_and_name_models_by_their_place() -> None:
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize(("bases", "found"), [(["b", "b"], "b"), (["b", None], "b"), (["b", "c"], None)])
+def test_the_base_that_all_adapters_adapt_is_the_common_one(bases: list[str | None], found: str | None) -> None:
+    ingredients = [{"model": f"a{i}", "weight": 0.5} | ({"base": base} if base else {}) for i, base in enumerate(bases)]
+    recipe = Recipe.from_dict({"ingredients": ingredients})
+    assert (recipe.common_base and recipe.common_base.model) == found
+    named = Recipe.from_dict({"ingredients": ingredients, "base": "d", "method": "task_arithmetic"})
+    assert named.common_base is not None
+    assert named.common_base.model == "d"

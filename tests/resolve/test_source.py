@@ -14,8 +14,14 @@ from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.errors import CheckpointError, RecipeError, SourceError
 from cocktail_hub.hub import Hub, HubFiles
 from cocktail_hub.integrations.config import CocktailConfig
-from cocktail_hub.recipe import Recipe, dump_yaml
-from cocktail_hub.resolve.source import load_recipe_source, refuse_local, source_of_config, with_weights_given
+from cocktail_hub.recipe import ModelReference, Recipe, dump_yaml
+from cocktail_hub.resolve.source import (
+    load_changed,
+    load_recipe_source,
+    refuse_local,
+    source_of_config,
+    with_weights_given,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +116,41 @@ def test_weights_beside_a_recipe_are_refused(options: Hub) -> None:
     with pytest.raises(RecipeError, match=r"`weights` is given beside a str, which is not a list of models\."):
         with_weights_given("me/recipe", [0.5, 0.5])
     assert with_weights_given("me/recipe", None) == "me/recipe"
+
+
+def test_models_and_changes_are_a_recipe(options: Hub) -> None:
+    changes = {"weights": [2.0, 1.0], "normalize": True, "dtype": "bfloat16", "ingredients.1.revision": "v2"}
+    found = load_changed(["org/a@v1", "org/b"], changes, options).recipe
+    assert ([i.label for i in found.ingredients], found.weights) == (["org/a@v1", "org/b@v2"], (2.0, 1.0))
+    assert (found.normalize, found.dtype, found.weighting) == (True, "bfloat16", None)
+    changes = {"method": "ties", "base": "org/base", "parameters.density": 0.5, "weighting.examples": "e.jsonl"}
+    found = load_changed(["org/a", "org/b"], changes, options).recipe
+    assert (found.spec.base, found.base, found.parameters["density"]) == (
+        "needed",
+        ModelReference(model="org/base"),
+        0.5,
+    )
+    assert (found.weights, found.weighting and found.weighting.examples) == (None, "e.jsonl")
+    equal = load_changed(["org/a", "org/b"], {}, options).recipe
+    assert equal.weights == (0.5, 0.5)
+
+
+def test_a_recipe_is_changed_and_says_no_more_where_its_weights_came_from(options: Hub, tmp_path: Path) -> None:
+    told = RECIPE | {"evidence": {"rule": "softmax"}}
+    path = str(write(tmp_path, {"recipe.json": told}) / "recipe.json")
+    found = load_changed([path], {"weights": [0.5, 0.5]}, options).recipe
+    assert (found.weights, found.evidence) == ((0.5, 0.5), None)
+    assert load_changed([path], {"seed": 3}, options).recipe.seed == 3
+    scored = load_changed([path], {"weighting.examples": "mine.jsonl"}, options).recipe
+    assert (scored.weights, scored.weighting and scored.weighting.examples) == (None, "mine.jsonl")
+    with pytest.raises(RecipeError, match=r"`weights` has 3 numbers for 2 `ingredients`"):
+        load_changed([path], {"weights": [0.5, 0.2, 0.3]}, options)
+
+
+@pytest.mark.parametrize("key", ["ingredients.2.weight", "ingredients.a.weight", "method.name", "base.x.y"])
+def test_a_key_that_is_not_there_cannot_be_set(key: str, options: Hub) -> None:
+    with pytest.raises(RecipeError, match=f"`{key}` is not in the recipe.*\n.*cannot be set.*\n.*docs/recipe.md"):
+        load_changed(["org/a", "org/b"], {"method": "linear", "base": "org/c", key: 1}, options)
 
 
 @pytest.mark.parametrize("source", [3, None, {"org/a", "org/b"}, object()])

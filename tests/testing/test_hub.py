@@ -109,6 +109,18 @@ def test_a_connection_is_dropped_in_the_middle_of_a_body(tmp_path: Path) -> None
         assert hub.sent("GET /_cdn/") == 1000 + 40_000 + 100_000
 
 
+def test_a_bit_flips_and_a_portal_answers_in_place_of_the_hub() -> None:
+    with LoopbackHub() as hub:
+        api = _client(hub)
+        api.create_repo("alice/r")
+        api.create_commit("alice/r", [CommitOperationAdd("m.bin", b"abc")], commit_message="add")
+        address = f"{hub.url}/alice/r/resolve/main/m.bin"
+        hub.fail("GET /_cdn/", flip=1)
+        hub.fail("GET /api/models/alice/r$", status=200, body=b"<html>Log in")
+        assert [urllib.request.urlopen(address).read() for _ in range(2)] == [b"acc", b"abc"]
+        assert urllib.request.urlopen(f"{hub.url}/api/models/alice/r").read() == b"<html>Log in"
+
+
 def test_what_it_cannot_do_is_said_and_not_retried(caplog: pytest.LogCaptureFixture) -> None:
     with LoopbackHub() as hub:
         with pytest.raises(urllib.error.HTTPError) as caught:

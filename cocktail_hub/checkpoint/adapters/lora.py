@@ -17,6 +17,7 @@ from cocktail_hub.checkpoint.header import TensorSpec
 from cocktail_hub.checkpoint.weight_files import WeightFiles, read_weight_files, unwrapped
 from cocktail_hub.errors import CheckpointError
 from cocktail_hub.methods.dtypes import MIXABLE
+from cocktail_hub.recipe.tensor_rules import split_layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,6 +91,20 @@ class AdaptedWeights:
         """The ingredient, for messages."""
         return self.adapter.name
 
+    @property
+    def note(self) -> str:
+        """A sentence about layers without what the adapter has for others; empty if there are none."""
+        changed = {(layer[0], layer[2]) for layer in map(split_layer, self.changes) if layer}
+        left = [layer for layer in map(split_layer, self.base.specs.keys() - self.changes.keys()) if layer]
+        gaps = sorted((tower, rest, index) for tower, index, rest in left if (tower, rest) in changed)
+        if not gaps:
+            return ""
+        layers = ", ".join(map(str, sorted({index for _, _, index in gaps})))
+        return (
+            f"'{self.name}' leaves {len(gaps)} tensor(s) of layer(s) {layers} as in its base, and changes the same "
+            f"ones of other layers (e.g. '{gaps[0][0]}{gaps[0][2]}{gaps[0][1]}')."
+        )
+
 
 def read_adapter(files: RepoFiles) -> Adapter:
     """Read an adapter's config and headers.
@@ -98,8 +113,14 @@ def read_adapter(files: RepoFiles) -> Adapter:
         CheckpointError: it is damaged, or not a LoRA, rsLoRA or DoRA.
         SourceError: it has no weights.
     """
-    config = read_adapter_config(files)
-    return Adapter(config=config, weights=read_weight_files(files, stem="adapter_model"))
+    config, weights = read_adapter_config(files), read_weight_files(files, stem="adapter_model")
+    if not weights.specs:
+        raise CheckpointError(
+            f"The adapter '{weights.name}' has no tensors.\nNothing of what was trained is in it.\n"
+            "Save it again with PEFT's `save_pretrained`.",
+            model=weights.name,
+        )
+    return Adapter(config=config, weights=weights)
 
 
 def adapt(base: WeightFiles, base_config: Mapping[str, Any], adapter: Adapter) -> AdaptedWeights:

@@ -165,7 +165,7 @@ def open_adapted(weights: AdaptedWeights, base_root: Path | str, adapter_root: P
 
 
 def _hand_over(found: torch.Tensor, out: torch.Tensor) -> None:
-    """Copy float64 numbers. NaN loses sign and payload: what arithmetic makes of them differs between processors."""
+    """Copy float64 numbers. Every NaN becomes the same one: sign and payload differ between processors."""
     out.copy_(found)
     out.masked_fill_(found.isnan(), math.nan)
 

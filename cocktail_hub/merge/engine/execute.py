@@ -8,7 +8,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -113,6 +113,8 @@ class MergeReport:
     """Tensor -> factors of the models, the base's first, where the method measured them in this run."""
     digests: Mapping[str, str]
     """Path of every shard -> its hash in hex: XXH3-128, or sha256 for uploads. Those of earlier runs are included."""
+    materials: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    """Model on the Hub, with its commit -> file -> sha256 of what was merged; `None`: not all of it was compared."""
 
 
 def execute(
@@ -128,6 +130,7 @@ def execute(
     on_progress: Callable[[int], object] | None = None,
     meanwhile: Callable[[], object] = lambda: None,
     keep_journal: bool = False,
+    made_from: str = "",
 ) -> MergeReport:
     """Write every weight file of a plan, and the indices of sharded components, into `folder`.
 
@@ -151,6 +154,7 @@ def execute(
         meanwhile: called once, when all is computed but the last shard may still be on its way to the disk. Its
             OSError is taken for one of writing to `folder`.
         keep_journal: leave the journal to the caller: until it is deleted, another run finds every shard finished.
+        made_from: which files the models are; shards that were made from other ones are made again.
 
     Raises:
         DiskSpaceError: the disk ran full.
@@ -166,7 +170,7 @@ def execute(
                 on_progress(count)
 
     with disk_errors(root, plan.output_bytes):
-        journal = Journal(root, plan)
+        journal = Journal(root, plan, made_from)
     missing = journal.missing
     todo = missing
     if upload:  # what an earlier run has made but not uploaded goes first, since it takes up the room of one shard

@@ -43,13 +43,16 @@ class Journal:
     loses no finished shard.
     """
 
-    def __init__(self, folder: Path, plan: MergePlan) -> None:
+    def __init__(self, folder: Path, plan: MergePlan, made_from: str = "") -> None:
         """Make the plan's folders, read the journal unless it is of another plan, and rename what is finished.
+
+        `made_from`: which files the models are; a journal of other ones counts as that of another plan.
 
         Raises:
             OSError: the folder cannot be written.
         """
         self._folder, self._plan, self._path = folder, plan, folder / JOURNAL
+        self._identity = f"{plan.digest} {made_from}".rstrip()
         self.finished: dict[str, Entry] = {}
         """Path of a finished shard -> its entry."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,13 +86,13 @@ class Journal:
             known = {path: Entry(*entry) for path, entry in saved["finished"].items()}
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return {}  # none, or damaged by a power cut: nothing is known to be finished
-        return known if saved.get("plan") == self._plan.digest else {}
+        return known if saved.get("plan") == self._identity else {}
 
     def _save(self) -> None:
         """Replace the journal in one step."""
         part = incomplete(self._path)
         with part.open("w", encoding="utf-8") as file:
-            json.dump({"plan": self._plan.digest, "finished": self.finished}, file)
+            json.dump({"plan": self._identity, "finished": self.finished}, file)
             file.flush()
             os.fsync(file.fileno())
         part.replace(self._path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cocktail_hub.checkpoint.reader import ElementRange
     from cocktail_hub.merge.kernels.buffers import Buffers, BufferSlice, ShardJob
     from cocktail_hub.merge.plan import RowSum, ShardPlan, TensorPlan
+    from cocktail_hub.methods.contract import Measured
 
 
 BLOCK = 1 << 17
@@ -44,9 +46,48 @@ def make_chunks(buffers: Buffers, job: ShardJob, chunks: Sequence[Chunk]) -> Non
         elif chunk.like.rule == "sum":
             _add_up(buffers, job, chunk.like, chunk.pieces, chunk.offset)
         elif METHODS[job.method].combine is None:
-            _add_up_measured(buffers, job, chunk)
+            summed, ((name, _, numel),) = _measured_sum(buffers, job, chunk), chunk.pieces
+            size, width = buffers.fitting(_sum_layout(summed)), itemsize(summed.dtype)
+            for start in range(0, numel, size):
+                pieces = [(name, start, min(start + size, numel))]
+                _add_up(buffers, job, summed, pieces, chunk.offset + start * width)
         else:
             _combine(buffers, job, chunk)
+
+
+@dataclass(slots=True)
+class Known:
+    """What was measured of a tensor: once, however often parts of it are made."""
+
+    measured: Any = None
+    """What its rounds found; for a weighted sum, that; `None` at first."""
+    lock: Lock = field(default_factory=Lock)
+    """Held while it is measured."""
+
+
+def make_range(buffers: Buffers, job: ShardJob, tensor: TensorPlan, span: tuple[int, int], known: Known) -> None:
+    """Make elements `start:stop` of a tensor, as if it were alone in the output, and maybe others around them.
+
+    Raises:
+        CocktailError: as `make_chunks`.
+    """
+    (start, stop), spec, width = span, METHODS[job.method], itemsize(tensor.dtype)
+    whole = Chunk(tensor, ((tensor.name, 0, tensor.numel),), 0, tensor.numel)
+    if tensor.rule not in ("same", "sum") and (spec.measure or spec.rows):
+        with known.lock:
+            if known.measured is None:
+                sweep = Sweep(buffers, job, tensor, whole.pieces)
+                known.measured = sweep.measure() if spec.combine else _measured_sum(buffers, job, whole)
+        if spec.combine:
+            columns = tensor.numel // tensor.rows if spec.rows else 1
+            rows = (start // columns * columns, -(-stop // columns) * columns)
+            _combine(buffers, job, whole, known.measured, rows)
+            return
+        tensor = known.measured
+    size = run_capacity(buffers, job.method, tensor) or stop - start
+    for begin in range(start, stop, size):
+        end = min(begin + size, stop)
+        make_chunks(buffers, job, [Chunk(tensor, ((tensor.name, begin, end),), begin * width, end - begin)])
 
 
 def run_capacity(buffers: Buffers, method: str, tensor: TensorPlan) -> int:
@@ -102,35 +143,37 @@ def _write(
         done = stop
 
 
-def _add_up_measured(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
-    """Measure a tensor, then write the weighted sum whose coefficients follow from that."""
-    tensor, ((name, _, numel),) = chunk.like, chunk.pieces
+def _measured_sum(buffers: Buffers, job: ShardJob, chunk: Chunk) -> TensorPlan:
+    """Measure a tensor, and return it as the weighted sum whose coefficients follow from that."""
+    tensor, name = chunk.like, chunk.pieces[0][0]
     measured = Sweep(buffers, job, tensor, chunk.pieces).measure()
     compute: Callable[..., Sequence[float]] = METHODS[job.method].coefficients  # type: ignore[assignment]
     given = compute(tensor.weights, tensor.parameters, *measured)
     found = round_coefficients(with_base(given) if tensor.rule == "task_vectors" else given)
     buffers.coefficients[name] = found
     used = [index for index, coefficient in enumerate(found) if coefficient != 0.0] or [0]
-    summed = replace(
+    return replace(
         tensor,
         rule="sum",
         models=tuple(tensor.models[index] for index in used),
         weights=tuple(found[index] for index in used),
         dtypes=tuple(tensor.dtypes[index] for index in used),
     )
-    size, width = buffers.fitting(_sum_layout(summed)), itemsize(tensor.dtype)
-    for start in range(0, numel, size):
-        pieces = [(name, start, min(start + size, numel))]
-        _add_up(buffers, job, summed, pieces, chunk.offset + start * width)
 
 
-def _combine(buffers: Buffers, job: ShardJob, chunk: Chunk) -> None:
-    """Measure a tensor, then write what the method makes of its chunks."""
+def _combine(
+    buffers: Buffers,
+    job: ShardJob,
+    chunk: Chunk,
+    measured: Sequence[Measured] | None = None,
+    span: tuple[int, int] | None = None,
+) -> None:
+    """Measure a tensor unless that is done, then write what the method makes of its chunks, or of elements of it."""
     tensor, steps = chunk.like, buffers.steps
     combine: Callable[..., Any] = METHODS[job.method].combine  # type: ignore[assignment]
     sweep, width = Sweep(buffers, job, tensor, chunk.pieces), itemsize(chunk.like.dtype)
-    measured = sweep.measure()
-    for start, stop in sweep.chunks(measured):
+    measured = sweep.measure() if measured is None else measured
+    for start, stop in sweep.chunks(measured, span):
         pieces = sweep.pieces(start, stop)
         vectors = sweep.vectors(pieces)
         known, draws = sweep.at(start, measured), sweep.draws(vectors, pieces)

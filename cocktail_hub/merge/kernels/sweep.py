@@ -58,10 +58,13 @@ class Sweep:
         self.odd_sums: Any = None
         """The sums of the vectors there, which stand for the result."""
 
-    def chunks(self, measured: Sequence[Measured] = ()) -> Iterator[tuple[int, int]]:
-        """Yield elements `start:stop` that are in the buffers at once, and that have the same cuts."""
-        ends = {cut.end for found in measured for cut in found if isinstance(cut, Cut)}
-        bounds = sorted({*range(0, self._numel, self._size), *ends, self._numel})
+    def chunks(
+        self, measured: Sequence[Measured] = (), span: tuple[int, int] | None = None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield elements `start:stop`, of all or of a span, that are in the buffers at once and have the same cuts."""
+        first, last = span or (0, self._numel)
+        ends = {cut.end for found in measured for cut in found if isinstance(cut, Cut) and first < cut.end < last}
+        bounds = sorted({*range(first, last, self._size), *ends, last})
         return itertools.pairwise(bounds)
 
     def pieces(self, start: int, stop: int) -> Sequence[ElementRange]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.checkpoint.weight_files import read_weight_files
+from cocktail_hub.compat.config import class_name
 from cocktail_hub.hub import HubFiles
 from cocktail_hub.methods.dtypes import MIXABLE, TORCH_NAMES
 from cocktail_hub.publishing.card.header import read_metadata
@@ -91,7 +92,7 @@ def gather_facts(
     """
     references = recipe.all_references
     with ThreadPoolExecutor(max(1, len(references))) as pool:
-        found = pool.map(lambda reference: _card_metadata(reference, hub), references)
+        found = pool.map(lambda reference: card_metadata(reference, hub), references)
         cards = {reference.model: metadata for reference, metadata in zip(references, found, strict=True)}
     counts = Counter[str]()
     for spec in specs or ():
@@ -102,6 +103,7 @@ def gather_facts(
         from cocktail_hub.publishing.card.results import hub_results  # most cards have none
 
         shown = tuple(hub_results(results, recipe, kind.task, repo_id or ""))
+    own = (kind.sentence_transformers,) if kind.sentence_transformers else ()
     return CardFacts(
         form=form,
         repo_id=repo_id,
@@ -111,7 +113,7 @@ def gather_facts(
         library="sentence-transformers" if kind.sentence_transformers else "transformers",
         pipeline_tag=kind.task,
         architecture=kind.architecture or None,
-        load_classes=_load_classes(kind),
+        load_classes=(*own, class_name(TASKS[kind.task].auto_class, kind.architecture)) if kind.model_type else own,
         processor=TASKS[kind.task].processor if kind.model_type else None,
         licenses={} if None in cards.values() else {model: license_of(card or {}) for model, card in cards.items()},
         languages={model: languages_of(card or {}) for model, card in cards.items()},
@@ -121,7 +123,7 @@ def gather_facts(
     )
 
 
-def _card_metadata(reference: ModelReference, hub: Hub) -> Mapping[str, Any] | None:
+def card_metadata(reference: ModelReference, hub: Hub) -> Mapping[str, Any] | None:
     """Return the metadata of a model's card; empty if it has no card, `None` if that cannot be known offline."""
     if reference.digest is not None and not Path(reference.model).expanduser().is_dir():
         return {}  # the folder was removed after it was mixed
@@ -131,17 +133,6 @@ def _card_metadata(reference: ModelReference, hub: Hub) -> Mapping[str, Any] | N
     if not 0 < files.sizes.get("README.md", 0) <= LARGEST_SETTINGS:
         return {}
     return read_metadata(files.read("README.md").decode("utf-8", "replace"))
-
-
-def _load_classes(kind: ModelKind) -> tuple[str, ...]:
-    own = (kind.sentence_transformers,) if kind.sentence_transformers else ()
-    if not kind.model_type:
-        return own
-    if kind.architecture.endswith("ForCTC"):
-        return (*own, "AutoModelForCTC")
-    if kind.architecture.endswith("EncoderModel"):
-        return (*own, kind.architecture)  # `AutoModel` would add a decoder to an encoder alone
-    return (*own, TASKS[kind.task].auto_class)
 
 
 def languages_of(metadata: Mapping[str, Any]) -> tuple[str, ...]:
@@ -205,6 +196,17 @@ class LicenseInfo:
         """Id and name as one word with hyphens, in which terms such as `nc` can be recognised."""
         return f"{self.license} {self.name or ''}".lower().replace(" ", "-").replace(",-", "-")
 
+    @property
+    def restrictions(self) -> list[str]:
+        """What it demands of whoever uses or shares the mix."""
+        said = {
+            "does not allow sharing adapted versions, and a mix is one": _NO_DERIVATIVES.search(self.terms),
+            "limits commercial use": _NO_COMMERCE.search(self.terms),
+            "has terms of its own that bind whoever uses or shares the mix": _OWN_TERMS.search(self.license),
+            "requires that the name of a derived model begins with `Llama`": _LLAMA_NAME.search(self.label.lower()),
+        }
+        return [words for words, match in said.items() if match]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class License:
@@ -262,7 +264,11 @@ def combine_licenses(licenses: Mapping[str, LicenseInfo | None]) -> License:
         )
     else:
         result = _combined(list(infos.values()))
-    warnings = [_warning(info, models[key]) for key, info in infos.items()]
+    warnings = [
+        f"{code(info.label)} ({listing([escape(model) for model in models[key]])}) {listing(found)}."
+        for key, info in infos.items()
+        if (found := info.restrictions)
+    ]
     forbidden = any(_NO_DERIVATIVES.search(info.terms) for info in infos.values())
     note = " ".join(filter(None, [result.note, *warnings]))
     return replace(result, note=note, conflict=result.conflict or forbidden)
@@ -301,14 +307,3 @@ def _combined(infos: Sequence[LicenseInfo]) -> License:
     if covering.license == "other" or "," in covering.license:
         return License(license="other", license_name=slug, license_link=covering.link, note=note)
     return License(license=covering.license, note=note)
-
-
-def _warning(info: LicenseInfo, models: Sequence[str]) -> str:
-    said = {
-        "does not allow sharing adapted versions, and a mix is one": _NO_DERIVATIVES.search(info.terms),
-        "limits commercial use": _NO_COMMERCE.search(info.terms),
-        "has terms of its own that bind whoever uses or shares the mix": _OWN_TERMS.search(info.license),
-        "requires that the name of a derived model begins with `Llama`": _LLAMA_NAME.search(info.label.lower()),
-    }
-    found = [words for words, match in said.items() if match]
-    return f"{code(info.label)} ({listing([escape(model) for model in models])}) {listing(found)}." if found else ""

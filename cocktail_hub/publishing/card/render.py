@@ -262,12 +262,12 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     tokenizer = "all of them together" if recipe.tokenizer == "union" else _shown(models[recipe.tokenizer])
     rules = "One rule" if len(recipe.layers) == 1 else f"{len(recipe.layers)} rules"
     file = "config.json" if facts.form == "recipe" else "recipe.json"
-    weighed = (recipe.evidence or {}).keys() - {"inlined", "code", "imported"}
+    weighed = (recipe.evidence or {}).keys() - {"inlined", "code", "imported", "materials"}
     inlined = [link(escape(name), f"{_HUB}/{name}/tree/{commit}") for name, commit in inlined_in(recipe).items()]
     versions = ", ".join(f"{escape(name)} {escape(version)}" for name, version in facts.versions.items())
     return [
         f"Method {code(recipe.method)}: {code(spec.summary)} ({source}){f', with {given}' if given else ''}.",
-        *_weighting(recipe),
+        *weighting_sentences(recipe),
         f"Result: {', '.join(result)}." if result else "",
         f"Config and tokenizer come from {config}."
         if config == tokenizer
@@ -279,7 +279,7 @@ def _making(recipe: Recipe, facts: CardFacts) -> list[str]:
     ]
 
 
-def _weighting(recipe: Recipe) -> list[str]:
+def weighting_sentences(recipe: Recipe) -> list[str]:
     """Return sentences on where computed weights came from or will come from."""
     weighting, evidence = recipe.weighting, recipe.evidence or {}
     if weighting is not None and weighting.rule != "uniform":

@@ -120,3 +120,21 @@ def test_convolutions_in_groups_are_refused_without_sending_people_to_peft(tmp_p
         "That change is not a product of two matrices that could be added to the base; PEFT cannot merge it either.\n"
         f"Train the adapter without '{module}' (`exclude_modules`), or fine-tune the whole model and mix that."
     )
+
+
+def test_layers_that_an_adapter_leaves_out_are_named(tmp_path):
+    root = saved_adapter(tmp_path, target_modules=["q_proj", "v_proj"])
+    assert adapted_weights(tmp_path / "base", root).note == ""
+    file = root / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(file).items() if ".layers.1." not in name}, file)
+    assert adapted_weights(tmp_path / "base", root).note == (
+        f"'{root}' leaves 2 tensor(s) of layer(s) 1 as in its base, and changes the same ones of other layers "
+        "(e.g. 'model.layers.1.self_attn.q_proj.weight')."
+    )
+
+
+def test_an_adapter_without_tensors_is_refused(tmp_path):
+    root = saved_adapter(tmp_path)
+    save_file({}, root / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="has no tensors"):
+        adapted_weights(tmp_path / "base", root)

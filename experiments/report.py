@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import spearmanr
 from tasks import TASKS
-from train import BATCH, DRAWS, POOL, RATE, TEST
+from train import DRAWS, POOL, TEST
 
 from cocktail_hub.evaluation.intervals import middle_quantiles, resampled_means, tail_for
 
@@ -79,10 +79,10 @@ def forgetting(found: dict[str, Results]) -> str:
     """A table of experts, alone and mixed, on their own task and on the others."""
     rows = []
     for task in TASKS:
-        each = [results[task] for results in found.values() if "anchored" in results.get(task, {})]
+        each = [results[task] for results in found.values() if "share 0.5" in results.get(task, {})]
         if not each:
             continue
-        named = {name: [one[name] for one in each] for name in ("share 0.5", "anchored")}
+        named = {name: [one[name] for one in each if name in one] for name in ("share 0.5", "anchored")}
         named |= {name: [one[f"predicted share {name}"] for one in each] for name in "01"}
         parts = {
             name: (
@@ -90,10 +90,11 @@ def forgetting(found: dict[str, Results]) -> str:
                 np.concatenate([one[other]["ndcg"] for one in own for other in one if other != task]),
             )
             for name, own in named.items()
+            if own
         }
         cells = [
-            f"{100 * own.mean():.1f} / {100 * others.mean():.1f}"
-            for own, others in (parts[name] for name in ("0", "1", "share 0.5", "anchored"))
+            " / ".join(f"{100 * part.mean():.1f}" for part in parts.get(name, ())) or "-"
+            for name in ("0", "1", "share 0.5", "anchored")
         ]
         gains = [difference([(parts["share 0.5"][side], parts["1"][side])]) for side in (0, 1)]
         rows.append([task, *cells, *gains])
@@ -107,7 +108,7 @@ def new_task(found: dict[str, Results]) -> str:
     for task in TASKS:
         each = [results[task] for results in found.values() if "oracle" in results.get(task, {})]
         draws = [[[name for name in one if name.startswith(f"ensemble {size} ")] for size in (20, 50)] for one in each]
-        if not each or not all(map(all, draws)):
+        if not each:
             continue
         cells = [task]
         for names in (
@@ -117,8 +118,8 @@ def new_task(found: dict[str, Results]) -> str:
             [["oracle"]] * len(each),
         ):
             own = [one[name] for one, some in zip(each, names, strict=True) for name in some]
-            loss, ndcg = (np.mean([row[key] for row in own]) for key in ("loss", "ndcg"))
-            cells.append(f"{loss:.3f}, {100 * ndcg:.1f}")
+            loss, ndcg = (np.mean([row[key] for row in own] or np.nan) for key in ("loss", "ndcg"))
+            cells.append(f"{loss:.3f}, {100 * ndcg:.1f}" if own else "-")
         cells.append(difference([(one["equal"]["ndcg"], one["alone base"]["ndcg"]) for one in each]))
         rows.append(cells)
     head = ["task", "base alone", "equal weights", "20 examples", "50 examples", "oracle"]
@@ -209,19 +210,17 @@ def ranks(found: dict[str, Results]) -> str:
     return table(head, rows)
 
 
-def write(kept: Path, steps: int) -> None:
-    """Write the page and its data; the experts were trained for so many steps."""
+def write(kept: Path) -> None:
+    """Write the page and its data."""
     found = read(kept)
     shown = {
-        "steps": steps,
+        **json.loads((kept / "training.json").read_text(encoding="utf-8")),
         "seeds": ", ".join(found),
         "tasks": ", ".join(
             name
             for name in TASKS
             if any(f"alone {name}" in rows for results in found.values() for rows in results.values())
         ),
-        "batch": BATCH,
-        "rate": RATE,
         "test": TEST.stop - TEST.start,
         "draws": DRAWS.stop - DRAWS.start,
         "pool": POOL.stop - POOL.start,

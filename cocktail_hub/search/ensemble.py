@@ -35,6 +35,10 @@ _SLOWEST = 1e-9
 """The rate of the descent is not halved below this."""
 _SMALLEST = -600.0
 """Least logarithm of a weight: its exponential is still above zero."""
+_ALONE = 0.75
+"""Of the loss that weights of embedders are searched by: the part of the ingredients' own losses."""
+_SCALE = 0.25
+"""Of the same loss."""
 _SHORTEST = 1e-12
 """Vectors are not scaled up from lengths below this."""
 NEVER = -1e30
@@ -131,17 +135,19 @@ class MixedVectors:
     """Whether vectors are scaled to length 1 after they are averaged; else their dot products are compared."""
     temperature: float
     """Divisor of the similarities."""
-    decoupled: bool = False
-    """Whether the loss is what it would be among endlessly many such passages, a constant aside (arXiv:2110.06848).
-    Among few, examples that most ingredients answer hardly count, and single hard ones decide."""
-    scale: float = 1.0
-    """Of the loss."""
+    alone: np.ndarray | None = None
+    """[N, n] the losses of each ingredient; if given, the loss is the one that weights are searched by:
+
+    a quarter of what it would be among endlessly many such passages, a constant aside (arXiv:2110.06848), since among
+    few, examples that most ingredients answer hardly count, and single hard ones decide; and three quarters of the
+    weighted mean of `alone`, which few examples tell better. All of it is scaled to a quarter, against the prior.
+    """
     convex = False
 
     @property
     def searched(self) -> MixedVectors:
         """See `MixedOutputs`."""
-        return replace(self, decoupled=True, scale=0.25)
+        return replace(self, alone=np.stack([self.losses(one) for one in np.eye(self.count)]))
 
     @property
     def count(self) -> int:
@@ -152,8 +158,10 @@ class MixedVectors:
         """See `MixedOutputs`."""
         scores = self.scores(weights) / self.temperature
         others = _logsumexp(np.where(self.wrong, scores, NEVER))[:, None]
-        whole = np.where(others > NEVER / 2, others, scores) if self.decoupled else np.logaddexp(scores, others)
-        return np.asarray(self.scale * (self.right * (whole - scores)).sum(axis=1))
+        if self.alone is None:
+            return np.asarray((self.right * (np.logaddexp(scores, others) - scores)).sum(axis=1))
+        many = self.right * (np.where(others > NEVER / 2, others, scores) - scores)
+        return np.asarray(_SCALE * ((1 - _ALONE) * many.sum(axis=1) + _ALONE * weights @ self.alone))
 
     def gradient(self, weights: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """See `MixedOutputs`."""
@@ -161,10 +169,10 @@ class MixedVectors:
         scores = queries @ passages.T / self.temperature
         others = _logsumexp(np.where(self.wrong, scores, NEVER))[:, None]
         # per positive the probability of all wrong passages
-        missed = others > NEVER / 2 if self.decoupled else np.exp(others - np.logaddexp(scores, others))
+        missed = np.exp(others - np.logaddexp(scores, others)) if self.alone is None else others > NEVER / 2
         taken = np.exp(np.where(self.wrong, scores, NEVER) - others)  # how the wrong passages divide it
         slopes = (self.right * missed).sum(axis=1, keepdims=True) * taken - self.right * missed
-        slopes *= self.scale * chosen[:, None] / self.temperature
+        slopes *= chosen[:, None] / self.temperature
         total = np.zeros(self.count)
         for slope, mean, length, parts in (
             (slopes @ passages, queries, lengths[0], self.queries),
@@ -174,7 +182,7 @@ class MixedVectors:
                 total += np.tensordot(parts, (slope - mean * (slope * mean).sum(axis=1, keepdims=True)) / length, 2)
             else:
                 total += np.tensordot(parts, slope, 2)
-        return total
+        return total if self.alone is None else _SCALE * ((1 - _ALONE) * total + _ALONE * self.alone @ chosen)
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Similarities of the mean vectors: [n, passages]."""

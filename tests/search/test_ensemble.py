@@ -65,20 +65,21 @@ def test_the_loss_of_mean_vectors_is_info_nce_of_their_cosines():
         assert loss == pytest.approx(sum(own) / 2, rel=1e-12)
 
 
-def test_the_loss_that_weights_of_embedders_are_searched_by_leaves_the_right_passage_out_of_the_sum():
+def test_weights_of_embedders_are_searched_by_the_loss_among_many_passages_and_by_the_losses_alone():
     outputs, weights = vectors(cosine=True), np.array([0.1, 0.2, 0.3, 0.4])
     scores = outputs.scores(weights) / 0.5
     others = np.log(np.exp(np.where(outputs.wrong, scores, -np.inf)).sum(axis=1, keepdims=True))
-    expected = (outputs.right * (others - scores)).sum(axis=1) / 4
-    assert outputs.searched.losses(weights) == pytest.approx(expected, rel=1e-12)
+    many = (outputs.right * (others - scores)).sum(axis=1)
+    alone = sum(weight * outputs.losses(one) for weight, one in zip(weights, np.eye(COUNT), strict=True))
+    assert outputs.searched.losses(weights) == pytest.approx((many + 3 * alone) / 16, rel=1e-12)
 
 
 def test_an_example_without_wrong_passages_pulls_no_weight():
     outputs = vectors(cosine=True)
     outputs.wrong[0] = False
     first = (np.arange(EXAMPLES) == 0).astype(float)
-    assert outputs.searched.losses(np.full(COUNT, 0.25))[0] == 0
-    assert outputs.searched.gradient(np.full(COUNT, 0.25), first).tolist() == [0] * COUNT
+    assert outputs.searched.losses(np.full(COUNT, 0.25))[0] == pytest.approx(0, abs=1e-12)
+    assert outputs.searched.gradient(np.full(COUNT, 0.25), first) == pytest.approx(np.zeros(COUNT), abs=1e-12)
 
 
 @pytest.mark.parametrize("outputs", ALL, ids=NAMES)

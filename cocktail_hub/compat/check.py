@@ -104,6 +104,12 @@ class Model:
         """Folders with weights of the other modules of its chain; some may be transformers, too."""
         return tuple(folder for folder in self.home.model_files.weight_folders if folder != self.main)
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of an adapter, if it has one, or that of the whole model."""
+        own = find_vocabulary(self.located.files, self.located.model_files.main)
+        return own if own.path or not self.adapted else find_vocabulary(self.body.files, self.body.model_files.main)
+
     def holder(self, mapping: TensorMapping) -> ResolvedModel:
         """Where the whole tensors behind a mapping are: the body for the transformer, the home for other modules."""
         return self.body if isinstance(mapping.weights, AdaptedWeights) else self.home
@@ -292,7 +298,7 @@ def check_models(
         refuse_quantized(model.body.files, model.body.model_files.main, model.config)
     chains = [read_chain(model.home.files) for model in models]
     weights = [model.read_weights(model.main) for model in models]
-    vocabularies = shared(map(_vocabulary, models))
+    vocabularies = shared(model.vocabulary for model in models)
     aligned = _align(recipe, models, weights, vocabularies)
     tokenizer = _small_file_giver("tokenizer", recipe, models)
     named = _code_elsewhere(recipe, models, hub, trusted=trust_remote_code)
@@ -500,12 +506,6 @@ def _class_notes(models: Sequence[Model], *, trusted: Model | None) -> list[str]
         at = f" at commit {commit}" if commit else ""
         notes.append(f"The mix comes with Python code of '{trusted.name}'{at}, and runs it: {', '.join(files)}.")
     return notes
-
-
-def _vocabulary(model: Model) -> Vocabulary:
-    """The vocabulary of an adapter, if it has one, or that of the whole model."""
-    own = find_vocabulary(model.located.files, model.located.model_files.main)
-    return own if own.path or not model.adapted else find_vocabulary(model.body.files, model.body.model_files.main)
 
 
 def _compare_in(folder: str, models: Sequence[Model]) -> list[str]:

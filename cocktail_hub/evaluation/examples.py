@@ -78,7 +78,16 @@ def check_examples(rows: Sequence[Any], kind: ScoredKind, *, columns: Mapping[st
     if not columns:
         rows, shape = recognize(rows, FIELDS[kind], borrow=kind == "reranker")
     names = {key: (columns or {}).get(key, key) for key in FIELDS[kind]}
-    checked = tuple(_check(row, index, names) for index, row in enumerate(rows))
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise ScoringError(
+                f"Example {index} is of type {type(row).__name__}, not a mapping: {_shown(row)}\n"
+                f"An example has the keys {', '.join(names.values())}.",
+                example=index,
+            )
+    checked = tuple(
+        {key: _value(row, index, key, column) for key, column in names.items()} for index, row in enumerate(rows)
+    )
     if kind in ("encoder", "reranker"):
         passages = [*dict.fromkeys(text for row in checked for key in _LISTS for text in row[key])]
         for index, row in enumerate(checked):
@@ -96,16 +105,6 @@ def require_negatives(index: int, positives: Sequence[str], negatives: Sequence[
             "Give it a `neg`, or more examples.",
             example=index,
         )
-
-
-def _check(row: Any, index: int, names: Mapping[str, str]) -> Example:
-    if not isinstance(row, Mapping):
-        raise ScoringError(
-            f"Example {index} is of type {type(row).__name__}, not a mapping: {_shown(row)}\n"
-            f"An example has the keys {', '.join(names.values())}.",
-            example=index,
-        )
-    return {key: _value(row, index, key, column) for key, column in names.items()}
 
 
 def _value(row: Mapping[str, Any], index: int, key: str, column: str) -> str | tuple[str, ...]:

@@ -76,7 +76,11 @@ def parse_recipe(text: str, name: str = "recipe", *, open_weights: bool = False)
             if len(text) > LARGEST_YAML or sum(_values_in(node, {}) for node in nodes) > MOST_VALUES:
                 raise ValueError(f"it has more than {LARGEST_YAML:,} characters, or {MOST_VALUES:,} values")  # noqa: TRY301
             return read_mergekit(text, name)
-        data = _load(text)
+        try:
+            is_json = text.lstrip().startswith("{")  # YAML would read JSON's `1e-05` as a string
+            data = json.loads(text, object_pairs_hook=_object_from_pairs) if is_json else load_yaml(text)
+        except json.JSONDecodeError:  # YAML's `{model: org/name}` begins the same
+            data = load_yaml(text)
         if not isinstance(data, Mapping):
             kind = "empty" if data is None else f"a {type(data).__name__}"
             raise RecipeError(f"'{name}' must be a mapping with `ingredients`, but it is {kind}.")  # noqa: TRY301
@@ -99,15 +103,6 @@ def parse_recipe(text: str, name: str = "recipe", *, open_weights: bool = False)
             f"'{name}' is not valid YAML or JSON: {problem}.\n"
             "Nothing was read from it. See docs/recipe.md for a recipe to start from."
         ) from error
-
-
-def _load(text: str) -> Any:
-    if text.lstrip().startswith("{"):  # YAML would read JSON's `1e-05` as a string
-        try:
-            return json.loads(text, object_pairs_hook=_object_from_pairs)
-        except json.JSONDecodeError:
-            pass  # YAML's `{model: org/name}` begins the same
-    return load_yaml(text)
 
 
 def load_yaml(text: str, *, unique: bool = True) -> Any:

@@ -225,7 +225,7 @@ class Cache:
             with suppress(OSError):
                 Path(reading.lock_file).unlink()
 
-    def _is_used(self, digest: str) -> bool:
+    def has_users(self, digest: str) -> bool:
         """Whether a process uses a mix; what killed ones have left is removed."""
         for path in (self.root / "locks").glob(f"{digest}.*{_USE}"):
             try:
@@ -298,7 +298,7 @@ class Cache:
                 continue
             with self.locked(mix.digest, wait=False) as held:
                 ours = (mix.path / MANIFEST).is_file() and not mix.path.is_symlink()
-                if held and ours and not self._is_used(mix.digest) and remove(mix.path):
+                if held and ours and not self.has_users(mix.digest) and remove(mix.path):
                     removed.append(mix)
         return removed
 

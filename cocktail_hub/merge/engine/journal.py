@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from cocktail_hub.storage.cache import JOURNAL
@@ -56,7 +57,11 @@ class Journal:
         self.finished: dict[str, Entry] = {}
         """Path of a finished shard -> its entry."""
         folder.mkdir(parents=True, exist_ok=True)
-        known = self._read()
+        known: Mapping[str, Entry] = {}
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
+            saved = json.loads(self._path.read_text(encoding="utf-8"))
+            if saved["plan"] == self._identity:
+                known = {path: Entry(*entry) for path, entry in saved["finished"].items()}
         for shard in plan.shards:
             entry, path = known.get(shard.path), folder / shard.path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,14 +84,6 @@ class Journal:
     def remove(self) -> None:
         """Delete the journal of a complete merge."""
         self._path.unlink(missing_ok=True)
-
-    def _read(self) -> Mapping[str, Entry]:
-        try:
-            saved = json.loads(self._path.read_text(encoding="utf-8"))
-            known = {path: Entry(*entry) for path, entry in saved["finished"].items()}
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return {}  # none, or damaged by a power cut: nothing is known to be finished
-        return known if saved.get("plan") == self._identity else {}
 
     def _save(self) -> None:
         """Replace the journal in one step."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -41,6 +42,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to work in, as the README assumes it: a checkout's configs, and the models on the Hub."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "configs", folder / "configs")
+    rows = [{"query": f"who wrote {word}", "pos": [f"{word} is by her"], "neg": ["a dog ran"]} for word in "abcd"]
+    for name in ("hotpot", "others"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
 
 

@@ -66,6 +66,27 @@ RECIPES: Mapping[str, str | bytes] = {
     "an expression without end": OK + "missing: {'((\\w|\\.)+)+\\d\\d': first}\n",
     "references back": OK + "missing: {'(.*)(.*)(.*)(.*)\\4\\3[tb]\\1\\1': first}\n",
     "an endless glob": OK + f"keep: ['{'*a' * 40}*']\n",
+    "a name longer than any path": OK.replace(str(BASE), "a" * 5000, 1),
+    "the home of nobody": OK.replace(str(BASE), "~nobody-has-this-name/a", 1),
+    "a null character": '{"ingredients":[{"model":"a\\u0000","weight":1},{"model":"a/b","weight":1}]}',
+    "lists four hundred deep": f"{OK}evidence: {{x: {'[' * 400}{']' * 400}}}\n",
+    "recipes in recipes without end": "{ingredients: [{recipe: " * 90 + f"{BASE}" + "}]}" * 90,
+    "forty recipes": "ingredients:\n" + f"- {{weight: 1, recipe: {{ingredients: [{BASE}, {BASE}]}}}}\n" * 40,
+    "twenty thousand rules": f"{OK}keep: [{','.join(f'a{i}*' for i in range(20_000))}]\n",
+    "ten thousand layers": f"{OK}layers: [{','.join(['{match: a, weights: [1, 1]}'] * 10_000)}]\n",
+    "a list of weights": OK.replace("0.5", f"[{','.join(['0.5'] * 40_000)}]"),
+    "a template that never ends": f"{OK}chat_template: '{{% for a in range(10**9) %}}{{% endfor %}}'\n",
+    "a template of megabytes": json.dumps({"ingredients": [], "chat_template": "{" * 10**7}),
+    "a set": f"ingredients: !!set {{{BASE}}}\n",
+    "bytes": f"method: !!binary AAAA\n{OK}",
+    "keys that are lists": f"? [a, b]\n: c\n{OK}",
+    "a second document": f"{OK}---\n{OK}",
+    "another encoding": OK.encode("utf-16"),
+    "keys that stand twice": '{"ingredients": 1' + ', "ingredients": 1' * 500_000 + "}",
+    "a seed of hundreds of digits": f"{OK}seed: {'9' * 400}\n",
+    "a billion rows": f"{OK}pad_to_multiple_of: 1000000000\n",
+    "a configuration of mergekit that expands": f"merge_method: linear\n{BOMB}",
+    "a configuration of mergekit without end": "merge_method: linear\nslices:\n" + "- sources: [{model: a}]\n" * 6_000,
     "a token in an address": OK.replace(str(BASE), f"https://me:hf_{'x' * 34}@huggingface.co/a/b", 1),
 }
 CONFIGS: tuple[dict[str, Any], ...] = (
@@ -88,11 +109,28 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"transformers_weights": "../../etc/passwd"},
     {"rope_scaling": 5},
     {"cocktail": 5},
+    {"id2label": {"9" * 5000: "a"}},
+    {"id2label": {"0": {"a": [1]}}},
+    {"label2id": {"a": 10**400}},
+    {"vocab_size": float("inf")},
+    {"num_hidden_layers": -5},
+    {"layer_types": ["x"] * 100_000},
+    {"quantization_config": {"quant_method": [1]}},
+    {"torch_dtype": {"a": 1}},
+    {"architectures": ["BertModel"] * 100_000},
+    {"architectures": ["os.system"]},
+    {"model_type": "../../x"},
+    {"model_type": "cocktail", "recipe": {"ingredients": [{"model": str(BASE)}] * 2000}},
+    {"model_type": "cocktail", "recipe": {"evidence": json.loads("[" * 400 + "]" * 400)}},
+    {"is_decoder": "x", "is_encoder_decoder": []},
+    {"sentence_transformers": 5},
+    {"deep": json.loads("[" * 500 + "]" * 500)},
+    {"tie_word_embeddings": "x", "pad_token_id": 10**30},
     {"dtype": ["a"]},
     {"num_attention_heads": 0},
     {"\x1b[31m": 1},
 )
-FILES: Mapping[str, tuple[str, str | bytes]] = {
+FILES: dict[str, tuple[str, str | bytes]] = {
     **{
         f"{name} that is {what}": (name, content)
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "modules.json")
@@ -114,6 +152,60 @@ FILES: Mapping[str, tuple[str, str | bytes]] = {
     "a card without end": ("README.md", "---\nx: 1\n" * 200_000),
     "a card of colours": ("README.md", '---\nlicense: "\\e[31m\\u202e"\nlicense_link: "javascript:alert(1)"\n---\n'),
 }
+FILES |= {
+    f"{name} that holds {what[:40]!a}": (name, what)
+    for name, whats in {
+        "modules.json": (
+            '[{"path": "../../x", "type": "a"}]',
+            '[{"path": 5, "type": 5}]',
+            f'[{",".join(["""{"path": "a", "type": "b"}"""] * 10_000)}]',
+            '[{"path": "", "type": "os.system"}]',
+            '[{"path": "\\u0000", "type": "sentence_transformers.models.Pooling"}]',
+        ),
+        "tokenizer_config.json": (
+            '{"chat_template": 5}',
+            '{"chat_template": [{"name": "../../x", "template": "y"}, 5]}',
+            '{"chat_template": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"}',
+            '{"added_tokens_decoder": [1]}',
+            '{"added_tokens_decoder": {"9e9": 5}}',
+            '{"tokenizer_class": "../../x", "extra_special_tokens": 5}',
+            '{"auto_map": {"AutoTokenizer": 5}}',
+            '{"model_max_length": Infinity}',
+            f'{{"a": [{"[]," * 5_000_000}[]]}}',
+        ),
+        "tokenizer.json": (
+            '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": 5}}',
+            '{"model": {"type": "BPE", "vocab": {"a": 0}}, "post_processor": [1]}',
+            '{"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 1e400, "content": "x"}]}',
+            f'{{"model": {{"vocab": {{"a": 0}}}}, "added_tokens": [{{"id": {"9" * 4000}, "content": "x"}}]}}',
+            f'{{"model": {{"vocab": [{"[]," * 5_000_000}[]]}}}}',
+        ),
+        "generation_config.json": ("[1]", '{"eos_token_id": {"a": 1}}', f'{{"a": {DEEP[99_500:100_500]}}}'),
+        "special_tokens_map.json": ("5", DEEP),
+        "added_tokens.json": ('{"a": Infinity}', '{"a": [1]}'),
+        "1_Pooling/config.json": ("5", '{"pooling_mode": [1]}'),
+        "README.md": (f"---\nlanguage: {[1] * 9000}\ntags: 5\n---\n", f"---\n{'a' * 10**7}\n---\n"),
+    }.items()
+    for what in whats
+}
+EXAMPLES: Mapping[str, tuple[str, str | bytes]] = {
+    "a line of megabytes": (".jsonl", "x" * 30_000_000),
+    "deep": (".jsonl", f'{{"query": {DEEP}}}'),
+    "a number of digits": (".jsonl", f'{{"query": {"9" * 10_000}}}'),
+    "lists in lists": (".jsonl", f'{{"query": [{"[]," * 9_000_000}[]]}}'),
+    "half a character": (".jsonl", '{"query": "\\ud800", "pos": ["a"], "neg": ["b"]}'),
+    "millions of empty lines": (".jsonl", "\n" * 30_000_000),
+    "infinity": (".json", '[{"query": Infinity, "pos": NaN, "neg": []}]'),
+    "no objects": (".json", "[" + "1," * 300_000 + "1]"),
+    "a cell of brackets": (".csv", f"query,pos,neg\na,{DEEP[:100_000]}],b\n"),
+    "a quote that stays open": (".csv", 'query,pos,neg\n"' + "a" * 30_000_000),
+    "null characters": (".csv", "query,pos,neg\n\0,\0,\0\n"),
+    "half a million columns": (".tsv", "a\t" * 500_000 + "b\n"),
+    "too many bytes": (".jsonl", "\n" * (33 << 20)),
+    "no text": (".jsonl", b"\xff\xfe"),
+    "no parquet": (".parquet", b"PAR1" + b"\xff" * 1000 + b"PAR1"),
+    "nothing": (".jsonl", ""),
+}
 HEADERS: Mapping[str, str] = {
     "a name twice": "{" + ",".join(f'"a{i % 50_000}":{ENTRY}' for i in range(100_000)) + "}",
     "a million tensors": "{" + ",".join(f'"a{i}":{ENTRY}' for i in range(10**6)) + "}",
@@ -122,6 +214,18 @@ HEADERS: Mapping[str, str] = {
     "a name of megabytes": f'{{"{"x" * 5_000_000}":{ENTRY}}}',
     "a name of colours": f'{{"x\\u001b[31m\\u202e":{ENTRY}}}',
     "deep": f'{{"a":{DEEP}}}',
+    "sizes whose product is endless": f'{{"a":{{"dtype":"F32","shape":{[1 << 62] * 60},"data_offsets":[0,4]}}}}',
+    "nothing of an endless size": '{"a":{"dtype":"F32","shape":[4611686018427387904,0],"data_offsets":[0,0]}}',
+    "a dtype that is a list": '{"a":{"dtype":["F32"],"shape":[1],"data_offsets":[0,4]}}',
+    "bytes that overlap": f'{{"a":{ENTRY},"b":{ENTRY}}}',
+    "offsets below zero": '{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}',
+    "metadata of megabytes": f'{{"__metadata__":{{"a":"{"x" * 20_000_000}"}},"a":{ENTRY}}}',
+    "metadata that is deep": f'{{"__metadata__":{DEEP},"a":{ENTRY}}}',
+    "names of folders": f'{{"../../a":{ENTRY}}}',
+    "a null name": f'{{"\\u0000":{ENTRY}}}',
+    "empty tensors": "{"
+    + ",".join(f'"a{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for i in range(150_000))
+    + "}",
     "offsets that are no whole numbers": '{"a":{"dtype":"F32","shape":[1.0],"data_offsets":[0.0,4.0]}}',
 }
 INDICES: tuple[Any, ...] = (
@@ -129,6 +233,10 @@ INDICES: tuple[Any, ...] = (
     {"weight_map": {"a": 5}},
     {"weight_map": {"a": "../base/model.safetensors"}},
     {"weight_map": {"a": "/etc/passwd"}},
+    {"weight_map": {"a": "s.safetensors\0"}},
+    {"weight_map": {"a": "a" * 5000}},
+    {"weight_map": {"a": "s.safetensors"}, "metadata": json.loads(DEEP[99_500:100_500])},
+    {"weight_map": {f"{i}": "s.safetensors" for i in range(700_000)}},
     {"weight_map": {f"a{i}": f"{i}.safetensors" for i in range(100_000)}},
     [1],
 )
@@ -143,6 +251,14 @@ ADAPTERS: tuple[dict[str, Any], ...] = (
     {"base_model_name_or_path": 5},
     {"modules_to_save": 5},
     {"peft_type": 5},
+    {"r": 10**400},
+    {"r": 10**9},
+    {"lora_alpha": 1e308},
+    {"target_modules": ["a" * 1000] * 10_000},
+    {"rank_pattern": {f"a{i}": 2 for i in range(100_000)}},
+    {"alpha_pattern": {"(a|a)*" * 30: 2}},
+    {"auto_mapping": 5},
+    {"deep": json.loads(DEEP[99_500:100_500])},
 )
 
 
@@ -151,6 +267,22 @@ class Touch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (f"touch {BASE}.touched",)
+
+
+def many(count: int) -> bytes:
+    """A zip file of so many members."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        for number in range(count):
+            file.writestr(f"archive/data/{number}", b"")
+        file.writestr("archive/data.pkl", b"\x80\x02}.")
+    return stream.getvalue()
+
+
+def saved(content: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    return stream.getvalue()
 
 
 def zipped(pickled: bytes, how: int = zipfile.ZIP_STORED) -> bytes:
@@ -168,6 +300,17 @@ def pickles() -> Mapping[str, bytes]:
         "an inflating pickle": zipped(b"\0" * (600 << 20), zipfile.ZIP_DEFLATED),
         "a pickle of a long number": zipped(b"\x80\x02\x8b" + struct.pack("<i", 0x7FFFFFFF)),
         "a pickle of a long text": zipped(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"."),
+        "a hundred thousand members": many(100_000),
+        "a tensor that repeats one number": saved({"a": torch.zeros(1).expand(1 << 40)}),
+        "a tensor beside other things": saved({"a": torch.zeros(1), "b": [1, 2]}),
+        "names that are numbers": saved({1: torch.zeros(1)}),
+        "a sparse tensor": saved({"a": torch.zeros(2).to_sparse()}),
+        "a list": saved([torch.zeros(1)]),
+        "a cut file": saved({"a": torch.zeros(1000)})[:-500],
+        "a pickle before zip that is cut": pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2),
+        "a pickle before zip of other things": b"".join(
+            pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, 5, {"a": 1}, ["x"])
+        ),
         "a deep pickle": zipped(b"\x80\x02" + b"]" * 10**6 + b"a" * (10**6 - 1) + b"."),
     }
 
@@ -205,7 +348,7 @@ def inputs(root: Path) -> Mapping[str, Callable[[], Any]]:  # noqa: C901 - one k
 
     def written(name: str, content: str | bytes) -> Callable[[], Any]:
         text = content if isinstance(content, bytes) else content.encode()
-        return model(lambda folder: (folder / name).write_bytes(text))
+        return model(lambda folder: ((folder / name).parent.mkdir(exist_ok=True), (folder / name).write_bytes(text)))
 
     def changed(values: dict[str, Any]) -> Callable[[], Any]:
         def change(folder: Path) -> None:
@@ -241,26 +384,47 @@ def inputs(root: Path) -> Mapping[str, Callable[[], Any]]:  # noqa: C901 - one k
 
         return model(change)
 
-    def pipe() -> Any:
-        os.mkfifo(root / "pipe.yaml")
-        return root / "pipe.yaml"
+    def examples(suffix: str, content: str | bytes) -> Callable[[], Any]:
+        def made() -> Any:
+            path = root / f"examples{suffix}"
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            return {"ingredients": [str(BASE), str(BASE)], "weighting": {"examples": str(path)}}
 
-    def device() -> Any:
-        (root / "zero.yaml").symlink_to("/dev/zero")
-        return root / "zero.yaml"
+        return made
+
+    def expanding() -> Any:
+        from pyarrow import DictionaryArray, array, parquet, table
+
+        repeated = DictionaryArray.from_arrays(array([0] * 100_000), array(["x" * 1_000_000]))
+        parquet.write_table(table({"query": repeated, "pos": repeated, "neg": repeated}), root / "a.parquet")
+        return {"ingredients": [str(BASE), str(BASE)], "weighting": {"examples": str(root / "a.parquet")}}
+
+    def special(name: str, device: str = "") -> Callable[[], Any]:
+        def change(folder: Path) -> None:
+            (folder / name).unlink(missing_ok=True)
+            (folder / name).symlink_to(device) if device else os.mkfifo(folder / name)
+
+        return model(change)
 
     def header(text: str) -> bytes:
         return struct.pack("<Q", len(text.encode())) + text.encode() + b"1234"
 
     return {
         **{f"recipe: {name}": recipe(content) for name, content in RECIPES.items()},
-        "recipe: a pipe": pipe,
-        "recipe: a device": device,
-        **{f"config: {str(values)[:40]!a}": changed(values) for values in CONFIGS},
+        "recipe: a pipe": lambda: (os.mkfifo(root / "pipe.yaml"), root / "pipe.yaml")[1],
+        "recipe: a device": lambda: ((root / "zero.yaml").symlink_to("/dev/zero"), root / "zero.yaml")[1],
+        **{f"config: {number} {list(values)}": changed(values) for number, values in enumerate(CONFIGS)},
         **{f"file: {name}": written(*content) for name, content in FILES.items()},
         **{f"header: {name}": written("model.safetensors", header(text)) for name, text in HEADERS.items()},
-        **{f"index: {str(index)[:40]}": indexed(index) for index in INDICES},
-        **{f"adapter: {values}": adapter(values) for values in ADAPTERS},
+        **{f"examples: {name}": examples(*content) for name, content in EXAMPLES.items()},
+        "examples: a value that a column repeats": expanding,
+        **{
+            f"file: {name} that is a pipe, or {device}": special(name, device)
+            for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md", "modules.json")
+            for device in ("", "/dev/zero")
+        },
+        **{f"index: {number} {str(index)[:40]}": indexed(index) for number, index in enumerate(INDICES)},
+        **{f"adapter: {number} {list(values)}": adapter(values) for number, values in enumerate(ADAPTERS)},
         **{f"weights: {name}": pickled(content) for name, content in pickles().items()},
         "file: a loop of links": model(
             lambda f: ((f / "config.json").unlink(), (f / "config.json").symlink_to("config.json"))

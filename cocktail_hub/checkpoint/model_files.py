@@ -23,6 +23,11 @@ _SHOWN = 100
 MODULES = "modules.json"
 ROUTER = "router_config.json"
 """In a module that routes queries and documents to different modules."""
+MOST_LAYERS = 10_000
+_LAYERS = frozenset(
+    {"num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers", "num_decoder_layers"}
+)
+"""Keys of a config with the number of layers."""
 NOTICES = ("LICENSE*", "NOTICE*", "USE_POLICY*")
 """Files that say what a model may be used for."""
 _WEIGHT_STEMS = ("model", "pytorch_model")
@@ -228,6 +233,14 @@ def read_config(files: RepoFiles, folder: str = "") -> Mapping[str, Any]:
             'Programs look such names up, and cards show them as code.\nWrite the class, such as ["BertModel"].',
             model=files.name,
         )
+    parts = [part for part in (config, *config.values()) if isinstance(part, dict)]
+    for key, count in ((key, part[key]) for part in parts for key in _LAYERS & part.keys()):
+        if isinstance(count, int) and count > MOST_LAYERS:
+            raise CheckpointError(
+                f"`{key}` in '{path}' of '{files.name}' is {str(count)[:_SHOWN]}, more than {MOST_LAYERS:,}.\n"
+                "Whoever loads it would build so many layers, which no model has.\nDownload or save the model again.",
+                model=files.name,
+            )
     return config
 
 

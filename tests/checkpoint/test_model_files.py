@@ -367,3 +367,10 @@ def test_an_adapter_with_trained_weights_beside_it_is_refused(name: str) -> None
 @pytest.mark.parametrize("name", ["ggml-adapter-model.bin", "training_args.bin", "optimizer.pt", "old/value_head.bin"])
 def test_what_lies_beside_an_adapter_without_being_trained_with_it_is_no_reason_to_refuse(name: str) -> None:
     assert contents("adapter_config.json", "adapter_model.safetensors", name).adapter
+
+
+@pytest.mark.parametrize("config", [{"num_hidden_layers": 10**9}, {"text_config": {"n_layer": 10_001}}])
+def test_a_config_of_endless_layers_is_refused_before_anything_builds_them(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="more than 10,000"):
+        read_config(LocalFiles(tmp_path))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from cocktail_hub.checkpoint.files import RepoFiles
 
+_MOST_PATTERNS = 1000
+"""Of an option. Each is compared with the name of every module."""
 _LARGEST_RANK = 1_000_000
 """No matrix has more rows."""
 _DEFAULT = 8
@@ -131,6 +133,8 @@ def _finite(value: Any, option: str) -> float:
 def _patterns(data: Mapping[str, Any], option: str) -> dict[str, Any]:
     """Pattern of module names -> value. Raises ValueError if a pattern is not a regular expression."""
     found = {str(pattern): value for pattern, value in (data.get(option) or {}).items()}
+    if len(found) > _MOST_PATTERNS:
+        raise ValueError(f"`{option}` has {len(found):,} patterns, more than the {_MOST_PATTERNS:,} that are read")
     for pattern in found:
         try:
             _suffix(pattern)
@@ -139,7 +143,7 @@ def _patterns(data: Mapping[str, Any], option: str) -> dict[str, Any]:
     return found
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=2 * _MOST_PATTERNS)
 def _suffix(pattern: str) -> Expression:
     """PEFT matches a pattern with the end of a module's name."""
     return Expression(rf"(.*\.)?({pattern})")

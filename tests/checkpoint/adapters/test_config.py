@@ -33,6 +33,7 @@ pytestmark = [
         ({"init_lora_weights": "pissa"}, "uses `init_lora_weights: pissa`, which changes the base's weights"),
         ({"init_lora_weights": "loftq"}, "uses `init_lora_weights: loftq`"),
         ({"r": 0}, "cannot be parsed: a rank is not positive"),
+        ({"rank_pattern": dict.fromkeys(map(str, range(1001)), 2)}, "`rank_pattern` has 1,001 patterns"),
         ({"r": 10**400}, "cannot be parsed: a rank is above 1,000,000"),
         ({"r": None}, "cannot be parsed"),
         ({"r": float("inf")}, "cannot be parsed: cannot convert float infinity to integer"),

@@ -18,7 +18,8 @@ from kill_harness import Forks
 from models import ORG, SHARES, TOKEN, fill, push, root, small_llama, text_tokenizer
 
 from cocktail_hub.cli.main import GRACE_PERIOD
-from cocktail_hub.storage.cache import JOURNAL
+from cocktail_hub.resolve.source import RECIPE_FILE
+from cocktail_hub.storage.cache import JOURNAL, MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,11 +97,17 @@ class ScoringContext:
         return self.out if self.out.exists() else None
 
     def content(self) -> dict[str, Any] | None:
-        """What people have of it: name -> content; `None` for nothing."""
+        """What people have of it: name -> content; `None` for nothing.
+
+        Where files are read in parts, which of them were compared with their hash depends on where a run began.
+        """
         if self.kind == "push":
             return self._published()
         folder = self.result()
-        return None if folder is None else {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        if folder is None:
+            return None
+        found: dict[str, Any] = {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        return without_materials(found, found[RECIPE_FILE]) if self.kind == "low-disk" else found
 
     def _published(self) -> dict[str, Any] | None:
         try:
@@ -111,7 +118,7 @@ class ScoringContext:
         files = API.get_paths_info(self.repo, API.list_repo_files(self.repo))
         found = {file.path: file.blob_id for file in files if file.path not in (".gitattributes", "README.md")}
         assert bool(found) == (commits == 2)
-        return found or None
+        return without_materials(found, API.hf_hub_download(self.repo, RECIPE_FILE)) if found else None
 
     def finished(self) -> dict[str, tuple[int, int]]:
         """Finished weight files, entered in the journal or under their final name -> inode and time."""
@@ -138,6 +145,13 @@ class ScoringContext:
         names += [path.name for path in self.cache.rglob("*") if path.name.endswith((".incomplete", ".partial"))]
         names += [path.name for path in (*self.cache.glob("staging/*"), *self.cache.glob("mixes/.*"))]
         return names + [path.name for path in list(self.cache.glob("locks/*.lock"))[4:]]
+
+
+def without_materials(found: dict[str, Any], recipe: bytes | str) -> dict[str, Any]:
+    """Leave out which files were compared with their hash; `recipe` is the content of recipe.json, or its path."""
+    content = json.loads(recipe if isinstance(recipe, bytes) else Path(recipe).read_bytes())
+    content["evidence"].pop("materials")
+    return {name: blob for name, blob in found.items() if name != MANIFEST} | {RECIPE_FILE: content}
 
 
 @pytest.fixture(scope="module")

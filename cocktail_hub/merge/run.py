@@ -76,8 +76,11 @@ def write_weights(
 
             check = MaterialsCheck(report.models, report.recipe.materials, anew=options.force)
             stack.callback(check.close)
-        if isinstance(inputs, ShardInputs) and not Journal(folder, plan).finished:  # else parts of files passed before
-            inputs.check = check
+        made_from = check.state if check and not options.low_disk else ""
+        earlier = None
+        if check and isinstance(inputs, ShardInputs):
+            earlier = Journal(folder, plan, made_from)
+            inputs.check = None if earlier.finished else check  # parts of files passed before
         made = execute(
             plan,
             inputs,
@@ -90,13 +93,18 @@ def write_weights(
             on_progress=advance,
             meanwhile=meanwhile,
             keep_journal=True,
-            made_from=check.state if check and not options.low_disk else "",
+            made_from=made_from,
         )
+        if earlier and earlier.materials and not earlier.missing:
+            return replace(made, materials=earlier.materials)
         try:
-            return replace(made, materials=check.wait() if check else {})
+            materials = check.wait() if check else {}
         except SourceError:
             (folder / JOURNAL).unlink(missing_ok=True)  # what it lists is made of damaged files
             raise
+        if earlier:  # another run, which need not read any file, says the same
+            Journal(folder, plan, made_from).conclude(materials)
+        return replace(made, materials=materials)
 
 
 @contextmanager

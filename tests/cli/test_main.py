@@ -31,7 +31,6 @@ COMMANDS = (
     "score",
     "eval",
     "sweep",
-    "ui",
     "push",
     "verify",
     "methods",

@@ -34,7 +34,7 @@ def test_import_fails_with_all_that_cannot_be_expressed(tmp_path: Path) -> None:
     (tmp_path / "c.yml").write_text(LINEAR.replace("linear", "ram"))
     done = run("import", tmp_path / "c.yml")
     assert done.exit_code == 1
-    assert "- line 1: there is no method `ram` here (`cocktail methods`)." in done.stderr
+    assert "- line 1: there is no method `ram` here. Accepted: linear, slerp, " in done.stderr
 
 
 def test_mix_takes_a_configuration_of_mergekit(tmp_path: Path) -> None:

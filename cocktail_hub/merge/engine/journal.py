@@ -56,12 +56,15 @@ class Journal:
         self._identity = f"{plan.digest} {made_from}".rstrip()
         self.finished: dict[str, Entry] = {}
         """Path of a finished shard -> its entry."""
+        self.materials: Mapping[str, Mapping[str, str | None]] = {}
+        """What all of them are made of, as `MergeReport` has it; empty until that is known."""
         folder.mkdir(parents=True, exist_ok=True)
         known: Mapping[str, Entry] = {}
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged
             saved = json.loads(self._path.read_text(encoding="utf-8"))
             if saved["plan"] == self._identity:
                 known = {path: Entry(*entry) for path, entry in saved["finished"].items()}
+                self.materials = saved["materials"]
         for shard in plan.shards:
             entry, path = known.get(shard.path), folder / shard.path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +84,11 @@ class Journal:
         self.finished[path] = entry
         self._save()
 
+    def conclude(self, materials: Mapping[str, Mapping[str, str | None]]) -> None:
+        """Record what the shards, which are all finished, are made of. Raises OSError."""
+        self.materials = materials
+        self._save()
+
     def remove(self) -> None:
         """Delete the journal of a complete merge."""
         self._path.unlink(missing_ok=True)
@@ -89,7 +97,7 @@ class Journal:
         """Replace the journal in one step."""
         part = incomplete(self._path)
         with part.open("w", encoding="utf-8") as file:
-            json.dump({"plan": self._identity, "finished": self.finished}, file)
+            json.dump({"plan": self._identity, "finished": self.finished, "materials": self.materials}, file)
             file.flush()
             os.fsync(file.fileno())
         part.replace(self._path)
@@ -105,6 +113,7 @@ def _adopt(path: Path, size: int) -> bool:
     """Give a recorded shard its final name if it has not got it yet; tell whether the file is there."""
     part = incomplete(path)
     if part.is_file() and part.stat().st_size == size:
-        part.replace(path)
+        with suppress(FileNotFoundError):  # a worker on a cluster, whose driver was killed, does it, too
+            part.replace(path)
         sync_folder(path.parent)
     return path.is_file() and path.stat().st_size == size

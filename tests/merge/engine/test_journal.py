@@ -94,3 +94,11 @@ def test_a_removed_journal_is_gone(made: MergePlan, out: Path) -> None:
     journal.remove()
     journal.remove()
     assert list(out.iterdir()) == []
+
+
+def test_what_the_shards_are_made_of_is_remembered_with_them(made: MergePlan, out: Path) -> None:
+    journal, materials = Journal(out, made, "these files"), {"org/a@1": {"model.safetensors": None, "config.json": "0"}}
+    journal.record(made.shards[0].path, finish(out, made, 0))
+    journal.conclude(materials)
+    assert Journal(out, made, "these files").materials == materials
+    assert Journal(out, made, "other files").materials == {}

@@ -114,10 +114,11 @@ class ScoringContext:
             commits = len(API.list_repo_commits(self.repo))
         except RepositoryNotFoundError:
             return None
-        assert commits <= 2, "that of the new repo, and ours"
+        # That of the new repo, ours, and one that says more of the hashes than a run that was killed before could.
+        assert commits <= 3
         files = API.get_paths_info(self.repo, API.list_repo_files(self.repo))
         found = {file.path: file.blob_id for file in files if file.path not in (".gitattributes", "README.md")}
-        assert bool(found) == (commits == 2)
+        assert bool(found) == (commits > 1)
         return without_materials(found, API.hf_hub_download(self.repo, RECIPE_FILE)) if found else None
 
     def finished(self) -> dict[str, tuple[int, int]]:

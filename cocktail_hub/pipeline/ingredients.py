@@ -58,11 +58,7 @@ class ModelFacts:
             known["problem"] = str(error).partition("\n")[0]
         return cls(
             model=reference.model,
-            role="anchor"
-            if isinstance(reference, Anchor)
-            else "ingredient"
-            if isinstance(reference, Ingredient)
-            else "base",
+            role={Anchor: "anchor", Ingredient: "ingredient"}.get(type(reference), "base"),
             weight=plain(reference.weight) if isinstance(reference, Ingredient) else None,
             requested=reference.requested or reference.revision,
             **known,

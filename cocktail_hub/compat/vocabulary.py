@@ -30,8 +30,13 @@ _FAST_FILE = "tokenizer.json"
 _SLOW_FILES = ("vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 _WORD_FILES = ("whitespacetokenizer_config.json", "phrasetokenizer_config.json")
 """Words in the order of their rows: WordEmbeddings of sentence-transformers."""
-_SPARE = re.compile(r"reserved|unused|not_used|dummy|placeholder|madeup|(control|special)_?\d", re.IGNORECASE)
-"""In the names of tokens that a base keeps for fine-tuning to rename."""
+_WRAPPED = re.compile(r"[<\[{].+[>\]}]")
+"""Names of tokens that no text is learnt to be split into, such as `<pad>`."""
+_SPARE = re.compile(
+    r"(?=[<\[{].+[>\]}]$|.*\d$).*(reserved|unused|not_used|dummy|placeholder|madeup|(control|special)_?\d)",
+    re.IGNORECASE,
+)
+"""Names of tokens that a base keeps for fine-tuning to rename: in brackets or numbered, for `reserved` is a word."""
 _EMBEDDINGS = re.compile(
     r"(^|[._])(word_embeddings|embed_tokens|wte|embed_in|tok_embeddings|shared|embeddings?)\.weight$"
 )
@@ -412,10 +417,15 @@ def _only_in_one(first: Vocabulary, other: Vocabulary) -> list[str]:
 
 
 def alike(one: str, other: str) -> bool:
-    """Tell whether two names may be of one row: a spare one that was given a name, or `[PAD]` and `<pad>`."""
-    if _SPARE.search(one) or _SPARE.search(other):
+    """Tell whether two names may be of one row: a spare one that was given a name, or `[PAD]` and `<pad>`.
+
+    `</s>` and `<s>` are two tokens, and so are the words `K` and `##k`.
+    """
+    if _SPARE.match(one) or _SPARE.match(other):
         return True
-    plain = [re.sub(r"\W|_", "", name).lower() for name in (one, other)]
+    if not (_WRAPPED.fullmatch(one) and _WRAPPED.fullmatch(other)):
+        return False
+    plain = [re.sub(r"[^\w/]|_", "", name).lower() for name in (one, other)]
     return plain[0] == plain[1] != ""
 
 

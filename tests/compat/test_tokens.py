@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 from cocktail_hub import MixOptions, check, mix, score
 from cocktail_hub.checkpoint.files import LocalFiles
 from cocktail_hub.compat.tokens import AlignedTokens, align_tokens
-from cocktail_hub.compat.vocabulary import Vocabulary, find_vocabulary
+from cocktail_hub.compat.vocabulary import Vocabulary, alike, find_vocabulary
 from cocktail_hub.errors import IncompatibleError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -72,6 +72,28 @@ def test_a_spare_token_that_got_a_name_keeps_its_row(tmp_path: Path) -> None:
     one = vocabulary(tmp_path / "one", "a", added={1: "<reserved_0>", 2: "<pad>"})
     two = vocabulary(tmp_path / "two", "a", added={1: "<tool>"})
     assert sources(aligned(one, two, 3, 2)) == [[0, 1, 2], [0, 1, None]]
+
+
+@pytest.mark.parametrize("other", ["##k", "reserved", "k."])
+def test_a_learnt_word_is_never_taken_for_another_that_has_its_place(tmp_path: Path, other: str) -> None:
+    one, two = vocabulary(tmp_path / "one", "a", "K", "b"), vocabulary(tmp_path / "two", "b", other, "a")
+    assert sources(aligned(one, two, 3, 3, choice="one")) == [[0, 1, 2], [2, None, 0]]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are"),
+    [
+        ("[PAD]", "<pad>", True),
+        ("<|end_of_text|>", "<|endoftext|>", True),
+        ("<s>", "</s>", False),
+        ("<a>", "a", False),
+        ("[unused7]", "word", True),
+        ("madeupword0001", "word", True),
+        ("<|special_3|>", "<x>", True),
+    ],
+)
+def test_which_names_may_be_of_one_token(one: str, other: str, are: bool) -> None:
+    assert alike(one, other) is alike(other, one) is are
 
 
 def test_rows_at_the_same_places_are_left_alone(tmp_path: Path) -> None:

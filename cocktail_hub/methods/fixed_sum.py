@@ -46,7 +46,8 @@ def row_sums(xp: Any, rows: Any) -> Any:
     """Add up each row of a 2-D float array, in a binary tree by its index; returns one column, of the same dtype."""
     while rows.shape[1] > 1:
         even = rows.shape[1] // 2 * 2
-        rows = xp.concatenate([rows[:, 0:even:2] + rows[:, 1:even:2], rows[:, even:]], 1)
+        pairs = rows[:, 0:even:2] + rows[:, 1:even:2]
+        rows = pairs if even == rows.shape[1] else xp.concatenate([pairs, rows[:, even:]], 1)
     return rows
 
 

@@ -105,8 +105,9 @@ def ranks(xp: Any, rows: Any) -> Any:
     keys = xp.sort(keys).values if device else xp.sort(keys)
     keys &= (1 << room) - 1
     keys += xp.arange(count, **device)[:, None] * columns
-    found = xp.empty_like(rows).reshape(-1)
-    found[keys] = xp.asarray(xp.arange(columns, **device), dtype=rows.dtype)  # broadcast: 4 times as fast as one each
+    found, order = xp.empty_like(rows).reshape(-1), xp.empty_like(rows)
+    order[:] = xp.arange(columns, **device)
+    found[keys.reshape(-1)] = order.reshape(-1)
     return found.reshape(rows.shape)
 
 

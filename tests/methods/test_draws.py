@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cocktail_hub.methods.draws import PERIOD, Draws
-from cocktail_hub.methods.numpy_arrays import split_order, tensor_order
+from cocktail_hub.methods.numpy_arrays import split_order
 
 COUNT = 100_001
 
@@ -23,7 +23,6 @@ def test_numpy_and_torch_draw_the_same_in_either_order_and_in_any_pieces() -> No
     torchs = Draws(torch.zeros(COUNT), ["0 1 x"], [(0, COUNT)], torch, split=False).uniform(0)
     assert np.array_equal(torchs.numpy(), whole)
     split = Draws(np.zeros(COUNT, np.float32), ["0 1 x"], [(0, COUNT)], np, split=True).uniform(0)
-    assert np.array_equal(tensor_order(split), whole)
     assert np.array_equal(split, split_order(whole))
     pieces = Draws(np.zeros(30, np.float64), ["0 1 x"], [(5, 15), (100, 120)], np, split=False).uniform(0)
     assert pieces.dtype == np.float64

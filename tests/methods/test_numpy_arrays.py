@@ -68,6 +68,13 @@ def test_float32_is_rounded_to_the_nearest_bfloat16_and_ties_to_even() -> None:
     assert np.array_equal(out, numbers.bfloat16().view(torch.uint16).numpy())
 
 
+def test_bfloat16_can_be_widened_in_its_order() -> None:
+    bits = np.array([0x3F80, 0x8000, 0x7FC1, 0xFF80, 1], dtype=np.uint16)  # 1, -0, NaN, -infinity, the smallest
+    wide = np.empty(5, dtype=np.float32)
+    numpy_arrays.widen_in_order(bits, wide)
+    assert wide.view(np.uint32).tolist() == [0x3F800000, 0x80000000, 0x7FC10000, 0xFF800000, 0x10000]
+
+
 def test_sums_of_bfloat16_have_evens_before_odds() -> None:
     total = np.empty(5, np.float32)
     numpy_arrays.widen(array_of([0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0], "BF16"), total)

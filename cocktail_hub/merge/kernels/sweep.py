@@ -12,7 +12,7 @@ from cocktail_hub.errors import IncompatibleError
 from cocktail_hub.merge.plan import vector_layout
 from cocktail_hub.methods.dtypes import itemsize
 from cocktail_hub.methods.fixed_sum import FixedSum, gram_matrix, products, subtree_sums
-from cocktail_hub.methods.numpy_arrays import positions, tensor_order
+from cocktail_hub.methods.numpy_arrays import positions, widen_in_order
 from cocktail_hub.methods.order_statistics import kth_largest, stretches_of
 from cocktail_hub.methods.registry import METHODS
 
@@ -76,14 +76,13 @@ class Sweep:
 
     def vectors(self, pieces: Sequence[ElementRange]) -> list[Any]:
         """Read pieces of every model and return them, or their differences to the base, in the accumulator's dtype."""
-        steps, count = self._buffers.steps, sum(stop - start for _, start, stop in pieces)
+        widen = widen_in_order if self.reordered else self._buffers.steps.widen
+        xp, count = self._buffers.steps.xp, sum(stop - start for _, start, stop in pieces)
         slot, models = self._vectors, len(self._tensor.models)
         rows = self._buffers.array(slot._replace(nbytes=models * count * itemsize(slot.dtype))).reshape(models, count)
         vectors = []
         for row, array in zip(rows, self._buffers.inputs(self._job, self._tensor, pieces, count), strict=True):
-            steps.widen(array, row)
-            if self.reordered:
-                row[:] = tensor_order(row)
+            widen(array, row)
             vectors.append(row)
         if self._based:
             self.base, *vectors = vectors
@@ -91,10 +90,12 @@ class Sweep:
                 vector -= self.base  # noqa: PLW2901
         if not self._columns:
             return vectors
-        self.odd = steps.xp.isnan(sum(vector - vector for vector in vectors))
-        self.odd_sums = sum(vector[self.odd] for vector in vectors)
-        for vector in vectors:
-            vector[self.odd] = 0.0
+        self.odd = None
+        if not all(xp.isfinite(vector).all() for vector in vectors):
+            self.odd = xp.isnan(sum(vector - vector for vector in vectors))
+            self.odd_sums = sum(vector[self.odd] for vector in vectors)
+            for vector in vectors:
+                vector[self.odd] = 0.0
         return [vector.reshape(-1, self._columns) for vector in vectors]
 
     def draws(self, vectors: Sequence[Any], pieces: Sequence[ElementRange]) -> dict[str, Any]:

@@ -108,6 +108,8 @@ class KthLargest:
             self._shift += 1
         self._low, self._high = low >> self._shift << self._shift, high
         self._above = 0  # magnitudes at or above the bracket
+        self._all_equal = high - low == 1
+        """Whether the bracket is one bit pattern. Then what is inside is counted and not held."""
         self._count = 0  # of those held
         self._tallied = False
         self._seen_bits = 0  # set in any offset from `low`
@@ -127,7 +129,11 @@ class KthLargest:
             np.greater_equal(bits, low, out=inside)
             np.greater_equal(bits, high, out=above)
             self._above += int(np.count_nonzero(above))
-            found = bits.compress(np.not_equal(inside, above, out=inside))
+            np.not_equal(inside, above, out=inside)
+            if self._all_equal:
+                self._count += int(np.count_nonzero(inside))
+                continue
+            found = bits.compress(inside)
             for first in range(0, len(found), most):
                 inner = found[first : first + most]
                 if self._count + len(inner) > most:
@@ -153,7 +159,8 @@ class KthLargest:
             self._floor = self._high
             self._begin_pass(self._high, min(self._ceiling, self._high + self._reach(-wanted)))
         elif not self._tallied and wanted <= self._count:
-            self.value = _value(self._low + _Ranks(self._held[: self._count]).exact(wanted), self._itemsize)
+            offset = 0 if self._all_equal else _Ranks(self._held[: self._count]).exact(wanted)
+            self.value = _value(self._low + offset, self._itemsize)
         else:
             self._narrow(wanted)
 
@@ -170,11 +177,13 @@ class KthLargest:
 
     def _narrow(self, wanted: int) -> None:
         """Go on in the bin that holds the answer; or below the bracket, after a wrong guess."""
-        self._tally()
+        if not self._all_equal:
+            self._tally()
         from_top = np.cumsum(self._counts[::-1])
-        if wanted > from_top[-1]:
+        inside = self._count if self._all_equal else int(from_top[-1])
+        if wanted > inside:
             self._ceiling = self._low
-            reach = self._reach(wanted - int(from_top[-1]))
+            reach = self._reach(wanted - inside)
             self._begin_pass(max(self._floor, self._low - reach), self._low)
             return
         low = self._low + ((BINS - 1 - int(np.searchsorted(from_top, wanted))) << self._shift)

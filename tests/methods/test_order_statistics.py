@@ -81,6 +81,19 @@ def test_a_good_sample_makes_one_pass_enough() -> None:
     assert search(array, 600_000, array[::32], chunk=500_000)[1] == 1
 
 
+@pytest.mark.parametrize("guess", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("k", [1, 20_000, 300_000, 500_001, 999_999])
+def test_a_guess_of_one_value_that_many_share_is_right_or_leads_to_the_answer(guess: float, k: int) -> None:
+    array = np.repeat(np.array([1.0, 0.75, 0.5, 0.25, 0.0], np.float32), 200_000)
+    sample = np.full(100, guess, np.float32)
+    assert search(array, k, sample, chunk=300_000)[0] == expected(array, k)
+
+
+def test_a_value_that_many_share_is_found_in_one_pass() -> None:
+    array = np.repeat(np.array([1.0, 0.5, 0.0], np.float32), 1_000_000)
+    assert search(array, 1_500_000, array[::32], chunk=500_000) == (0.5, 1)
+
+
 def test_a_search_serves_for_one_tensor_after_the_other() -> None:
     random, found = np.random.default_rng(0), KthLargest()
     for size in (5_000, 700_000, 10):

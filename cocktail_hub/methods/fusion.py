@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _EPSILON = 1e-8
 """What keeps logarithms finite."""
-_AT_ONCE = 1 << 14
+_AT_ONCE = 1 << 15
 """Elements whose exponentials are taken at a time: what is made on the way stays in the processor's cache."""
 _QUARTILES = (0.25, 0.5, 0.75)
 

@@ -30,7 +30,10 @@ Examples:
 @click.option("--scoring-device", default="auto", show_default=True, help="Device to run models on: auto, cpu or cuda.")
 @mix_options(without=("low_disk", "max_shard_size", "engine"))
 def sweep(examples: tuple[tuple[str, str], ...], plot: Path | None, output: Path | None, **given: Any) -> None:
-    """Show how good RECIPE, or a mix of MODELs, is along one of its numbers, predicted everywhere and measured where it matters."""
+    """Show how good RECIPE, or a mix of MODELs, is along one of its numbers.
+
+    The curve is predicted everywhere, and measured where it matters.
+    """
     from cocktail_hub.pipeline.measurement import sweep
     from cocktail_hub.recipe import dump_yaml
     from cocktail_hub.search.plot import require_plotting

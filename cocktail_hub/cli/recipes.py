@@ -186,6 +186,8 @@ Examples:
 def push(repo_id: str | None, base: str | None, **given: Any) -> None:
     """Publish RECIPE, its mix, or that of MODELs to REPO_ID in one commit, and print the commit's address.
 
+    MODELs take `--to REPO_ID`; of two names without it, the second is the repo.
+
     With `--as adapter`, the base is the model that the adapter is for; default: the recipe's.
     """
     from cocktail_hub.pipeline.mix import publish

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
+  cocktail compare ./fine-tuned --base org/base
   cocktail compare ./one ./two --base org/base
   cocktail compare recipe.yaml --plot compare.png --json"""
 )
-@click.argument("sources", metavar="RECIPE | MODEL MODEL...", nargs=-1, required=True)
+@click.argument("sources", metavar="RECIPE | MODEL...", nargs=-1, required=True)
 @click.option("--base", help="The model that the others were fine-tuned from. Default: the recipe's base.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw heat maps into this PNG file.")
 @mix_options(without=("max_shard_size", "engine"))

@@ -281,7 +281,8 @@ def compare(
     One pass over all weights; what was measured once is kept in the cache.
 
     Args:
-        source: a recipe, as `mix` takes it, or a list of models. Its method and weights do not matter.
+        source: a recipe, as `mix` takes it, or a list of models; with `base`, one model. Method and weights do not
+            matter.
         base: the model that they were fine-tuned from; `None`: the recipe's, or the one that its adapters adapt.
         revision: of the recipe's repo, when `source` is a Hub id.
         options: how to read the models: `threads`, `max_memory`, `device`, `low_disk`.
@@ -294,7 +295,13 @@ def compare(
     from cocktail_hub.search.compare import measure_task_vectors, recipe_of_task_vectors
 
     options = with_hub(options, hub)
-    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
+    try:
+        loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
+    except SourceError:
+        if base is None or not isinstance(source, (str, Path)):
+            raise
+        one = {"model": str(source), "revision": revision}
+        loaded = load_recipe_source([base, one], options.hub, open_weights=True)
     pinned = prepare(loaded, options, recall=False).recipe
     given = None if base is None else ModelReference.from_value(base, "base")
     prepared = prepare(replace(loaded, recipe=recipe_of_task_vectors(pinned, given)), options)

@@ -27,6 +27,8 @@ def test_the_command_prints_tables_and_what_follows(tmp_path):
     assert len(shown["whole"]["cosines"]) == 2
     without_a_file = CliRunner().invoke(main, ["compare", *map(str, pair.folders), *base, "--json"])
     assert json.loads(without_a_file.stdout) == shown
+    alone = CliRunner().invoke(main, ["compare", str(pair.folders[1]), *base, "--json"])
+    assert json.loads(alone.stdout)["whole"]["lengths"] == shown["whole"]["lengths"][1:]
 
 
 def test_slips_are_said_before_anything_is_read():

@@ -113,6 +113,13 @@ def test_the_same_labels_in_another_order_are_refused() -> None:
     assert caught.value.model == "b"
 
 
+@pytest.mark.parametrize("theirs", [("pos", "neg", "neu"), ("POS", "NEG", "MIXED")])
+def test_a_shared_label_at_another_place_is_refused_in_whatever_case_it_is_written(theirs: tuple[str, ...]) -> None:
+    configs = [BERT | {"id2label": dict(enumerate(labels))} for labels in (("neg", "neu", "pos"), theirs)]
+    with pytest.raises(IncompatibleError, match="`id2label` has 'neg' as 1, but as 0 in 'a'"):
+        require_same_rows(["a", "b"], configs)
+
+
 def test_different_labels_are_reported() -> None:
     one, other = ({"id2label": {"0": name, "1": "POS"}} for name in ("NEG", "BAD"))
     require_same_rows(["a", "b"], [one, other])
@@ -291,6 +298,24 @@ def test_other_settings_of_a_module_are_reported(tmp_path: Path) -> None:
     words = "`include_prompt` of Pooling is True in 'a' and False in 'b'."
     assert module_setting_differences(["a", "b"], [POOLED, POOLED], found) == [words]
     assert module_setting_differences(["a", "b"], [POOLED, []], found) == []
+
+
+BAG = [{"path": "0_BoW", "type": "sentence_transformers.models.BoW"}]
+
+
+def test_a_bag_of_words_in_another_order_is_refused(tmp_path: Path) -> None:
+    files = embedders(tmp_path, {"vocab": ["cat", "dog"]}, {"vocab": ["dog", "cat"]}, file="0_BoW/config.json")
+    with pytest.raises(
+        IncompatibleError, match=r"`vocab` of BoW is \['dog', 'cat'\] in 'b', but \['cat', 'dog'\] in 'a'"
+    ):
+        module_setting_differences(["a", "b"], [BAG, BAG], files)
+
+
+def test_other_weights_of_words_are_reported(tmp_path: Path) -> None:
+    mine, theirs = ({"vocab": ["cat"], "word_weights": {"cat": weight}} for weight in (1.0, 2.0))
+    files = embedders(tmp_path, mine, theirs, file="0_BoW/config.json")
+    words = "`word_weights.cat` of BoW is 1.0 in 'a' and 2.0 in 'b'."
+    assert module_setting_differences(["a", "b"], [BAG, BAG], files) == [words]
 
 
 def test_a_module_without_its_config_is_reported(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ class Vocabulary:
     declared: Mapping[int, str] = field(default_factory=dict)
     """Added tokens by id, according to tokenizer_config.json and added_tokens.json."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What other files say of how text is split: `merges`."""
+    """What other files say of how text is split: `merges`, and hashes of models that split it."""
 
     @cached_property
     def tokens(self) -> tuple[Mapping[int, str], Mapping[int, str]] | None:
@@ -237,17 +238,18 @@ def code_configs(model: ResolvedModel) -> list[str]:
 
 
 def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
-    """Find `tokenizer.json`, or else an older vocabulary file, in the transformer's folder."""
-    for name in (_FAST_FILE, *_SLOW_FILES, *_WORD_FILES):
-        path = str(PurePosixPath(folder, name))
-        if path in files.sizes:
-            break
-    else:
+    """Find `tokenizer.json` in the transformer's folder, or else an older vocabulary file, or any of a tokenizer."""
+    inside = {PurePosixPath(path).name for path in files.sizes if PurePosixPath(path).parent == PurePosixPath(folder)}
+    useful = sorted(n for n in inside.difference(_NO_VOCABULARY) if group_of(n) == "tokenizer" and n[-3:] != ".py")
+    name = next((name for name in (_FAST_FILE, *_SLOW_FILES, *_WORD_FILES, *useful) if name in inside), "")
+    if not name:
         return Vocabulary(name=files.name, path="", text=b"")
+    path = str(PurePosixPath(folder, name))
     config = _read_object(files, str(PurePosixPath(folder, SETTINGS)))
     added = _read_object(files, str(PurePosixPath(folder, "added_tokens.json")))
     decoder = config.get("added_tokens_decoder") or {}
-    settings: dict[str, Any] = {}
+    pieces = [n for n in useful if n != name != _FAST_FILE and n.endswith((".spm", ".model", ".codes"))]
+    settings: dict[str, Any] = {n: sha256(files.read(str(PurePosixPath(folder, n)))).digest() for n in pieces}
     merges = str(PurePosixPath(folder, "merges.txt"))
     if name == "vocab.json" and merges in files.sizes:
         require_small(merges, files.name, files.sizes[merges], LARGEST_SETTINGS)

@@ -156,10 +156,12 @@ class Vocabulary:
         if PurePosixPath(self.path).name != _FAST_FILE or self.tokens is None:
             return self.settings
         try:
-            merges = self._data["model"].get("merges")
-            if merges and isinstance(merges[0], str):  # older files write a pair as a text
-                merges = [merge.split(" ", 1) for merge in merges]
-            found = {} if merges is None else {"merges": merges}
+            model = self._data["model"]  # older files leave settings out, or have a text for each merge
+            found = {key: how or None for key, how in model.items() if key not in ("type", "vocab", "merges")}
+            if (merges := model.get("merges")) is not None:
+                found["merges"] = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
+            if isinstance(vocab := model.get("vocab"), list):
+                found["scores"] = [entry[1:] for entry in vocab]
             added = self._data.get("post_processor") or {}
             if added.get("type") == "Sequence":
                 added = next((part for part in added["processors"] if part["type"] != "ByteLevel"), {})

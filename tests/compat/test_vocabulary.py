@@ -112,6 +112,19 @@ def test_another_way_to_split_text_is_noted(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("key", ["byte_fallback", "ignore_merges", "max_input_chars_per_word", "unk_token", "scores"])
+def test_another_setting_of_a_tokenizer_that_splits_text_is_noted(tmp_path: Path, key: str) -> None:
+    settings = ({"byte_fallback": False, "dropout": None, key: value} for value in (1, 2))
+    vocabularies = (WORDS, WORDS) if key != "scores" else ([[word, score] for word in WORDS] for score in (1, 2))
+    first, other = (
+        find_vocabulary(write(tmp_path / name, words, **how))
+        for name, words, how in zip(("base", "tuned"), vocabularies, settings, strict=True)
+    )
+    (note,) = compare(first, other)
+    assert f"({key} differ)" in note
+    assert compare(first, find_vocabulary(write(tmp_path / "old", WORDS, dropout=None, end_of_word_suffix=""))) == []
+
+
 def test_merges_are_the_same_in_old_and_new_files(tmp_path: Path) -> None:
     assert notes(tmp_path, (WORDS,), (WORDS,)) == []
     first = write(tmp_path / "old", WORDS, merges=["a b"])

@@ -505,6 +505,10 @@ def _class_notes(models: Sequence[Model], *, trusted: Model | None) -> list[str]
         commit = trusted.body.reference.revision
         at = f" at commit {commit}" if commit else ""
         notes.append(f"The mix comes with Python code of '{trusted.name}'{at}, and runs it: {', '.join(files)}.")
+        for model in models:
+            both = [path for path in files if path in model.body.model_files.code]
+            if changed := [path for path in both if model.body.files.read(path) != trusted.body.files.read(path)]:
+                notes.append(f"'{model.name}' has other code than that in {', '.join(changed)}.")
     return notes
 
 

@@ -38,7 +38,7 @@ _REFUSED = re.compile(
     r"|.*logit_soft_?cap(ping)?|(moe_)?token_dropout|output_(multiplier|gate_type)"
     r"|query_pre_attn_scalar|logits?_scal(e|ing)|scale_embedding|scale_attn_.*"
     r"|(attention|embedding|residual)_multiplier|(use_)?sliding_window|layer_types|.*sliding_window_pattern"
-    r"|attention_window"
+    r"|attention_window|vision_feature_.*|do_stable_layer_norm|feat_extract_norm|classifier_pooling|pos_att_type"
     r"|is_causal|is_decoder|use_bidirectional_attention|use_parallel_residual|parallel_attn|do_layer_norm_before"
     r"|num_experts_per_tok|norm_topk_prob|routed_scaling_factor|scoring_func|topk_method|n_group|topk_group"
 )
@@ -54,6 +54,7 @@ _SETTINGS: Mapping[str, re.Pattern[str]] = {
     ),
     "preprocessor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
     "processor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
+    "video_preprocessor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
 }
 """Small file that the mix takes from one model -> its keys that change no result, or that are compared elsewhere."""
 _LEFT_OUT: Mapping[str, Mapping[str, Any]] = {

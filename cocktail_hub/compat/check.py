@@ -66,6 +66,8 @@ _NOTES = {
 }
 """Kind of note -> the end of its sentence. Tied tensors and rebuilt buffers change nothing, so they have none."""
 _PART = "language_model/"
+_LARGE = 1 << 16
+"""Elements of a matrix that tells whether models are related."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,8 +305,7 @@ def check_models(
     tokenizer = _small_file_giver("tokenizer", recipe, models)
     named = _code_elsewhere(recipe, models, hub, trusted=trust_remote_code)
     code = {repo: files for repo, files in named.items() if files}
-    if code:
-        commits = {repo: files.commit for repo, files in code.items()}
+    if commits := {repo: files.commit for repo, files in code.items()}:
         recipe = replace(recipe, evidence={**(recipe.evidence or {}), "code": commits})
     notes = [
         *recipe.import_notes,
@@ -345,6 +346,10 @@ def check_models(
         for folder in folders
     )
     _refuse_unused_rules(recipe, components)
+    if not (recipe.stacked or cut) and any(spec.numel >= _LARGE for spec in components[0].specs[first].values()):
+        from cocktail_hub.compat.kinship import unrelated
+
+        notes += unrelated([m.body.files for m in models], components[0].mappings, first, least=_LARGE)
     require_same_rows(names, configs, config_chosen=recipe.config != "first")
     models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
         replace(model, config=mapping.weights.config) if isinstance(mapping.weights, AdaptedWeights) else model
@@ -360,8 +365,8 @@ def check_models(
         tokens=aligned,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
-    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabularies), *_left_out(report)]
-    notes += _template_notes(report)
+    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabularies)]
+    notes += [*_left_out(report), *_template_notes(report)]
     if report.kind.task == "sentence-similarity" and not chains[first]:
         notes.append(
             f"'{names[first]}' has no '{MODULES}', without which sentence-transformers takes the mean over all tokens. "
@@ -372,9 +377,8 @@ def check_models(
             f"Statistics of batch normalisation (such as '{statistics[0]}') are averaged like weights, which is "
             "close to those of the mix at best: if it is worse than its parts, estimate them again on some data."
         )
-    config = models[report.donor("config")].config
-    if aligned:
-        config = aligned.rows[report.donor("config")].told(config)
+    donor = report.donor("config")
+    config = aligned.rows[donor].told(models[donor].config) if aligned else models[donor].config
     return replace(report, config=config, notes=tuple(notes))
 
 

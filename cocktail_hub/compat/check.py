@@ -337,7 +337,7 @@ def check_models(
     ]
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
     notes += [note for model_files in opened for note in model_files.notes]
-    notes += [found.note for found in weights if isinstance(found, AdaptedWeights) and found.note]
+    notes += [note for found in weights if isinstance(found, AdaptedWeights) for note in found.notes]
     folders = models[first].home.model_files.weight_folders
     components = tuple(
         _read_component(folder, models, first, missing=recipe.missing, main=weights, aligned=aligned, cut=cut)

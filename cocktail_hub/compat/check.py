@@ -40,7 +40,7 @@ from cocktail_hub.compat.vocabulary import (
     shared,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
-from cocktail_hub.recipe.tensor_rules import Expression, compiled
+from cocktail_hub.recipe.tensor_rules import Expression, compiled, split_layer
 from cocktail_hub.resolve.resolve import ResolvedModel, open_model, with_weights
 
 if TYPE_CHECKING:
@@ -530,8 +530,17 @@ def _compare_in(folder: str, models: Sequence[Model]) -> list[str]:
 
 
 def _left_out(report: CompatibilityReport) -> list[str]:
-    """Name the language models beside the processor of a speech model, which no mix has."""
-    notes = []
+    """Name the layers that config.json denies, and the language models beside a processor: no mix has either."""
+    notes, depth = [], dict[str, int]()
+    for tower, index, _ in filter(None, map(split_layer, report.components[0].specs[report.first])):
+        depth[tower] = max(depth.get(tower, 0), index + 1)
+    first, deepest = report.models[report.first], max(depth.values(), default=0)
+    count = first.config.get("num_hidden_layers")
+    if isinstance(count, int) and count not in depth.values() and count < deepest:
+        notes.append(
+            f"'{first.name}' has tensors of {deepest} layers, but its `num_hidden_layers` is {count}: no more of the "
+            "mix will be loaded."
+        )
     for model in report.models:
         named = model.body.model_files.beside
         if paths := sorted(path for path in model.body.files.sizes if path.startswith(_PART) and path not in named):

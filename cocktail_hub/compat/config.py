@@ -39,6 +39,7 @@ _REFUSED = re.compile(
     r"|query_pre_attn_scalar|logits?_scal(e|ing)|scale_embedding|scale_attn_.*"
     r"|(attention|embedding|residual)_multiplier|(use_)?sliding_window|layer_types|.*sliding_window_pattern"
     r"|attention_window|vision_feature_.*|do_stable_layer_norm|feat_extract_norm|classifier_pooling|pos_att_type"
+    r"|rope_interleave|mrope_section|apply_residual_connection_post_layernorm|attn_type"
     r"|is_causal|is_decoder|use_bidirectional_attention|use_parallel_residual|parallel_attn|do_layer_norm_before"
     r"|num_experts_per_tok|norm_topk_prob|routed_scaling_factor|scoring_func|topk_method|n_group|topk_group"
 )

@@ -174,6 +174,8 @@ def test_differences_that_may_matter_are_reported_and_others_are_not() -> None:
         ("token_dropout", True, False),
         ("output_logit_soft_cap", 30.0, 20.0),
         ("output_multiplier", 1.0, 0.5),
+        ("rope_interleave", True, False),
+        ("mrope_section", [1, 1, 2], [2, 1, 1]),
         ("vision_feature_layer", -2, -1),
         ("vision_feature_select_strategy", "default", "full"),
         ("do_stable_layer_norm", False, True),

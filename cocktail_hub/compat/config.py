@@ -53,6 +53,7 @@ _SETTINGS: Mapping[str, re.Pattern[str]] = {
         rf"{_UNRELATED}|(?!split).*special_tokens.*|backend|is_local|max_length|padding|truncation|stride"
         r"|return_.*|verbose|never_split|do_basic_tokenize|from_slow|trust_remote_code"
     ),
+    "special_tokens_map.json": re.compile(_UNRELATED),
     "preprocessor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
     "processor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
     "video_preprocessor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),

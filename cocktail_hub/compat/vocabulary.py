@@ -79,7 +79,7 @@ class Vocabulary:
     declared: Mapping[int, str] = field(default_factory=dict)
     """Added tokens by id, according to tokenizer_config.json and added_tokens.json."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What other files say of how text is split: `merges`, and hashes of models that split it."""
+    """What other files say of how text is split: `merges`, and hashes of other files."""
 
     @cached_property
     def tokens(self) -> tuple[Mapping[int, str], Mapping[int, str]] | None:
@@ -250,8 +250,8 @@ def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
     config = _read_object(files, str(PurePosixPath(folder, SETTINGS)))
     added = _read_object(files, str(PurePosixPath(folder, "added_tokens.json")))
     decoder = config.get("added_tokens_decoder") or {}
-    pieces = [n for n in useful if n != name != _FAST_FILE and n.endswith((".spm", ".model", ".codes"))]
-    settings: dict[str, Any] = {n: sha256(files.read(str(PurePosixPath(folder, n)))).digest() for n in pieces}
+    others = [n for n in useful if n not in (name, "merges.txt") and name != _FAST_FILE]
+    settings: dict[str, Any] = {n: sha256(files.read(str(PurePosixPath(folder, n)))).digest() for n in others}
     merges = str(PurePosixPath(folder, "merges.txt"))
     if name == "vocab.json" and merges in files.sizes:
         require_small(merges, files.name, files.sizes[merges], LARGEST_SETTINGS)

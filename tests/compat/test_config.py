@@ -358,6 +358,9 @@ def test_small_files_that_say_otherwise_how_inputs_are_prepared_are_reported(tmp
     assert found("tokenizer_config.json", mine, theirs) == [
         "'tokenizer_config.json' says otherwise in 'a' than in 'b': eos_token 'e' / 'f'; strip_accents True / False."
     ]
+    assert found("special_tokens_map.json", {"eos_token": "e"}, {"eos_token": {"content": "f", "lstrip": True}}) == [
+        "'special_tokens_map.json' says otherwise in 'a' than in 'b': eos_token 'e' / 'f'."
+    ]
     assert found("tokenizer_config.json", {"a": 1}, {"fix_mistral_regex": True}) == [
         "'tokenizer_config.json' says otherwise in 'a' than in 'b': fix_mistral_regex not set / True."
     ]

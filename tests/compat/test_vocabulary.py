@@ -201,15 +201,16 @@ def test_a_vocabulary_in_a_file_of_any_other_name_is_compared(tmp_path: Path, fi
         compare(*found)
 
 
-def test_another_model_that_splits_text_is_noted_beside_the_same_words(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["source.spm", "bpe.codes", "vocab-tgt.json"])
+def test_another_file_that_splits_text_is_noted_beside_the_same_words(tmp_path: Path, file: str) -> None:
     found = []
     for name in ("base", "tuned"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "vocab.json").write_text(json.dumps(WORDS))
-        (tmp_path / name / "source.spm").write_text(name)
+        (tmp_path / name / file).write_text(name)
         found.append(find_vocabulary(LocalFiles(tmp_path / name, name=name)))
     (note,) = compare(*found)
-    assert note.startswith("'tuned' splits text in another way than 'base' (source.spm differ), so the same")
+    assert note.startswith(f"'tuned' splits text in another way than 'base' ({file} differ), so the same")
 
 
 PIECES = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("▁the", -1.0, 1), ("▁fox", -2.0, 1), ("s", -3.0, 1)]

@@ -40,7 +40,7 @@ from cocktail_hub.compat.vocabulary import (
     shared,
 )
 from cocktail_hub.errors import IncompatibleError, RecipeError, nearest
-from cocktail_hub.recipe.tensor_rules import Expression, compiled
+from cocktail_hub.recipe.tensor_rules import Expression, compiled, split_layer
 from cocktail_hub.resolve.resolve import ResolvedModel, open_model, with_weights
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ _NOTES = {
 }
 """Kind of note -> the end of its sentence. Tied tensors and rebuilt buffers change nothing, so they have none."""
 _PART = "language_model/"
+_LARGE = 1 << 16
+"""Elements of a matrix that tells whether models are related."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,8 +305,7 @@ def check_models(
     tokenizer = _small_file_giver("tokenizer", recipe, models)
     named = _code_elsewhere(recipe, models, hub, trusted=trust_remote_code)
     code = {repo: files for repo, files in named.items() if files}
-    if code:
-        commits = {repo: files.commit for repo, files in code.items()}
+    if commits := {repo: files.commit for repo, files in code.items()}:
         recipe = replace(recipe, evidence={**(recipe.evidence or {}), "code": commits})
     notes = [
         *recipe.import_notes,
@@ -336,7 +337,7 @@ def check_models(
     ]
     opened = dict.fromkeys(opened.model_files for model in models for opened in (model.located, model.body))
     notes += [note for model_files in opened for note in model_files.notes]
-    notes += [found.note for found in weights if isinstance(found, AdaptedWeights) and found.note]
+    notes += [note for found in weights if isinstance(found, AdaptedWeights) for note in found.notes]
     folders = models[first].home.model_files.weight_folders
     components = tuple(
         _read_component(folder, models, first, missing=recipe.missing, main=weights, aligned=aligned, cut=cut)
@@ -345,6 +346,10 @@ def check_models(
         for folder in folders
     )
     _refuse_unused_rules(recipe, components)
+    if not (recipe.stacked or cut) and any(spec.numel >= _LARGE for spec in components[0].specs[first].values()):
+        from cocktail_hub.compat.kinship import unrelated
+
+        notes += unrelated([m.body.files for m in models], components[0].mappings, first, least=_LARGE)
     require_same_rows(names, configs, config_chosen=recipe.config != "first")
     models = tuple(  # the class and labels that an adapter was trained with are known once its tensors are
         replace(model, config=mapping.weights.config) if isinstance(mapping.weights, AdaptedWeights) else model
@@ -360,8 +365,8 @@ def check_models(
         tokens=aligned,
         notes=tuple(notes + [note for component in components for note in component.notes]),
     )
-    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabularies), *_left_out(report)]
-    notes += _template_notes(report)
+    notes = [*report.notes, *_tokenizer_notes(report), *_tokens_without_rows(report, vocabularies)]
+    notes += [*_left_out(report), *_template_notes(report)]
     if report.kind.task == "sentence-similarity" and not chains[first]:
         notes.append(
             f"'{names[first]}' has no '{MODULES}', without which sentence-transformers takes the mean over all tokens. "
@@ -372,9 +377,8 @@ def check_models(
             f"Statistics of batch normalisation (such as '{statistics[0]}') are averaged like weights, which is "
             "close to those of the mix at best: if it is worse than its parts, estimate them again on some data."
         )
-    config = models[report.donor("config")].config
-    if aligned:
-        config = aligned.rows[report.donor("config")].told(config)
+    donor = report.donor("config")
+    config = aligned.rows[donor].told(models[donor].config) if aligned else models[donor].config
     return replace(report, config=config, notes=tuple(notes))
 
 
@@ -505,6 +509,10 @@ def _class_notes(models: Sequence[Model], *, trusted: Model | None) -> list[str]
         commit = trusted.body.reference.revision
         at = f" at commit {commit}" if commit else ""
         notes.append(f"The mix comes with Python code of '{trusted.name}'{at}, and runs it: {', '.join(files)}.")
+        for model in models:
+            both = [path for path in files if path in model.body.model_files.code]
+            if changed := [path for path in both if model.body.files.read(path) != trusted.body.files.read(path)]:
+                notes.append(f"'{model.name}' has other code than that in {', '.join(changed)}.")
     return notes
 
 
@@ -522,8 +530,17 @@ def _compare_in(folder: str, models: Sequence[Model]) -> list[str]:
 
 
 def _left_out(report: CompatibilityReport) -> list[str]:
-    """Name the language models beside the processor of a speech model, which no mix has."""
-    notes = []
+    """Name the layers that config.json denies, and the language models beside a processor: no mix has either."""
+    notes, depth = [], dict[str, int]()
+    for tower, index, _ in filter(None, map(split_layer, report.components[0].specs[report.first])):
+        depth[tower] = max(depth.get(tower, 0), index + 1)
+    first, deepest = report.models[report.first], max(depth.values(), default=0)
+    count = first.config.get("num_hidden_layers")
+    if isinstance(count, int) and count not in depth.values() and count < deepest:
+        notes.append(
+            f"'{first.name}' has tensors of {deepest} layers, but its `num_hidden_layers` is {count}: no more of the "
+            "mix will be loaded."
+        )
     for model in report.models:
         named = model.body.model_files.beside
         if paths := sorted(path for path in model.body.files.sizes if path.startswith(_PART) and path not in named):

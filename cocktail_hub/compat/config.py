@@ -38,7 +38,8 @@ _REFUSED = re.compile(
     r"|.*logit_soft_?cap(ping)?|(moe_)?token_dropout|output_(multiplier|gate_type)"
     r"|query_pre_attn_scalar|logits?_scal(e|ing)|scale_embedding|scale_attn_.*"
     r"|(attention|embedding|residual)_multiplier|(use_)?sliding_window|layer_types|.*sliding_window_pattern"
-    r"|attention_window"
+    r"|attention_window|vision_feature_.*|do_stable_layer_norm|feat_extract_norm|classifier_pooling|pos_att_type"
+    r"|rope_interleave|mrope_section|apply_residual_connection_post_layernorm|attn_type"
     r"|is_causal|is_decoder|use_bidirectional_attention|use_parallel_residual|parallel_attn|do_layer_norm_before"
     r"|num_experts_per_tok|norm_topk_prob|routed_scaling_factor|scoring_func|topk_method|n_group|topk_group"
 )
@@ -52,8 +53,10 @@ _SETTINGS: Mapping[str, re.Pattern[str]] = {
         rf"{_UNRELATED}|(?!split).*special_tokens.*|backend|is_local|max_length|padding|truncation|stride"
         r"|return_.*|verbose|never_split|do_basic_tokenize|from_slow|trust_remote_code"
     ),
+    "special_tokens_map.json": re.compile(_UNRELATED),
     "preprocessor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
     "processor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
+    "video_preprocessor_config.json": re.compile(rf"{_UNRELATED}|data_format|device|return_.*"),
 }
 """Small file that the mix takes from one model -> its keys that change no result, or that are compared elsewhere."""
 _LEFT_OUT: Mapping[str, Mapping[str, Any]] = {
@@ -170,11 +173,11 @@ def require_same_rows(
                 ),
                 model=name,
             )
-        found = _labels(config)
-        moved = next((label for label in labels if found.get(label, labels[label]) != labels[label]), None)
-        if moved is not None and found.keys() == labels.keys():
+        found = {label.casefold(): place for label, place in _labels(config).items()}
+        moved = next((label for label, place in labels.items() if found.get(label.casefold(), place) != place), "")
+        if moved and len(found) == len(labels):
             raise IncompatibleError(
-                f"Cannot mix '{name}' with '{names[0]}': `id2label` has {moved!r} as {found[moved]}, but as "
+                f"Cannot mix '{name}' with '{names[0]}': `id2label` has {moved!r} as {found[moved.casefold()]}, but as "
                 f"{labels[moved]} in '{names[0]}'.\n"
                 "The same row of the head belongs to different labels, so their average is meaningless.\n"
                 f"Remove '{name}' from `ingredients`, or save it again with its labels and head in the same order.",
@@ -237,10 +240,10 @@ def module_differences(names: Sequence[str], modules: Sequence[Sequence[Mapping[
 def module_setting_differences(
     names: Sequence[str], modules: Sequence[Sequence[Mapping[str, Any]]], files: Sequence[RepoFiles]
 ) -> list[str]:
-    """One sentence for each setting that differs from the first model's, of the modules behind the transformer.
+    """One sentence for each setting that differs from the first model's, of the modules that are no transformers.
 
     Raises:
-        IncompatibleError: it pools in another way, or has another activation function.
+        IncompatibleError: it pools in another way, or has another activation function or other words.
     """
     notes = [
         f"'{name}' has no '{path}', without which sentence-transformers cannot load its {kind}."
@@ -258,7 +261,7 @@ def module_setting_differences(
                     f"`kwargs` of {kind} in 'modules.json' is {first.get('kwargs')} in '{names[0]}' and "
                     f"{other.get('kwargs')} in '{name}'."
                 )
-        for kind, first, other in zip(_types(chain)[1:], modules[0][1:], chain[1:], strict=True):
+        for kind, first, other in zip(_types(chain), modules[0], chain, strict=True):
             configs = [read_config(repo, str(m["path"])) for repo, m in ((files[0], first), (opened, other))]
             if any("model_type" in config for config in configs):
                 continue  # a transformer, which is compared as one
@@ -266,7 +269,7 @@ def module_setting_differences(
             for change in _compare(mine, theirs):
                 if change.unset:  # every version of sentence-transformers writes other keys
                     continue
-                if change.refused or change.key in ("pooling_mode", "pooling_strategy"):
+                if change.refused or change.key in ("pooling_mode", "pooling_strategy", "vocab"):
                     raise IncompatibleError(
                         f"`{change.key}` of {kind} is {_text(change.theirs)} in '{name}', but {_text(change.mine)} in "
                         f"'{names[0]}': they cannot be mixed.\n"

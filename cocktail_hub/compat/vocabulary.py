@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
+from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ class Vocabulary:
     declared: Mapping[int, str] = field(default_factory=dict)
     """Added tokens by id, according to tokenizer_config.json and added_tokens.json."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What other files say of how text is split: `merges`."""
+    """What other files say of how text is split: `merges`, and hashes of other files."""
 
     @cached_property
     def tokens(self) -> tuple[Mapping[int, str], Mapping[int, str]] | None:
@@ -155,10 +156,12 @@ class Vocabulary:
         if PurePosixPath(self.path).name != _FAST_FILE or self.tokens is None:
             return self.settings
         try:
-            merges = self._data["model"].get("merges")
-            if merges and isinstance(merges[0], str):  # older files write a pair as a text
-                merges = [merge.split(" ", 1) for merge in merges]
-            found = {} if merges is None else {"merges": merges}
+            model = self._data["model"]  # older files leave settings out, or have a text for each merge
+            found = {key: how or None for key, how in model.items() if key not in ("type", "vocab", "merges")}
+            if (merges := model.get("merges")) is not None:
+                found["merges"] = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
+            if isinstance(vocab := model.get("vocab"), list):
+                found["scores"] = [entry[1:] for entry in vocab]
             added = self._data.get("post_processor") or {}
             if added.get("type") == "Sequence":
                 added = next((part for part in added["processors"] if part["type"] != "ByteLevel"), {})
@@ -237,17 +240,18 @@ def code_configs(model: ResolvedModel) -> list[str]:
 
 
 def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
-    """Find `tokenizer.json`, or else an older vocabulary file, in the transformer's folder."""
-    for name in (_FAST_FILE, *_SLOW_FILES, *_WORD_FILES):
-        path = str(PurePosixPath(folder, name))
-        if path in files.sizes:
-            break
-    else:
+    """Find `tokenizer.json` in the transformer's folder, or else an older vocabulary file, or any of a tokenizer."""
+    inside = {PurePosixPath(path).name for path in files.sizes if PurePosixPath(path).parent == PurePosixPath(folder)}
+    useful = sorted(n for n in inside.difference(_NO_VOCABULARY) if group_of(n) == "tokenizer" and n[-3:] != ".py")
+    name = next((name for name in (_FAST_FILE, *_SLOW_FILES, *_WORD_FILES, *useful) if name in inside), "")
+    if not name:
         return Vocabulary(name=files.name, path="", text=b"")
+    path = str(PurePosixPath(folder, name))
     config = _read_object(files, str(PurePosixPath(folder, SETTINGS)))
     added = _read_object(files, str(PurePosixPath(folder, "added_tokens.json")))
     decoder = config.get("added_tokens_decoder") or {}
-    settings: dict[str, Any] = {}
+    others = [n for n in useful if n not in (name, "merges.txt") and name != _FAST_FILE]
+    settings: dict[str, Any] = {n: sha256(files.read(str(PurePosixPath(folder, n)))).digest() for n in others}
     merges = str(PurePosixPath(folder, "merges.txt"))
     if name == "vocab.json" and merges in files.sizes:
         require_small(merges, files.name, files.sizes[merges], LARGEST_SETTINGS)

@@ -347,6 +347,18 @@ def test_an_embedder_without_modules_is_told_to_be_pooled_by_the_mean(tmp_path: 
     )
 
 
+def test_layers_that_the_config_denies_are_told(tmp_path: Path) -> None:
+    folders = [models.save("llama", seed, tmp_path / name) for seed, name in ((1, "first"), (2, "second"))]
+    assert check(halves(*map(str, folders))).notes == ()
+    for folder in folders:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    (note,) = check(halves(*map(str, folders))).notes
+    assert note.endswith(
+        "has tensors of 2 layers, but its `num_hidden_layers` is 1: no more of the mix will be loaded."
+    )
+
+
 def test_statistics_of_batch_normalisation_are_noted(tmp_path: Path) -> None:
     for seed in range(2):
         torch.manual_seed(seed)

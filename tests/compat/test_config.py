@@ -113,6 +113,13 @@ def test_the_same_labels_in_another_order_are_refused() -> None:
     assert caught.value.model == "b"
 
 
+@pytest.mark.parametrize("theirs", [("pos", "neg", "neu"), ("POS", "NEG", "MIXED")])
+def test_a_shared_label_at_another_place_is_refused_in_whatever_case_it_is_written(theirs: tuple[str, ...]) -> None:
+    configs = [BERT | {"id2label": dict(enumerate(labels))} for labels in (("neg", "neu", "pos"), theirs)]
+    with pytest.raises(IncompatibleError, match="`id2label` has 'neg' as 1, but as 0 in 'a'"):
+        require_same_rows(["a", "b"], configs)
+
+
 def test_different_labels_are_reported() -> None:
     one, other = ({"id2label": {"0": name, "1": "POS"}} for name in ("NEG", "BAD"))
     require_same_rows(["a", "b"], [one, other])
@@ -167,6 +174,12 @@ def test_differences_that_may_matter_are_reported_and_others_are_not() -> None:
         ("token_dropout", True, False),
         ("output_logit_soft_cap", 30.0, 20.0),
         ("output_multiplier", 1.0, 0.5),
+        ("rope_interleave", True, False),
+        ("mrope_section", [1, 1, 2], [2, 1, 1]),
+        ("vision_feature_layer", -2, -1),
+        ("vision_feature_select_strategy", "default", "full"),
+        ("do_stable_layer_norm", False, True),
+        ("classifier_pooling", "cls", "mean"),
     ],
 )
 def test_what_changes_the_computation_is_refused_with_both_values(key: str, mine: Any, theirs: Any) -> None:
@@ -293,6 +306,24 @@ def test_other_settings_of_a_module_are_reported(tmp_path: Path) -> None:
     assert module_setting_differences(["a", "b"], [POOLED, []], found) == []
 
 
+BAG = [{"path": "0_BoW", "type": "sentence_transformers.models.BoW"}]
+
+
+def test_a_bag_of_words_in_another_order_is_refused(tmp_path: Path) -> None:
+    files = embedders(tmp_path, {"vocab": ["cat", "dog"]}, {"vocab": ["dog", "cat"]}, file="0_BoW/config.json")
+    with pytest.raises(
+        IncompatibleError, match=r"`vocab` of BoW is \['dog', 'cat'\] in 'b', but \['cat', 'dog'\] in 'a'"
+    ):
+        module_setting_differences(["a", "b"], [BAG, BAG], files)
+
+
+def test_other_weights_of_words_are_reported(tmp_path: Path) -> None:
+    mine, theirs = ({"vocab": ["cat"], "word_weights": {"cat": weight}} for weight in (1.0, 2.0))
+    files = embedders(tmp_path, mine, theirs, file="0_BoW/config.json")
+    words = "`word_weights.cat` of BoW is 1.0 in 'a' and 2.0 in 'b'."
+    assert module_setting_differences(["a", "b"], [BAG, BAG], files) == [words]
+
+
 def test_a_module_without_its_config_is_reported(tmp_path: Path) -> None:
     files = embedders(tmp_path, {}, {})
     (tmp_path / "b" / "1_Pooling" / "config.json").unlink()
@@ -326,6 +357,9 @@ def test_small_files_that_say_otherwise_how_inputs_are_prepared_are_reported(tmp
     theirs = {"strip_accents": False, "pad_token": "x", "eos_token": {"content": "f"}}
     assert found("tokenizer_config.json", mine, theirs) == [
         "'tokenizer_config.json' says otherwise in 'a' than in 'b': eos_token 'e' / 'f'; strip_accents True / False."
+    ]
+    assert found("special_tokens_map.json", {"eos_token": "e"}, {"eos_token": {"content": "f", "lstrip": True}}) == [
+        "'special_tokens_map.json' says otherwise in 'a' than in 'b': eos_token 'e' / 'f'."
     ]
     assert found("tokenizer_config.json", {"a": 1}, {"fix_mistral_regex": True}) == [
         "'tokenizer_config.json' says otherwise in 'a' than in 'b': fix_mistral_regex not set / True."

@@ -112,6 +112,19 @@ def test_another_way_to_split_text_is_noted(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("key", ["byte_fallback", "ignore_merges", "max_input_chars_per_word", "unk_token", "scores"])
+def test_another_setting_of_a_tokenizer_that_splits_text_is_noted(tmp_path: Path, key: str) -> None:
+    settings = ({"byte_fallback": False, "dropout": None, key: value} for value in (1, 2))
+    vocabularies = (WORDS, WORDS) if key != "scores" else ([[word, score] for word in WORDS] for score in (1, 2))
+    first, other = (
+        find_vocabulary(write(tmp_path / name, words, **how))
+        for name, words, how in zip(("base", "tuned"), vocabularies, settings, strict=True)
+    )
+    (note,) = compare(first, other)
+    assert f"({key} differ)" in note
+    assert compare(first, find_vocabulary(write(tmp_path / "old", WORDS, dropout=None, end_of_word_suffix=""))) == []
+
+
 def test_merges_are_the_same_in_old_and_new_files(tmp_path: Path) -> None:
     assert notes(tmp_path, (WORDS,), (WORDS,)) == []
     first = write(tmp_path / "old", WORDS, merges=["a b"])
@@ -174,6 +187,30 @@ def test_vocabulary_files_of_other_formats_are_equal_or_refused(path: str) -> No
     assert compare(one, vocabulary("b", path, b"IQ== 0")) == []
     with pytest.raises(IncompatibleError, match=rf"their '{path}' differ"):
         compare(one, two)
+
+
+@pytest.mark.parametrize("file", ["spm.model", "sentencepiece.model", "qwen.tiktoken", "tekken.json", "dict.txt"])
+def test_a_vocabulary_in_a_file_of_any_other_name_is_compared(tmp_path: Path, file: str) -> None:
+    found = []
+    for name, text in (("base", '{"a": {}}'), ("tuned", '{"b": {}}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer_config.json").write_text("{}")
+        (tmp_path / name / file).write_text(text)
+        found.append(find_vocabulary(LocalFiles(tmp_path / name, name=name)))
+    with pytest.raises(IncompatibleError, match="different vocabularies"):
+        compare(*found)
+
+
+@pytest.mark.parametrize("file", ["source.spm", "bpe.codes", "vocab-tgt.json"])
+def test_another_file_that_splits_text_is_noted_beside_the_same_words(tmp_path: Path, file: str) -> None:
+    found = []
+    for name in ("base", "tuned"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vocab.json").write_text(json.dumps(WORDS))
+        (tmp_path / name / file).write_text(name)
+        found.append(find_vocabulary(LocalFiles(tmp_path / name, name=name)))
+    (note,) = compare(*found)
+    assert note.startswith(f"'tuned' splits text in another way than 'base' ({file} differ), so the same")
 
 
 PIECES = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), ("▁the", -1.0, 1), ("▁fox", -2.0, 1), ("s", -3.0, 1)]

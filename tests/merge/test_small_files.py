@@ -314,6 +314,9 @@ def test_code_that_a_model_needs_goes_along_where_it_is_trusted(tmp_path: Path) 
     assert_holds(model, expected("bert"))
     (code,) = mix({"ingredients": models}, options=MixOptions(trust_remote_code=True, force=True)).report["notes"]
     assert code == f"The mix comes with Python code of '{first}', and runs it: modeling_own.py."
+    (second / "modeling_own.py").write_text(f"{OWN_CODE}\n")
+    _, other = check({"ingredients": models}, options=MixOptions(trust_remote_code=True)).notes
+    assert other == f"'{second}' has other code than that in modeling_own.py."
 
 
 @pytest.fixture

@@ -94,18 +94,24 @@ class AdaptedWeights:
         return self.adapter.name
 
     @property
-    def note(self) -> str:
-        """A sentence about layers without what the adapter has for others; empty if there are none."""
+    def notes(self) -> list[str]:
+        """Sentences about layers without what the adapter has for others, and about a head that it brings along."""
         changed = {(layer[0], layer[2]) for layer in map(split_layer, self.changes) if layer}
         left = [layer for layer in map(split_layer, self.base.specs.keys() - self.changes.keys()) if layer]
         gaps = sorted((tower, rest, index) for tower, index, rest in left if (tower, rest) in changed)
-        if not gaps:
-            return ""
         layers = ", ".join(map(str, sorted({index for _, _, index in gaps})))
-        return (
+        notes = [
             f"'{self.name}' leaves {len(gaps)} tensor(s) of layer(s) {layers} as in its base, and changes the same "
-            f"ones of other layers (e.g. '{gaps[0][0]}{gaps[0][2]}{gaps[0][1]}')."
-        )
+            f"ones of other layers (e.g. '{tower}{index}{rest}')."
+            for tower, rest, index in gaps[:1]
+        ]
+        heads = sorted((self.specs[name].shape, name) for name in self.specs.keys() - self.base.specs.keys())
+        if "Classification" in str(self.config.get("architectures")) and heads and heads[0][0][:1] > (1,):
+            notes.append(
+                f"'{self.name}' brings a head along ('{heads[0][1]}') but not the names of its labels: whether "
+                "the same rows belong to the same labels in all models cannot be told."
+            )
+        return notes
 
 
 def read_adapter(files: RepoFiles) -> Adapter:

@@ -124,10 +124,11 @@ def test_convolutions_in_groups_are_refused_without_sending_people_to_peft(tmp_p
 
 def test_layers_that_an_adapter_leaves_out_are_named(tmp_path):
     root = saved_adapter(tmp_path, target_modules=["q_proj", "v_proj"])
-    assert adapted_weights(tmp_path / "base", root).note == ""
+    assert adapted_weights(tmp_path / "base", root).notes == []
     file = root / "adapter_model.safetensors"
     save_file({name: tensor for name, tensor in load_file(file).items() if ".layers.1." not in name}, file)
-    assert adapted_weights(tmp_path / "base", root).note == (
+    (note,) = adapted_weights(tmp_path / "base", root).notes
+    assert note == (
         f"'{root}' leaves 2 tensor(s) of layer(s) 1 as in its base, and changes the same ones of other layers "
         "(e.g. 'model.layers.1.self_attn.q_proj.weight')."
     )

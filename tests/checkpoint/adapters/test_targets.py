@@ -62,6 +62,10 @@ def test_an_adapter_brings_its_head_to_a_base_of_another_class(tmp_path, base_cl
     merged = train(model, tmp_path / "adapter", tmp_path / "unused", r=2, **options)
     weights = adapted_weights(tmp_path / "plain", tmp_path / "adapter")
     assert weights.config["architectures"] == ["BertForSequenceClassification"]
+    brought = f"'{weights.name}' brings a head along ('classifier.bias') but not the names of its labels: "
+    assert [note.split("whether")[0] for note in weights.notes] == [brought] * (
+        base_class != "BertForSequenceClassification"
+    )
     with closing(open_adapted(weights, tmp_path / "plain", tmp_path / "adapter")) as source:
         state = read_all(source, 101)  # pieces that cut rows
     assert not any("predictions" in name for name in state)

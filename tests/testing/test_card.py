@@ -37,6 +37,7 @@ def test_what_is_right_is_accepted() -> None:
     metadata = "license: [mit, llama3.1]\nbase_model: [a/b, c]\nbase_model_relation: merge\ntags: [x]\ndatasets: []"
     assert problems_in(_card(metadata)) == ([], [])
     assert problems_in(_card(metadata).replace("\n", "\r\n")) == ([], [])
+    assert problems_in(_card("datasets: glue\nmetrics: acc")) == ([], [])
 
 
 def test_no_metadata_is_only_frowned_at() -> None:

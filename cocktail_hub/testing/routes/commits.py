@@ -29,6 +29,8 @@ def preupload(call: Call) -> Reply:
     if not call.flag("create_pr"):
         _check_branch(call, repo, call.args["rev"])
     gitignore = asked.get("gitIgnore") or ""
+    if not gitignore and (kept := commit.tree.get(".gitignore")):
+        gitignore = call.site.body(kept.sha256).read_text(encoding="utf-8", errors="replace")
     return json_reply({"files": [_advice(call.site, commit, file, gitignore) for file in asked["files"]]})
 
 
@@ -56,11 +58,12 @@ def commit(call: Call) -> Reply:
         if asked.parent and not head.id.startswith(asked.parent):
             raise HttpError(412, "A commit has happened since. Please refresh and try again.")
         new = asked.apply(head, user.name)
-        ref = _branch(repo, revision)
         if in_new_pull:
             talk = repo.open_discussion(user.name, asked.title, asked.message, base=head, status="open")
             ref = talk.ref
             value["pullRequestUrl"] = f"{call.site.url}/{repo.route}/discussions/{talk.num}"
+        else:
+            ref = _branch(repo, revision)
         repo.add(new, ref)
     value |= {"commitOid": new.id, "commitUrl": f"{call.site.url}/{repo.route}/commit/{new.id}", "hookOutput": ""}
     return json_reply(value)
@@ -138,7 +141,7 @@ def _read_operations(call: Call) -> _Operations:
 
 
 def _checked(path: str) -> str:
-    if not path or {"", ".", "..", ".git"} & set(path.split("/")) or "\\" in path:
+    if not path or {"", ".", "..", ".git"} & set(path.split("/")):
         raise HttpError(400, f"Invalid path: {path!r}")
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from cocktail_hub.testing.http_error import HttpError, revision_not_found
@@ -10,6 +11,9 @@ from cocktail_hub.testing.reply import Reply, json_reply
 if TYPE_CHECKING:
     from cocktail_hub.testing.call import Call
     from cocktail_hub.testing.repos import Repo
+
+_NO_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|[/.]$|\.lock(/|$)")
+"""What git allows in no name of a branch or tag."""
 
 
 def refs(call: Call) -> Reply:
@@ -49,7 +53,10 @@ def _create(call: Call, ref: str, revision: str) -> Reply:
         repo = call.writable_repo()
         if ref in repo.refs:
             raise HttpError(409, f"Reference already exists: {ref}")
-        repo.point(ref, repo.resolve(revision).id)
+        commit = repo.resolve(revision)
+        if _NO_NAME.search(ref):
+            raise HttpError(400, f"Not a valid name for a reference: {ref!r}")
+        repo.point(ref, commit.id)
     return json_reply({}, status=201)
 
 

@@ -96,3 +96,47 @@ def test_a_discussion_is_not_a_pull_request(api: HfApi, bob: HfApi, filled: str)
     assert (talk.num, talk.status, talk.is_pull_request) == (1, "open", False)
     operations = [CommitOperationAdd("x.txt", b"x")]
     assert api.create_commit(filled, operations, commit_message="next", create_pr=True).pr_num == 2
+    api.change_discussion_status(filled, 1, "closed")
+    listed = {
+        (kind, status): [talk.num for talk in api.get_repo_discussions(filled, **options)]
+        for kind in ("all", "discussion", "pull_request")
+        for status in ("all", "open", "closed")
+        for options in [{"discussion_type": kind, "discussion_status": status}]
+    }
+    assert listed == {
+        ("all", "all"): [2, 1],
+        ("all", "open"): [2],
+        ("all", "closed"): [1],
+        ("discussion", "all"): [1],
+        ("discussion", "open"): [],
+        ("discussion", "closed"): [1],
+        ("pull_request", "all"): [2],
+        ("pull_request", "open"): [2],
+        ("pull_request", "closed"): [],
+    }
+    bob.rename_discussion(filled, 1, "Another question")
+    assert api.get_discussion_details(filled, 1).title == "Another question"
+
+
+def test_a_proposal_starts_from_any_commit(api: HfApi, filled: str) -> None:
+    start = api.model_info(filled).sha
+    api.upload_file(path_or_fileobj=b"B", path_in_repo="a.txt", repo_id=filled)
+    proposed = api.upload_file(
+        path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=filled, revision=start, create_pr=True
+    )
+    assert _text(api, filled, "a.txt", proposed.pr_revision) == "A"
+    assert _text(api, filled, "x.txt", proposed.pr_revision) == "x"
+
+
+@pytest.mark.parametrize("name", ["two words", "a..b", "a~1", "a.lock", "/a", "a/", ".a", "a:b", "a\\b"])
+def test_a_name_that_git_refuses_names_nothing(api: HfApi, filled: str, name: str) -> None:
+    with pytest.raises(HfHubHTTPError, match="Not a valid name for a reference"):
+        api.create_tag(filled, tag=name)
+    assert api.list_repo_refs(filled).tags == []
+
+
+def test_a_history_comes_as_html_if_asked(api: HfApi, filled: str) -> None:
+    api.upload_file(path_or_fileobj=b"B", path_in_repo="a.txt", repo_id=filled, commit_message="a <b>")
+    plain, html = (api.list_repo_commits(filled, formatted=formatted)[0] for formatted in (False, True))
+    assert (plain.title, plain.formatted_title) == ("a <b>", None)
+    assert (html.title, html.formatted_title, html.formatted_message) == ("a <b>", "a &lt;b&gt;", "")

@@ -109,6 +109,9 @@ def test_a_folder_goes_up_with_patterns(api: HfApi, repo: str, weights: bytes, t
     assert sorted(api.list_repo_files(repo)) == expected
     api.upload_folder(folder_path=tmp_path, repo_id=repo, allow_patterns="config.json", delete_patterns="w.*")
     assert sorted(api.list_repo_files(repo)) == expected[:-1]
+    api.upload_file(path_or_fileobj=b"*.log\n", path_in_repo=".gitignore", repo_id=repo)
+    api.upload_folder(folder_path=tmp_path, repo_id=repo, allow_patterns="*.log")
+    assert "tmp.log" not in api.list_repo_files(repo)
 
 
 def test_one_commit_adds_copies_and_deletes(api: HfApi, hub: LoopbackHub, filled: str) -> None:
@@ -181,10 +184,19 @@ def test_a_repo_moves_and_goes(api: HfApi, new_repo: Callable[..., str], weights
     repo = new_repo()
     api.upload_file(path_or_fileobj=weights, path_in_repo="model.safetensors", repo_id=repo)
     api.move_repo(repo, "acme/moved")
-    assert not api.repo_exists(repo)
     assert "model.safetensors" in api.list_repo_files("acme/moved")
+    for name in (repo, "Acme/Moved"):  # a name of before, and one in other letters, lead there
+        assert api.model_info(name).id == "acme/moved"
+        assert Path(api.hf_hub_download(name, "model.safetensors")).read_bytes() == weights
+        api.upload_file(path_or_fileobj=name.encode(), path_in_repo="a.txt", repo_id=name)
+        assert Path(api.hf_hub_download("acme/moved", "a.txt")).read_text(encoding="utf-8") == name
+    with pytest.raises(HfHubHTTPError, match="You already created this model repo"):
+        api.create_repo("acme/MOVED")
+    api.create_repo(repo)
+    assert api.list_repo_files(repo) == [".gitattributes"]
     api.delete_repo("acme/moved")
     assert not api.repo_exists("acme/moved")
+    assert api.repo_exists(repo)
     api.delete_repo("acme/moved", missing_ok=True)
 
 

@@ -60,7 +60,8 @@ def problems_in(readme: str) -> tuple[list[str], list[str]]:
         return [str(error)], []
     if metadata is None:
         return [], ["empty or missing yaml metadata in repo card"]
-    errors = [] if _texts(metadata.get("tags", [])) else ['"tags" must be an array of strings']
+    errors = [] if isinstance(metadata.get("model-index", []), list) else ['"model-index" must be an array']
+    errors += [] if _texts(metadata.get("tags", [])) else ['"tags" must be an array of strings']
     errors += [f'"{key}" must be a string' for key in _TEXTS if not isinstance(metadata.get(key, ""), str)]
     for key in _TEXT_OR_TEXTS:
         if not _texts(_as_list(metadata.get(key, []))):

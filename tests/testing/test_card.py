@@ -19,6 +19,7 @@ def _card(metadata: str) -> str:
         ("license: MIT License", "\"license\" must be one of those at .*, got 'MIT License'"),
         ("license: 3", '"license" must be a string or an array of strings'),
         ("tags: merge", '"tags" must be an array of strings'),
+        ("model-index: x", '"model-index" must be an array'),
         ("tags: [1]", '"tags" must be an array of strings'),
         ("library_name: [x]", '"library_name" must be a string'),
         ("base_model: a/b/c", "\"base_model\" with value 'a/b/c' is not valid"),

@@ -29,12 +29,14 @@ def create(call: Call) -> Reply:
 
 
 def listing(call: Call) -> Reply:
-    """GET discussions: newest first, all on one page; of one kind, and open or closed, if asked."""
+    """GET discussions: newest first, all on one page; of one author or kind, and open or closed, if asked."""
     repo, kind, status = call.readable_repo(), call.first("type", "all"), call.first("status", "all")
+    author = call.first("author")
     found = [_summary(repo, talk) for _, talk in sorted(repo.discussions.items(), reverse=True)]
     closed = sum(talk["status"] in ("closed", "merged") for talk in found)
     states = {"open": ("draft", "open"), "closed": ("closed", "merged")}
     found = [talk for talk in found if kind == "all" or talk["isPullRequest"] is (kind == "pull_request")]
+    found = [talk for talk in found if author in ("", talk["author"]["name"])]
     found = [talk for talk in found if status == "all" or talk["status"] in states[status]]
     return json_reply({"count": len(found), "start": 0, "discussions": found, "numClosedDiscussions": closed})
 

@@ -52,7 +52,7 @@ def _create(call: Call, ref: str, revision: str) -> Reply:
     with call.site.lock:
         repo = call.writable_repo()
         if ref in repo.refs:
-            raise HttpError(409, f"Reference already exists: {ref}")
+            raise HttpError(409, f"Reference {ref} already exists")
         commit = repo.resolve(revision)
         if _NO_NAME.search(ref):
             raise HttpError(400, f"Not a valid name for a reference: {ref!r}")
@@ -63,7 +63,7 @@ def _create(call: Call, ref: str, revision: str) -> Reply:
 def delete_branch(call: Call) -> Reply:
     """DELETE branch/{name}: any but main."""
     if call.args["name"] == "main":
-        raise HttpError(403, "Cannot delete main")
+        raise HttpError(403, "Cannot delete refs/heads/main")
     return _delete(call, f"refs/heads/{call.args['name']}")
 
 

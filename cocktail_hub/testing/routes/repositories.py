@@ -53,7 +53,7 @@ def move(call: Call) -> Reply:
         repo = call.writable_repo(kind, asked["fromRepo"])
         call.writer_in(target.split("/")[0])
         if (kind, target) in call.site.repos:
-            raise HttpError(409, f"{target} exists")
+            raise HttpError(409, f"A {kind} repository called {target} already exists")
         call.site.move_repo(repo, target)
     return Reply()
 

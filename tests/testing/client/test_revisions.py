@@ -20,7 +20,7 @@ def _text(api: HfApi, repo: str, name: str, revision: str | None = None) -> str:
 def test_a_branch_has_files_of_its_own(api: HfApi, filled: str) -> None:
     api.create_branch(filled, branch="dev/x")
     api.create_branch(filled, branch="dev/x", exist_ok=True)
-    with pytest.raises(HfHubHTTPError, match="Reference already exists") as caught:
+    with pytest.raises(HfHubHTTPError, match=r"Reference refs/heads/dev/x already exists") as caught:
         api.create_branch(filled, branch="dev/x")
     assert caught.value.response.status_code == 409
     api.upload_file(path_or_fileobj=b"dev", path_in_repo="dev.txt", repo_id=filled, revision="dev/x")
@@ -29,14 +29,14 @@ def test_a_branch_has_files_of_its_own(api: HfApi, filled: str) -> None:
     assert [branch.name for branch in api.list_repo_refs(filled).branches] == ["main", "dev/x"]
     api.delete_branch(filled, branch="dev/x")
     assert [branch.name for branch in api.list_repo_refs(filled).branches] == ["main"]
-    with pytest.raises(HfHubHTTPError, match="Cannot delete main"):
+    with pytest.raises(HfHubHTTPError, match="Cannot delete refs/heads/main"):
         api.delete_branch(filled, branch="main")
 
 
 def test_a_tag_stays_where_it_was_put(api: HfApi, filled: str) -> None:
     tagged = api.model_info(filled).sha
     api.create_tag(filled, tag="v1.0", tag_message="first")
-    with pytest.raises(HfHubHTTPError, match="Reference already exists"):
+    with pytest.raises(HfHubHTTPError, match=r"Reference refs/tags/v1\.0 already exists"):
         api.create_tag(filled, tag="v1.0")
     newer = api.upload_file(path_or_fileobj=b"B", path_in_repo="a.txt", repo_id=filled).oid
     assert api.model_info(filled, revision="v1.0").sha == tagged
@@ -118,14 +118,16 @@ def test_a_discussion_is_not_a_pull_request(api: HfApi, bob: HfApi, filled: str)
     assert api.get_discussion_details(filled, 1).title == "Another question"
 
 
-def test_a_proposal_starts_from_any_commit(api: HfApi, filled: str) -> None:
+def test_a_proposal_starts_from_a_branch(api: HfApi, filled: str) -> None:
     start = api.model_info(filled).sha
+    api.create_branch(filled, branch="dev")
     api.upload_file(path_or_fileobj=b"B", path_in_repo="a.txt", repo_id=filled)
-    proposed = api.upload_file(
-        path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=filled, revision=start, create_pr=True
-    )
+    new = [CommitOperationAdd("x.txt", b"x")]
+    proposed = api.create_commit(filled, new, commit_message="x", revision="dev", create_pr=True)
     assert _text(api, filled, "a.txt", proposed.pr_revision) == "A"
     assert _text(api, filled, "x.txt", proposed.pr_revision) == "x"
+    with pytest.raises(RevisionNotFoundError, match=f"Invalid rev id: {start}"):
+        api.upload_file(path_or_fileobj=b"y", path_in_repo="y.txt", repo_id=filled, revision=start, create_pr=True)
 
 
 @pytest.mark.parametrize("name", ["two words", "a..b", "a~1", "a.lock", "/a", "a/", ".a", "a:b", "a\\b"])

@@ -28,6 +28,8 @@ LARGEST_FILE = 32 << 20
 """Largest file in bytes that is read as examples; a few examples are far smaller."""
 MOST_VALUES = 1 << 20
 """Most values in a file of examples: each takes some hundred bytes of memory, however short it is."""
+_COLUMNS = 1 << 10
+"""Most columns of a Parquet file: each takes some dozen microseconds."""
 _PAGE = 256
 """Bytes that a page of a Parquet file counts for besides its content: each takes some microseconds."""
 _NO_EXAMPLES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -323,6 +325,7 @@ def _read_parquet(path: Path) -> list[Any]:
     try:
         data, size, values = path.read_bytes(), 0, 0
         with parquet.ParquetFile(BufferReader(data)) as file:
+            _require_few(path, file.metadata.num_columns, _COLUMNS, "columns")
             for unpacked, held in pages(data, file.metadata):
                 size, values = size + unpacked + _PAGE, values + held
                 _require_few(path, values, MOST_VALUES, "values")

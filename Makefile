@@ -8,6 +8,7 @@
 # make site   the docs as a site in build/site; warnings and dead links are errors
 # make page   drive the page of `cocktail ui` in Chromium (apt install chromium), and take the pictures of the docs
 # make lowest the tests on the lowest versions that pyproject.toml accepts
+# make release VERSION=1.2.3  set the version, date the changelog, commit and tag; pushing the tag publishes
 # make fuzz   a random search for files that the parsers do not bear, for FUZZ_SECONDS
 # make hub-suite  huggingface_hub's own tests against the loopback Hub, but for those in tests/hub_suite.txt
 # make coverage  lines that the last `make test` did not run, file by file
@@ -39,7 +40,7 @@ QUICK = $(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not 
 export OMP_NUM_THREADS ?= $(if $(filter 0,$(JOBS)),,1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz hub-suite coverage lint types docs format bench site page lowest wheel sdist clean
+.PHONY: help demo test check fuzz hub-suite coverage lint types docs format bench site page lowest wheel sdist release clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -110,6 +111,16 @@ sdist: wheel $(VENV)/.test
 	@rm -rf build/sdist && mkdir -p build/sdist
 	@tar -xzf dist/*.tar.gz -C build/sdist --strip-components 1
 	cd build/sdist && PYTHONPATH="$$PWD" $(QUICK)
+
+release:
+	@echo "$(VERSION)" | grep -qxE "[0-9]+\.[0-9]+\.[0-9]+" || { echo "Write the version: make release VERSION=1.2.3"; exit 2; }
+	@git diff --quiet HEAD || { echo "Commit your changes first: a release has what is committed."; exit 2; }
+	@sed "s/^VERSION = .*/VERSION = \"$(VERSION)\"/" cocktail_hub/version.py > .release
+	@cat .release > cocktail_hub/version.py
+	@sed "s/^## \[Unreleased\]$$/&\n\n## [$(VERSION)] - $$(date +%F)/" CHANGELOG.md > .release
+	@cat .release > CHANGELOG.md && rm .release
+	@git commit --quiet --message "Release $(VERSION)" cocktail_hub/version.py CHANGELOG.md && git tag "v$(VERSION)"
+	@echo "Committed and tagged v$(VERSION). Publish it with: git push origin HEAD v$(VERSION)"
 
 clean:
 	rm -rf $(VENV) $(LOWEST_VENV) $(WHEEL_VENV) demo-output build dist *.egg-info .coverage .coverage.* htmlcov

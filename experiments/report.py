@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from tasks import TASKS
 from train import DRAWS, POOL, TEST
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 HERE = Path(__file__).parent
+FRESH = ("adverbs", "news", "reviews")
+"""Tasks that no rule was chosen with."""
 RULES = ("softmax 5", "softmax 1", "best single", "coupled", "ensemble")
 RESAMPLES = 2000
 """Of test queries, for an interval."""
@@ -102,6 +105,51 @@ def forgetting(found: dict[str, Results]) -> str:
     return table([*head, "half - fine-tune, on its task", "on the others"], rows)
 
 
+def draw_forgetting(found: dict[str, Results], path: Path) -> None:
+    """Draw nDCG over the weight of an expert that is mixed with its base: on its own task, and on the others."""
+    experts = [
+        (task, one[task]) for one in found.values() for task in TASKS if "predicted share 0.4" in one.get(task, {})
+    ]
+    if not experts:
+        return
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for side, label, color in ((True, "on its own task", "tab:orange"), (False, "on the other tasks", "tab:blue")):
+        for kind in ("predicted ", ""):
+            names = {name for _, one in experts for name in one if name.startswith(f"{kind}share ")}
+            points = []
+            for weight, name in sorted((float(name.rpartition(" ")[2]), name) for name in names):
+                rows = [
+                    100 * np.array(part["ndcg"])[:, None]
+                    for task, one in experts
+                    for other, part in one.get(name, {}).items()
+                    if (other == task) == side
+                ]
+                # of each expert and task alike, whatever the number of its queries
+                means = np.mean(
+                    [
+                        np.concatenate(list(resampled_means(r, seed=n, resamples=RESAMPLES)))[:, 0]
+                        for n, r in enumerate(rows)
+                    ],
+                    axis=0,
+                )
+                points.append((weight, np.mean([r.mean() for r in rows]), *np.quantile(means, (0.025, 0.975))))
+            at, values, low, high = zip(*points, strict=True)
+            if kind:
+                axes.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
+                axes.plot(at, values, color=color, label=label)
+            else:
+                axes.plot(at, values, "o", color=color)
+    axes.set(xlabel="weight of the fine-tune, the rest is its base's", ylabel="nDCG@10", xlim=(0, 1))
+    axes.set_title(
+        f"MiniLM and {len(experts)} fine-tunes; bands: 95 % intervals; dots: merged and measured", fontsize=10
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
 def new_task(found: dict[str, Results]) -> str:
     """A table of mixes for a task without an expert: loss and nDCG of what was merged."""
     rows = []
@@ -126,15 +174,15 @@ def new_task(found: dict[str, Results]) -> str:
     return table([*head, "equal - base, nDCG@10"], rows)
 
 
-def rules(found: dict[str, Results]) -> str:
-    """A table of the share of the gap that each rule closes, and of how often it does harm."""
+def rules(found: dict[str, Results], tasks: Iterable[str] = TASKS) -> str:
+    """A table of the share of the gap that each rule closes on some tasks, and of how often it does harm."""
     rows = []
     for rule in RULES:
         for size in (5, 20, 50):
             cells: dict[str, list] = {"": [], "predicted ": []}
             draws = worse = 0
             for results in found.values():
-                for task in TASKS:
+                for task in tasks:
                     own = results.get(task, {})
                     for kind, into in cells.items():
                         names = [name for name in own if name.startswith(f"{kind}{rule} {size} ")]
@@ -225,7 +273,9 @@ def write(kept: Path) -> None:
         "draws": DRAWS.stop - DRAWS.start,
         "pool": POOL.stop - POOL.start,
         **{part.__name__: part(found) for part in (forgetting, new_task, rules, everything, methods, ranks)},
+        "fresh": rules(found, FRESH),
     }
+    draw_forgetting(found, HERE.parent / "docs" / "forgetting.png")
     (HERE / "results.json").write_text(json.dumps(means(found)), encoding="utf-8")
     template = (HERE / "results.template.md").read_text(encoding="utf-8")
     (HERE.parent / "docs" / "results.md").write_text(template.format(**shown), encoding="utf-8")

@@ -17,15 +17,16 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  cocktail compare recipe.yaml --base org/base
+  cocktail compare ./fine-tuned --base org/base
+  cocktail compare ./one ./two --base org/base
   cocktail compare recipe.yaml --plot compare.png --json"""
 )
-@click.argument("recipe")
+@click.argument("sources", metavar="RECIPE | MODEL...", nargs=-1, required=True)
 @click.option("--base", help="The model that the others were fine-tuned from. Default: the recipe's base.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw heat maps into this PNG file.")
 @mix_options(without=("max_shard_size", "engine"))
-def compare(recipe: str, base: str | None, plot: Path | None, **given: Any) -> None:
-    """Show how far the models of RECIPE went from their base, and how much they have in common."""
+def compare(sources: tuple[str, ...], base: str | None, plot: Path | None, **given: Any) -> None:
+    """Show how far MODELs, or those of RECIPE, went from their base, and how much they have in common."""
     from cocktail_hub.pipeline.measurement import compare
     from cocktail_hub.search.plot import require_plotting
 
@@ -33,7 +34,8 @@ def compare(recipe: str, base: str | None, plot: Path | None, **given: Any) -> N
         require_plotting()
         if not plot.absolute().parent.is_dir():
             raise click.BadParameter(f"There is no folder '{plot.parent}'.", param_hint="--plot")
-    found = compare(recipe, base=base, revision=given["revision"], options=read_options(given))
+    source = list(sources) if len(sources) > 1 else sources[0]
+    found = compare(source, base=base, revision=given["revision"], options=read_options(given))
     if plot is not None:
         found.plot(plot)
     if given["as_json"]:

@@ -186,6 +186,8 @@ Examples:
 def push(repo_id: str | None, base: str | None, **given: Any) -> None:
     """Publish RECIPE, its mix, or that of MODELs to REPO_ID in one commit, and print the commit's address.
 
+    MODELs take `--to REPO_ID`; of two names without it, the second is the repo.
+
     With `--as adapter`, the base is the model that the adapter is for; default: the recipe's.
     """
     from cocktail_hub.pipeline.mix import publish
@@ -219,16 +221,22 @@ def push(repo_id: str | None, base: str | None, **given: Any) -> None:
     epilog="""\b
 Examples:
   cocktail verify me/my-mix
+  cocktail verify me/my-mix --sample 20
   cocktail verify ./my-mix --examples examples.jsonl
 
 \b
 Exit code: 0 same, 4 different, 3 could not be checked, 1 nothing to check."""
 )
 @click.argument("source")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    help="Compare so many tensors, drawn at random, from ranges of the files. Default: everything.",
+)
 @click.option("--evidence", is_flag=True, help="Compute the weights again from their examples, too.")
 @click.option("--examples", help="The same from this file or Hub dataset, where the examples are not published.")
 @mix_options(without=("max_shard_size",))
-def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> None:
+def verify(source: str, sample: int | None, evidence: bool, examples: str | None, **given: Any) -> None:
     """Make the mix in SOURCE again from its ingredients, and compare the weights byte for byte.
 
     Numbers of the evidence count as equal within 0.001, those above 1 within a thousandth.
@@ -238,7 +246,14 @@ def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> N
 
     try:
         options = read_options(given)
-        found = verify(source, evidence=evidence, examples=examples, revision=given["revision"], options=options)
+        found = verify(
+            source,
+            sample=sample,
+            evidence=evidence,
+            examples=examples,
+            revision=given["revision"],
+            options=options,
+        )
     except RecipeError:
         raise
     except (CocktailError, OSError) as error:
@@ -253,12 +268,16 @@ def verify(source: str, evidence: bool, examples: str | None, **given: Any) -> N
                 "differences": found.differences,
                 "evidence": found.evidence,
                 "local_copies": found.local_copies,
+                "sample": found.sample,
             }
         )
     else:
         different = f"different: {CHANGED}" if found.changed else "different"
         show("same" if found.same else "\n".join([different, *found.differences, *(found.evidence or ())]))
-    say(f"Made again from recipe {found.digest[:12]}: compared {len(found.expected)} weight file(s).")
+    compared = f"{len(found.expected)} weight file(s)"
+    if found.sample is not None:
+        compared = f"{found.sample} tensor(s) and all headers, nothing else"
+    say(f"Made again from recipe {found.digest[:12]}: compared {compared}.")
     if found.local_copies:
         say(f"On this machine already, and hashed anew: {', '.join(found.local_copies)}.")
     if found.evidence is not None:

@@ -8,18 +8,18 @@ from typing import Any
 import click
 
 from cocktail_hub.cli.evaluate import Named, named_once
-from cocktail_hub.cli.options import mix_options, read_options
+from cocktail_hub.cli.options import mix_options, read_options, read_source, recipe_arguments
 from cocktail_hub.cli.output import show, show_json
 
 
 @click.command(
     epilog="""\b
 Examples:
-  cocktail sweep recipe.yaml --examples target=mine.jsonl --examples general=theirs.jsonl --plot curve.png
+  cocktail sweep org/base ./fine-tuned --examples target=mine.jsonl --examples general=theirs.jsonl
   cocktail sweep recipe.yaml --examples target=mine.jsonl --examples general=theirs.jsonl \\
       --choose "general >= start - 0.5" -o chosen.yaml"""
 )
-@click.argument("recipe")
+@recipe_arguments(weights=False)
 @click.option("--examples", type=Named(), multiple=True, required=True, help="File or Hub dataset; may be repeated.")
 @click.option("--over", help="anchor, lambda, or an ingredient by its model or number. Default: what there is one of.")
 @click.option("--points", type=click.IntRange(min=3), default=11, show_default=True, help="Points on the curve.")
@@ -29,10 +29,11 @@ Examples:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the chosen recipe to this file.")
 @click.option("--scoring-device", default="auto", show_default=True, help="Device to run models on: auto, cpu or cuda.")
 @mix_options(without=("low_disk", "max_shard_size", "engine"))
-def sweep(
-    recipe: str, examples: tuple[tuple[str, str], ...], plot: Path | None, output: Path | None, **given: Any
-) -> None:
-    """Show how good RECIPE is along one of its numbers, predicted everywhere and measured where it matters."""
+def sweep(examples: tuple[tuple[str, str], ...], plot: Path | None, output: Path | None, **given: Any) -> None:
+    """Show how good RECIPE, or a mix of MODELs, is along one of its numbers.
+
+    The curve is predicted everywhere, and measured where it matters.
+    """
     from cocktail_hub.pipeline.measurement import sweep
     from cocktail_hub.recipe import dump_yaml
     from cocktail_hub.search.plot import require_plotting
@@ -43,15 +44,16 @@ def sweep(
     for path in filter(None, (plot, output)):
         if not path.absolute().parent.is_dir():
             raise click.BadParameter(f"There is no folder '{path.parent}'.")
+    options = read_options(given, scoring_device=given["scoring_device"])
     found = sweep(
-        recipe,
+        read_source(given, options, open_weights=True),
         named,
         over=given["over"],
         points=given["points"],
         choose=given["choose"],
         maximize=given["maximize"],
         revision=given["revision"],
-        options=read_options(given, scoring_device=given["scoring_device"]),
+        options=options,
     )
     if plot is not None:
         found.plot(plot)

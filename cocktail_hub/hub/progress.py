@@ -35,7 +35,7 @@ def bar(title: str, total: int | None, *, unit: str = "B", delay: float = 0.0) -
             shown.update(pending)
             pending = 0
 
-    if not delay:
+    if not delay and total != 0:
         advance(0)
     try:
         yield advance

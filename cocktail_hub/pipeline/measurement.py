@@ -12,6 +12,7 @@ from cocktail_hub.evaluation.example_files import examples_given, examples_of
 from cocktail_hub.merge.options import DEFAULT_SHARD_SIZE, MixOptions
 from cocktail_hub.merge.output_folder import cut_size
 from cocktail_hub.pipeline.mix import check_and_weigh, mix, prepare, recipe_or_model, weigh_prepared, with_hub
+from cocktail_hub.publishing.sample import compare_sample
 from cocktail_hub.publishing.verify import (
     Verification,
     changed_weights,
@@ -280,7 +281,8 @@ def compare(
     One pass over all weights; what was measured once is kept in the cache.
 
     Args:
-        source: a recipe, as `mix` takes it, or a list of models. Its method and weights do not matter.
+        source: a recipe, as `mix` takes it, or a list of models; with `base`, one model. Method and weights do not
+            matter.
         base: the model that they were fine-tuned from; `None`: the recipe's, or the one that its adapters adapt.
         revision: of the recipe's repo, when `source` is a Hub id.
         options: how to read the models: `threads`, `max_memory`, `device`, `low_disk`.
@@ -293,7 +295,13 @@ def compare(
     from cocktail_hub.search.compare import measure_task_vectors, recipe_of_task_vectors
 
     options = with_hub(options, hub)
-    loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
+    try:
+        loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
+    except SourceError:
+        if base is None or not isinstance(source, (str, Path)):
+            raise
+        one = {"model": str(source), "revision": revision}
+        loaded = load_recipe_source([base, one], options.hub, open_weights=True)
     pinned = prepare(loaded, options, recall=False).recipe
     given = None if base is None else ModelReference.from_value(base, "base")
     prepared = prepare(replace(loaded, recipe=recipe_of_task_vectors(pinned, given)), options)
@@ -304,6 +312,7 @@ def compare(
 def verify(
     source: Any,
     *,
+    sample: int | None = None,
     evidence: bool = False,
     examples: str | Path | Sequence[Mapping[str, Any]] | None = None,
     revision: str | None = None,
@@ -317,6 +326,8 @@ def verify(
 
     Args:
         source: a merged repo on the Hub, or a folder with a `recipe.json`.
+        sample: compare only so many tensors, drawn at random, and the headers, from byte ranges of all files. Nothing
+            is hashed, and a change in other tensors is not found. `None`: everything.
         evidence: whether to compute the evidence again, too: losses, weights and gain, from nothing that is cached.
         examples: those behind the weights, where they are not published; with them, `evidence` is checked.
         revision: of the repo.
@@ -325,31 +336,39 @@ def verify(
 
     Raises:
         SourceError: an ingredient, or the examples behind the evidence, cannot be found or accessed, or is damaged.
-        RecipeError: there are no merged weights, or the recipe is not resolved.
+        RecipeError: there are no merged weights, the recipe is not resolved, or its method makes no sample.
     """
+    if sample is not None and sample < 1:
+        raise RecipeError(f"`sample` is {sample}.\nIt says how many tensors to compare.\nGive a number from 1.")
     options = with_hub(options, hub)
     loaded = load_recipe_source(source, options.hub, revision=revision)
     files = require_merged(loaded)
     differences = None
     if evidence or examples is not None:
         differences = _check_evidence(loaded, examples, options)
-    found, mixed = weight_hashes(files), manifest_of(files, loaded.folder)
+    mixed = manifest_of(files, loaded.folder)
     cut = DEFAULT_SHARD_SIZE if mixed is None else cut_size(mixed)
     again = replace(options, max_shard_size=cut, force=True)  # ignore the cache
     prepared = prepare(replace(loaded, merged=False), again)
-    copies = local_copies(prepared.recipe, options.hub)
-    with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
-        made = mix(prepared, output=Path(scratch) / "mix")
-        expected = weight_hashes(made.path)
+    copies: tuple[str, ...] = ()
+    if sample is None:
+        found, copies = weight_hashes(files), local_copies(prepared.recipe, options.hub)
+        with tempfile.TemporaryDirectory(prefix="cocktail-", ignore_cleanup_errors=True) as scratch:
+            made = mix(prepared, output=Path(scratch) / "mix")
+            expected, recipe = weight_hashes(made.path), made.recipe
+    else:
+        report = prepared.check()
+        (expected, found), recipe = compare_sample(report, files, sample, again), as_resolved(report.recipe)
     changed = changed_weights(files, loaded.folder)
     return Verification(
         name=loaded.name,
-        digest=made.recipe.digest,
+        digest=recipe.digest,
         expected=expected,
         found=found,
         changed=changed,
         evidence=differences,
         local_copies=copies,
+        sample=None if sample is None else len(expected) - sum(path.endswith(".safetensors") for path in expected),
     )
 
 

@@ -41,7 +41,7 @@ class Verification:
     digest: str
     """Digest of the recipe that it contains."""
     expected: Mapping[str, str]
-    """Weight file -> sha256 when made again from the ingredients."""
+    """Weight file -> sha256 when made again from the ingredients; of a sample, see `compare_sample`."""
     found: Mapping[str, str]
     """Weight file -> sha256 as published."""
     changed: tuple[str, ...] = ()
@@ -50,6 +50,8 @@ class Verification:
     """How the evidence differs from what was computed again, a line for each number; `None`: it was not computed."""
     local_copies: tuple[str, ...] = ()
     """Models on the Hub of which this machine had weights already. They were hashed anew, not downloaded anew."""
+    sample: int | None = None
+    """How many tensors were compared; `None`: all."""
 
     @property
     def same(self) -> bool:

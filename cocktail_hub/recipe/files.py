@@ -26,7 +26,7 @@ LARGEST_YAML = 1 << 18
 MOST_VALUES = 100_000
 """Values in YAML, inline examples included. A few lines of references can expand to any number of them."""
 _MERGE_KEY = "tag:yaml.org,2002:merge"
-_OF_MERGEKIT = re.compile(r"""^[{]?["']?(merge_method|experts)["']?[ \t]*:""", re.MULTILINE)
+_OF_MERGEKIT = re.compile(r"""^[{]?["']?(merge_method|experts|modules|slices)["']?[ \t]*:""", re.MULTILINE)
 """What a configuration of mergekit has, and a recipe has not."""
 
 

@@ -195,8 +195,8 @@ class _Importer:
             self.problem(doc.line("experts"), "a mixture of experts made from dense models is not built here.")
             return {}
         if method not in _METHODS:
-            meant = did_you_mean(str(method), _METHODS)
-            self.problem(doc.line("merge_method"), f"there is no method `{method}` here. {meant}")
+            what = f"there is no method `{method}` here" if "merge_method" in doc else "there is no `merge_method`"
+            self.problem(doc.line("merge_method"), f"{what}. {did_you_mean(method, _METHODS)}")
             return {}
         for key in doc.keys() - _KEYS:
             self.note(f"line {doc.line(key)}: `{key}` is no key of a configuration, and mergekit ignores it.")
@@ -242,12 +242,12 @@ class _Importer:
                 return mixed
             inside = mixed.get("ingredients", [])
             scale = mixed.get("parameters", {}).get("scale", 1.0)
-            if method == "passthrough" and len(inside) == 1 and isinstance(scale, float):
+            if mixed.get("method") == "passthrough" and len(inside) == 1 and isinstance(scale, float):
                 stacked.append(inside[0] | ({"parameters": {"scale": scale}} if scale != 1.0 else {}))
             else:
                 start, stop = sources[0].layers or (0, 0) if sources else (0, 0)
                 name = f"slice {number}"
-                stacked.append({"model": name, "recipe": mixed, "layer_range": [0, stop - start]})
+                stacked.append({"model": name, "recipe": mixed, "layer_range": [0, stop - start], "weight": 1.0})
         return {"method": "passthrough", "ingredients": stacked}
 
     def source(self, value: Any, line: int) -> _Source:
@@ -314,7 +314,7 @@ class _Importer:
         }
         weights = own.pop("weight", [1.0] * len(used))
         if method == "slerp":
-            weights = [map_number(shared["t"], lambda t: 1.0 - t), shared["t"]][: len(used)]
+            weights = [map_number(shared["t"], lambda t: round(1.0 - t, 12)), shared["t"]][: len(used)]
         ingredients = [
             self.reference(source.model, source.line) | self.layers([source]) | {"weight": weight}
             for source, weight in zip(used, weights, strict=True)
@@ -332,6 +332,10 @@ class _Importer:
             else:
                 for ingredient, value in zip(ingredients, values, strict=True):
                     ingredient.setdefault("parameters", {})[name] = value
+        if method == "linear" and len(ingredients) == 1:  # as it is, or scaled
+            scale = 1.0 if shared["normalize"] else weights[0]
+            ingredients[0]["weight"] = 1.0
+            return recipe | {"method": "passthrough"} | ({} if scale == 1.0 else {"parameters": {"scale": scale}})
         self.settle(method, recipe, shared, parameters, line)
         return recipe | ({"parameters": parameters} if parameters else {})
 

@@ -249,7 +249,7 @@ def _no_recipe(files: RepoFiles, config: Mapping[str, Any]) -> SourceError:
         )
     return SourceError(
         f"'{files.name}' is not a recipe: it is {what}.\nThere is nothing to mix.\n"
-        f"To load it, use {loader}; to mix it, name it in a recipe."
+        f"To load it, use {loader}; to mix it, name another model beside it."
     )
 
 

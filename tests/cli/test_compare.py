@@ -16,7 +16,8 @@ def test_the_command_prints_tables_and_what_follows(tmp_path):
     pair = models.pair("bert")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({"ingredients": list(map(str, pair.folders))}))
-    command = ["compare", str(recipe), "--base", str(models.save("bert", 9, tmp_path / "base"))]
+    base = ["--base", str(models.save("bert", 9, tmp_path / "base"))]
+    command = ["compare", str(recipe), *base]
     done = CliRunner().invoke(main, [*command, "--plot", str(tmp_path / "map.png")])
     assert done.exit_code == 0, done.output
     assert "encoder.layer.1" in done.stdout
@@ -24,6 +25,10 @@ def test_the_command_prints_tables_and_what_follows(tmp_path):
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     shown = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
     assert len(shown["whole"]["cosines"]) == 2
+    without_a_file = CliRunner().invoke(main, ["compare", *map(str, pair.folders), *base, "--json"])
+    assert json.loads(without_a_file.stdout) == shown
+    alone = CliRunner().invoke(main, ["compare", str(pair.folders[1]), *base, "--json"])
+    assert json.loads(alone.stdout)["whole"]["lengths"] == shown["whole"]["lengths"][1:]
 
 
 def test_slips_are_said_before_anything_is_read():

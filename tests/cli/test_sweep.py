@@ -21,9 +21,11 @@ PASSAGES = [
 
 def test_the_command_prints_a_table_draws_and_writes_the_chosen_recipe(tmp_path):
     recipe, mine = tmp_path / "recipe.yaml", tmp_path / "mine.jsonl"
-    recipe.write_text(yaml.safe_dump({"ingredients": list(map(str, models.pair("bert").folders))}))
+    folders = list(map(str, models.pair("bert").folders))
+    recipe.write_text(yaml.safe_dump({"ingredients": folders}))
     mine.write_text("".join(json.dumps(row) + "\n" for row in PASSAGES))
-    command = ["sweep", str(recipe), "--examples", f"target={mine}", "--points", "3"]
+    options = ["--examples", f"target={mine}", "--points", "3"]
+    command = ["sweep", str(recipe), *options]
     written = [*command, "--plot", str(tmp_path / "curve.png"), "-o", str(tmp_path / "chosen.yaml")]
     done = CliRunner().invoke(main, written)
     assert done.exit_code == 0, done.output
@@ -35,6 +37,8 @@ def test_the_command_prints_a_table_draws_and_writes_the_chosen_recipe(tmp_path)
     shown = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)
     assert shown["chosen"] in (0, 0.5, 1)
     assert {curve["metric"] for curve in shown["curves"]} == {"nDCG@10", "MRR", "accuracy@1", "loss"}
+    without_a_file = CliRunner().invoke(main, ["sweep", *folders, *options, "--json"])
+    assert json.loads(without_a_file.stdout)["curves"] == shown["curves"]
 
 
 @pytest.mark.parametrize(("options", "words"), [

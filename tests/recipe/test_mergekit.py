@@ -183,6 +183,29 @@ def test_slices_become_a_stack() -> None:
     }
 
 
+def test_a_slice_that_is_scaled_by_name_is_a_recipe_in_the_stack() -> None:
+    scaled = STACK.replace("scale: 0.5", "scale: [{filter: o_proj, value: 0.5}, {value: 1}]")
+    assert read(scaled)["ingredients"][1] == {
+        "model": "slice 1",
+        "layer_range": [0, 3],
+        "weight": 1.0,
+        "recipe": {
+            "method": "passthrough",
+            "ingredients": [{"model": "m/b", "layer_range": [1, 4], "weight": 1.0}],
+            "parameters": {"scale": [{"match": "*o_proj*", "value": 0.5}, {"value": 1.0}]},
+        },
+    }
+
+
+def test_a_linear_slice_of_one_model_is_that_model_or_scaled() -> None:
+    one, two = (f"{{model: m/a, layer_range: {layers}, parameters: {{weight: 0.5}}}}" for layers in ([0, 2], [2, 4]))
+    text = f"merge_method: linear\nslices:\n- sources: [{one}, {two}]\n- sources: [{two}]\n"
+    last = {"model": "m/a", "layer_range": [2, 4], "weight": 1.0}
+    assert read(text)["ingredients"][1] == last
+    scaled = read(text + "parameters: {normalize: false}\n")["ingredients"][1]
+    assert scaled == last | {"parameters": {"scale": 0.5}}
+
+
 # -- what is said and refused --------------------------------------------------------------------------------------
 
 
@@ -222,6 +245,7 @@ def test_everything_that_cannot_be_expressed_is_listed_at_once() -> None:
     ("text", "words"),
     [
         ("merge_method: ram\nmodels: [{model: m/a}]", "line 1: there is no method `ram` here"),
+        ("modules: {default: {models: [{model: m/a}]}}", "line 1: there is no `merge_method`. Accepted: linear"),
         ("merge_method: linear\n", "line 1: there are no `models`, `slices` or `modules`."),
         ("base_model: m/a\nexperts: [{source_model: m/b}]\n", "line 2: a mixture of experts"),
         (models("m/a", merge_method="ties"), "line 1: `ties` needs a `base_model`."),

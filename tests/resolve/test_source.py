@@ -275,7 +275,7 @@ def test_a_merged_folder_has_weights_and_the_recipe_of_them(tmp_path: Path, opti
             {"config.json": {"model_type": "bert", "architectures": ["BertModel"]}},
             (
                 "is not a recipe: it is an ordinary BertModel.\nThere is nothing to mix.\n"
-                "To load it, use transformers.BertModel or AutoModel; to mix it, name it in a recipe."
+                "To load it, use transformers.BertModel or AutoModel; to mix it, name another model beside it."
             ),
         ),
         ({"config.json": {"model_type": "bert"}}, "is not a recipe: it is an ordinary model."),
@@ -283,7 +283,7 @@ def test_a_merged_folder_has_weights_and_the_recipe_of_them(tmp_path: Path, opti
             {"modules.json": [], "config.json": {"architectures": ["BertModel"]}},
             (
                 "it is a sentence-transformers model.\nThere is nothing to mix.\n"
-                "To load it, use sentence_transformers.SentenceTransformer; to mix it, name it in a recipe."
+                "To load it, use sentence_transformers.SentenceTransformer; to mix it, name another model beside it."
             ),
         ),
         (

@@ -10,6 +10,7 @@
 # make lowest the tests on the lowest versions that pyproject.toml accepts
 # make release VERSION=1.2.3  set the version, date the changelog, commit and tag; pushing the tag publishes
 # make fuzz   a random search for files that the parsers do not bear, for FUZZ_SECONDS
+# make hub-suite  huggingface_hub's own tests against the loopback Hub, but for those in tests/hub_suite.txt
 # make coverage  lines that the last `make test` did not run, file by file
 #
 # demo and test install what they need into $(VENV). Variables: PYTHON, VENV, JOBS, PYTEST_ARGS.
@@ -39,7 +40,7 @@ QUICK = $(PYTEST) --hypothesis-profile=quick -m "not whole and not slow and not 
 export OMP_NUM_THREADS ?= $(if $(filter 0,$(JOBS)),,1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz coverage lint types docs format bench site page lowest wheel sdist release clean
+.PHONY: help demo test check fuzz hub-suite coverage lint types docs format bench site page lowest wheel sdist release clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -56,6 +57,10 @@ check: $(VENV)/.test lint types
 
 fuzz: $(VENV)/.test
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -q $(PYTEST_ARGS) tests/test_fuzz.py
+
+hub-suite: $(VENV)/.test
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt pytest-mock
+	@$(BIN)/python tests/hub_suite.py $(PYTEST_ARGS)
 
 coverage: $(VENV)/.test
 	@$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=0

@@ -125,6 +125,10 @@ class MissingExtraError(CocktailError, ImportError):
         )
 
 
+_LISTED = 200
+"""Words that a message lists, at most."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The one of `known` that `word` is most likely a slip of; `None` when nothing is near.
 
@@ -137,7 +141,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Suggest the nearest of `known`, or list them all when none is near.
+    """Suggest the nearest of `known`, or list them when none is near.
 
     Example:
         >>> did_you_mean("temprature", ["temperature", "seed"])
@@ -145,4 +149,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     close = nearest(word, names)
-    return f"Did you mean '{close}'?" if close else f"Accepted: {', '.join(names)}."
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return f"Did you mean '{close}'?" if close else f"Accepted: {', '.join(names[:_LISTED])}{more}."

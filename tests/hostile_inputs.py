@@ -51,6 +51,7 @@ RECIPES: Mapping[str, str | bytes] = {
     "deep json": f'{{"ingredients": {DEEP}}}',
     "a number of a million digits": f'{{"method":"linear","ingredients":[{{"model":"a","weight":{"9" * 10**6}}}]}}',
     "a number in base sixty": f"ingredients:\n- {{model: a, weight: {'1:' * 20_000}1}}\n",
+    "a number in base sixty with a fraction": f"{OK}seed: {'1:' * 3000}1.5\n",
     "a date that is none": f"method: 2020-13-45\n{OK}",
     "a call of python": f"x: !!python/object/apply:os.system ['touch {BASE}.touched']\n{OK}",
     "a flag that is none": f"method: !!bool x\n{OK}",
@@ -193,6 +194,7 @@ EXAMPLES: Mapping[str, tuple[str, str | bytes]] = {
     "deep": (".jsonl", f'{{"query": {DEEP}}}'),
     "a number of digits": (".jsonl", f'{{"query": {"9" * 10_000}}}'),
     "lists in lists": (".jsonl", f'{{"query": [{"[]," * 9_000_000}[]]}}'),
+    "a text of megabytes": (".jsonl", json.dumps({"query": "w1 " * 9_000_000, "pos": ["a"], "neg": ["b"]})),
     "half a character": (".jsonl", '{"query": "\\ud800", "pos": ["a"], "neg": ["b"]}'),
     "millions of empty lines": (".jsonl", "\n" * 30_000_000),
     "infinity": (".json", '[{"query": Infinity, "pos": NaN, "neg": []}]'),
@@ -311,6 +313,10 @@ def pickles() -> Mapping[str, bytes]:
         "a pickle before zip of other things": b"".join(
             pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, 5, {"a": 1}, ["x"])
         ),
+        "a pickle of endless bytes": zipped(b"\x80\x02}(X\x01\0\0\0acbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x0f\x85Ru."),
+        "a key of shared tuples": zipped(b"\x80\x02}(K\x01\x85q\x01" + b"h\x01\x86q\x01" * 60 + b"K\x01u."),
+        "a pickle of a million lists": zipped(b"\x80\x02" + b"]" * 15_000_000 + b"."),
+        "a tensor without data": zipped(b"\x80\x02}(X\x01\0\0\0actorch\nFloatTensor\nM\0\x10\x85Ru."),
         "a deep pickle": zipped(b"\x80\x02" + b"]" * 10**6 + b"a" * (10**6 - 1) + b"."),
     }
 
@@ -326,7 +332,7 @@ def make_base() -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(BASE)
 
 
-def inputs(root: Path) -> Mapping[str, Callable[[], Any]]:  # noqa: C901 - one kind of input after the other
+def inputs(root: Path) -> Mapping[str, Callable[[], Any]]:  # noqa: C901, PLR0915 - one kind of input after the other
     """Name -> what makes the input and returns a recipe of it."""
 
     def model(change: Callable[[Path], object]) -> Callable[[], Any]:
@@ -399,6 +405,23 @@ def inputs(root: Path) -> Mapping[str, Callable[[], Any]]:  # noqa: C901 - one k
         parquet.write_table(table({"query": repeated, "pos": repeated, "neg": repeated}), root / "a.parquet")
         return {"ingredients": [str(BASE), str(BASE)], "weighting": {"examples": str(root / "a.parquet")}}
 
+    def lying() -> Any:
+        """A page of 64 MB of which the metadata say that it has 1000 bytes, in a number as long as the right one."""
+        from pyarrow import parquet, table
+
+        path, columns = root / "a.parquet", {name: ["x" * (64 << 20)] for name in ("query", "pos", "neg")}
+        parquet.write_table(table(columns), path, compression="zstd", use_dictionary=False)
+        size, data = (
+            parquet.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size,
+            path.read_bytes(),
+        )
+        right, wrong = (
+            bytes((2 * n >> 7 * place & 127) | (128 if place < 3 else 0) for place in range(4)) for n in (size, 1000)
+        )
+        assert data.count(right) == len(columns)
+        path.write_bytes(data.replace(right, wrong))
+        return {"ingredients": [str(BASE), str(BASE)], "weighting": {"examples": str(path)}}
+
     def special(name: str, device: str = "") -> Callable[[], Any]:
         def change(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
@@ -418,6 +441,7 @@ def inputs(root: Path) -> Mapping[str, Callable[[], Any]]:  # noqa: C901 - one k
         **{f"header: {name}": written("model.safetensors", header(text)) for name, text in HEADERS.items()},
         **{f"examples: {name}": examples(*content) for name, content in EXAMPLES.items()},
         "examples: a value that a column repeats": expanding,
+        "examples: sizes that are wrong": lying,
         **{
             f"file: {name} that is a pipe, or {device}": special(name, device)
             for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md", "modules.json")

@@ -90,3 +90,8 @@ def test_a_missing_extra_names_the_line_that_installs_it() -> None:
 def test_a_slip_is_answered_with_the_nearest_word(word: str, hint: str, close: str | None) -> None:
     assert did_you_mean(word, ["temperature", "seed"]) == hint
     assert nearest(word, iter(["temperature", "seed"])) == close
+
+
+def test_no_more_than_two_hundred_words_are_listed() -> None:
+    assert did_you_mean("zzz", [f"{number}" for number in range(200)]).endswith(", 199.")
+    assert did_you_mean("zzz", [f"{number}" for number in range(1201)]).endswith(", 199 and 1,001 more.")

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch._weights_only_unpickler import Unpickler  # what `torch.load(weights_only=True)` uses
 
+from cocktail_hub.checkpoint.pickle_check import check_pickle
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -66,7 +68,14 @@ def load_skeleton(stream: IO[bytes], size: int) -> tuple[Any, Mapping[int, int]]
 
     unpickler = Unpickler(stream, encoding="utf-8")
     unpickler.persistent_load = storage_of  # type: ignore[method-assign]
-    _, _, machine, content, keys = (unpickler.load() for _ in range(5))  # type: ignore[no-untyped-call]
+
+    def load() -> Any:
+        start = stream.tell()
+        check_pickle(stream)
+        stream.seek(start)
+        return unpickler.load()  # type: ignore[no-untyped-call]
+
+    _, _, machine, content, keys = (load() for _ in range(5))
     if not machine["little_endian"]:
         raise ValueError("it was saved on a big-endian machine")
     starts: dict[int, int] = {}

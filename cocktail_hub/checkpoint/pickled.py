@@ -22,6 +22,7 @@ import torch
 from cocktail_hub.checkpoint.before_zip import SIGNATURE_BYTES, is_before_zip, load_skeleton, map_tensors
 from cocktail_hub.checkpoint.files import FileState, file_changed, unreadable
 from cocktail_hub.checkpoint.header import TensorSpec
+from cocktail_hub.checkpoint.pickle_check import check_pickle
 from cocktail_hub.errors import CheckpointError, CocktailError, SourceError
 from cocktail_hub.methods.dtypes import safetensors_dtype
 
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 1 << 18
 """Bytes fetched per request while reading a header."""
-MAX_PICKLE_BYTES = 100_000_000
-"""Largest pickle of tensor names that is read; the same limit as for a safetensors header."""
+MAX_PICKLE_BYTES = 16_000_000
+"""Largest pickle of tensor names that is read, and largest list of a file's members: 200 bytes a tensor are usual."""
+_MOST_MEMBERS = 1 << 17
+"""In a file; there is one for each tensor."""
 _HEADER_ENTRIES = ("data.pkl", "version", "byteorder")
 _PROTOCOLS = (2, 3)
 """Pickle protocols that `torch.load(weights_only=True)` reads; `torch.save` writes 2 by default."""
@@ -59,9 +62,13 @@ def read_pickle_specs(files: RepoFiles, path: str) -> dict[str, TensorSpec]:
         if not begin.startswith(b"PK"):
             what = "is not a file that `torch.save` has written since torch 0.1.10"
             raise _refused(path, files.name, what, "No other format is known to hold plain tensors alone.")
-        skeleton = _skeleton(stream, path, files.name)
+        pickled, skeleton = _skeleton(stream, path, files.name)
+
+    def load() -> Any:
+        check_pickle(io.BytesIO(pickled))
+        return torch.load(skeleton, weights_only=True, map_location="meta")
+
     with torch.serialization.skip_data():
-        load = partial(torch.load, skeleton, weights_only=True, map_location="meta")
         return _specs(_load(load, path, files.name), files.name)
 
 
@@ -153,8 +160,8 @@ class _RangeFile(io.RawIOBase):
         return len(data)
 
 
-def _skeleton(stream: IO[bytes], path: str, model: str) -> io.BytesIO:
-    """Copy a torch archive without its tensors' bytes: what a header-only `torch.load` needs."""
+def _skeleton(stream: IO[bytes], path: str, model: str) -> tuple[bytes, io.BytesIO]:
+    """Return the pickle of a torch archive, and the archive without its data: what a header-only `torch.load` needs."""
     try:
         with zipfile.ZipFile(stream) as archive:
             entries = {info.filename.partition("/")[2]: info for info in archive.infolist()}
@@ -178,7 +185,7 @@ def _skeleton(stream: IO[bytes], path: str, model: str) -> io.BytesIO:
             if name in kept or name.startswith("data/"):
                 copy.writestr(f"archive/{name}", kept.get(name, b""))
     skeleton.seek(0)
-    return skeleton
+    return pickled, skeleton
 
 
 def _check_archive(entries: Mapping[str, zipfile.ZipInfo], path: str, model: str) -> None:
@@ -186,6 +193,9 @@ def _check_archive(entries: Mapping[str, zipfile.ZipInfo], path: str, model: str
         raise _refused(path, model, "is a TorchScript program, not a checkpoint", "Only plain tensors can be mixed.")
     if "data.pkl" not in entries:
         raise _refused(path, model, "is a zip file without tensors", "Only plain tensors can be mixed.")
+    if len(entries) > _MOST_MEMBERS:
+        what = f"has {len(entries):,} members; at most {_MOST_MEMBERS:,} are read"
+        raise _refused(path, model, what, "A real model has one for each tensor.")
     size = max(entries[name].file_size for name in _HEADER_ENTRIES if name in entries)
     if size > MAX_PICKLE_BYTES:
         what = f"has a pickle of {size:,} bytes; at most {MAX_PICKLE_BYTES:,} are read"

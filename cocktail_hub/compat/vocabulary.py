@@ -117,6 +117,7 @@ class Vocabulary:
                 learnt = dict(zip(map(int, vocab.values()), vocab, strict=True))
             else:  # a unigram model lists pairs of token and score
                 learnt = dict(enumerate(entry if isinstance(entry, str) else str(entry[0]) for entry in vocab))
+            _require_ids(learnt, added)
             for number in added:
                 learnt.pop(number, None)
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
@@ -179,6 +180,11 @@ class Vocabulary:
             and self.declared == other.declared
             and self.settings == other.settings
         )
+
+
+def _require_ids(*known: Mapping[int, str]) -> None:
+    if min(number for ids in ({0: ""}, *known) for number in ids) < 0:
+        raise ValueError("a token has an id below 0")
 
 
 def group_of(path: str) -> str:
@@ -260,6 +266,7 @@ def find_vocabulary(files: RepoFiles, folder: str = "") -> Vocabulary:
     try:
         declared = {int(number): token for token, number in added.items()}
         declared |= {int(n): str(t["content"] if isinstance(t, dict) else t) for n, t in decoder.items()}
+        _require_ids(declared)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise _damaged(files.name, "added_tokens.json' or 'tokenizer_config.json", error) from error
     return Vocabulary(name=files.name, path=path, text=files.read(path), declared=declared, settings=settings)

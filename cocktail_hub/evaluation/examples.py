@@ -31,6 +31,8 @@ FIELDS: Mapping[ScoredKind, tuple[str, ...]] = MappingProxyType(
 _LISTS = ("pos", "neg")
 _MAY_BE_EMPTY = ("input", "neg")
 _MAX_SHOWN = 60
+_LONGEST_TEXT = 1 << 20
+"""Characters; tokenizers take over a hundred bytes for each."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,12 @@ def _text(value: Any, index: int, name: str, *, may_be_empty: bool = False) -> s
         raise _wrong_type(value, index, name, "a text")
     if not value.strip() and not may_be_empty:
         raise _empty(index, name)
+    if len(value) > _LONGEST_TEXT:
+        raise ScoringError(
+            f"'{name}' of example {index} has {len(value):,} characters; no more than {_LONGEST_TEXT:,} are read.\n"
+            "A model reads some thousand tokens of it.\nCut it, or leave the example out.",
+            example=index,
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from bisect import bisect_left
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import ScoringError
@@ -20,6 +22,8 @@ _MARK = "\ue000answer\ue001"
 """Replaces the output in a chat template; its private-use characters occur in no other text."""
 PATIENCE = 2.0
 """Seconds that a chat template may take for one example; ordinary ones take milliseconds."""
+MEMORY = 1 << 28
+"""Bytes of memory that it may take; ordinary ones take some thousand."""
 _PARTIAL = "\ufffd"
 """What decoding writes for a character of which some bytes are missing."""
 
@@ -87,10 +91,12 @@ def templated(tokenizer: Any, source: str, target: str) -> Text:
     def render(answer: str) -> str:
         chat = [{"role": "user", "content": source}, {"role": "assistant", "content": answer}]
         try:
-            with stopped_after(PATIENCE):
+            with stopped_after(PATIENCE), limited_memory(MEMORY):
                 return str(tokenizer.apply_chat_template(chat, tokenize=False, chat_template=template))
         except TimeoutError as error:
             raise ValueError(f"the chat template takes over {PATIENCE} s; set `chat_template: false`") from error
+        except MemoryError as error:
+            raise ValueError(f"the chat template takes over {MEMORY:,} bytes; set `chat_template: false`") from error
         except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
             raise ValueError(f"the chat template refuses it: {error}; set `chat_template: false`") from error
 
@@ -115,6 +121,24 @@ def stopped_after(seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+@contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """Raise MemoryError where the code below asks for more bytes, on Linux, which can take such a limit back."""
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    limit, most = resource.getrlimit(resource.RLIMIT_DATA)
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    lower = 1024 * int(status.partition("VmData:")[2].split()[0]) + more
+    resource.setrlimit(resource.RLIMIT_DATA, (lower if limit == resource.RLIM_INFINITY else min(lower, limit), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
 def tokenized(tokenizer: Any, text: Text) -> Prompt:

@@ -89,7 +89,7 @@ def parse_recipe(text: str, name: str = "recipe", *, open_weights: bool = False)
         raise
     except RecursionError as error:
         raise RecipeError(f"'{name}' is nested too deeply to be a recipe.") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         problem, mark = str(error), getattr(error, "problem_mark", None)
         if isinstance(error, yaml.MarkedYAMLError) and mark is not None:
             place = f"line {mark.line + 1}, column {mark.column + 1}"
@@ -121,7 +121,7 @@ def load_yaml(text: str, *, unique: bool = True) -> Any:
         if _values_in(node, {}) > MOST_VALUES:
             raise ValueError(f"it expands to more than {MOST_VALUES:,} values")
         return None if node is None else loader.construct_document(node)
-    except (AttributeError, KeyError, TypeError) as error:  # `!!bool x`, `!!timestamp x`
+    except (AttributeError, KeyError, TypeError, OverflowError) as error:  # `!!bool x`, `!!timestamp x`, `1:1:..:1.5`
         raise ValueError("a value in it does not fit its type") from error
     finally:
         loader.dispose()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 ReferenceT = TypeVar("ReferenceT", bound=ModelReference)
 SIDE_BY_SIDE = 16
 """Models that are looked up at the same time."""
+MOST_RECIPES = 64
+"""Recipes that are read for one, those named again counted again."""
 WORTH_NOTING = 1 << 20
 """Bytes from which on the digest of a file is kept; smaller files are hashed each time."""
 NOTE_AGE = 90 * 86_400.0
@@ -151,8 +153,17 @@ class _Resolver:
     digests: bool
     parents: tuple[ModelReference, ...] = ()
     """The recipes that this one is nested in, the outermost first."""
+    met: list[Recipe] = field(default_factory=list)
+    """The outermost recipe and those in it, as far as they were met."""
 
     def resolve(self, recipe: Recipe) -> Recipe:
+        if len(self.met) > MOST_RECIPES:
+            raise RecipeError(
+                f"The recipe contains more than {MOST_RECIPES} others, or names some of them again and again.\n"
+                "Each may name others in turn, without end.\n"
+                "Mix some of them to folders (`cocktail mix -o`), and name these."
+            )
+        self.met.append(recipe)
         with ThreadPoolExecutor(min(SIDE_BY_SIDE, len(recipe.references))) as pool:
             base = pool.submit(self.pin_model, recipe.base, "base")
             anchor = pool.submit(self.pin_model, recipe.anchor, "anchor")

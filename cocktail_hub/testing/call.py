@@ -124,12 +124,16 @@ class Call:
         """The repo of the path, or another, if the sender may know that it exists.
 
         Raises:
-            HttpError: 401 or 404 RepoNotFound.
+            HttpError: 307 for a name that it had before, or has in other letters; 401 or 404 RepoNotFound.
         """
-        user = self.user
-        repo = self.site.repos.get((kind or self.kind, repo_id or self.args["repo"]))
+        user, asked = self.user, repo_id or self.args["repo"]
+        repo = self.site.find(kind or self.kind, asked)
         if repo is None or not may_see(user, repo):
             raise repo_not_found(logged_in=user is not None)
+        if repo.id != asked and not repo_id:
+            query = f"?{urlencode(self.query, doseq=True)}" if self.query else ""
+            there = self.path.replace(f"/{asked}", f"/{repo.id}", 1) + query
+            raise HttpError(307, f"Moved to {repo.id}", headers={"Location": there})
         return repo
 
     def readable_repo(self) -> Repo:

@@ -8,7 +8,7 @@ from typing import Any
 _HEAD = re.compile(r"^\s*---\r?\n(.*?)(?:\r?\n)?---\s*?(?:\r?\n|$)", re.DOTALL)
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?", re.ASCII)
 
-_LISTS_OF_TEXT = ("tags", "datasets", "metrics")
+_TEXT_OR_TEXTS = ("license", "base_model", "datasets", "metrics")
 _TEXTS = ("library_name", "pipeline_tag", "license_name", "license_link")
 _RELATIONS = ("adapter", "finetune", "merge", "quantized")
 
@@ -60,9 +60,10 @@ def problems_in(readme: str) -> tuple[list[str], list[str]]:
         return [str(error)], []
     if metadata is None:
         return [], ["empty or missing yaml metadata in repo card"]
-    errors = [f'"{key}" must be an array of strings' for key in _LISTS_OF_TEXT if not _texts(metadata.get(key, []))]
+    errors = [] if isinstance(metadata.get("model-index", []), list) else ['"model-index" must be an array']
+    errors += [] if _texts(metadata.get("tags", [])) else ['"tags" must be an array of strings']
     errors += [f'"{key}" must be a string' for key in _TEXTS if not isinstance(metadata.get(key, ""), str)]
-    for key in ("license", "base_model"):
+    for key in _TEXT_OR_TEXTS:
         if not _texts(_as_list(metadata.get(key, []))):
             errors.append(f'"{key}" must be a string or an array of strings')
     wrong = [name for name in _as_list(metadata.get("license", [])) if name not in _LICENSES]
@@ -82,7 +83,7 @@ def tags_of(metadata: dict[str, Any]) -> list[str]:
     tags = [str(tag) for tag in metadata.get("tags") or []]
     tags += [str(metadata[key]) for key in ("library_name", "pipeline_tag") if metadata.get(key)]
     tags += [f"license:{name}" for name in _as_list(metadata.get("license") or [])]
-    tags += [f"dataset:{name}" for name in metadata.get("datasets") or []]
+    tags += [f"dataset:{name}" for name in _as_list(metadata.get("datasets") or [])]
     bases = _as_list(metadata.get("base_model") or [])
     relation = metadata.get("base_model_relation") or ("merge" if len(bases) > 1 else "finetune")
     tags += [f"base_model:{base}" for base in bases]

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class HttpError(Exception):
-    """Ends a request with an error status, and with the headers by which the client picks its own exception.
+    """Ends a request with a redirect or an error, and with the headers by which the client picks its own exception.
 
     Args:
-        status: HTTP status, 400 or above.
+        status: HTTP status, 300 or above.
         message: what the user reads; sent as JSON and as `X-Error-Message`.
         code: `X-Error-Code`, one of RepoNotFound, RevisionNotFound, EntryNotFound, GatedRepo, or empty.
         headers: sent besides.

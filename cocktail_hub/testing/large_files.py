@@ -17,10 +17,11 @@ GITATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for p
 """The .gitattributes with which every repo begins."""
 
 
-def is_large(path: str, *, size: int, sample: bytes, threshold: int) -> bool:
-    """Whether a file goes to LFS: by name, by size in bytes, or because `sample`, its beginning, is binary."""
-    name = path.rsplit("/", 1)[-1]
-    return size > threshold or b"\0" in sample or any(fnmatch.fnmatchcase(name, pattern) for pattern in _PATTERNS)
+def is_large(path: str, *, size: int, sample: bytes, threshold: int, attributes: str) -> bool:
+    """Whether a file goes to LFS: by size in bytes, because `sample`, its start, is binary, or by .gitattributes."""
+    name, lines = path.rsplit("/", 1)[-1], map(str.split, attributes.splitlines())
+    patterns = [line[0] for line in lines if "filter=lfs" in line]
+    return size > threshold or b"\0" in sample or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def is_ignored(path: str, gitignore: str) -> bool:

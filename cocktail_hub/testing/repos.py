@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from cocktail_hub.testing.commits import Commit, timestamp
+from cocktail_hub.testing.commits import Commit, files_under, timestamp
 from cocktail_hub.testing.http_error import revision_not_found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from cocktail_hub.testing.commits import Entry
 
 Gate = Literal["auto", "manual", False]
 """How access to a gated repo is granted on the Hub; False for an open repo."""
@@ -83,6 +86,8 @@ class Repo:
     """Whether only members and `admitted` users may read the files; all see that it exists."""
     admitted: tuple[str, ...] = ()
     """Names of users who were granted access to a gated repo."""
+    former: tuple[str, ...] = ()
+    """Ids from before it was moved, which still lead to it."""
     created: str = field(default_factory=timestamp)
     """ISO 8601, in UTC."""
     refs: dict[str, str] = field(default_factory=dict)
@@ -127,13 +132,13 @@ class Repo:
             yield commit
 
     def last_change(self, path: str, commit: Commit) -> Commit:
-        """The newest commit, up to `commit`, that brought `path` in its present form."""
-        entry, found = commit.tree[path], commit
-        for earlier in self.history(commit):
-            if earlier.tree.get(path) != entry:
-                break
-            found = earlier
-        return found
+        """The newest commit, up to `commit`, that brought a file or folder in its present form."""
+
+        def state(of: Commit) -> list[tuple[str, Entry | None]]:
+            return [(file, of.tree.get(file)) for file in (path, *files_under(of.tree, path))]
+
+        present = state(commit)
+        return list(itertools.takewhile(lambda earlier: state(earlier) == present, self.history(commit)))[-1]
 
     def add(self, commit: Commit, ref: str) -> None:
         """Keep a commit and let `ref` point to it."""
@@ -166,7 +171,7 @@ class Repo:
 
     def save(self) -> None:
         """Write everything but the commits to repo.json."""
-        names = ("kind", "id", "private", "gated", "admitted", "created", "refs")
+        names = ("kind", "id", "private", "gated", "admitted", "former", "created", "refs")
         value = {name: getattr(self, name) for name in names}
         value["discussions"] = [asdict(talk) for talk in self.discussions.values()]
         _write_json(self.folder / "repo.json", value)
@@ -178,7 +183,7 @@ class Repo:
         talks = [Discussion(**talk) for talk in value.pop("discussions")]
         found = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "commits").glob("*.json")]
         return cls(
-            **{**value, "admitted": tuple(value["admitted"])},
+            **{**value, "admitted": tuple(value["admitted"]), "former": tuple(value.get("former", ()))},
             folder=folder,
             discussions={talk.num: talk for talk in talks},
             commits={commit["id"]: Commit.from_dict(commit) for commit in found},

@@ -110,10 +110,11 @@ class _Handler(BaseHTTPRequestHandler):
                 Request(method=self.command, path=self.path, status=reply.status, headers=headers, sent=sent)
             )
         if not fault or (fault.cut_after or 0) >= 0:
-            self._send(reply, sent)
+            self._send(reply, sent, headers.get("x-amzn-trace-id", ""))
 
-    def _send(self, reply: Reply, sent: int) -> None:
+    def _send(self, reply: Reply, sent: int, request: str) -> None:
         self.send_response(reply.status)
+        self.send_header("X-Request-Id", request)
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(reply.size))

@@ -90,6 +90,14 @@ class Site:
         self.repos = {**self.repos, (kind, repo_id): repo}
         return repo
 
+    def find(self, kind: str, repo_id: str) -> Repo | None:
+        """The repo of a name, be it in other letters or one that it had before it was moved."""
+        found = self.repos.get((kind, repo_id))
+        asked = repo_id.lower()
+        named = [repo for (its, name), repo in self.repos.items() if its == kind and asked == name.lower()]
+        former = [repo for (its, _), repo in self.repos.items() if its == kind and asked in map(str.lower, repo.former)]
+        return found or next(iter([*named, *former]), None)
+
     def delete_repo(self, repo: Repo) -> None:
         """Forget a repo. Its bodies stay: other repos may hold them too."""
         self.repos = {key: kept for key, kept in self.repos.items() if kept is not repo}
@@ -101,7 +109,7 @@ class Site:
         target.parent.mkdir(parents=True, exist_ok=True)
         repo.folder.rename(target)
         self.repos = {key: kept for key, kept in self.repos.items() if kept is not repo} | {(repo.kind, repo_id): repo}
-        repo.folder, repo.id = target, repo_id
+        repo.folder, repo.id, repo.former = target, repo_id, (*repo.former, repo.id)
         repo.save()
 
     def _home(self, kind: str, repo_id: str) -> Path:

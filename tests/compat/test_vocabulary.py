@@ -92,7 +92,9 @@ def test_added_tokens_of_other_files_count(tmp_path: Path, file: str, content: o
 
 
 @pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("text", ["{", '{"added_tokens_decoder": {"x": 1}, "a": "x"}'])
+@pytest.mark.parametrize(
+    "text", ["{", '{"added_tokens_decoder": {"x": 1}, "a": "x"}', '{"added_tokens_decoder": {"-1": "x"}, "a": -1}']
+)
 def test_a_damaged_list_of_added_tokens_is_named(tmp_path: Path, file: str, text: str) -> None:
     (tmp_path / "vocab.txt").write_text("the\n")
     (tmp_path / file).write_text(text)
@@ -268,7 +270,9 @@ def test_a_sentencepiece_model_is_compared_with_a_fast_tokenizer_whose_ids_are_m
         notes_on([*FAIRSEQ[:4], "the", "fox", "##s"])
 
 
-@pytest.mark.parametrize("text", ["{", '{"model": []}', '{"model": {"vocab": {"a": "x"}}}'])
+@pytest.mark.parametrize(
+    "text", ["{", '{"model": []}', '{"model": {"vocab": {"a": "x"}}}', '{"model": {"vocab": {"a": -1}}}']
+)
 def test_a_damaged_tokenizer_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(IncompatibleError, match=r"'tokenizer\.json' of 'm' is damaged"):

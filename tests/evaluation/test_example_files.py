@@ -160,6 +160,10 @@ def test_parquet_that_expands_is_refused(tmp_path, monkeypatch):
         parquet.write_table(pyarrow.table({"input": column}), tmp_path / "a.parquet", compression="zstd")
         with pytest.raises(SourceError, match=words):
             read_rows(tmp_path / "a.parquet")
+    monkeypatch.setattr(example_files, "_COLUMNS", 2)
+    parquet.write_table(pyarrow.table({name: ["a"] for name in "abc"}), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match="have 3 columns; no more than 2 are read"):
+        read_rows(tmp_path / "a.parquet")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")

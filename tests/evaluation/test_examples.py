@@ -54,6 +54,7 @@ def test_the_digest_is_that_of_the_used_texts_in_their_order():
         ([{"input": "a", "output": 3}], "decoder", "'output' of example 0 is of type int, not a text: 3", 0),
         ([{"input": None, "output": "b"}], "decoder", "'input' of example 0 is of type NoneType, not a text", 0),
         ([{"input": "a", "output": "\ud83d"}], "decoder", "half of a surrogate pair at character 0", 0),
+        ([{"input": "a", "output": "b" * 1_048_577}], "decoder", "has 1,048,577 characters; no more than 1,048,576", 0),
         ([{"query": "q", "pos": [], "neg": ["n"]}], "encoder", "'pos' of example 0 is empty", 0),
         ([{"query": "q", "pos": ["p"], "neg": ["n", " "]}], "encoder", "'neg[1]' of example 0 is empty", 0),
         ([{"query": "q", "pos": ["p"], "neg": [1]}], "encoder", "'neg[0]' of example 0 is of type int", 0),

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import scoring_models
 from hypothesis import given, settings
@@ -53,6 +55,28 @@ def test_a_chat_template_that_never_ends_or_fails_is_refused(monkeypatch, templa
     monkeypatch.setattr("cocktail_hub.evaluation.prompts.PATIENCE", 0.1)
     with pytest.raises(ValueError, match=words):
         templated(scoring_models.byte_bpe(template=template), "a", "b")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can take the limit back")
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'x' * 10**10 }}",
+        "{{ '%10000000000d' % 1 }}",
+        "{{ 'x'.ljust(10000000000) }}",
+        "{{ [1]|batch(10000000000, 'x')|list }}",
+        "{% set n = namespace(s='x') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    ],
+)
+def test_a_chat_template_that_takes_all_memory_is_refused(template):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(
+        ValueError, match=r"^the chat template takes over 268,435,456 bytes; set `chat_template: false`$"
+    ):
+        templated(scoring_models.byte_bpe(template=template), "a", "b")
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def test_the_output_begins_where_the_offsets_say():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import models
@@ -73,6 +74,18 @@ def test_the_recipe_has_the_sha256_of_every_file_that_was_mixed_and_the_digest_i
     assert found.report == {"cached": True}
     assert found.recipe == made.recipe
     assert found.recipe.digest == made.path.name
+
+
+def test_files_of_a_recipe_inside_the_recipe_are_compared_and_recorded(options: MixOptions) -> None:
+    first, second = models.published("bert").ids
+    inner = {"method": "slerp", "ingredients": [{"model": name, "weight": 0.5} for name in (first, second)]}
+    outer = {"ingredients": [{"recipe": inner, "weight": 0.5}, {"model": first, "weight": 0.5}]}
+    made = mix(outer, options=options)
+    assert {name.partition("@")[0] for name in made.recipe.materials} == {first, second}
+    assert all(sha256 for files in made.recipe.materials.values() for sha256 in files.values())
+    flip(blob(options, second, "model.safetensors"))
+    with pytest.raises(SourceError, match=r"model\.safetensors"):
+        mix(outer, options=replace(options, force=True))
 
 
 @pytest.mark.parametrize("path", ["model.safetensors", "config.json", "tokenizer.json"])

@@ -98,6 +98,8 @@ def test_yaml_may_repeat_itself_by_reference() -> None:
             "`revision of 'org/a'` must be a string, got 5349 (int). Put",
         ),
         (f"seed: {'9' * 5000}", "'r.yaml' is not valid YAML or JSON: Exceeds the limit"),
+        (f"seed: {'1:' * 300}1.5", "'r.yaml' is not valid YAML or JSON: a value in it does not fit its type"),
+        (f"merge_method: linear\nseed: {'1:' * 300}1.5", "'r.yaml' is not valid YAML or JSON: int too large"),
     ],
 )
 def test_text_that_is_not_a_recipe_is_refused_by_name(text: str, words: str) -> None:

@@ -659,6 +659,14 @@ def test_cyclic_recipes_are_refused_in_the_first_round(
     )
 
 
+def test_recipes_that_name_two_others_each_are_not_followed_without_end(tmp_path: Path, options: Hub) -> None:
+    for number in range(12):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "config.json").write_bytes(recipe_config(*[f"../{number + 1}"] * 2))
+    with pytest.raises(RecipeError, match="The recipe contains more than 64 others"):
+        resolve(mix(tmp_path / "0", tmp_path / "1"), options)
+
+
 def test_a_local_recipe_inside_itself_is_refused(tmp_path: Path, options: Hub, push: Callable[..., str]) -> None:
     (tmp_path / "config.json").write_bytes(recipe_config(".", "org/b"))
     with pytest.raises(RecipeError, match=r"contains itself"):

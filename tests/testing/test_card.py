@@ -19,6 +19,7 @@ def _card(metadata: str) -> str:
         ("license: MIT License", "\"license\" must be one of those at .*, got 'MIT License'"),
         ("license: 3", '"license" must be a string or an array of strings'),
         ("tags: merge", '"tags" must be an array of strings'),
+        ("model-index: x", '"model-index" must be an array'),
         ("tags: [1]", '"tags" must be an array of strings'),
         ("library_name: [x]", '"library_name" must be a string'),
         ("base_model: a/b/c", "\"base_model\" with value 'a/b/c' is not valid"),
@@ -37,6 +38,7 @@ def test_what_is_right_is_accepted() -> None:
     metadata = "license: [mit, llama3.1]\nbase_model: [a/b, c]\nbase_model_relation: merge\ntags: [x]\ndatasets: []"
     assert problems_in(_card(metadata)) == ([], [])
     assert problems_in(_card(metadata).replace("\n", "\r\n")) == ([], [])
+    assert problems_in(_card("datasets: glue\nmetrics: acc")) == ([], [])
 
 
 def test_no_metadata_is_only_frowned_at() -> None:

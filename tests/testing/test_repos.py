@@ -49,8 +49,20 @@ def test_a_file_was_last_changed_where_it_became_what_it_is(repo: Repo) -> None:
     assert repo.last_change("same", three) == one
 
 
+def test_a_folder_was_last_changed_with_a_file_in_it(repo: Repo) -> None:
+    files = ({"x/y/a": "1"}, {"x/y/a": "1", "x/b": "1"}, {"x/y/a": "1", "x/b": "1", "c": "1"}, {"x/y/a": "1", "c": "1"})
+    commits, parent = [], None
+    for tree in files:
+        entries = {path: Entry.regular(body.encode(), "0" * 64) for path, body in tree.items()}
+        commits.append(Commit.make(entries, parent=parent, title="", author="alice"))
+        repo.add(commits[-1], "refs/heads/main")
+        parent = commits[-1].id
+    assert [repo.last_change("x", commit) for commit in commits] == [commits[0], commits[1], commits[1], commits[3]]
+    assert repo.last_change("x/y", commits[3]) == commits[0]
+
+
 def test_a_repo_survives_being_written_down(repo: Repo) -> None:
-    repo.gated, repo.admitted = "manual", ("bob",)
+    repo.gated, repo.admitted, repo.former = "manual", ("bob",), ("alice/earlier",)
     repo.open_discussion("bob", "Why?", "text", base=repo.resolve("main"), status="open")
     assert Repo.load(repo.folder) == repo
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.testing.commits import Commit, Entry, Tree, edited, files_under
-from cocktail_hub.testing.http_error import HttpError, entry_not_found
+from cocktail_hub.testing.http_error import HttpError, entry_not_found, revision_not_found
 from cocktail_hub.testing.large_files import is_ignored, is_large
 from cocktail_hub.testing.reply import Reply, json_reply
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cocktail_hub.testing.call import Call
     from cocktail_hub.testing.repos import Repo
     from cocktail_hub.testing.site import Site
@@ -28,17 +30,24 @@ def preupload(call: Call) -> Reply:
     call.writer()
     if not call.flag("create_pr"):
         _check_branch(call, repo, call.args["rev"])
-    gitignore = asked.get("gitIgnore") or ""
-    return json_reply({"files": [_advice(call.site, commit, file, gitignore) for file in asked["files"]]})
+    kept = {name: _text(call.site, commit, name) for name in (".gitattributes", ".gitignore")}
+    kept[".gitignore"] = asked.get("gitIgnore") or kept[".gitignore"]
+    return json_reply({"files": [_advice(call.site, commit, file, kept) for file in asked["files"]]})
 
 
-def _advice(site: Site, commit: Commit, file: dict[str, Any], gitignore: str) -> dict[str, Any]:
+def _text(site: Site, commit: Commit, path: str) -> str:
+    entry = commit.tree.get(path)
+    return site.body(entry.sha256).read_text(encoding="utf-8", errors="replace") if entry else ""
+
+
+def _advice(site: Site, commit: Commit, file: dict[str, Any], kept: Mapping[str, str]) -> dict[str, Any]:
     path, sample = file["path"], base64.b64decode(file.get("sample") or "")
-    large = is_large(path, size=file["size"], sample=sample, threshold=site.settings.lfs_threshold)
+    threshold = site.settings.lfs_threshold
+    large = is_large(path, size=file["size"], sample=sample, threshold=threshold, attributes=kept[".gitattributes"])
     return {
         "path": path,
         "uploadMode": "lfs" if large else "regular",
-        "shouldIgnore": is_ignored(path, gitignore),
+        "shouldIgnore": is_ignored(path, kept[".gitignore"]),
         "oid": commit.tree[path].etag if path in commit.tree else None,
     }
 
@@ -52,11 +61,14 @@ def commit(call: Call) -> Reply:
     asked = _read_operations(call)
     value: dict[str, Any] = {"success": True}
     with call.site.lock:
-        head = repo.resolve(revision)
+        head, ref = repo.resolve(revision), _branch(repo, revision)
+        if ref is None and in_new_pull:
+            raise revision_not_found(revision)
+        if ref is None:
+            raise HttpError(400, f"Cannot commit to {revision}: it is not a branch")
         if asked.parent and not head.id.startswith(asked.parent):
-            raise HttpError(412, "A commit has happened since. Please refresh and try again.")
+            raise HttpError(412, "The branch was updated since you opened this page. Please refresh and try again.")
         new = asked.apply(head, user.name)
-        ref = _branch(repo, revision)
         if in_new_pull:
             talk = repo.open_discussion(user.name, asked.title, asked.message, base=head, status="open")
             ref = talk.ref
@@ -73,12 +85,10 @@ def _check_branch(call: Call, repo: Repo, revision: str) -> None:
         call.writer_in(repo.namespace)
 
 
-def _branch(repo: Repo, revision: str) -> str:
-    """The full name of a branch or pull request."""
-    for ref in (f"refs/heads/{revision}", revision):
-        if ref in repo.refs and not ref.startswith("refs/tags/"):
-            return ref
-    raise HttpError(400, f"Cannot commit to {revision}: it is not a branch")
+def _branch(repo: Repo, revision: str) -> str | None:
+    """The full name of a branch or pull request; None for a tag or a commit."""
+    names = (ref for ref in (f"refs/heads/{revision}", revision) if ref in repo.refs)
+    return next((ref for ref in names if not ref.startswith("refs/tags/")), None)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,7 +114,7 @@ class _Operations:
         Raises:
             HttpError: 404 EntryNotFound, there is no such file to delete.
         """
-        paths = {path: [path] if path in head.tree else [] for path in self.deleted}
+        paths = {path: [path] if path in head.tree else files_under(head.tree, path) for path in self.deleted}
         paths |= {folder: files_under(head.tree, folder) for folder in self.deleted_folders}
         for asked, found in paths.items():
             if not found:
@@ -138,8 +148,8 @@ def _read_operations(call: Call) -> _Operations:
 
 
 def _checked(path: str) -> str:
-    if not path or {"", ".", "..", ".git"} & set(path.split("/")) or "\\" in path:
-        raise HttpError(400, f"Invalid path: {path!r}")
+    if not path or path.startswith("..\\") or {"", ".", "..", ".git"} & set(path.split("/")):
+        raise HttpError(422, f"Invalid path: {path!r}")
     return path
 
 

@@ -29,10 +29,15 @@ def create(call: Call) -> Reply:
 
 
 def listing(call: Call) -> Reply:
-    """GET discussions: newest first, all on one page."""
-    repo = call.readable_repo()
+    """GET discussions: newest first, all on one page; of one author or kind, and open or closed, if asked."""
+    repo, kind, status = call.readable_repo(), call.first("type", "all"), call.first("status", "all")
+    author = call.first("author")
     found = [_summary(repo, talk) for _, talk in sorted(repo.discussions.items(), reverse=True)]
     closed = sum(talk["status"] in ("closed", "merged") for talk in found)
+    states = {"open": ("draft", "open"), "closed": ("closed", "merged")}
+    found = [talk for talk in found if kind == "all" or talk["isPullRequest"] is (kind == "pull_request")]
+    found = [talk for talk in found if author in ("", talk["author"]["name"])]
+    found = [talk for talk in found if status == "all" or talk["status"] in states[status]]
     return json_reply({"count": len(found), "start": 0, "discussions": found, "numClosedDiscussions": closed})
 
 
@@ -54,6 +59,19 @@ def comment(call: Call) -> Reply:
         event = _discussion(call, repo).comment(user.name, text)
         repo.save()
     return json_reply({"newMessage": event})
+
+
+def rename(call: Call) -> Reply:
+    """POST discussions/{num}/title: by its author or a member."""
+    repo, user, title = call.readable_repo(), call.writer(), call.json()["title"]
+    with call.site.lock:
+        talk = _discussion(call, repo)
+        if talk.author != user.name:
+            call.writer_in(repo.namespace)
+        event = talk.log("title-change", user.name, {"from": talk.title, "to": title})
+        talk.title = title
+        repo.save()
+    return json_reply({"newTitle": event})
 
 
 def change_status(call: Call) -> Reply:

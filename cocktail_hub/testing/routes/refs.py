@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from cocktail_hub.testing.http_error import HttpError, revision_not_found
@@ -10,6 +11,9 @@ from cocktail_hub.testing.reply import Reply, json_reply
 if TYPE_CHECKING:
     from cocktail_hub.testing.call import Call
     from cocktail_hub.testing.repos import Repo
+
+_NO_NAME = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|[/.]$|\.lock(/|$)")
+"""What git allows in no name of a branch or tag."""
 
 
 def refs(call: Call) -> Reply:
@@ -48,15 +52,18 @@ def _create(call: Call, ref: str, revision: str) -> Reply:
     with call.site.lock:
         repo = call.writable_repo()
         if ref in repo.refs:
-            raise HttpError(409, f"Reference already exists: {ref}")
-        repo.point(ref, repo.resolve(revision).id)
+            raise HttpError(409, f"Reference {ref} already exists")
+        commit = repo.resolve(revision)
+        if _NO_NAME.search(ref):
+            raise HttpError(400, f"Not a valid name for a reference: {ref!r}")
+        repo.point(ref, commit.id)
     return json_reply({}, status=201)
 
 
 def delete_branch(call: Call) -> Reply:
     """DELETE branch/{name}: any but main."""
     if call.args["name"] == "main":
-        raise HttpError(403, "Cannot delete main")
+        raise HttpError(403, "Cannot delete refs/heads/main")
     return _delete(call, f"refs/heads/{call.args['name']}")
 
 

@@ -26,7 +26,8 @@ def create(call: Call) -> Reply:
     user = call.writer_in(namespace)
     kind, repo_id = asked.get("type") or "model", f"{namespace}/{asked['name']}"
     with call.site.lock:
-        known = call.site.repos.get((kind, repo_id))
+        known = call.site.find(kind, repo_id)
+        known = known if known and known.id.lower() == repo_id.lower() else None  # a former name is free again
         repo = known or call.site.create_repo(kind, repo_id, author=user.name, private=_is_private(asked) or False)
     url = f"{call.site.url}/{repo.route}"
     if known:
@@ -52,7 +53,7 @@ def move(call: Call) -> Reply:
         repo = call.writable_repo(kind, asked["fromRepo"])
         call.writer_in(target.split("/")[0])
         if (kind, target) in call.site.repos:
-            raise HttpError(409, f"{target} exists")
+            raise HttpError(409, f"A {kind} repository called {target} already exists")
         call.site.move_repo(repo, target)
     return Reply()
 

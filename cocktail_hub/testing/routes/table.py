@@ -90,6 +90,7 @@ ROUTES = (
     _route("GET", _REPO + "/discussions/{num}", discussions.details),
     _route("POST", _REPO + "/discussions/{num}/comment", discussions.comment),
     _route("POST", _REPO + "/discussions/{num}/status", discussions.change_status),
+    _route("POST", _REPO + "/discussions/{num}/title", discussions.rename),
     _route("POST", _REPO + "/discussions/{num}/merge", discussions.merge),
     _route("GET", _REPO + "/xet-read-token/{rev}", cas.read_token),
     _route("GET", _REPO + "/xet-write-token/{rev}", cas.write_token),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -72,9 +73,10 @@ def _item(call: Call, repo: Repo, commit: Commit, path: str, expand: bool) -> di
     if entry is None:
         content = "".join(commit.tree[file].oid + file for file in files_under(commit.tree, path))
         oid = hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
-        return {"type": "directory", "oid": oid, "size": 0, "path": path}
-    value: dict[str, Any] = {"type": "file", "oid": entry.oid, "size": entry.size, "path": path}
-    if entry.lfs:
+        value: dict[str, Any] = {"type": "directory", "oid": oid, "size": 0, "path": path}
+    else:
+        value = {"type": "file", "oid": entry.oid, "size": entry.size, "path": path}
+    if entry and entry.lfs:
         value["lfs"] = {"oid": entry.sha256, **lfs_info(entry)}
         xet = call.site.xet.file(entry.sha256)
         if xet:
@@ -86,8 +88,9 @@ def _item(call: Call, repo: Repo, commit: Commit, path: str, expand: bool) -> di
 
 
 def commits(call: Call) -> Reply:
-    """GET commits/{rev}: the history, newest first."""
+    """GET commits/{rev}: the history, newest first; with titles and messages as HTML if asked."""
     repo = call.readable_repo()
+    formatted = "formatted" in (call.query.get("expand") or call.query.get("expand[]") or ())
     history = [
         {
             "id": commit.id,
@@ -95,6 +98,7 @@ def commits(call: Call) -> Reply:
             "message": commit.message,
             "authors": [{"user": commit.author}],
             "date": commit.date,
+            **({"formatted": {"title": escape(commit.title), "message": escape(commit.message)}} if formatted else {}),
         }
         for commit in repo.history(repo.resolve(call.args["rev"]))
     ]

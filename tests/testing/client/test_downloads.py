@@ -123,6 +123,9 @@ def test_a_file_tells_the_commit_that_changed_it_last(api: HfApi, repo: str) -> 
     second = api.upload_file(path_or_fileobj=b"2", path_in_repo="b.txt", repo_id=repo)
     found = {item.path: item.last_commit.oid for item in api.list_repo_tree(repo, expand=True)}
     assert (found["a.txt"], found["b.txt"]) == (first.oid, second.oid)
+    third = api.upload_file(path_or_fileobj=b"3", path_in_repo="x/y.txt", repo_id=repo)
+    api.upload_file(path_or_fileobj=b"4", path_in_repo="b.txt", repo_id=repo)
+    assert {item.path: item.last_commit.oid for item in api.list_repo_tree(repo, expand=True)}["x"] == third.oid
 
 
 def test_a_long_tree_comes_in_pages(api: HfApi, hub: LoopbackHub, repo: str, tmp_path: Path) -> None:

@@ -30,8 +30,6 @@ MOST_VALUES = 1 << 20
 """Most values in a file of examples: each takes some hundred bytes of memory, however short it is."""
 _COLUMNS = 1 << 10
 """Most columns of a Parquet file: each takes some dozen microseconds."""
-_PAGE = 256
-"""Bytes that a page of a Parquet file counts for besides its content: each takes some microseconds."""
 _NO_EXAMPLES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """JSON files that describe a dataset."""
 _MAX_SHOWN = 80
@@ -314,22 +312,22 @@ def _read_separated(path: Path, text: str, delimiter: str) -> list[Any]:
 
 def _read_parquet(path: Path) -> list[Any]:
     """Few rows at a time: a column has a value that it repeats only once, and can expand to any size."""
-    from cocktail_hub.evaluation.parquet_pages import pages
+    from cocktail_hub.evaluation.prompts import MEMORY, limited_memory
 
     try:
-        from pyarrow import ArrowException, BufferReader, parquet
+        from pyarrow import ArrowException, parquet
     except ImportError as error:
         raise MissingExtraError.of("pyarrow", extra="parquet", purpose="read examples from a Parquet file") from error
     rows: list[Any] = []
     read = 0
     try:
-        data, size, values = path.read_bytes(), 0, 0
-        with parquet.ParquetFile(BufferReader(data)) as file:
+        with limited_memory(MEMORY), parquet.ParquetFile(path) as file:  # what it says of sizes may be wrong
             _require_few(path, file.metadata.num_columns, _COLUMNS, "columns")
-            for unpacked, held in pages(data, file.metadata):
-                size, values = size + unpacked + _PAGE, values + held
-                _require_few(path, values, MOST_VALUES, "values")
-                _require_few(path, size, LARGEST_FILE, "bytes once unpacked")
+            groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+            columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+            _require_few(path, sum(column.num_values for column in columns), MOST_VALUES, "values")
+            size = sum(column.total_uncompressed_size for column in columns)
+            _require_few(path, size, LARGEST_FILE, "bytes once unpacked")
             for batch in file.iter_batches(batch_size=max(1, min(1000, LARGEST_FILE // max(1, size)))):
                 some = batch.to_pylist()
                 read += len(str(some))
@@ -337,7 +335,11 @@ def _read_parquet(path: Path) -> list[Any]:
                 rows += some
     except SourceError:
         raise
-    except (ArrowException, OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+    except MemoryError as error:
+        raise SourceError(
+            f"The examples '{path}' cannot be read as Parquet: they take over {MEMORY:,} bytes."
+        ) from error
+    except (ArrowException, OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise SourceError(f"The examples '{path}' cannot be read as Parquet: {error}") from error
     return rows
 

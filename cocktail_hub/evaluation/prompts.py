@@ -23,7 +23,9 @@ _MARK = "\ue000answer\ue001"
 PATIENCE = 2.0
 """Seconds that a chat template may take for one example; ordinary ones take milliseconds."""
 MEMORY = 1 << 28
-"""Bytes of memory that it may take; ordinary ones take some thousand."""
+"""Bytes of memory that a chat template or a file of examples may take; ordinary ones take some thousand."""
+_LIMITING = threading.Lock()
+"""Of the process's limit: two threads would put back each other's."""
 _PARTIAL = "\ufffd"
 """What decoding writes for a character of which some bytes are missing."""
 
@@ -131,14 +133,16 @@ def limited_memory(more: int) -> Iterator[None]:
         return
     import resource
 
-    limit, most = resource.getrlimit(resource.RLIMIT_DATA)
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    lower = 1024 * int(status.partition("VmData:")[2].split()[0]) + more
-    resource.setrlimit(resource.RLIMIT_DATA, (lower if limit == resource.RLIM_INFINITY else min(lower, limit), most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
+    with _LIMITING:
+        limit, most = resource.getrlimit(resource.RLIMIT_DATA)
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        lower = 1024 * int(status.partition("VmData:")[2].split()[0]) + more
+        lower = lower if limit == resource.RLIM_INFINITY else min(lower, limit)
+        resource.setrlimit(resource.RLIMIT_DATA, (lower, most))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
 
 
 def tokenized(tokenizer: Any, text: Text) -> Prompt:

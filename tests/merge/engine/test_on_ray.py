@@ -11,7 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,10 @@ class Assassin(threading.Thread):
 
     def run(self) -> None:
         while not self.over.is_set():
-            for attempt in (self._folder / ATTEMPTS).glob("*-*"):
+            attempts: list[Path] = []
+            with suppress(FileNotFoundError):  # the merge removes the folder at its end
+                attempts += (self._folder / ATTEMPTS).glob("*-*")
+            for attempt in attempts:
                 if attempt.name not in self.seen:
                     self.seen[attempt.name] = attempt.name
                     if len(self.seen) > self._spared and not self.killed:

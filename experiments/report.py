@@ -42,7 +42,10 @@ def read(kept: Path) -> dict[str, Results]:
 def means(found: Any) -> Any:
     """The same with the mean of each column of figures, so that it is small."""
     if isinstance(found, dict):
-        return {key: value if key == "weights" else means(value) for key, value in found.items()}
+        return {
+            key: [round(weight, 5) for weight in value] if key == "weights" else means(value)
+            for key, value in found.items()
+        }
     return round(float(np.mean(found)), 5)
 
 
@@ -142,7 +145,7 @@ def draw_forgetting(found: dict[str, Results], path: Path) -> None:
                 axes.plot(at, values, "o", color=color)
     axes.set(xlabel="weight of the fine-tune, the rest is its base's", ylabel="nDCG@10", xlim=(0, 1))
     axes.set_title(
-        f"MiniLM and {len(experts)} fine-tunes; bands: 95 % intervals; dots: merged and measured", fontsize=10
+        f"MiniLM and {len(experts)} fine-tunes: predicted, with 95 % intervals; dots: merged and measured", fontsize=10
     )
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92")
@@ -219,10 +222,14 @@ def everything(found: dict[str, Results]) -> str:
 
 
 def methods(found: dict[str, Results]) -> str:
-    """A table of merge methods, nDCG over all tasks."""
+    """A table of the base and of merge methods, nDCG over all tasks."""
     each = [results.get("all", {}) for results in found.values()]
     names = sorted({name for one in each for name in one if name.startswith("method ")})
-    rows = []
+    alone = [one.get("predicted share 0", {}) for results in found.values() for one in results.values()]
+    base = {
+        task: row["ndcg"] for one in alone for task, row in one.items() if len(row["ndcg"]) < TEST.stop - TEST.start
+    }
+    rows = [["base alone", "-", f"{100 * np.mean(list(base.values())):.1f}"]] if names and base else []
     for name in names:
         own = [row["ndcg"] for one in each for row in one.get(name, {}).values()]
         _, method, scale = name.split()
@@ -258,9 +265,56 @@ def ranks(found: dict[str, Results]) -> str:
     return table(head, rows)
 
 
+def losses(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Set of examples -> model -> loss, of an evaluation by the package."""
+    return {
+        one["name"]: {model: figures["loss"]["value"] for model, figures in one["models"].items()}
+        for one in found["results"]
+    }
+
+
+def less(found: dict[str, Any], task: str, other: str) -> str:
+    """What the mix has more loss on a task than another model, with its interval."""
+    for one in found["results"]:
+        for each in one["comparisons"]:
+            if (one["name"], each["subject"], each["other"]) == (task, "mix", other):
+                loss = each["differences"]["loss"]
+                return f"{loss['value']:+.3f} [{loss['low']:+.3f}, {loss['high']:+.3f}]"
+    return "-"
+
+
+def decoder(found: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The tables of decoder.py: forgetting, all experts in one model, and a new task."""
+    rows: dict[str, list[list[str]]] = {"forgetting": [], "all": [], "new": []}
+    for name in (name.partition(" ")[2] for name in found if name.startswith("half ")):
+        half = losses(found[f"half {name}"])
+        base = next(model for model in half[name] if model not in ("mix", name))
+        sides = [half[name]], [each for task, each in half.items() if task != name]
+        cells = [
+            " / ".join(f"{np.mean([each[model] for each in side]):.3f}" for side in sides)
+            for model in (base, name, "mix")
+        ]
+        others = ", ".join(f"{task} {less(found[f'half {name}'], task, name)}" for task in half if task != name)
+        rows["forgetting"].append([name, *cells, less(found[f"half {name}"], name, name), others])
+        if "all" in found:
+            merged = losses(found["all"])[name]
+            rows["all"].append([name, *(f"{merged[model]:.3f}" for model in (base, name, "mix"))])
+        if new := found.get(f"new {name}"):
+            own = losses(new)[name]
+            shown = [f"{own[model]:.3f}" if model in own else "-" for model in (base, "equal weights", "mix")]
+            rows["new"].append([name, *shown, less(new, name, "equal weights"), less(new, name, base)])
+    heads = {
+        "forgetting": ["task", "base", "fine-tune", "half and half", "half - fine-tune, on its task", "on the others"],
+        "all": ["task", "base", "its expert", "base and all experts, equal weights"],
+        "new": ["task", "base", "equal weights", "`ensemble`, 20 examples", "`ensemble` - equal", "`ensemble` - base"],
+    }
+    return {f"decoder_{name}": table(head, rows[name]) for name, head in heads.items()}
+
+
 def write(kept: Path) -> None:
     """Write the page and its data."""
     found = read(kept)
+    language = {file.stem: json.loads(file.read_text()) for file in sorted(kept.glob("decoder/*.json"))}
     shown = {
         **json.loads((kept / "training.json").read_text(encoding="utf-8")),
         "seeds": ", ".join(found),
@@ -274,8 +328,10 @@ def write(kept: Path) -> None:
         "pool": POOL.stop - POOL.start,
         **{part.__name__: part(found) for part in (forgetting, new_task, rules, everything, methods, ranks)},
         "fresh": rules(found, FRESH),
+        **decoder(language),
     }
     draw_forgetting(found, HERE.parent / "docs" / "forgetting.png")
-    (HERE / "results.json").write_text(json.dumps(means(found)), encoding="utf-8")
+    data = {**means(found), "decoder": {name: losses(one) for name, one in language.items()}}
+    (HERE / "results.json").write_text(json.dumps(data), encoding="utf-8")
     template = (HERE / "results.template.md").read_text(encoding="utf-8")
     (HERE.parent / "docs" / "results.md").write_text(template.format(**shown), encoding="utf-8")

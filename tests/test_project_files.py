@@ -93,7 +93,7 @@ def test_a_release_has_links_that_work_outside_of_the_repository(tmp_path: Path)
     known = {**os.environ, "ADDRESS": "https://host/me/it", "GITHUB_REF_NAME": "v1"}
     subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=known, check=True)
     links = re.findall(r"\]\(([^)]*)\)", (tmp_path / "README.md").read_text(encoding="utf-8"))
-    assert {"https://host/me/it/raw/v1/docs/tradeoff.png", "https://host/me/it/blob/v1/docs/recipe.md"} < set(links)
+    assert {"https://host/me/it/raw/v1/docs/forgetting.png", "https://host/me/it/blob/v1/docs/recipe.md"} < set(links)
     assert all(link.startswith("https://") for link in links)
     assert 'Source = "https://host/me/it"' in (tmp_path / "pyproject.toml").read_text(encoding="utf-8").splitlines()
 

@@ -13,12 +13,15 @@ from tasks import TASKS
 from train import DRAWS, POOL, TEST
 
 from cocktail_hub.evaluation.intervals import middle_quantiles, resampled_means, tail_for
+from cocktail_hub.search.evaluate import MIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
 HERE = Path(__file__).parent
+EQUAL = "equal weights"
+"""Name of the mix with these in an evaluation."""
 FRESH = ("adverbs", "news", "reviews")
 """Tasks that no rule was chosen with."""
 RULES = ("softmax 5", "softmax 1", "best single", "coupled", "ensemble")
@@ -229,12 +232,12 @@ def methods(found: dict[str, Results]) -> str:
     base = {
         task: row["ndcg"] for one in alone for task, row in one.items() if len(row["ndcg"]) < TEST.stop - TEST.start
     }
-    rows = [["base alone", "-", f"{100 * np.mean(list(base.values())):.1f}"]] if names and base else []
+    rows = [["base alone", "-", f"{100 * np.mean(list(base.values())):.1f}", "-"]] if names and base else []
     for name in names:
-        own = [row["ndcg"] for one in each for row in one.get(name, {}).values()]
+        own = [(row["ndcg"], base[task]) for one in each for task, row in one.get(name, {}).items()]
         _, method, scale = name.split()
-        rows.append([f"`{method}`", scale, f"{100 * np.mean(own):.1f}"])
-    return table(["method", "scale", "nDCG@10, mean of all tasks"], rows)
+        rows.append([f"`{method}`", scale, f"{100 * np.mean([mine for mine, _ in own]):.1f}", difference(own)])
+    return table(["method", "scale", "nDCG@10, mean of all tasks", "method - base"], rows)
 
 
 def ranks(found: dict[str, Results]) -> str:
@@ -268,44 +271,45 @@ def ranks(found: dict[str, Results]) -> str:
 def losses(found: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Set of examples -> model -> loss, of an evaluation by the package."""
     return {
-        one["name"]: {model: figures["loss"]["value"] for model, figures in one["models"].items()}
+        one["name"]: {model.rpartition("/")[2]: figures["loss"]["value"] for model, figures in one["models"].items()}
         for one in found["results"]
     }
 
 
 def less(found: dict[str, Any], task: str, other: str) -> str:
     """What the mix has more loss on a task than another model, with its interval."""
-    for one in found["results"]:
-        for each in one["comparisons"]:
-            if (one["name"], each["subject"], each["other"]) == (task, "mix", other):
-                loss = each["differences"]["loss"]
-                return f"{loss['value']:+.3f} [{loss['low']:+.3f}, {loss['high']:+.3f}]"
+    for each in next(one["comparisons"] for one in found["results"] if one["name"] == task):
+        if each["subject"] == MIX and each["other"].rpartition("/")[2] == other:
+            loss = each["differences"]["loss"]
+            low, high = loss["interval"]
+            return f"{loss['value']:+.2f} [{low:+.2f}, {high:+.2f}]"
     return "-"
 
 
 def decoder(found: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The tables of decoder.py: forgetting, all experts in one model, and a new task."""
-    rows: dict[str, list[list[str]]] = {"forgetting": [], "all": [], "new": []}
+    """The tables of decoder.py: an expert mixed with its base, all experts in one model, and a new task."""
+    rows: dict[str, list[list[str]]] = {"half": [], "all": [], "new": []}
     for name in (name.partition(" ")[2] for name in found if name.startswith("half ")):
         half = losses(found[f"half {name}"])
-        base = next(model for model in half[name] if model not in ("mix", name))
+        base = next(model for model in half[name] if model not in (MIX, EQUAL, name))
         sides = [half[name]], [each for task, each in half.items() if task != name]
         cells = [
-            " / ".join(f"{np.mean([each[model] for each in side]):.3f}" for side in sides)
-            for model in (base, name, "mix")
+            " / ".join(f"{np.mean([each[model] for each in side]):.2f}" for side in sides)
+            for model in (base, name, MIX)
         ]
-        others = ", ".join(f"{task} {less(found[f'half {name}'], task, name)}" for task in half if task != name)
-        rows["forgetting"].append([name, *cells, less(found[f"half {name}"], name, name), others])
+        differences = [
+            less(found[f"half {name}"], task, name) for task in (name, *(each for each in half if each != name))
+        ]
+        rows["half"].append([name, *cells, differences[0], ", ".join(differences[1:])])
         if "all" in found:
-            merged = losses(found["all"])[name]
-            rows["all"].append([name, *(f"{merged[model]:.3f}" for model in (base, name, "mix"))])
+            shown = [f"{losses(found['all'])[name][model]:.2f}" for model in (base, name, MIX)]
+            rows["all"].append([name, *shown, less(found["all"], name, base)])
         if new := found.get(f"new {name}"):
-            own = losses(new)[name]
-            shown = [f"{own[model]:.3f}" if model in own else "-" for model in (base, "equal weights", "mix")]
-            rows["new"].append([name, *shown, less(new, name, "equal weights"), less(new, name, base)])
+            shown = [f"{losses(new)[name].get(model, np.nan):.2f}" for model in (base, EQUAL, MIX)]
+            rows["new"].append([name, *shown, less(new, name, EQUAL), less(new, name, base)])
     heads = {
-        "forgetting": ["task", "base", "fine-tune", "half and half", "half - fine-tune, on its task", "on the others"],
-        "all": ["task", "base", "its expert", "base and all experts, equal weights"],
+        "half": ["task", "base", "fine-tune", "half and half", "half - fine-tune, on its task", "on each other task"],
+        "all": ["task", "base", "its expert", "base and all experts, equal weights", "merged - base"],
         "new": ["task", "base", "equal weights", "`ensemble`, 20 examples", "`ensemble` - equal", "`ensemble` - base"],
     }
     return {f"decoder_{name}": table(head, rows[name]) for name, head in heads.items()}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import MissingExtraError, RecipeError, ScoringError, SourceError, did_you_mean
 from cocktail_hub.hub import HubFiles
-from cocktail_hub.recipe import Weighting, canonical_json, is_path
+from cocktail_hub.recipe import Weighting, as_path, canonical_json, is_path
 from cocktail_hub.recipe.validation import plain
 from cocktail_hub.storage.disk import sha256_of
 
@@ -127,7 +127,7 @@ def examples_of(evidence: Mapping[str, Any], name: str, hub: Hub) -> ExamplesFou
 
 def _on_machine(examples: str, weighting: Weighting, hub: Hub) -> ExamplesFound:
     """Examples in a file, or, where there is none, in a dataset."""
-    path = Path(examples).expanduser()
+    path = as_path(examples)
     if path.is_file():
         return ExamplesFound(content=path, source=path.name)
     if path.suffix.lower() in SUFFIXES or is_path(examples):

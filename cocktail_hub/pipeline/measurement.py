@@ -22,7 +22,7 @@ from cocktail_hub.publishing.verify import (
     require_merged,
     weight_hashes,
 )
-from cocktail_hub.recipe import ModelReference, as_resolved
+from cocktail_hub.recipe import SUFFIXES, ModelReference, as_resolved
 from cocktail_hub.resolve.resolve import with_weights
 from cocktail_hub.resolve.source import RecipeSource, load_recipe_source
 
@@ -298,7 +298,7 @@ def compare(
     try:
         loaded = load_recipe_source(source, options.hub, revision=revision, open_weights=True)
     except SourceError:
-        if base is None or not isinstance(source, (str, Path)):
+        if base is None or not isinstance(source, (str, Path)) or Path(source).suffix in SUFFIXES:
             raise
         one = {"model": str(source), "revision": revision}
         loaded = load_recipe_source([base, one], options.hub, open_weights=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocktail_hub.errors import CocktailError, SourceError
 from cocktail_hub.hub.history import History, history_between, require_access
 from cocktail_hub.publishing.card.facts import card_metadata, license_of
-from cocktail_hub.recipe import COMMIT, SUFFIXES, dump_yaml
+from cocktail_hub.recipe import COMMIT, SUFFIXES, as_path, dump_yaml
 from cocktail_hub.recipe.pins import pin_text
 from cocktail_hub.resolve.source import load_recipe_source
 
@@ -104,7 +103,7 @@ def with_commits(source: Any, updates: Iterable[ModelUpdate], hub: Hub, *, revis
     Raises:
         RecipeError: the file is no recipe of its own.
     """
-    path = Path(str(source)).expanduser()
+    path = as_path(str(source))
     if path.is_file() and path.suffix in SUFFIXES:
         text = path.read_text(encoding="utf-8-sig")
     else:

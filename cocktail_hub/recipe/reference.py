@@ -52,7 +52,7 @@ def as_path(name: str) -> Path:
         SourceError: no file can have it.
     """
     try:
-        path = Path(name).expanduser()
+        path = Path(name).expanduser() if name.startswith("~") else Path(name)  # which takes './~me' for '~me'
         with suppress(FileNotFoundError, NotADirectoryError):
             path.stat()
     except (OSError, RuntimeError, ValueError) as error:  # too long, not allowed, or the home of nobody

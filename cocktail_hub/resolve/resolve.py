@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cocktail_hub.checkpoint.files import LocalFiles
@@ -29,6 +28,7 @@ from cocktail_hub.recipe import (
     Ingredient,
     ModelReference,
     Recipe,
+    as_path,
     canonical_json,
     is_path,
     read_recipe,
@@ -40,6 +40,7 @@ from cocktail_hub.storage.disk import HASHES, QUICK, hash_of, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cocktail_hub.checkpoint.files import RepoFiles
     from cocktail_hub.hub import Hub
@@ -77,7 +78,7 @@ class ResolvedModel:
     @property
     def root(self) -> Path:
         """The folder of a local model."""
-        return self.files.root if isinstance(self.files, LocalFiles) else Path(self.reference.model).expanduser()
+        return self.files.root if isinstance(self.files, LocalFiles) else as_path(self.reference.model)
 
 
 class _Adapted(NamedTuple):
@@ -104,7 +105,7 @@ def open_model(pinned: ModelReference, hub: Hub, stages: Mapping[str, LocalFiles
         return ResolvedModel(reference=pinned, files=stages[pinned.model])
     if not pinned.local:
         return ResolvedModel(reference=pinned, files=hub.files(pinned.model, pinned.revision or ""))
-    files = LocalFiles(Path(pinned.model).expanduser(), name=pinned.model)
+    files = LocalFiles(as_path(pinned.model), name=pinned.model)
     opened = ResolvedModel(reference=pinned, files=files)
     if pinned.digest and (found := folder_digest(opened, pinned.digest.partition(":")[0])) != pinned.digest:
         raise IncompatibleError(
@@ -263,7 +264,7 @@ class _Resolver:
 
     def nested_recipe(self, reference: ModelReference, commit: str | None) -> Recipe | None:
         """Read the recipe that a reference points to; `None` if it is a model."""
-        path = Path(reference.model).expanduser()
+        path = as_path(reference.model)
         if commit is None and path.is_file():
             return absolutize_paths(read_recipe(path), path.parent)
         local = commit is None
@@ -306,7 +307,7 @@ class _Resolver:
 
         One that is not linear, in a mix that is, stays a recipe, which is mixed by itself first.
         """
-        name = ingredient.model if commit else str(Path(ingredient.model).expanduser().resolve())
+        name = ingredient.model if commit else str(as_path(ingredient.model).resolve())
         here = None if ingredient.recipe is not None else ModelReference(model=name, revision=commit)
         if here and here in self.parents:
             cycle = " -> ".join(found.model for found in (*self.parents[self.parents.index(here) :], here))

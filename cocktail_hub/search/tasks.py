@@ -25,7 +25,7 @@ from cocktail_hub.evaluation.questions import answer
 from cocktail_hub.evaluation.settings import ScoringSettings
 from cocktail_hub.evaluation.suites import FLAN30, MMLU_SUBJECTS, flan_tasks, mmlu_tasks
 from cocktail_hub.hub.progress import bar
-from cocktail_hub.recipe import is_path
+from cocktail_hub.recipe import as_path, is_path
 from cocktail_hub.search.evaluate import Comparison, Evaluation, ExamplesResult, compared, kind_of, lined_up, reading_of
 from cocktail_hub.storage.cache import Cache
 from cocktail_hub.storage.disk import sha256_of
@@ -170,7 +170,7 @@ def harness_suite(family: str, wanted: str, data: str | Path | None, shots: int)
 
 def _data_rows(family: str, data: str, hub: Hub, *, shots: int) -> tuple[list[list[Any]], str]:
     """The rows of the files of a suite, and where they come from."""
-    folder = Path(data).expanduser()
+    folder = as_path(data)
     if folder.is_dir():
         files: Any = LocalFiles(folder, any_link=True)
     elif is_path(data):

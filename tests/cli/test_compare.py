@@ -32,6 +32,8 @@ def test_the_command_prints_tables_and_what_follows(tmp_path):
 
 
 def test_slips_are_said_before_anything_is_read():
+    done = CliRunner().invoke(main, ["compare", "no-recipe.yaml", "--base", "org/base"])
+    assert "'no-recipe.yaml'" in done.output
     done = CliRunner().invoke(main, ["compare", "recipe.yaml", "--plot", "no/such/map.png"])
     assert done.exit_code == 2
     assert "There is no folder" in done.output

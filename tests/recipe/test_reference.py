@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cocktail_hub.errors import RecipeError, SourceError
-from cocktail_hub.recipe import Anchor, Ingredient, ModelReference, is_local, is_path
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from cocktail_hub.recipe import Anchor, Ingredient, ModelReference, as_path, is_local, is_path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "sha256:" + "ab" * 32
@@ -35,6 +33,12 @@ def test_a_path_is_local_whether_it_exists_or_not(model: str) -> None:
 def test_a_name_that_no_file_can_have_is_refused(model: str, words: str) -> None:
     with pytest.raises(SourceError, match=words):
         ModelReference(model=model)
+
+
+def test_a_tilde_stands_for_a_home_at_the_start_alone() -> None:
+    assert as_path("~/m") == Path.home() / "m"
+    assert as_path("./~root") == Path("~root")
+    assert ModelReference(model="./~nobody-has-this-name").local
 
 
 @pytest.mark.parametrize("model", ["org/name", "gpt2", "org/name.v1", "Org-1/name_2"])

@@ -31,6 +31,7 @@ LIBRARIES = {"numpy": (torch.float32, "float64"), "torch": (torch.bfloat16, "flo
 """Dtypes that each library is used for."""
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_any_part_of_a_tensor_is_that_of_the_mix(

@@ -54,6 +54,7 @@ def test_a_rule_of_the_recipe_is_the_search_of_its_name():
 
 
 @pytest.mark.skipif(find_spec("cma") is None, reason="needs cocktail-hub[cma]")
+@pytest.mark.slow
 def test_cma_finds_what_no_soup_has_and_the_same_for_the_same_seed():
     found = cma_search(3, nearness, evaluations=200, seed=0)
     assert found == pytest.approx(TARGET, abs=0.05)

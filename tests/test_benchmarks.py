@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import models
 import pytest
 import torch
 from safetensors import safe_open
@@ -133,3 +134,18 @@ def test_medians_are_taken_over_runs_and_later_rows_replace_earlier_ones(tmp_pat
     assert found.median("wall") == 4.0
     assert found.spread("wall") == (2.0, 9.0)
     assert "| floor | 4.0 (2.0-9.0) | 1.00 |" in table.table()
+
+
+@pytest.mark.parametrize(("family", "row"), [
+    ("bert", {"query": "where is the cat", "pos": ["the cat sat on the mat"], "neg": ["a dog ran", "paris"]}),
+    ("llama", {"input": "where is the pod", "output": "in the park"}),
+])  # fmt: skip
+def test_scoring_and_sweeps_are_timed_on_every_kind(tmp_path, monkeypatch, family, row):
+    scoring = _module(monkeypatch, "scoring")
+    monkeypatch.setenv("COCKTAIL_HUB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "examples.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(2)), encoding="utf-8")
+    folders = [str(folder) for folder in models.pair(family).folders]
+    job = {"models": folders, "examples": str(tmp_path / "examples.jsonl")}
+    job["finished"] = scoring.finished(folders, tmp_path / "finished")
+    assert len(set(job["finished"])) == scoring.POINTS
+    assert all(scoring.RUNS[name](job) > 0 for name in scoring.RUNS if name != "lm-cocktail")

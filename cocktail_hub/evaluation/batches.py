@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 32768}
-"""Tokens per forward pass, with padding, if no batch size is given."""
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 32768}
+"""Tokens per forward pass, with padding, if no batch size is given. More do not fit into the caches of a CPU."""
 _OTHER_BUDGET = 8192
 MAX_ROWS = 128
 """Most texts per forward pass if no batch size is given."""

@@ -60,6 +60,8 @@ def sweep_mix(
 ) -> Sweep:
     """Predict the curve, choose a point, and measure it, the ends and the knee.
 
+    If the chosen point does not meet the conditions as measured, the next best one that is predicted to is tried.
+
     Args:
         plan: what to do.
         report: the models of the recipe.
@@ -67,7 +69,7 @@ def sweep_mix(
         options: the Hub and the device.
 
     Raises:
-        ScoringError: the examples do not fit the models, or no point meets the conditions.
+        ScoringError: the examples do not fit the models, or no point meets the conditions as measured.
         CocktailError: a model cannot be read or merged.
     """
     axis, positions, recipe = plan.axis, plan.positions, plan.axis.recipe
@@ -84,20 +86,30 @@ def sweep_mix(
         predicted = {
             name: _predict(own, [axis.shares_at(at) for at in positions], advance) for name, own in jobs.items()
         }
-        knee, chosen = _choose(predicted, plan.goal)
         templates = {name: own[0] for name, own in jobs.items()}
-        measured = {
-            place: {name: columns[place] for name, columns in predicted.items()}
-            if _is_one_model(axis, positions[place], report)
-            else _measure(
-                axis.recipe_at(positions[place]),
-                f"the mix at {positions[place]:g}",
-                templates,
-                lambda mix: mix_folder(mix, report, options),
-                advance,
-            )
-            for place in sorted({0, len(positions) - 1, knee, chosen})
-        }
+        measured: dict[int, dict[str, Columns]] = {}
+
+        def figures_at(place: int) -> dict[str, float]:
+            if place not in measured:
+                measured[place] = (
+                    {name: columns[place] for name, columns in predicted.items()}
+                    if _is_one_model(axis, positions[place], report)
+                    else _measure(
+                        axis.recipe_at(positions[place]),
+                        f"the mix at {positions[place]:g}",
+                        templates,
+                        lambda mix: mix_folder(mix, report, options),
+                        advance,
+                    )
+                )
+            return {name: _figure(columns) for name, columns in measured[place].items()}
+
+        knee, best = _choose(predicted, plan.goal)
+        ends = figures_at(0), figures_at(len(positions) - 1)
+        figures_at(knee)
+        chosen = next((place for place in best if plan.goal.meets(figures_at(place), ends)), None)
+        if chosen is None:
+            raise _unmet(plan.goal, [figures_at(place) for place in best], "measured")
     return Sweep(
         over=axis.over,
         positions=tuple(positions),
@@ -108,7 +120,6 @@ def sweep_mix(
             for name in predicted
             for curve in _curves(name, predicted[name], {place: row[name] for place, row in measured.items()}, chosen)
         ),
-        goal=plan.goal,
         digests={name: examples.digest for name, (_, examples) in checked.items()},
         mix=axis.recipe_at(positions[chosen]),
     )
@@ -152,32 +163,41 @@ def _measure(
         return {key: _predict([job], [np.ones(1)], advance)[0] for key, job in own.items()}
 
 
-def _choose(predicted: Mapping[str, Sequence[Columns]], goal: Goal) -> tuple[int, int]:
-    """The knee of the curve, and the point to choose.
+def _figure(columns: Columns) -> float:
+    """The figure that decides, over all examples."""
+    metric = metrics_of(columns)[0]
+    return float(metric.figure(metric.rows(columns).mean(axis=0)))
+
+
+def _choose(predicted: Mapping[str, Sequence[Columns]], goal: Goal) -> tuple[int, list[int]]:
+    """The knee of the curve, and the points that meet the goal as predicted, the best one first.
 
     The knee is where the sum of all figures is largest, each scaled to go from 0 to 1 along the curve: for two curves
     of which one rises and the other falls, the point farthest above the line between the ends.
     """
-    values, gains = {}, {}
-    for name, columns in predicted.items():
-        metric = metrics_of(columns[0])[0]
-        values[name] = np.array([float(metric.figure(metric.rows(one).mean(axis=0))) for one in columns])
-        gains[name] = values[name] if metric.higher else -values[name]
+    values = {name: np.array([_figure(one) for one in columns]) for name, columns in predicted.items()}
+    gains = {name: value if metrics_of(predicted[name][0])[0].higher else -value for name, value in values.items()}
     spread = {name: max(float(np.ptp(gain)), 1e-12) for name, gain in gains.items()}
     knee = int(np.argmax(sum((gain - gain.min()) / spread[name] for name, gain in gains.items())))
     if not goal.conditions and not goal.asked:
-        return knee, knee
+        return knee, [knee]
     rows = [
         {name: float(column[place]) for name, column in values.items()} for place in range(len(values[goal.maximize]))
     ]
     allowed = [place for place, row in enumerate(rows) if goal.meets(row, (rows[0], rows[-1]))]
     if not allowed:
-        shown = ", ".join(f"{name} {column.min():.4g} to {column.max():.4g}" for name, column in values.items())
-        raise ScoringError(
-            f"No point of the curve meets {' and '.join(goal.texts)}.\nThe figures are predicted as {shown}.\n"
-            "Ask for less, or add other ingredients."
-        )
-    return knee, max(allowed, key=lambda place: gains[goal.maximize][place])
+        raise _unmet(goal, rows, "predicted")
+    return knee, sorted(allowed, key=lambda place: -gains[goal.maximize][place])
+
+
+def _unmet(goal: Goal, rows: Sequence[Mapping[str, float]], how: str) -> ScoringError:
+    shown = ", ".join(
+        f"{name} {min(row[name] for row in rows):.4g} to {max(row[name] for row in rows):.4g}" for name in rows[0]
+    )
+    return ScoringError(
+        f"No point of the curve meets {' and '.join(goal.texts)}.\nThe figures are {how} as {shown}.\n"
+        "Ask for less, or add other ingredients."
+    )
 
 
 def _curves(name: str, predicted: Sequence[Columns], measured: Mapping[int, Columns], chosen: int) -> list[Curve]:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from cocktail_hub.evaluation.intervals import Figure
     from cocktail_hub.recipe import ResolvedRecipe
-    from cocktail_hub.search.sweep_axis import Goal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +56,6 @@ class Sweep:
     """The point where the figures together are best."""
     chosen: int
     """The point of `recipe`."""
-    goal: Goal
-    """What was asked for."""
     digests: Mapping[str, str]
     """Name -> digest of the examples."""
     mix: ResolvedRecipe
@@ -88,13 +85,6 @@ class Sweep:
                 if at != end:
                     better = {1: "better", -1: "worse", 0: "not told apart"}[gain.sign if curve.higher else -gain.sign]
                     said.append(f"{name}: {at:g} against {end:g}: {gain} {curve.metric}, {better}")
-        values = {name: curve.measured[self.chosen].value for name, curve in self.main.items()}
-        ends = [
-            {name: curve.measured[end].value for name, curve in self.main.items()}
-            for end in (0, len(self.positions) - 1)
-        ]
-        if not self.goal.meets(values, ends):
-            said.append(f"as measured, {at:g} does not meet {' and '.join(self.goal.texts)}: ask for a margin")
         return said
 
     def __str__(self) -> str:

@@ -94,6 +94,18 @@ def test_no_point_that_is_good_enough_says_what_there_is():
         sweep(folders, {"target": PASSAGES}, points=3, choose=["target >= 101"])
 
 
+def test_a_point_that_does_not_meet_the_conditions_as_measured_is_passed_over(merged):
+    """At a half the loss is predicted as 2.880 and measured as 2.991, at a quarter as 2.933 and 2.990."""
+    folders = list(map(str, models.pair("llama").folders))
+    found = sweep(folders, {"mine": ANSWERS}, points=5, choose=["mine >= 2.87", "mine <= 2.9905"])
+    assert (found.positions[found.chosen], sorted(found.curves[0].measured)) == (0.25, [0, 1, 2, 4])
+    assert merged == [(0.5, 0.5), (0.75, 0.25)]
+    with pytest.raises(
+        ScoringError, match=r"meets mine >= 2.84 and mine <= 2.9.\nThe figures are measured as mine 2.916"
+    ):
+        sweep(folders, {"mine": ANSWERS}, points=5, choose=["mine >= 2.84", "mine <= 2.9"])
+
+
 def test_task_vectors_are_swept_by_lambda():
     base, tuned = map(str, models.pair("bert").folders)
     recipe = {"method": "task_arithmetic", "base": base, "ingredients": [{"model": tuned, "weight": 1.0}]}

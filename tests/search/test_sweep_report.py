@@ -6,7 +6,6 @@ from cocktail_hub.errors import MissingExtraError
 from cocktail_hub.evaluation.intervals import Figure
 from cocktail_hub.recipe import ResolvedRecipe
 from cocktail_hub.search import plot
-from cocktail_hub.search.sweep_axis import Goal, read_goal
 from cocktail_hub.search.sweep_report import Curve, Sweep
 
 
@@ -26,7 +25,7 @@ def curve(name: str, values: list[float], over_start: float, over_end: float, **
     )
 
 
-def found(*curves: Curve, goal: Goal | None = None) -> Sweep:
+def found(*curves: Curve) -> Sweep:
     ingredients = [{"model": name, "revision": "a" * 40, "weight": 0.5} for name in ("org/base", "org/tuned")]
     return Sweep(
         over="org/tuned",
@@ -34,7 +33,6 @@ def found(*curves: Curve, goal: Goal | None = None) -> Sweep:
         curves=curves,
         knee=1,
         chosen=1,
-        goal=goal or Goal(maximize="target"),
         digests={one.name: "d" * 64 for one in curves},
         mix=ResolvedRecipe.from_dict({"ingredients": ingredients}),
     )
@@ -61,13 +59,6 @@ def test_the_table_shows_the_metric_that_decides_with_intervals_and_says_what_fo
 
 def test_a_lower_loss_is_better():
     assert found(LOSS).sentences[1] == "target: 0.5 against 1: -5.0 [-7.0, -3.0] loss, better"
-
-
-def test_a_condition_that_the_measured_mix_does_not_meet_is_said():
-    goal = read_goal(["target", "general"], None, ["general >= start + 1.2"])
-    assert found(TARGET, GENERAL, goal=goal).sentences[-1] == (
-        "as measured, 0.5 does not meet general >= start + 1.2: ask for a margin"
-    )
 
 
 def test_the_evidence_has_the_curves_that_decided_and_json_has_all():

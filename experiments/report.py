@@ -24,7 +24,7 @@ EQUAL = "equal weights"
 """Name of the mix with these in an evaluation."""
 FRESH = ("adverbs", "news", "reviews")
 """Tasks that no rule was chosen with."""
-RULES = ("softmax 5", "softmax 1", "best single", "coupled", "ensemble")
+RULES = ("softmax 5", "softmax 1", "best single", "greedy", "top_k 3", "cma", "coupled", "ensemble")
 RESAMPLES = 2000
 """Of test queries, for an interval."""
 Results = dict[str, dict[str, dict]]
@@ -52,26 +52,34 @@ def means(found: Any) -> Any:
     return round(float(np.mean(found)), 5)
 
 
-def difference(pairs: Iterable[tuple[Sequence[float], Sequence[float]]], scale: float = 100) -> str:
-    """The mean of what the first of each pair has more per query, with a 95 % interval over queries."""
-    rows = np.concatenate([np.subtract(*pair) for pair in pairs])[:, None] * scale
-    tail = tail_for(len(rows))
-    low, high = middle_quantiles(
-        np.concatenate(list(resampled_means(rows, seed=0, resamples=RESAMPLES)))[:, 0], (tail, 1 - tail)
-    )
-    return f"{rows.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
+def difference(more: Sequence[Sequence[float]], less: Sequence[Sequence[float]]) -> str:
+    """What the first has more per query, with a 95 % interval over queries, and the range over training seeds.
+
+    Both have a row per training seed. The queries are the same for all, so they are resampled for all alike.
+    """
+    rows = 100 * np.subtract(more, less)
+    tail = tail_for(rows.shape[1])
+    low, high = middle_quantiles(resampled(rows, seed=0), (tail, 1 - tail))
+    seeds = rows.mean(axis=1)
+    shown = f" ({seeds.min():+.1f} to {seeds.max():+.1f})" if len(seeds) > 1 else ""
+    return f"{rows.mean():+.1f} [{low:+.1f}, {high:+.1f}]{shown}"
+
+
+def resampled(rows: np.ndarray, seed: int) -> np.ndarray:
+    """The mean over training seeds and resampled queries, of rows [seeds, queries]: [resamples]."""
+    return np.concatenate(list(resampled_means(rows.mean(axis=0)[:, None], seed=seed, resamples=RESAMPLES)))[:, 0]
 
 
 def closed(cells: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> str:
-    """Of (equal, rule, oracle) losses per query of each task: the share of the gap closed, with a 95 % interval.
+    """Of (equal, rule, oracle) losses per query of each task, means over training seeds: the share of the gap closed.
 
-    It is a ratio of sums over tasks; the interval is over test queries.
+    It is a ratio of sums over tasks; the 95 % interval is over test queries.
     """
     gains = [np.stack([equal - rule, equal - best], axis=1) for equal, rule, best in cells]
-    resampled = sum(
+    drawn = sum(
         np.concatenate(list(resampled_means(rows, seed=place, resamples=RESAMPLES))) for place, rows in enumerate(gains)
     )
-    low, high = np.quantile(resampled[:, 0] / resampled[:, 1], (0.025, 0.975))
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
     gained, gap = sum(rows.mean(axis=0) for rows in gains)
     return f"{gained / gap:.0%} [{low:.0%}, {high:.0%}]"
 
@@ -95,8 +103,8 @@ def forgetting(found: dict[str, Results]) -> str:
         named |= {name: [one[f"predicted share {name}"] for one in each] for name in "01"}
         parts = {
             name: (
-                np.concatenate([one[task]["ndcg"] for one in own]),
-                np.concatenate([one[other]["ndcg"] for one in own for other in one if other != task]),
+                np.array([one[task]["ndcg"] for one in own]),
+                np.array([np.concatenate([one[name]["ndcg"] for name in one if name != task]) for one in own]),
             )
             for name, own in named.items()
             if own
@@ -105,7 +113,7 @@ def forgetting(found: dict[str, Results]) -> str:
             " / ".join(f"{100 * part.mean():.1f}" for part in parts.get(name, ())) or "-"
             for name in ("0", "1", "share 0.5", "anchored")
         ]
-        gains = [difference([(parts["share 0.5"][side], parts["1"][side])]) for side in (0, 1)]
+        gains = [difference(parts["share 0.5"][side], parts["1"][side]) for side in (0, 1)]
         rows.append([task, *cells, *gains])
     head = ["task", "base", "fine-tune", "half and half", "half, and half of all others"]
     return table([*head, "half - fine-tune, on its task", "on the others"], rows)
@@ -114,7 +122,7 @@ def forgetting(found: dict[str, Results]) -> str:
 def draw_forgetting(found: dict[str, Results], path: Path) -> None:
     """Draw nDCG over the weight of an expert that is mixed with its base: on its own task, and on the others."""
     experts = [
-        (task, one[task]) for one in found.values() for task in TASKS if "predicted share 0.4" in one.get(task, {})
+        (task, one[task]) for one in found.values() for task in TASKS if "predicted share 0.8" in one.get(task, {})
     ]
     if not experts:
         return
@@ -125,21 +133,15 @@ def draw_forgetting(found: dict[str, Results], path: Path) -> None:
             names = {name for _, one in experts for name in one if name.startswith(f"{kind}share ")}
             points = []
             for weight, name in sorted((float(name.rpartition(" ")[2]), name) for name in names):
-                rows = [
-                    100 * np.array(part["ndcg"])[:, None]
-                    for task, one in experts
-                    for other, part in one.get(name, {}).items()
-                    if (other == task) == side
-                ]
-                # of each expert and task alike, whatever the number of its queries
-                means = np.mean(
-                    [
-                        np.concatenate(list(resampled_means(r, seed=n, resamples=RESAMPLES)))[:, 0]
-                        for n, r in enumerate(rows)
-                    ],
-                    axis=0,
-                )
-                points.append((weight, np.mean([r.mean() for r in rows]), *np.quantile(means, (0.025, 0.975))))
+                # by the task that is tested, whose queries are the same for all experts and seeds
+                tested: dict[str, list[list[float]]] = {}
+                for task, one in experts:
+                    for other, part in one.get(name, {}).items():
+                        if (other == task) == side:
+                            tested.setdefault(other, []).append(part["ndcg"])
+                rows = [100 * np.array(each) for each in tested.values()]
+                means = np.mean([resampled(each, seed=place) for place, each in enumerate(rows)], axis=0)
+                points.append((weight, np.mean([each.mean() for each in rows]), *np.quantile(means, (0.025, 0.975))))
             at, values, low, high = zip(*points, strict=True)
             if kind:
                 axes.fill_between(at, low, high, color=color, alpha=0.2, linewidth=0)
@@ -174,7 +176,7 @@ def new_task(found: dict[str, Results]) -> str:
             own = [one[name] for one, some in zip(each, names, strict=True) for name in some]
             loss, ndcg = (np.mean([row[key] for row in own] or np.nan) for key in ("loss", "ndcg"))
             cells.append(f"{loss:.3f}, {100 * ndcg:.1f}" if own else "-")
-        cells.append(difference([(one["equal"]["ndcg"], one["alone base"]["ndcg"]) for one in each]))
+        cells.append(difference(*([one[name]["ndcg"] for one in each] for name in ("equal", "alone base"))))
         rows.append(cells)
     head = ["task", "base alone", "equal weights", "20 examples", "50 examples", "oracle"]
     return table([*head, "equal - base, nDCG@10"], rows)
@@ -187,20 +189,23 @@ def rules(found: dict[str, Results], tasks: Iterable[str] = TASKS) -> str:
         for size in (5, 20, 50):
             cells: dict[str, list] = {"": [], "predicted ": []}
             draws = worse = 0
-            for results in found.values():
-                for task in tasks:
-                    own = results.get(task, {})
-                    for kind, into in cells.items():
+            for task in tasks:
+                for kind, into in cells.items():
+                    seeds = []
+                    for own in (results.get(task, {}) for results in found.values()):
                         names = [name for name in own if name.startswith(f"{kind}{rule} {size} ")]
-                        if names and f"{kind}oracle" in own:
-                            losses = np.array([own[name]["loss"] for name in names])
-                            equal, best = (np.array(own[f"{kind}{name}"]["loss"]) for name in ("equal", "oracle"))
-                            into.append((equal, losses.mean(axis=0), best))
-                            if kind:
-                                more = losses - equal
-                                errors = more.std(axis=1, ddof=1) / more.shape[1] ** 0.5
-                                worse += int((more.mean(axis=1) > 1.96 * errors).sum())
-                                draws += len(names)
+                        if not names or f"{kind}oracle" not in own:
+                            continue
+                        losses = np.array([own[name]["loss"] for name in names])
+                        equal, best = (np.array(own[f"{kind}{name}"]["loss"]) for name in ("equal", "oracle"))
+                        seeds.append((equal, losses.mean(axis=0), best))
+                        if kind:
+                            more = losses - equal
+                            errors = more.std(axis=1, ddof=1) / more.shape[1] ** 0.5
+                            worse += int((more.mean(axis=1) > 1.96 * errors).sum())
+                            draws += len(names)
+                    if seeds:
+                        into.append(tuple(np.mean(seeds, axis=0)))
             shown = [closed(some) if some else "-" for some in cells.values()]
             if draws:
                 rows.append([f"`{rule}`", str(size), *shown, f"{worse} of {draws}"])
@@ -219,7 +224,7 @@ def everything(found: dict[str, Results]) -> str:
         ]
         if all(cells[:2]):
             shown = [f"{100 * np.mean([row['ndcg'] for row in some]):.1f}" if some else "-" for some in (own, *cells)]
-            rows.append([task, *shown, difference([(a["ndcg"], b["ndcg"]) for a, b in zip(*cells[:2], strict=True)])])
+            rows.append([task, *shown, difference(*([one["ndcg"] for one in some] for some in cells[:2]))])
     head = ["task", "its expert", "all merged", "mean of outputs", "trained on all"]
     return table([*head, "merged - mean of outputs"], rows)
 
@@ -234,37 +239,45 @@ def methods(found: dict[str, Results]) -> str:
     }
     rows = [["base alone", "-", f"{100 * np.mean(list(base.values())):.1f}", "-"]] if names and base else []
     for name in names:
-        own = [(row["ndcg"], base[task]) for one in each for task, row in one.get(name, {}).items()]
+        own = [one[name] for one in each if name in one]
+        mine = [np.concatenate([one[task]["ndcg"] for task in base]) for one in own]
         _, method, scale = name.split()
-        rows.append([f"`{method}`", scale, f"{100 * np.mean([mine for mine, _ in own]):.1f}", difference(own)])
+        less = [np.concatenate(list(base.values()))] * len(own)
+        rows.append([f"`{method}`", scale, f"{100 * np.mean(mine):.1f}", difference(mine, less)])
     return table(["method", "scale", "nDCG@10, mean of all tasks", "method - base"], rows)
 
 
 def ranks(found: dict[str, Results]) -> str:
-    """A table of the rank correlation of predicted and measured figures, over all mixes of a task that were merged."""
+    """A table of the rank correlation of predicted and measured figures, over all mixes of a task that were merged.
+
+    The ends of a curve are single models, whose outputs are known, and do not count.
+    """
     rows = []
     for task in TASKS:
-        for seed, results in found.items():
-            own = results.get(task, {})
-            curve = [name for name in own if name.startswith("share ")]
-            merged = [name for name in own if f"predicted {name}" in own and name not in curve]
-            for what, names, keys in (("new task", merged, ["loss"]), ("curve", curve, ["loss", "ndcg"])):
+        for what, keys in (("new task", ["loss"]), ("curve", ["loss", "ndcg"])):
+            cells: dict[str, list[tuple[float, float]]] = {key: [] for key in keys}
+            for own in (results.get(task, {}) for results in found.values()):
+                merged = [name for name in own if f"predicted {name}" in own]
+                names = [name for name in merged if name.startswith("share ") == (what == "curve")]
                 if len(names) < 3:  # noqa: PLR2004 - two are in order or not
                     continue
-                row = [task, what, seed, str(len(names))]
                 for key in keys:
                     before, after = (
                         [
-                            np.mean((own[kind + name].get(task) if what == "curve" else own[kind + name])[key])
+                            np.mean((own[kind + name][task] if what == "curve" else own[kind + name])[key])
                             for name in names
                         ]
                         for kind in ("predicted ", "")
                     )
-                    row.append(
-                        f"{spearmanr(before, after).statistic:.2f}, {np.abs(np.subtract(before, after)).max():.3f}"
-                    )
-                rows.append([*row, "-"][:6])
-    head = ["task", "mixes of", "seed", "count", "loss: ranks, largest error", "nDCG: ranks, largest error"]
+                    error = np.abs(np.subtract(before, after)).max()
+                    cells[key].append((spearmanr(before, after).statistic, error))
+            if all(cells.values()):
+                shown = [
+                    f"{', '.join(f'{rank:.2f}' for rank, _ in each)}; {max(error for _, error in each):.3f}"
+                    for each in cells.values()
+                ]
+                rows.append([task, what, str(len(names)), *shown, "-"][:5])
+    head = ["task", "mixes of", "count", "loss: ranks, seed by seed; largest error", "nDCG: ranks; largest error"]
     return table(head, rows)
 
 
@@ -315,8 +328,8 @@ def decoder(found: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {f"decoder_{name}": table(head, rows[name]) for name, head in heads.items()}
 
 
-def write(kept: Path) -> None:
-    """Write the page and its data."""
+def write(kept: Path, folder: Path | None) -> None:
+    """Write the page and its data: to a folder, or to where this project has them."""
     found = read(kept)
     language = {file.stem: json.loads(file.read_text()) for file in sorted(kept.glob("decoder/*.json"))}
     shown = {
@@ -334,8 +347,9 @@ def write(kept: Path) -> None:
         "fresh": rules(found, FRESH),
         **decoder(language),
     }
-    draw_forgetting(found, HERE.parent / "docs" / "forgetting.png")
+    docs = folder or HERE.parent / "docs"
+    draw_forgetting(found, docs / "forgetting.png")
     data = {**means(found), "decoder": {name: losses(one) for name, one in language.items()}}
-    (HERE / "results.json").write_text(json.dumps(data), encoding="utf-8")
+    ((folder or HERE) / "results.json").write_text(json.dumps(data), encoding="utf-8")
     template = (HERE / "results.template.md").read_text(encoding="utf-8")
-    (HERE.parent / "docs" / "results.md").write_text(template.format(**shown), encoding="utf-8")
+    (docs / "results.md").write_text(template.format(**shown), encoding="utf-8")

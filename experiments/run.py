@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
@@ -28,14 +29,17 @@ from cocktail_hub.methods.registry import METHODS
 from cocktail_hub.search.ensemble import MixedVectors, best_weights
 from cocktail_hub.search.ensemble_rule import STRENGTH
 from cocktail_hub.search.softmax import softmax_weights
+from cocktail_hub.search.soups import cma_search, greedy_soup, top_k_soup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 SIZES = (5, 20, 50)
 """Numbers of examples that weights are found from."""
 OTHERS = slice(TEST.start, TEST.start + 100)
 """The pairs that mixes are tested on where a task is not theirs."""
+BEST, TRIED = 3, 100
+"""Models in a soup of the best, and mixes that CMA-ES tries."""
 SHARES = (0.5, 0, 1, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4, 0.6)
 """Of an expert that is mixed with its base, in the order in which they are tested."""
 
@@ -55,6 +59,10 @@ class Grid:
     """Of examples, for the rules."""
     merged: int = 2
     """Draws whose mixes are merged and tested; those of the others are predicted."""
+    shares: tuple[float, ...] = SHARES
+    """Of an expert that is mixed with its base."""
+    scales: int = 3
+    """Settings of a method's scale: the default, and up to two smaller ones."""
 
     def expert(self, task: str) -> Path:
         """The folder of the model that was fine-tuned on a task; of the base for `base`."""
@@ -132,6 +140,13 @@ def linear(grid: Grid, names: list[str], weights: np.ndarray) -> dict[str, objec
     return {"ingredients": [{"model": str(grid.expert(name)), "weight": weight} for name, weight in used]}
 
 
+def ndcg(examples: MixedVectors, weights: Sequence[float]) -> float:
+    """What soups and CMA-ES look at; of the mean of the outputs, where the package merges every mix that is tried."""
+    return float(
+        np.mean([ranking(scores, list(right))["ndcg"] for scores, right in examples.rankings(np.array(weights))])
+    )
+
+
 def rules(grid: Grid, names: list[str], task: str) -> Iterator[tuple[str, np.ndarray]]:
     """Name of a rule, number of examples, and draw; and its weights."""
     yield "equal", np.full(len(names), 1 / len(names))
@@ -146,6 +161,10 @@ def rules(grid: Grid, names: list[str], task: str) -> Iterator[tuple[str, np.nda
             for temperature in (5.0, 1.0):
                 yield f"softmax {temperature:g} {size} {draw}", np.array(softmax_weights(alone, temperature))
             yield f"best single {size} {draw}", np.eye(len(names))[alone.argmin()]
+            value = partial(ndcg, examples)
+            yield f"greedy {size} {draw}", np.array(greedy_soup(len(names), value))
+            yield f"top_k {BEST} {size} {draw}", np.array(top_k_soup(len(names), value, BEST))
+            yield f"cma {size} {draw}", np.array(cma_search(len(names), value, evaluations=TRIED, seed=draw))
 
 
 def new_task(grid: Grid, task: str) -> None:
@@ -205,7 +224,8 @@ def methods(grid: Grid) -> None:
             "base": str(minilm()),
             "ingredients": [{"model": str(grid.expert(task)), "weight": weight} for task in grid.tasks],
         }
-        for scale in (1.0, 0.5, round(1 / count, 3)) if "lambda" in method.parameters else (1.0,):
+        scales = (1.0, 0.5, round(1 / count, 3)) if "lambda" in method.parameters else (1.0,)
+        for scale in scales[: grid.scales]:
             scaled = recipe if scale == 1 else recipe | {"parameters": {"lambda": scale}}
             grid.keep(f"method {name} {scale:g}", "all", lambda scaled=scaled: test_mix(grid, scaled, few))
 
@@ -222,13 +242,13 @@ def run(grid: Grid) -> None:
         train([task], grid.texts, grid.expert(task), steps=grid.steps, seed=grid.seed)
     for task in grid.tasks:
         new_task(grid, task)
-    for share in SHARES[:3]:
+    for share in grid.shares[:3]:
         for task in grid.tasks:
             forgetting(grid, task, share)
     everything(grid)
     for task in grid.tasks:
         anchored(grid, task)
-    for share in SHARES[3:]:
+    for share in grid.shares[3:]:
         for task in grid.tasks:
             forgetting(grid, task, share)
     methods(grid)
@@ -243,7 +263,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of training")
     parser.add_argument("--steps", type=int, default=300, help="of training an expert")
     parser.add_argument("--draws", type=int, default=20, help="of examples; the mixes of two are really merged")
-    parser.add_argument("--quick", action="store_true", help="three tasks, one seed, 30 steps, 5 draws")
+    parser.add_argument("--quick", action="store_true", help="see whether it runs: a small one, its page in `--kept`")
     parser.add_argument("--report", action="store_true", help="write the page from what there is, and do no more")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -252,15 +272,15 @@ def main() -> None:
         for seed in given.seeds
     ]
     if given.quick:
-        kept = given.kept / "quick"
-        grids = [replace(grids[0], kept=kept, tasks=("nouns", "verbs", "computing"), steps=30, draws=5)]
+        small = {"steps": 30, "draws": 5, "merged": 1, "shares": (0.5, 0, 1, 0.2, 0.8), "scales": 1}
+        grids = [replace(grids[0], kept=given.kept / "quick", tasks=("nouns", "verbs", "computing"), **small)]
     grids[0].kept.mkdir(parents=True, exist_ok=True)
     for grid in grids:
         if not given.report:
             training = {"steps": grid.steps, "batch": BATCH, "rate": RATE}
             (grid.kept / "training.json").write_text(json.dumps(training), encoding="utf-8")
             run(grid)
-    report.write(grids[0].kept)
+    report.write(grids[0].kept, grids[0].kept if given.quick else None)
 
 
 if __name__ == "__main__":

@@ -250,33 +250,32 @@ def methods(found: dict[str, Results]) -> str:
 def ranks(found: dict[str, Results]) -> str:
     """A table of the rank correlation of predicted and measured figures, over all mixes of a task that were merged.
 
-    The ends of a curve are single models, whose outputs are known, and do not count.
+    The ends of a curve are single models, whose outputs are known: it is shown without and with them.
     """
     rows = []
     for task in TASKS:
-        for what, keys in (("new task", ["loss"]), ("curve", ["loss", "ndcg"])):
-            cells: dict[str, list[tuple[float, float]]] = {key: [] for key in keys}
+        for what, curve, ends in (("new task", False, []), ("curve", True, []), ("with its ends", True, ["0", "1"])):
+            cells: dict[str, list[tuple[float, float]]] = {"loss": [], "ndcg": []} if curve else {"loss": []}
             for own in (results.get(task, {}) for results in found.values()):
                 merged = [name for name in own if f"predicted {name}" in own]
-                names = [name for name in merged if name.startswith("share ") == (what == "curve")]
+                names = [name for name in merged if name.startswith("share ") == curve]
                 if len(names) < 3:  # noqa: PLR2004 - two are in order or not
                     continue
-                for key in keys:
+                pairs = [(f"predicted {name}", name) for name in names] + [
+                    (f"predicted share {end}",) * 2 for end in ends
+                ]
+                for key, into in cells.items():
                     before, after = (
-                        [
-                            np.mean((own[kind + name][task] if what == "curve" else own[kind + name])[key])
-                            for name in names
-                        ]
-                        for kind in ("predicted ", "")
+                        [np.mean((own[pair[side]][task] if curve else own[pair[side]])[key]) for pair in pairs]
+                        for side in (0, 1)
                     )
-                    error = np.abs(np.subtract(before, after)).max()
-                    cells[key].append((spearmanr(before, after).statistic, error))
+                    into.append((spearmanr(before, after).statistic, np.abs(np.subtract(before, after)).max()))
             if all(cells.values()):
                 shown = [
                     f"{', '.join(f'{rank:.2f}' for rank, _ in each)}; {max(error for _, error in each):.3f}"
                     for each in cells.values()
                 ]
-                rows.append([task, what, str(len(names)), *shown, "-"][:5])
+                rows.append([task, what, str(len(pairs)), *shown, "-"][:5])
     head = ["task", "mixes of", "count", "loss: ranks, seed by seed; largest error", "nDCG: ranks; largest error"]
     return table(head, rows)
 

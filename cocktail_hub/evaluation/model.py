@@ -94,11 +94,16 @@ class ScoringRun:
 
     @contextmanager
     def readable(self, what: str) -> Iterator[None]:
-        """Name the ingredient in errors of the libraries that load it."""
+        """Name the ingredient in errors of the libraries that load it, and leave out their bars: ours counts texts."""
+        from transformers.utils import logging
+
+        hook = logging.set_tqdm_hook(lambda _, args, keywords: logging.EmptyTqdm(*args, **keywords))
         try:
             yield
         except (OSError, ValueError, ImportError) as error:
             raise SourceError(f"The {what} of '{self.name}' cannot be loaded for scoring: {error}") from error
+        finally:
+            logging.set_tqdm_hook(hook)
 
     def refuse_missing(self, missing: Sequence[str], model: Any) -> None:
         """Refuse a model that lacks tensors: the libraries fill them with random numbers."""

@@ -191,9 +191,11 @@ def _choose(predicted: Mapping[str, Sequence[Columns]], goal: Goal) -> tuple[int
 
 
 def _unmet(goal: Goal, rows: Sequence[Mapping[str, float]], how: str) -> ScoringError:
-    shown = ", ".join(
-        f"{name} {min(row[name] for row in rows):.4g} to {max(row[name] for row in rows):.4g}" for name in rows[0]
-    )
+    def span(name: str) -> str:
+        ends = f"{min(row[name] for row in rows):.4g}", f"{max(row[name] for row in rows):.4g}"
+        return f"{name} {' to '.join(dict.fromkeys(ends))}"
+
+    shown = ", ".join(map(span, rows[0]))
     return ScoringError(
         f"No point of the curve meets {' and '.join(goal.texts)}.\nThe figures are {how} as {shown}.\n"
         "Ask for less, or add other ingredients."

@@ -6,6 +6,7 @@ import pytest
 import scoring_models
 from scoring_models import QA, RANKED, settings_for
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from cocktail_hub.errors import ScoringError
 from cocktail_hub.evaluation.examples import check_examples
@@ -143,3 +144,18 @@ def test_chat_and_plain_models_are_not_compared(three, chat_llama, cache):
     jobs = [job(chat_llama, "chat", chat_template=True), job(three[0], "plain", chat_template=True)]
     with pytest.raises(ScoringError, match="'chat' was scored by chat template, 'plain' by plain text"):
         weigh(score_all(jobs, cache, advance=ignore))
+
+
+def test_bars_of_transformers_do_not_mix_with_ours_and_are_back_afterwards(llama, cache):
+    shown = []
+
+    def hook(bar, args, keywords):
+        shown.append(keywords)
+        return bar(*args, **keywords)
+
+    before = logging.set_tqdm_hook(hook)
+    score_all([job(llama, "a")], cache, advance=ignore)
+    assert not shown
+    LlamaForCausalLM.from_pretrained(llama)
+    assert shown
+    logging.set_tqdm_hook(before)

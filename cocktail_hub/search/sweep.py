@@ -75,8 +75,8 @@ def sweep_mix(
     axis, positions, recipe = plan.axis, plan.positions, plan.axis.recipe
     checked = {name: check_scoring(recipe, plan.reading, report, given, options) for name, given in found.items()}
     models = [*([Ingredient.from_value(recipe.base, "base")] if recipe.base else []), *recipe.ingredients]
-    steps = STEPS * len(checked) * (len(models) + 4)
-    with staging_folder() as folder, bar("sweep", steps, unit="%") as advance:
+    steps, usual = STEPS * len(checked), 4  # a model or mix on all examples, and the points that are measured
+    with staging_folder() as folder, bar("sweep", steps * (len(models) + usual), unit="%") as advance:
         jobs = {
             name: scoring_jobs(
                 models, report, options, folder, examples=examples, settings=replace(settings, outputs=True)
@@ -90,17 +90,16 @@ def sweep_mix(
         measured: dict[int, dict[str, Columns]] = {}
 
         def figures_at(place: int) -> dict[str, float]:
-            if place not in measured:
-                measured[place] = (
-                    {name: columns[place] for name, columns in predicted.items()}
-                    if _is_one_model(axis, positions[place], report)
-                    else _measure(
-                        axis.recipe_at(positions[place]),
-                        f"the mix at {positions[place]:g}",
-                        templates,
-                        lambda mix: mix_folder(mix, report, options),
-                        advance,
-                    )
+            if place not in measured and _is_one_model(axis, positions[place], report):
+                measured[place] = {name: columns[place] for name, columns in predicted.items()}
+                advance(steps)
+            elif place not in measured:
+                measured[place] = _measure(
+                    axis.recipe_at(positions[place]),
+                    f"the mix at {positions[place]:g}",
+                    templates,
+                    lambda mix: mix_folder(mix, report, options),
+                    advance,
                 )
             return {name: _figure(columns) for name, columns in measured[place].items()}
 
@@ -110,6 +109,7 @@ def sweep_mix(
         chosen = next((place for place in best if plan.goal.meets(figures_at(place), ends)), None)
         if chosen is None:
             raise _unmet(plan.goal, [figures_at(place) for place in best], "measured")
+        advance(steps * max(0, usual - len(measured)))
     return Sweep(
         over=axis.over,
         positions=tuple(positions),

@@ -43,13 +43,10 @@ def read(kept: Path) -> dict[str, Results]:
 
 
 def means(found: Any) -> Any:
-    """The same with the mean of each column of figures, so that it is small."""
+    """The same with the mean of each column of figures and without weights, so that it is small."""
     if isinstance(found, dict):
-        return {
-            key: [round(weight, 5) for weight in value] if key == "weights" else means(value)
-            for key, value in found.items()
-        }
-    return round(float(np.mean(found)), 5)
+        return {key: means(value) for key, value in found.items() if key != "weights"}
+    return round(float(np.mean(found)), 4)
 
 
 def difference(more: Sequence[Sequence[float]], less: Sequence[Sequence[float]]) -> str:

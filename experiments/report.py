@@ -348,4 +348,5 @@ def write(kept: Path, folder: Path | None) -> None:
     data = {**means(found), "decoder": {name: losses(one) for name, one in language.items()}}
     ((folder or HERE) / "results.json").write_text(json.dumps(data), encoding="utf-8")
     template = (HERE / "results.template.md").read_text(encoding="utf-8")
-    (docs / "results.md").write_text(template.format(**shown), encoding="utf-8")
+    warning = "**The tables are those of a quick run, the text is not about them.**\n\n" if folder else ""
+    (docs / "results.md").write_text(warning + template.format(**shown), encoding="utf-8")

@@ -58,7 +58,7 @@ def test_a_soup_takes_the_best_by_a_metric_and_says_what_was_tried(rule, merged)
     assert "cross-validated on 4 examples" in evidence["sentence"]
     assert str(found).splitlines()[0].split() == ["ingredient", "loss", "weight"]
     losses = score(recipe("bert", PASSAGES, rule="softmax") | {"weighting": {"examples": PASSAGES}}).losses
-    assert values[1.0, 0.0] == pytest.approx(losses[0].mean, abs=1e-6), "what is measured alone is the ingredient"
+    assert values[1.0, 0.0] == pytest.approx(losses[0].mean, abs=1e-5), "what is measured alone is the ingredient"
 
 
 def test_mixes_that_were_tried_are_not_merged_again(merged):

@@ -52,7 +52,7 @@ def test_one_ingredient_alone_has_its_own_losses(kind, task, rows, folders):
     losses, examples, settings = scored(folders(kind), rows, task)
     mixed = mixed_outputs(losses, examples, settings)
     for weights, own in zip(np.eye(2), losses, strict=True):
-        assert mixed.losses(weights) == pytest.approx(own.per_example, abs=1e-6)
+        assert mixed.losses(weights) == pytest.approx(own.per_example, rel=1e-6, abs=1e-6)
     assert mixed.convex == (kind not in ("encoder", "modules"))
 
 
@@ -61,7 +61,7 @@ def test_the_outputs_give_the_losses_that_are_computed_without_them(kind, task, 
     losses, *_ = scored(folders(kind), rows, task)
     plain = scoring_models.score(folders(kind)[0], rows, task)
     assert plain.outputs == {}
-    assert losses[0].per_example == pytest.approx(plain.per_example, abs=1e-6)
+    assert losses[0].per_example == pytest.approx(plain.per_example, rel=1e-6, abs=1e-6)
     assert (losses[0].reading, losses[0].tokens) == (plain.reading, plain.tokens)
 
 

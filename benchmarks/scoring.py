@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 POINTS = 11
 """Of a sweep: as many models are finished to be evaluated."""
-BUDGET, ROWS = 1024, 128
-"""Tokens and texts of a forward pass, as on a CPU."""
 FLOOR = {"sweep": "finished"}
 """What a contender is compared with; the others with `bare`."""
 
@@ -91,6 +89,8 @@ def bare(job: dict[str, Any]) -> float:
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+    from cocktail_hub.evaluation.batches import MAX_ROWS, TOKEN_BUDGET, pad_right
+
     rows = [json.loads(line) for line in Path(job["examples"]).read_text(encoding="utf-8").splitlines()]
     tokenizer = AutoTokenizer.from_pretrained(job["models"][0])
     if "query" in rows[0]:
@@ -106,12 +106,11 @@ def bare(job: dict[str, Any]) -> float:
         model = auto.from_pretrained(folder, dtype=AutoConfig.from_pretrained(folder).dtype or torch.float32).eval()
         done = 0
         while done < len(ids):
-            batch = ids[done : done + min(ROWS, max(1, BUDGET // len(ids[done])))]
+            batch = ids[done : done + min(MAX_ROWS, max(1, TOKEN_BUDGET["cpu"] // len(ids[done])))]
             done += len(batch)
-            padded = [[*row, *([0] * (len(batch[0]) - len(row)))] for row in batch]
-            mask = [[1] * len(row) + [0] * (len(batch[0]) - len(row)) for row in batch]
+            encoded = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in batch]
             with torch.inference_mode():
-                model(input_ids=torch.tensor(padded), attention_mask=torch.tensor(mask), **kept)
+                model(**pad_right(encoded, {}, model.device), **kept)
     return time.perf_counter() - started
 
 

@@ -154,8 +154,10 @@ def test_bars_of_transformers_do_not_mix_with_ours_and_are_back_afterwards(llama
         return bar(*args, **keywords)
 
     before = logging.set_tqdm_hook(hook)
-    score_all([job(llama, "a")], cache, advance=ignore)
-    assert not shown
-    LlamaForCausalLM.from_pretrained(llama)
-    assert shown
-    logging.set_tqdm_hook(before)
+    try:
+        score_all([job(llama, "a")], cache, advance=ignore)
+        assert not shown
+        LlamaForCausalLM.from_pretrained(llama)
+        assert shown
+    finally:
+        logging.set_tqdm_hook(before)
